@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""The configuration: one YAML file, checked against the table in options.py.
+
+An unknown option, a wrong type or a value out of range is an error that names file, line and
+option; nothing is guessed.  A missing file is an error, a missing option has
+its default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from mailseal.errors import ConfigError
+from mailseal.options import OPTIONS, Option, octal_mode
+
+DEFAULT_PATH = "/etc/mailseal/mailseal.yaml"
+
+
+_BY_NAME = {option.name: option for option in OPTIONS}
+_SECTIONS = {name.partition(".")[0] for name in _BY_NAME if "." in name}
+
+
+def socket_address(value: str) -> str | tuple[str, int]:
+    """What the socket module takes: a path, or (host, port)."""
+    if value.startswith("/"):
+        return value
+    host, _, port = value.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Checked values by dotted name, in the units the code uses (bytes, seconds)."""
+
+    path: str
+    values: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    @property
+    def keys_dir(self) -> str:
+        """Folder of the keyrings; the agent's alone."""
+        return os.path.join(self.values["state_dir"], "keys")
+
+    @property
+    def public_dir(self) -> str:
+        """Folder of the public keys; readable for the delivery filter."""
+        return os.path.join(self.values["state_dir"], "public")
+
+
+def load(path: str = DEFAULT_PATH) -> Config:
+    """Read and check a file.  Raises ConfigError with file, line and option."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            text = stream.read()
+    except OSError as exc:
+        raise ConfigError(f"cannot read {path}: {exc.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text") from None
+    return parse(text, path)
+
+
+def parse(text: str, path: str = "mailseal.yaml") -> Config:
+    """Check a configuration given as text; `path` is for messages."""
+    import yaml
+
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as exc:
+        line = exc.problem_mark.line + 1 if exc.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: {exc.problem or 'not valid YAML'}") from None
+    except yaml.YAMLError:
+        raise ConfigError(f"{path}: not valid YAML") from None
+    values = {option.name: option.check(option.default) for option in OPTIONS}
+    if root is not None:
+        for name, node in _walk(root, path):
+            values[name] = _checked(name, node, path)
+    return Config(path, values)
+
+
+def _walk(root: Any, path: str) -> list[tuple[str, Any]]:
+    """Flatten two levels of mapping into (dotted name, node); refuse all else."""
+    import yaml
+
+    found: dict[str, Any] = {}
+
+    def visit(node: Any, prefix: str) -> None:
+        if not isinstance(node, yaml.MappingNode):
+            what = f"option {prefix[:-1]}" if prefix else "the file"
+            raise ConfigError(f"{path}:{node.start_mark.line + 1}: {what} must hold options")
+        for key, value in node.value:
+            name = f"{prefix}{getattr(key, 'value', '')}"
+            line = key.start_mark.line + 1
+            if not prefix and name in _SECTIONS:
+                visit(value, f"{name}.")
+            elif name not in _BY_NAME:
+                raise ConfigError(f"{path}:{line}: unknown option {name}", hint=_nearest(name))
+            elif name in found:
+                raise ConfigError(f"{path}:{line}: option {name} stands here twice")
+            else:
+                found[name] = value
+
+    visit(root, "")
+    return list(found.items())
+
+
+def _nearest(name: str) -> str | None:
+    import difflib
+
+    near = difflib.get_close_matches(name, _BY_NAME, 1, 0.5)
+    return f"did you mean {near[0]}?" if near else None
+
+
+def _checked(name: str, node: Any, path: str) -> Any:
+    import yaml
+
+    option = _BY_NAME[name]
+    line = node.start_mark.line + 1
+    try:
+        loader = yaml.SafeLoader("")
+        value = loader.construct_object(node, deep=True)
+        return option.check(value)
+    except (ValueError, TypeError, yaml.YAMLError):
+        raise ConfigError(f"{path}:{line}: option {name} takes {option.takes}") from None
+
+
+def describe(config: Config) -> str:
+    """The configuration in force as YAML that `load` accepts, with each option's meaning."""
+    lines: list[str] = []
+    section = ""
+    for option in OPTIONS:
+        head, _, tail = option.name.rpartition(".")
+        if head != section:
+            lines.append(f"{head}:")
+            section = head
+        indent = "  " if head else ""
+        lines.append(f"{indent}# {option.help}")
+        lines.append(f"{indent}{tail}: {_yaml(option, config[option.name])}")
+    return "\n".join(lines) + "\n"
+
+
+def _yaml(option: Option, value: Any) -> str:
+    import json
+
+    if option.check is octal_mode:
+        return f'"{value:04o}"'
+    if isinstance(value, tuple):
+        return json.dumps(list(value))
+    return json.dumps(value)

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: MIT
+"""Writing that survives a power cut: the only module that calls fsync and rename.
+
+CONTRACT
+    When a function here returns, what it did is on disk: the bytes, and the
+    folder entry that names them.  When it raises, the old state is still
+    there; a temporary file may be left only by a crash, never by an error.
+
+FAILURES
+    ENOSPC and EDQUOT become DiskFull; every other OSError becomes
+    TemporaryError.  One errno is forgiven: some file systems (FUSE, vboxsf)
+    answer EINVAL to fsync of a folder, which says "not supported here", not
+    "your data is lost".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+from mailseal.errors import DiskFull, MailsealError, TemporaryError
+
+
+def error_of(exc: OSError, doing: str) -> MailsealError:
+    """Turn an OSError into one of ours; `doing` says what was being done, without secrets."""
+    text = f"{doing}: {exc.strerror or exc}"
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(text)
+    return TemporaryError(text)
+
+
+@contextlib.contextmanager
+def reporting(doing: str) -> Iterator[None]:
+    """Turn any OSError of the block into one of ours."""
+    try:
+        yield
+    except OSError as exc:
+        raise error_of(exc, doing) from None
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Write every byte; write(2) may take fewer than it was given."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def sync_file(fd: int) -> None:
+    """fsync an open file.  An error is final: the kernel may have dropped the pages."""
+    os.fsync(fd)
+
+
+def sync_folder(path: str) -> None:
+    """fsync a folder, so that the names in it survive."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(fd)
+
+
+def replace(
+    path: str, data: bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None
+) -> None:
+    """Give `path` new content, all or nothing: readers see the old bytes or the new ones."""
+    temporary = f"{path}.tmp.{os.getpid()}.{os.urandom(4).hex()}"
+    with reporting(f"cannot write {path}"):
+        _write_new(temporary, data, mode, owner)
+        try:
+            os.rename(temporary, path)
+            sync_folder(os.path.dirname(path) or ".")
+        except OSError:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+
+
+def create(
+    path: str, data: bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None
+) -> None:
+    """Make a new file, complete or not at all.
+
+    FileExistsError passes through, so that the caller can tell "taken" from
+    "failed".  The content is complete before the name exists: link(2), unlike
+    rename(2), never replaces.
+    """
+    temporary = f"{path}.tmp.{os.getpid()}.{os.urandom(4).hex()}"
+    try:
+        _write_new(temporary, data, mode, owner)
+        try:
+            os.link(temporary, path)
+        finally:
+            os.unlink(temporary)
+        sync_folder(os.path.dirname(path) or ".")
+    except FileExistsError:
+        raise
+    except OSError as exc:
+        raise error_of(exc, f"cannot create {path}") from None
+
+
+def remove(path: str) -> None:
+    """Unlink durably.  A file that is already gone is fine."""
+    with reporting(f"cannot remove {path}"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        sync_folder(os.path.dirname(path) or ".")
+
+
+def make_folder(path: str, *, mode: int = 0o700, owner: tuple[int, int] | None = None) -> None:
+    """Make one folder durably, with exactly this mode whatever the umask.  It may exist."""
+    with reporting(f"cannot make folder {path}"):
+        try:
+            os.mkdir(path, mode)
+        except FileExistsError:
+            return
+        os.chmod(path, mode)
+        if owner is not None:
+            os.chown(path, *owner)
+        sync_folder(os.path.dirname(path) or ".")
+
+
+def _write_new(path: str, data: bytes, mode: int, owner: tuple[int, int] | None) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        os.fchmod(fd, mode)
+        if owner is not None:
+            os.fchown(fd, *owner)
+        write_all(fd, data)
+        sync_file(fd)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
+    finally:
+        os.close(fd)

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: MIT
+"""Every error mailseal raises on purpose.
+
+An error carries three things: a sentence for people (its message), the exit
+status a hook ends with (sysexits.h), and the enhanced status code that goes to
+an SMTP or LMTP peer (RFC 3463).  pipe(8) bounces mail on every status but 0,
+71 and 75, so the default is EX_TEMPFAIL: whoever forgets to choose defers.
+
+An error never carries a secret: no password, key or line of a mail.
+"""
+
+from __future__ import annotations
+
+EX_OK = 0
+EX_USAGE = 64
+EX_DATAERR = 65
+EX_NOUSER = 67
+EX_SOFTWARE = 70
+EX_TEMPFAIL = 75
+EX_NOPERM = 77
+EX_CONFIG = 78
+
+
+class MailsealError(Exception):
+    """Base of all; on its own a temporary failure."""
+
+    exit_status = EX_TEMPFAIL
+    enhanced = "4.3.0"
+    hint: str | None = None
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        if hint is not None:
+            self.hint = hint
+
+    @property
+    def reply_code(self) -> int:
+        """The SMTP reply code that goes with the enhanced status code."""
+        return _REPLY_CODES.get(self.enhanced, 451 if self.enhanced.startswith("4") else 550)
+
+
+_REPLY_CODES = {"4.3.1": 452, "4.2.2": 452, "5.2.2": 552, "5.3.4": 552, "4.3.2": 421}
+
+
+class TemporaryError(MailsealError):
+    """Something that repair or waiting will mend; the mail stays in the queue."""
+
+
+class DiskFull(TemporaryError):
+    """No room, or over a file-system quota (ENOSPC, EDQUOT)."""
+
+    enhanced = "4.3.1"
+
+
+class UsageError(MailsealError):
+    """The command line, or what was typed, is wrong."""
+
+    exit_status = EX_USAGE
+    enhanced = "4.3.5"
+
+
+class ConfigError(MailsealError):
+    """The configuration is wrong.  Towards an MTA still a temporary failure."""
+
+    exit_status = EX_CONFIG
+    enhanced = "4.3.5"
+
+
+class NoSuchUser(MailsealError):
+    """The user database does not know this recipient."""
+
+    exit_status = EX_NOUSER
+    enhanced = "5.1.1"
+
+
+class NotEnrolled(MailsealError):
+    """The user has no key pair."""
+
+    exit_status = EX_NOUSER
+    enhanced = "4.7.5"
+
+
+class AlreadyEnrolled(MailsealError):
+    """The user already has a key pair."""
+
+    exit_status = EX_DATAERR
+    enhanced = "4.7.5"
+
+
+class WrongPassword(MailsealError):
+    """No slot of the keyring opens with this password."""
+
+    exit_status = EX_NOPERM
+    enhanced = "5.7.8"
+
+
+class BadPassword(UsageError):
+    """A password that can never be one: empty, too long, or holding a NUL."""
+
+
+class BadUserName(UsageError):
+    """A user name that can never be one: empty, too long, or holding control characters."""
+
+    enhanced = "5.1.3"
+
+
+class Damaged(TemporaryError):
+    """Stored data is not what was written: a keyring, a public key or a sealed mail."""
+
+    exit_status = EX_DATAERR
+    enhanced = "4.3.5"
+
+
+class NotSealed(MailsealError):
+    """The file is not in Dovecot's sealed format."""
+
+    exit_status = EX_DATAERR
+    enhanced = "4.3.5"
+
+
+class NoKey(MailsealError):
+    """The mail is sealed to a key that is not at hand."""
+
+    exit_status = EX_NOPERM
+    enhanced = "4.7.5"
+
+
+class NewerFormat(TemporaryError):
+    """Written by a newer mailseal than this one."""
+
+    enhanced = "4.3.5"
+
+
+class AgentUnavailable(TemporaryError):
+    """The key agent does not answer, or is too busy."""
+
+
+class NotPermitted(MailsealError):
+    """The caller may not do this."""
+
+    exit_status = EX_NOPERM
+    enhanced = "4.7.0"
+
+
+class Conflict(TemporaryError):
+    """Somebody else changed the same keyring in between."""

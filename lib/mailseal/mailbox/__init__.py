@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Mail stores: names, durable delivery, walking."""

@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: MIT
+"""The table of options: name, default, what it takes, what it means.
+
+Everything about the configuration is made from this table: the loader,
+`mailseal check-config`, `mailseal print-config` and the documentation.
+A check function returns the value in the unit the code uses (bytes, seconds)
+and raises ValueError for anything else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option: where it stands, what it takes, what it does."""
+
+    name: str
+    default: Any
+    check: Callable[[Any], Any]
+    takes: str
+    help: str
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value or any(ord(c) < 32 for c in value):
+        raise ValueError
+    return value
+
+
+def _path(value: Any) -> str:
+    if not _text(value).startswith("/"):
+        raise ValueError
+    return os.path.normpath(str(value))
+
+
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _user(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return str(value)
+    return _text(value)
+
+
+def _optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else check(value)
+
+
+def _choice(*values: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = str(value)  # 2.3 without quotes is a number in YAML
+        if value not in values:
+            raise ValueError
+        return str(value)
+
+    return check
+
+
+def _list(check: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
+    def check_list(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError
+        return tuple(check(v) for v in value)
+
+    return check_list
+
+
+def _number(low: int, high: int) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError
+        return value
+
+    return check
+
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def _size(value: Any) -> int:
+    match = re.fullmatch(r"(\d{1,15})([KMG]?)", str(value))
+    if match is None or isinstance(value, bool) or int(match[1]) == 0:
+        raise ValueError
+    return int(match[1]) * _UNITS[match[2]]
+
+
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _duration(value: Any) -> int:
+    match = re.fullmatch(r"(\d{1,9})([smhd]?)", str(value))
+    if match is None or isinstance(value, bool) or int(match[1]) == 0:
+        raise ValueError
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+def octal_mode(value: Any) -> int:
+    if not isinstance(value, str) or re.fullmatch(r"0?[0-7]{3}", value) is None:
+        raise ValueError
+    return int(value, 8)
+
+
+def _socket(value: Any) -> str:
+    """`/path` is a unix socket, `host:port` or `[v6]:port` is TCP."""
+    text = _text(value)
+    if text.startswith("/"):
+        return os.path.normpath(text)
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]/\s]+):(\d{1,5})", text)
+    if match is None or int(match[2]) > 65535:
+        raise ValueError
+    return text
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        "state_dir",
+        "/var/lib/mailseal",
+        _path,
+        "absolute path",
+        "Keyrings (keys/, for the agent only) and public keys (public/, for the delivery filter).",
+    ),
+    Option(
+        "log.to",
+        "syslog",
+        lambda v: v if v in ("syslog", "stderr") else _path(v),
+        "syslog, stderr or an absolute path",
+        "Where log lines go.  syslog uses the mail facility.",
+    ),
+    Option(
+        "dovecot.version",
+        "auto",
+        _choice("auto", "2.3", "2.4"),
+        "auto, 2.3 or 2.4",
+        "Which Dovecot the agent answers to.  auto asks `dovecot --version` at start.",
+    ),
+    Option(
+        "dovecot.userdb_socket",
+        "/run/dovecot/auth-userdb",
+        _path,
+        "absolute path",
+        "Dovecot's auth-userdb socket; it knows home, mail location, uid and gid of each user.",
+    ),
+    Option(
+        "dovecot.lmtp_socket",
+        "/run/dovecot/lmtp",
+        _socket,
+        "absolute path or host:port",
+        "Dovecot's own LMTP, for recipients whose mail mailseal does not store itself.",
+    ),
+    Option(
+        "dovecot.timeout",
+        "30s",
+        _duration,
+        "duration",
+        "How long to wait for an answer of Dovecot's before the mail is deferred.",
+    ),
+    Option(
+        "agent.user",
+        "mailseal",
+        _user,
+        "user name or uid",
+        "The user the agent runs as.  Nobody else can read the keyrings.",
+    ),
+    Option(
+        "agent.socket",
+        "/run/mailseal/agent.sock",
+        _path,
+        "absolute path",
+        "Where the agent listens.",
+    ),
+    Option(
+        "agent.socket_mode",
+        "0666",
+        octal_mode,
+        "octal mode in quotes",
+        "Mode of the socket.  Who may ask is decided by the caller's uid, whatever the mode.",
+    ),
+    Option(
+        "agent.login_users",
+        ("root", "dovecot"),
+        _list(_user),
+        "list of user names or uids",
+        "Who may unlock keyrings with a password: the user that runs Dovecot's auth.",
+    ),
+    Option(
+        "agent.admin_users",
+        ("root",),
+        _list(_user),
+        "list of user names or uids",
+        "Who may enrol, change passwords and end sessions.",
+    ),
+    Option(
+        "agent.parallel",
+        2,
+        _number(1, 256),
+        "number 1..256",
+        "Argon2id runs at a time.  Memory is this times the profile's: 2 x 64 MiB.",
+    ),
+    Option(
+        "agent.queue",
+        64,
+        _number(1, 10000),
+        "number 1..10000",
+        "Unlocks that may wait for a free run; one more is a temporary failure.",
+    ),
+    Option(
+        "agent.idle_timeout",
+        "30m",
+        _duration,
+        "duration",
+        "A session that no login has used for so long is forgotten.",
+    ),
+    Option(
+        "agent.absolute_timeout",
+        "12h",
+        _duration,
+        "duration",
+        "A session is forgotten so long after its first login, used or not.",
+    ),
+    Option(
+        "keys.curve",
+        "prime256v1",
+        _choice("prime256v1", "secp384r1", "secp521r1"),
+        "prime256v1, secp384r1 or secp521r1",
+        "Curve of new key pairs.",
+    ),
+    Option(
+        "keys.kdf",
+        "standard",
+        _choice("standard", "low-memory", "high-memory", "insecure-testing"),
+        "standard, low-memory, high-memory or insecure-testing",
+        "Argon2id profile of new slots.  standard: 64 MiB, 3 passes, 4 lanes.",
+    ),
+    Option(
+        "delivery.user",
+        "vmail",
+        _user,
+        "user name or uid",
+        "The user that owns the mail store; mailseal-lmtp runs as it.",
+    ),
+    Option(
+        "delivery.listen",
+        ("/run/mailseal/lmtp.sock",),
+        _list(_socket),
+        "list of paths or host:port",
+        "Where mailseal-lmtp listens.",
+    ),
+    Option(
+        "delivery.socket_mode",
+        "0666",
+        octal_mode,
+        "octal mode in quotes",
+        "Mode of the unix sockets in delivery.listen; the folder decides who gets that far.",
+    ),
+    Option(
+        "delivery.hostname",
+        None,
+        _optional(_text),
+        "host name",
+        "Name in greetings and Received lines.  Default: this host's name.",
+    ),
+    Option(
+        "delivery.userdb",
+        "dovecot",
+        _choice("dovecot", "template"),
+        "dovecot or template",
+        "Where home and mail location come from: Dovecot's userdb, or delivery.home below.",
+    ),
+    Option(
+        "delivery.home",
+        "/var/mail/vhosts/%d/%n",
+        _path,
+        "absolute path with %u, %n, %d",
+        "With `userdb: template`: a user's home (%u user, %n local part, %d domain).",
+    ),
+    Option(
+        "delivery.maildir",
+        "~/Maildir",
+        _text,
+        "path, ~ is the home",
+        "With `userdb: template`, or where Dovecot's userdb gives no mail location: the Maildir.",
+    ),
+    Option(
+        "delivery.not_enrolled",
+        "deliver",
+        _choice("deliver", "defer", "reject"),
+        "deliver, defer or reject",
+        "Mail for users without a key pair: hand to Dovecot in clear, keep queued, or refuse.",
+    ),
+    Option(
+        "delivery.sizes",
+        "S,W",
+        _choice("S,W", "S", "none"),
+        "S,W or S or none",
+        "Sizes in file names.  Without W Dovecot cannot size a logged-out user's mail (quota).",
+    ),
+    Option(
+        "delivery.message_limit",
+        "100M",
+        _size,
+        "size",
+        "Largest mail.",
+    ),
+    Option(
+        "delivery.in_flight_limit",
+        "256M",
+        _size,
+        "size",
+        "Mail held in memory at a time, all workers together; one more waits, then gets 452.",
+    ),
+    Option(
+        "delivery.recipient_limit",
+        1000,
+        _number(1, 50000),
+        "number 1..50000",
+        "Recipients in one transaction.",
+    ),
+    Option(
+        "delivery.connection_limit",
+        100,
+        _number(1, 10000),
+        "number 1..10000",
+        "Connections at a time, a worker.",
+    ),
+    Option(
+        "delivery.idle_timeout",
+        "5m",
+        _duration,
+        "duration",
+        "A client that is silent for so long is told 421 and cut off.",
+    ),
+    Option(
+        "delivery.workers",
+        2,
+        _number(1, 256),
+        "number 1..256",
+        "Worker processes.",
+    ),
+)
