@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: MIT
+"""The sealed stream: writer and reader of Dovecot's format, version 2.
+
+    magic(9) version(1) flags(4) header length(4) cipher OID hash OID rounds(4)
+    key data length(4) key data | ciphertext, as long as the plaintext | GCM tag(16)
+
+All integers are big-endian.  A message secret of 60 random bytes (32 AES-256
+key, 12 GCM nonce, 16 AAD) is wrapped to the recipient's public key by an
+ephemeral ECDH; the whole message is one AES-256-GCM ciphertext.
+
+CONTRACT
+    Sealer streams.  A message secret seals one message, ever: a second one
+    under the same key and nonce would give both away.
+    open_sealed() yields nothing before the tag is checked.
+
+FAILURES
+    NotSealed: not this format at all.  Damaged: it is, but cut short, changed,
+    or of a kind mailseal does not read.  NoKey: sealed to another key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import hmac
+import importlib
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from mailseal.crypto.eckeys import PrivateKey, PublicKey
+from mailseal.errors import Damaged, NoKey, NotSealed
+
+
+def _builtin_sha256() -> Callable[[bytes], hashlib._Hash]:
+    """CPython's own SHA-256, faster for 36 bytes than OpenSSL's; 3.12 renamed the module."""
+    for name in ("_sha256", "_sha2"):
+        with contextlib.suppress(ImportError, AttributeError):
+            made: Callable[[bytes], hashlib._Hash] = importlib.import_module(name).sha256
+            return made
+    return hashlib.sha256
+
+
+_sha256 = _builtin_sha256()
+
+MAGIC = b"CRYPTED\x03\x07"
+VERSION = 2
+FLAG_AEAD = 2
+AES_256_GCM = bytes.fromhex("060960864801650304012e")
+SHA_256 = bytes.fromhex("0609608648016503040201")
+TAG_SIZE = 16
+SECRET_SIZE = 60
+ROUNDS = 1
+KEY_TYPE_EC = 2
+MAX_HEADER = 4096  # ours have 255 to 323 bytes; RSA-4096 records from Dovecot about 650
+
+_FIXED = MAGIC + bytes((VERSION,)) + FLAG_AEAD.to_bytes(4, "big")
+_FIXED_SIZE = 48  # up to and with the key data length
+_MAX_ROUNDS = 100_000
+_COUNTERS = tuple(i.to_bytes(4, "big") for i in range(1, 2049))
+_PIECE = 1 << 20
+
+
+def check_hash(secret: bytes) -> bytes:
+    """The 2048-fold hash by which Dovecot recognises a secret it has unwrapped.
+
+    The number is fixed by the format.  2048 rounds took 0.55 ms with CPython's
+    builtin SHA-256 and 0.95 ms with OpenSSL's through hashlib.
+    """
+    sha256 = _sha256
+    digest = sha256(secret).digest()
+    for counter in _COUNTERS:
+        digest = sha256(digest + counter).digest()
+    return digest
+
+
+class MessageSecret:
+    """Key, nonce and AAD of one message, with their check hash.
+
+    Making one is most of the work of sealing a small mail, and needs neither
+    recipient nor mail: it can be done ahead of time.
+    """
+
+    __slots__ = ("_secret", "check")
+
+    def __init__(self) -> None:
+        self._secret: bytes | None = os.urandom(SECRET_SIZE)
+        self.check = check_hash(self._secret)
+
+    @classmethod
+    def new(cls) -> MessageSecret:
+        """A fresh secret."""
+        return cls()
+
+    def take(self) -> bytes:
+        """Hand out the 60 bytes, once."""
+        secret, self._secret = self._secret, None
+        if secret is None:
+            raise RuntimeError("a message secret seals one message only")
+        return secret
+
+
+class Sealer:
+    """Seals one message: write `header`, then every `update`, then `finish()`."""
+
+    __slots__ = ("_gcm", "header")
+
+    def __init__(
+        self, public: PublicKey, *, secret: MessageSecret | None = None, rounds: int = ROUNDS
+    ) -> None:
+        secret = secret or MessageSecret()
+        raw = secret.take()
+        self.header = _header(public, raw, secret.check, rounds)
+        self._gcm = Cipher(algorithms.AES(raw[:32]), modes.GCM(raw[32:44])).encryptor()
+        self._gcm.authenticate_additional_data(raw[44:])
+
+    def update(self, data: bytes | memoryview) -> bytes:
+        """The ciphertext of this piece, equally long."""
+        return self._gcm.update(data)
+
+    def finish(self) -> bytes:
+        """The tag, 16 bytes, that ends the stream."""
+        self._gcm.finalize()
+        return self._gcm.tag
+
+
+def seal(public: PublicKey, data: bytes, *, secret: MessageSecret | None = None) -> bytes:
+    """A whole message at once."""
+    sealer = Sealer(public, secret=secret)
+    return b"".join((sealer.header, sealer.update(data), sealer.finish()))
+
+
+def _header(public: PublicKey, secret: bytes, check: bytes, rounds: int) -> bytes:
+    ephemeral = ec.generate_private_key(public.curve.algorithm)
+    point = ephemeral.public_key().public_bytes(
+        serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
+    )
+    shared = ephemeral.exchange(ec.ECDH(), public.key)
+    cipher = _wrapping(shared, point, rounds).encryptor()
+    wrapped = cipher.update(secret + b"\x04" * 4) + cipher.finalize()  # PKCS#7 to 64 bytes
+    key_data = b"".join(
+        (
+            bytes((1, KEY_TYPE_EC)),
+            public.key_id,
+            len(point).to_bytes(4, "big"),
+            point,
+            len(wrapped).to_bytes(4, "big"),
+            wrapped,
+            len(check).to_bytes(4, "big"),
+            check,
+        )
+    )
+    return b"".join(
+        (
+            _FIXED,
+            (_FIXED_SIZE + len(key_data)).to_bytes(4, "big"),
+            AES_256_GCM,
+            SHA_256,
+            rounds.to_bytes(4, "big"),
+            len(key_data).to_bytes(4, "big"),
+            key_data,
+        )
+    )
+
+
+def _wrapping(shared: bytes, point: bytes, rounds: int) -> Cipher[modes.CBC]:
+    """The cipher that wraps a secret.
+
+    One round is enough: `shared` is a fresh ECDH result, not a password, and
+    2048 rounds cost writer and reader 0.9 ms a mail for nothing.
+    """
+    derived = hashlib.pbkdf2_hmac("sha256", shared, point, rounds, 48)
+    return Cipher(algorithms.AES(derived[:32]), modes.CBC(derived[32:]))
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyRecord:
+    """To whom a message is sealed: key type (1 RSA, 2 EC), key id, and the wrapped secret."""
+
+    key_type: int
+    key_id: bytes
+    ephemeral: bytes
+    wrapped: bytes
+    check: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What the header of a sealed file says.  It is not authenticated."""
+
+    version: int
+    flags: int
+    header_size: int
+    rounds: int
+    records: tuple[KeyRecord, ...]
+
+    @property
+    def key_ids(self) -> tuple[bytes, ...]:
+        """Ids of the keys that can open it, 32 bytes each."""
+        return tuple(record.key_id for record in self.records)
+
+
+def is_sealed(start: bytes) -> bool:
+    """Whether a file that begins so claims to be sealed (of any version)."""
+    return start.startswith(MAGIC)
+
+
+def inspect(start: bytes) -> Info:
+    """Read the header from the first MAX_HEADER bytes (or all, if shorter) of a file."""
+    if not is_sealed(start):
+        raise NotSealed("not a sealed mail")
+    if len(start) < _FIXED_SIZE:
+        raise Damaged("a sealed mail is cut short in its header")
+    if start[9] != VERSION:
+        raise Damaged(f"a sealed mail of format version {start[9]}; mailseal reads version 2")
+    flags, header_size = _u32(start, 10), _u32(start, 14)
+    if flags != FLAG_AEAD or start[18:29] != AES_256_GCM or start[29:40] != SHA_256:
+        raise Damaged("a sealed mail with another cipher than AES-256-GCM and SHA-256")
+    rounds, key_size = _u32(start, 40), _u32(start, 44)
+    if header_size != _FIXED_SIZE + key_size or header_size > MAX_HEADER:
+        raise Damaged("a sealed mail with a damaged header")
+    if not 1 <= rounds <= _MAX_ROUNDS:
+        raise Damaged("a sealed mail that asks for too many rounds")
+    if len(start) < header_size:
+        raise Damaged("a sealed mail is cut short in its header")
+    return Info(start[9], flags, header_size, rounds, _records(start[_FIXED_SIZE:header_size]))
+
+
+def _records(data: bytes) -> tuple[KeyRecord, ...]:
+    reader = io.BytesIO(data)
+
+    def take(size: int) -> bytes:
+        piece = reader.read(size)
+        if len(piece) != size:
+            raise Damaged("a sealed mail with a damaged key record")
+        return piece
+
+    def field() -> bytes:
+        return take(_u32(take(4), 0))
+
+    count = take(1)[0]
+    records = tuple(
+        KeyRecord(take(1)[0], take(32), field(), field(), field()) for _ in range(count)
+    )
+    if not records or reader.read(1):
+        raise Damaged("a sealed mail with a damaged key record")
+    return records
+
+
+def open_sealed(source: BinaryIO, keys: Iterable[PrivateKey]) -> Iterator[bytes]:
+    """The plaintext of a seekable file, in pieces, only after its tag was checked.
+
+    Up to 8 MiB are read once.  Larger files are read twice, to check and then
+    to hand out, so that memory stays bounded and no plaintext goes to a file;
+    should the file change in between, the end raises Damaged.
+    """
+    source.seek(0)
+    info = inspect(source.read(MAX_HEADER))
+    secret = _unwrap(info, keys)
+    end = source.seek(0, io.SEEK_END) - TAG_SIZE
+    if end < info.header_size:
+        raise Damaged("a sealed mail is cut short")
+    if end - info.header_size <= 8 * _PIECE:
+        yield b"".join(_decrypted(source, info.header_size, end, secret))
+        return
+    for _ in _decrypted(source, info.header_size, end, secret):
+        pass
+    yield from _decrypted(source, info.header_size, end, secret)
+
+
+def _decrypted(source: BinaryIO, start: int, end: int, secret: bytes) -> Iterator[bytes]:
+    """Pieces of plaintext; the tag is checked after the last one."""
+    source.seek(end)
+    tag = source.read(TAG_SIZE)
+    source.seek(start)
+    gcm = Cipher(algorithms.AES(secret[:32]), modes.GCM(secret[32:44], tag)).decryptor()
+    gcm.authenticate_additional_data(secret[44:])
+    left = end - start
+    while left:
+        piece = source.read(min(left, _PIECE))
+        if not piece:
+            raise Damaged("a sealed mail is cut short")
+        left -= len(piece)
+        yield gcm.update(piece)
+    try:
+        gcm.finalize()
+    except InvalidTag:
+        raise Damaged("a sealed mail was changed or cut short: its tag does not match") from None
+
+
+def _unwrap(info: Info, keys: Iterable[PrivateKey]) -> bytes:
+    by_id = {key.key_id: key for key in keys}
+    for record in info.records:
+        key = by_id.get(record.key_id)
+        if key is not None and record.key_type == KEY_TYPE_EC:
+            return _unwrap_record(record, key, info.rounds)
+    raise NoKey(f"sealed to another key: {info.records[0].key_id.hex()}")
+
+
+def _unwrap_record(record: KeyRecord, key: PrivateKey, rounds: int) -> bytes:
+    try:
+        peer = ec.EllipticCurvePublicKey.from_encoded_point(key.curve.algorithm, record.ephemeral)
+        shared = key.exchange(peer)
+        cipher = _wrapping(shared, record.ephemeral, rounds).decryptor()
+        padded = cipher.update(record.wrapped) + cipher.finalize()
+    except ValueError:
+        raise Damaged("a sealed mail with a damaged key record") from None
+    secret = padded[:SECRET_SIZE]
+    if padded[SECRET_SIZE:] != b"\x04" * 4 or not hmac.compare_digest(
+        check_hash(secret), record.check
+    ):
+        raise Damaged("a sealed mail with a damaged key record")
+    return secret
+
+
+def _u32(data: bytes, offset: int) -> int:
+    return int.from_bytes(data[offset : offset + 4], "big")
