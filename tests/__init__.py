@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Tests of mailseal, and the lab they run in."""

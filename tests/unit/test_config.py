@@ -1,0 +1,71 @@
+"""The configuration: every wrong file is named with line and option."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mailseal import config
+from mailseal.errors import ConfigError
+from mailseal.options import OPTIONS
+
+
+def test_what_is_printed_loads_again_unchanged() -> None:
+    first = config.parse("delivery:\n  workers: 3\n  in_flight_limit: 64M\nlog: {to: stderr}\n")
+    again = config.parse(config.describe(first))
+    assert dict(again.values) == dict(first.values)
+    assert first["delivery.in_flight_limit"] == 64 << 20
+
+
+def test_every_option_is_described_once() -> None:
+    text = config.describe(config.parse(""))
+    for option in OPTIONS:
+        assert text.count(option.help) == 1, option.name
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("stat_dir: /x", "c.yaml:1: unknown option stat_dir"),
+        ("delivery:\n  wokers: 2", "c.yaml:2: unknown option delivery.wokers"),
+        ("delivery: 3", "c.yaml:1: option delivery must hold options"),
+        ("delivery:\n\n  workers: many", "c.yaml:3: option delivery.workers takes number 1..256"),
+        ("delivery: {workers: 0}", "takes number"),
+        ("delivery: {workers: true}", "takes number"),
+        ("delivery: {message_limit: 10X}", "takes size"),
+        ("delivery: {idle_timeout: -3}", "takes duration"),
+        ("delivery: {listen: [1]}", "takes list of paths or host:port"),
+        ("agent: {socket: relative}", "takes absolute path"),
+        ("agent: {socket_mode: 0660}", "octal mode in quotes"),
+        ("dovecot: {version: 2.5}", "takes auto, 2.3 or 2.4"),
+        ("state_dir: /a\nstate_dir: /b", "c.yaml:2: option state_dir stands here twice"),
+        ("- 1", "the file must hold options"),
+        ("a: [", "c.yaml:1: "),
+        ("state_dir: &x !!python/object:os.system {}", "takes absolute path"),
+    ],
+)
+def test_mistakes_are_named(text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.parse(text, "c.yaml")
+    assert says in str(caught.value)
+
+
+def test_a_near_miss_gets_a_hint() -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.parse("delivery: {wokers: 2}")
+    assert caught.value.hint == "did you mean delivery.workers?"
+
+
+def test_missing_file_and_wrong_encoding(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        config.load(str(tmp_path / "none.yaml"))
+    (tmp_path / "latin.yaml").write_bytes(b"state_dir: /\xe4")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        config.load(str(tmp_path / "latin.yaml"))
+
+
+def test_sockets() -> None:
+    assert config.socket_address("/run/x") == "/run/x"
+    assert config.socket_address("127.0.0.1:24") == ("127.0.0.1", 24)
+    assert config.socket_address("[::1]:24") == ("::1", 24)
