@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""Where keyrings live: one file per user, in a folder that only the agent can read.
+
+LAYOUT
+    FOLDER/NAME.json     the keyring
+    FOLDER/locks/XX      lock files, shared by all users whose name hashes to XX
+
+CONTRACT
+    create() and save() replace a file as a whole and durably.  save() takes
+    the keyring that the change started from: if the stored one has another
+    revision, Conflict is raised and nothing is written.  The lock is held for
+    the comparison and the write only, never while Argon2id runs.
+
+ORDER OF WRITES WITH THE PUBLIC KEY (see vault.py, which does them)
+    The keyring comes first, the public key second.  A crash in between leaves
+    either a user who is not enrolled yet (mail still goes in clear, as before)
+    or one whose mail is still sealed to the previous key, which the keyring holds
+    too.  Mail can thus never be sealed to a key that no keyring has.  The next
+    enrolment or login publishes the right key.  Taking a user out goes
+    the other way round: first the public key, then the keyring.
+
+FAILURES
+    NotEnrolled: no file.  AlreadyEnrolled, Conflict, Damaged, NewerFormat;
+    anything else that goes wrong with the disk is TemporaryError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+
+from mailseal import durable
+from mailseal.errors import AlreadyEnrolled, Damaged, NotEnrolled
+from mailseal.keys.keyring import Keyring, check_revision
+from mailseal.keys.names import file_name
+
+# 64 keys and 64 slots take about 60 KB.
+_MAX_FILE = 1 << 20
+
+Stamp = tuple[int, int, int]
+"""Inode, time of change in ns, size: another one means another content."""
+
+
+class Keystore:
+    """The keyrings of all users."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def prepare(self, owner: tuple[int, int] | None = None) -> None:
+        """Make the folders if they are missing."""
+        durable.make_folder(self.folder, mode=0o700, owner=owner)
+        durable.make_folder(os.path.join(self.folder, "locks"), mode=0o700, owner=owner)
+
+    def stamp(self, user: str) -> Stamp | None:
+        """Identity of the stored content, or None if there is none.  One stat(2)."""
+        try:
+            found = os.stat(self._path(user))
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise durable.error_of(exc, f"cannot read the keyring of {user}") from None
+        return (found.st_ino, found.st_mtime_ns, found.st_size)
+
+    def load(self, user: str) -> Keyring:
+        """The user's keyring."""
+        return self.load_stamped(user)[0]
+
+    def load_stamped(self, user: str) -> tuple[Keyring, Stamp]:
+        """The user's keyring and the stamp of exactly this content."""
+        data, stamp = self._read(user)
+        return Keyring.parse(data, user), stamp
+
+    def raw(self, user: str) -> bytes:
+        """The file as it is, for a backup; it is checked first."""
+        data, _ = self._read(user)
+        Keyring.parse(data, user)
+        return data
+
+    def create(self, keyring: Keyring) -> None:
+        """Store a new user's keyring.  Raises AlreadyEnrolled if there is one."""
+        with self._locked(keyring.user):
+            try:
+                durable.create(self._path(keyring.user), keyring.encode())
+            except FileExistsError:
+                raise AlreadyEnrolled(f"{keyring.user} already has a keyring") from None
+
+    def save(self, keyring: Keyring, *, before: Keyring) -> Keyring:
+        """Replace `before` by `keyring`; returns what was stored, with its new revision."""
+        with self._locked(keyring.user):
+            check_revision(self.load(keyring.user), before.revision)
+            stored = dataclasses.replace(keyring, revision=before.revision + 1)
+            durable.replace(self._path(keyring.user), stored.encode())
+        return stored
+
+    def overwrite(self, keyring: Keyring) -> None:
+        """Store a keyring whatever is there: for restoring a backup."""
+        with self._locked(keyring.user):
+            durable.replace(self._path(keyring.user), keyring.encode())
+
+    def remove(self, user: str) -> None:
+        """Delete the user's keyring for ever."""
+        with self._locked(user):
+            durable.remove(self._path(user))
+
+    def users(self) -> list[str]:
+        """Every user with a keyring file, sorted; a file that cannot be read is left out."""
+        import json
+
+        found = []
+        with durable.reporting(f"cannot list {self.folder}"):
+            entries = os.listdir(self.folder)
+        for entry in entries:
+            if not entry.endswith(".json"):
+                continue
+            with contextlib.suppress(ValueError, OSError, KeyError, TypeError):
+                with open(os.path.join(self.folder, entry), "rb") as stream:
+                    user = json.load(stream)["user"]
+                if f"{file_name(user)}.json" == entry:
+                    found.append(user)
+        return sorted(found)
+
+    def _path(self, user: str) -> str:
+        return os.path.join(self.folder, f"{file_name(user)}.json")
+
+    def _read(self, user: str) -> tuple[bytes, Stamp]:
+        path = self._path(user)
+        with durable.reporting(f"cannot read the keyring of {user}"):
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            except FileNotFoundError:
+                raise NotEnrolled(f"{user} is not enrolled") from None
+            try:
+                found = os.fstat(fd)
+                if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_FILE:
+                    raise Damaged(f"the keyring of {user} is not a file of ours")
+                data = b"".join(iter(lambda: os.read(fd, 65536), b""))
+            finally:
+                os.close(fd)
+        return data, (found.st_ino, found.st_mtime_ns, found.st_size)
+
+    @contextlib.contextmanager
+    def _locked(self, user: str) -> Iterator[None]:
+        """Hold the user's lock.  It ends with the process, however that ends."""
+        stripe = hashlib.sha256(user.encode()).hexdigest()[:2]
+        path = os.path.join(self.folder, "locks", stripe)
+        with durable.reporting(f"cannot lock the keyring of {user}"):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            with durable.reporting(f"cannot lock the keyring of {user}"):
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)

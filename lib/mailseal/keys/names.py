@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+"""User names: one spelling of each, and a safe file name for it.
+
+CONTRACT
+    normalise() gives the one spelling under which a user is known everywhere
+    in mailseal: UTF-8 with ASCII letters in lower case, as Dovecot's %Lu does
+    it.  Letters outside ASCII stay as they are: folding them would give two
+    accounts that Dovecot holds apart the same key.
+    file_name() gives a single path component that no other name gives, at
+    most MAX_FILE_NAME bytes, so that ".json" and the suffix of a temporary
+    file fit in the 255 bytes that file systems allow.
+
+FAILURES
+    BadUserName: empty, over 254 bytes, not UTF-8, or a control character.
+    "/" and ".." are fine in a name; the file name has them escaped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+
+from mailseal.errors import BadUserName
+
+MAX_BYTES = 254
+"""Longest name, in bytes of UTF-8: what a mail path can hold (RFC 5321, erratum 1690)."""
+
+MAX_FILE_NAME = 200
+_PREFIX = 120
+_SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789@_+-.")
+_ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
+
+
+def normalise(user: str | bytes) -> str:
+    """The one spelling of a user name.  Raises BadUserName."""
+    if isinstance(user, bytes):
+        try:
+            user = user.decode("utf-8")
+        except UnicodeDecodeError:
+            raise BadUserName("the user name is not UTF-8") from None
+    try:
+        size = len(user.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise BadUserName("the user name is not UTF-8") from None
+    if not user:
+        raise BadUserName("the user name is empty")
+    if size > MAX_BYTES:
+        raise BadUserName(f"the user name has {size} bytes, at most {MAX_BYTES} are allowed")
+    if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in user):
+        raise BadUserName("the user name holds a control character")
+    return user.translate(_ASCII_LOWER)
+
+
+def file_name(user: str | bytes) -> str:
+    """A path component for the user, without any suffix.  Raises BadUserName.
+
+    Every byte but a-z 0-9 @ _ + - and a dot that is not the first becomes
+    %xx.  Too long a result is cut and ends in "~" and the SHA-256 of the name:
+    "~" itself is always escaped, so the two kinds cannot meet.
+    """
+    name = normalise(user)
+    raw = name.encode("utf-8")
+    escaped = "".join(
+        chr(byte) if byte in _SAFE and not (byte == 0x2E and at == 0) else f"%{byte:02x}"
+        for at, byte in enumerate(raw)
+    )
+    if len(escaped) <= MAX_FILE_NAME:
+        return escaped
+    return f"{escaped[:_PREFIX]}~{hashlib.sha256(raw).hexdigest()}"

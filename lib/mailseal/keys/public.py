@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: MIT
+"""The public keys: one file per enrolled user, for those who may see no more.
+
+LAYOUT
+    FOLDER/mailseal-public-keys   says that this is the folder, and not an empty
+                                  mount point
+    FOLDER/NAME.json              format, version, user, key id, public key
+    FOLDER/enrolled/NAME          the user is enrolled, whatever happens to the key
+    Folders have mode 0711 (open by name, no listing), files 0644.
+
+CONTRACT
+    lookup() answers None only when it is certain that the user is not
+    enrolled: the folder is the right one, there is no key file and no enrolled
+    mark.  Everything else that is odd raises, so that a lost or damaged key
+    file defers mail and never lets it through in clear.
+    publish() sets the mark before the key, withdraw() removes the key before
+    the mark: a crash in between leaves "enrolled, key missing", which defers.
+
+FAILURES
+    Damaged: the key file is not what was written.  NewerFormat: written by a
+    newer mailseal.  TemporaryError: unreadable, missing, or the wrong folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from typing import TYPE_CHECKING, Any
+
+from mailseal import durable
+from mailseal.errors import Damaged, NewerFormat, TemporaryError
+from mailseal.keys.names import file_name, normalise
+
+if TYPE_CHECKING:
+    from mailseal.crypto.eckeys import PublicKey
+
+FORMAT = "mailseal-public-key"
+VERSION = 1
+FOLDER_MARK = "mailseal-public-keys"
+_MARK_TEXT = b"mailseal public keys, version 1\n"
+_FIELDS = {"format", "version", "user", "key_id", "spki"}
+_MAX_FILE = 16384
+# An entry holds about 1 KB, so 20 MB at most.
+_CACHE_ENTRIES = 20000
+
+
+class PublicStore:
+    """Public keys by user.  Reading needs no rights but execute on the folder."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._cache: dict[str, tuple[tuple[int, int, int], PublicKey]] = {}
+
+    def prepare(self, owner: tuple[int, int] | None = None) -> None:
+        """Make the folders and the folder mark if they are missing."""
+        durable.make_folder(self.folder, mode=0o711, owner=owner)
+        durable.make_folder(self._enrolled_folder, mode=0o711, owner=owner)
+        mark = os.path.join(self.folder, FOLDER_MARK)
+        if not os.path.exists(mark):
+            durable.replace(mark, _MARK_TEXT, mode=0o644, owner=owner)
+
+    def lookup(self, user: str) -> PublicKey | None:
+        """The user's public key, or None if the user is certainly not enrolled."""
+        user = normalise(user)
+        name = file_name(user)
+        path = self._key_path(name)
+        try:
+            found = os.stat(path)
+        except FileNotFoundError:
+            self._must_be_not_enrolled(user)
+            return None
+        except OSError as exc:
+            raise durable.error_of(exc, f"cannot read the public key of {user}") from None
+        stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
+        cached = self._cache.get(name)
+        if cached is not None and cached[0] == stamp:
+            return cached[1]
+        key = self._read(path, user)
+        if len(self._cache) >= _CACHE_ENTRIES:
+            self._cache.clear()
+        self._cache[name] = (stamp, key)
+        return key
+
+    def publish(self, user: str, key: PublicKey) -> None:
+        """Enrol the user, or give an enrolled user a new public key."""
+        user = normalise(user)
+        name = file_name(user)
+        mark = self._mark_path(name)
+        if not os.path.exists(mark):
+            durable.replace(mark, b"", mode=0o644)
+        durable.replace(self._key_path(name), _encode(user, key), mode=0o644)
+
+    def withdraw(self, user: str) -> None:
+        """The user is not enrolled any more."""
+        name = file_name(user)
+        durable.remove(self._key_path(name))
+        durable.remove(self._mark_path(name))
+        self._cache.pop(name, None)
+
+    def is_marked(self, user: str) -> bool:
+        """Whether the enrolled mark is there, whatever the state of the key file."""
+        try:
+            os.stat(self._mark_path(file_name(user)))
+        except FileNotFoundError:
+            return False
+        except OSError as exc:
+            raise durable.error_of(exc, f"cannot tell whether {user} is enrolled") from None
+        return True
+
+    def users(self) -> list[str]:
+        """Every user with a readable key file, sorted.  Needs read permission on the folder."""
+        found = []
+        with durable.reporting(f"cannot list {self.folder}"):
+            names = os.listdir(self.folder)
+        for name in names:
+            if name.endswith(".json"):
+                with contextlib.suppress(Damaged, NewerFormat, TemporaryError):
+                    found.append(str(_fields(self._bytes(self._key_path(name[:-5])))["user"]))
+        return sorted(found)
+
+    @property
+    def _enrolled_folder(self) -> str:
+        return os.path.join(self.folder, "enrolled")
+
+    def _key_path(self, name: str) -> str:
+        return os.path.join(self.folder, f"{name}.json")
+
+    def _mark_path(self, name: str) -> str:
+        return os.path.join(self._enrolled_folder, name)
+
+    def _must_be_not_enrolled(self, user: str) -> None:
+        """With no key file there: raise unless the user is certainly not enrolled."""
+        if self.is_marked(user):
+            raise TemporaryError(
+                f"the public key of {user} is missing", hint=f"run `mailseal repair {user}`"
+            )
+        mark = os.path.join(self.folder, FOLDER_MARK)
+        try:
+            ok = stat.S_ISREG(os.stat(mark).st_mode)
+            ok = ok and stat.S_ISDIR(os.stat(self._enrolled_folder).st_mode)
+        except OSError as exc:
+            raise TemporaryError(
+                f"{self.folder} is not a folder of public keys: {exc.strerror}",
+                hint="is state_dir right, and mounted? mailseal-agent makes it when it starts",
+            ) from None
+        if not ok:
+            raise TemporaryError(f"{self.folder} is not a folder of public keys")
+
+    def _read(self, path: str, user: str) -> PublicKey:
+        from mailseal.crypto.eckeys import PublicKey
+
+        data = self._bytes(path)
+        fields = _fields(data)
+        if fields["user"] != user:
+            raise Damaged(f"the public key file of {user} belongs to another user")
+        try:
+            key = PublicKey.from_spki(bytes.fromhex(fields["spki"]))
+        except (Damaged, ValueError):
+            raise Damaged(f"the public key of {user} is damaged") from None
+        if key.key_id.hex() != fields["key_id"] or _encode(user, key) != data:
+            raise Damaged(f"the public key of {user} is damaged")
+        return key
+
+    def _bytes(self, path: str) -> bytes:
+        with durable.reporting(f"cannot read {path}"):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    raise Damaged(f"{path} is not a file")
+                return os.read(fd, _MAX_FILE)
+            finally:
+                os.close(fd)
+
+
+def _encode(user: str, key: PublicKey) -> bytes:
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "user": user,
+        "key_id": key.key_id.hex(),
+        "spki": key.spki.hex(),
+    }
+    return json.dumps(content, indent=1).encode() + b"\n"
+
+
+def _fields(data: bytes) -> dict[str, Any]:
+    """Parse strictly.  The caller compares the bytes with what it would write itself."""
+    try:
+        content = json.loads(data.decode("ascii"))
+    except ValueError:
+        raise Damaged("a public key file is not JSON") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise Damaged("a public key file has the wrong format")
+    version = content.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise NewerFormat(
+            f"a public key file has format version {version}, this mailseal reads {VERSION}",
+            hint="upgrade mailseal",
+        )
+    if set(content) != _FIELDS or version != VERSION:
+        raise Damaged("a public key file has the wrong fields")
+    if not all(isinstance(content[name], str) for name in ("user", "key_id", "spki")):
+        raise Damaged("a public key file has the wrong fields")
+    return content
