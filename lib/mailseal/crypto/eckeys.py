@@ -74,7 +74,8 @@ class PublicKey:
     """The half that seals."""
 
     curve: Curve
-    key: ec.EllipticCurvePublicKey
+    # cryptography 38 does not compare keys; the SPKI says it all
+    key: ec.EllipticCurvePublicKey = dataclasses.field(compare=False)
     spki: bytes
     key_id: bytes
 
