@@ -242,6 +242,14 @@ OPTIONS: tuple[Option, ...] = (
         "Argon2id profile of new slots.  standard: 64 MiB, 3 passes, 4 lanes.",
     ),
     Option(
+        "login.stale_password",
+        "refuse",
+        _choice("refuse", "limited"),
+        "refuse or limited",
+        "The other passdb accepts a password that the keyring does not: refuse the login as a "
+        "temporary failure, or let it in without the key.",
+    ),
+    Option(
         "delivery.user",
         "vmail",
         _user,
@@ -291,6 +299,27 @@ OPTIONS: tuple[Option, ...] = (
         "With `userdb: template`, or where Dovecot's userdb gives no mail location: the Maildir.",
     ),
     Option(
+        "delivery.userdb_cache",
+        "10s",
+        _duration,
+        "duration",
+        "How long an answer of the user database is used again.  Unknown users are never kept.",
+    ),
+    Option(
+        "delivery.recipient_delimiter",
+        "+",
+        _optional(_choice("+", "-", "_", "=", "/", "#")),
+        "one of + - _ = / # or null",
+        "Parts the user from the detail in a recipient's local part, as in Dovecot and Postfix.",
+    ),
+    Option(
+        "delivery.sieve_script",
+        "~/.dovecot.sieve",
+        _optional(_text),
+        "path, ~ is the home, or null",
+        "A user with a file of this name has a Sieve script: Dovecot delivers, and seals.",
+    ),
+    Option(
         "delivery.not_enrolled",
         "deliver",
         _choice("deliver", "defer", "reject"),
@@ -317,6 +346,13 @@ OPTIONS: tuple[Option, ...] = (
         _size,
         "size",
         "Mail held in memory at a time, all workers together; one more waits, then gets 452.",
+    ),
+    Option(
+        "delivery.in_flight_wait",
+        "60s",
+        _duration,
+        "duration",
+        "How long a mail waits for room in delivery.in_flight_limit before it is told 452.",
     ),
     Option(
         "delivery.recipient_limit",

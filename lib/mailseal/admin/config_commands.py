@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: MIT
+"""mailseal check-config, print-config: the configuration as mailseal understands it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from mailseal.config import describe
+
+if TYPE_CHECKING:
+    from mailseal.admin.cli import Commands, Context
+
+
+def register(commands: Commands) -> None:
+    """Add this module's commands."""
+    commands.add("check-config", check, "check the configuration file")
+    commands.add("print-config", show, "print every option with its value and meaning, as YAML")
+
+
+def check(context: Context) -> int:
+    """Silent but for one line: errors name file, line and option."""
+    sys.stdout.write(f"{context.config.path}: ok\n")
+    return 0
+
+
+def show(context: Context) -> int:
+    """The output is a configuration file that means the same."""
+    sys.stdout.write(describe(context.config))
+    return 0

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: MIT
+"""Where the command line gets passwords: the terminal, or lines of standard input.
+
+Never the arguments and never the environment: other users of the machine see those.
+A line ends with LF (CR LF is fine); everything else in it belongs to the password.
+
+FAILURES
+    UsageError: too few lines, too long a line, or two typings that differ.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from mailseal.errors import UsageError
+from mailseal.keys.slots import MAX_PASSWORD
+
+
+class Passwords:
+    """One source of passwords for one command."""
+
+    def __init__(self, *, from_stdin: bool) -> None:
+        self._typed = not from_stdin and sys.stdin is not None and sys.stdin.isatty()
+
+    def ask(self, what: str, *, new: bool = False) -> bytes:
+        """One password.  A new one is asked for twice on a terminal."""
+        if not self._typed:
+            return _line(what)
+        password = _type(f"{what}: ")
+        if new and _type(f"{what} again: ") != password:
+            raise UsageError("the two passwords differ")
+        return password
+
+
+def _type(prompt: str) -> bytes:
+    import getpass
+
+    try:
+        return getpass.getpass(prompt).encode("utf-8", "surrogateescape")
+    except EOFError:
+        raise UsageError("no password was typed") from None
+
+
+def _line(what: str) -> bytes:
+    """Read one line byte by byte, so that what follows stays for the next."""
+    line = bytearray()
+    while True:
+        byte = os.read(0, 1)
+        if byte in (b"", b"\n"):
+            break
+        line += byte
+        if len(line) > MAX_PASSWORD + 1:
+            raise UsageError(f"the {what} on standard input is too long")
+    if not byte and not line:
+        raise UsageError(f"the {what} is missing on standard input")
+    return bytes(line.removesuffix(b"\r"))

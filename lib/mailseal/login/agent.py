@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: MIT
+"""mailseal-agent: keeps opened keyrings in memory and hands keys to logins.
+
+SYNOPSIS
+    mailseal-agent [-c CONFIG]
+
+DESCRIPTION
+    Started as root it makes its folders, locks its memory, then becomes
+    agent.user for good.  It listens on agent.socket, in the foreground, and asks the
+    kernel for the uid of every caller: agent.login_users may unlock,
+    agent.admin_users may do everything, others are refused.  One agent a socket;
+    a socket file that a crash left behind is replaced.
+    SIGTERM and SIGINT overwrite all sessions and end it with status 0.
+    SIGHUP ends all sessions and goes on.
+
+DIAGNOSTICS
+    Exit status 78 for a wrong configuration, 75 for what may pass.  Every
+    unlock, change and refusal makes a log line; none holds a secret.
+
+BUGS
+    Python cannot promise that no copy of a secret stays in memory: see hardening.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import signal
+import socket
+import struct
+import sys
+
+from mailseal import config as configuration
+from mailseal import durable, logs
+from mailseal.config import Config
+from mailseal.crypto import kdf
+from mailseal.errors import ConfigError, MailsealError, TemporaryError, UsageError
+from mailseal.keys.keystore import Keystore
+from mailseal.keys.public import PublicStore
+from mailseal.login import hardening, protocol
+from mailseal.login.service import Service, error_answer
+from mailseal.login.sessions import Sessions
+from mailseal.login.vault import Vault
+from mailseal.login.workers import Workers
+
+# A caller that says nothing for so long is cut off, in seconds.
+_SILENCE = 300
+_EXPIRE_EVERY = 10
+
+
+class Agent:
+    """The server around a Service: who may speak, and the lines."""
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        login_uids: frozenset[int],
+        admin_uids: frozenset[int],
+        log: logging.Logger,
+    ) -> None:
+        self.service = service
+        self._login = login_uids | admin_uids
+        self._admin = admin_uids
+        self._log = log
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(self, listener: socket.socket, stop: asyncio.Event) -> None:
+        """Answer until `stop` is set, then overwrite every session."""
+        server = await asyncio.start_unix_server(
+            self._connected, sock=listener, limit=protocol.MAX_REQUEST
+        )
+        expiry = asyncio.create_task(self._expire())
+        try:
+            await stop.wait()
+        finally:
+            server.close()
+            for task in (expiry, *self._tasks):
+                task.cancel()
+            ended = self.service.sessions.end_all()
+            self.service.workers.stop()
+            self._log.info("stopped, sessions ended=%d", ended)
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(_EXPIRE_EVERY)
+            for user in self.service.sessions.expire():
+                self._log.info("session ended by time: user=<%s>", user)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        try:
+            await self._talk(reader, writer)
+        except (ConnectionError, TimeoutError, asyncio.CancelledError):
+            pass  # hung up, silent for too long, or the agent stops
+        finally:
+            writer.close()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        uid = _peer_uid(writer.get_extra_info("socket"))
+        if uid not in self._login:
+            self._log.warning("refused uid=%d: neither in agent.login_users nor admin_users", uid)
+            writer.write(protocol.encode("denied", {}))
+            await writer.drain()
+            return
+        while True:
+            try:
+                line = await asyncio.wait_for(reader.readuntil(b"\n"), _SILENCE)
+            except asyncio.IncompleteReadError:
+                return
+            except asyncio.LimitOverrunError:
+                status, fields = error_answer(UsageError("the request is too long"))
+                writer.write(protocol.encode(status, fields))
+                await writer.drain()
+                return
+            try:
+                verb, request = protocol.decode(line)
+            except UsageError as exc:
+                status, fields = error_answer(exc)
+            else:
+                status, fields = await self.service.answer(verb, request, admin=uid in self._admin)
+                if status == "denied":
+                    self._log.warning("refused uid=%d the verb %s", uid, verb)
+            writer.write(protocol.encode(status, fields))
+            await writer.drain()
+
+
+def main(argv: list[str]) -> int:
+    """Run the agent until it is told to stop; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="mailseal-agent", description="mailseal's key agent")
+    parser.add_argument("-c", "--config", default=configuration.DEFAULT_PATH, metavar="FILE")
+    try:
+        run(configuration.load(parser.parse_args(argv[1:]).config))
+    except MailsealError as exc:
+        sys.stderr.write(f"mailseal-agent: error: {exc}\n")
+        if exc.hint:
+            sys.stderr.write(f"mailseal-agent: hint: {exc.hint}\n")
+        return exc.exit_status
+    return 0
+
+
+def run(config: Config) -> None:
+    """Start, serve, stop."""
+    uid, gid = hardening.user_ids(config["agent.user"], "agent.user")
+    login_uids = _uids(config, "agent.login_users")
+    admin_uids = _uids(config, "agent.admin_users")
+    version = dovecot_version(config)
+    cost = kdf.PROFILES[config["keys.kdf"]]
+    owner = (uid, gid) if os.geteuid() == 0 else None
+    os.umask(0o077)
+    log = logs.open_log(config["log.to"], "mailseal-agent")
+    store, public = Keystore(config.keys_dir), PublicStore(config.public_dir)
+    _make_folders(config, store, public, owner)
+    listener, lock = _listen(config, owner)
+    with contextlib.closing(listener):
+        got = {"memory_locked": hardening.lock_memory()}
+        hardening.become(uid, gid)
+        got.update(hardening.forbid_dumps())
+        log.info("hardening: %s", ", ".join(f"{name}={value}" for name, value in got.items()))
+        if cost.name == "insecure-testing":
+            log.warning("keys.kdf is insecure-testing: new slots protect nothing")
+        workers = Workers(
+            parallel=config["agent.parallel"],
+            queue=config["agent.queue"],
+            memory_kib=config["agent.parallel"] * cost.memory_kib,
+        )
+        curve = config["keys.curve"]
+        vault = Vault(store, public, curve=curve, cost=cost, derive=workers.derive, log=log)
+        idle, absolute = config["agent.idle_timeout"], config["agent.absolute_timeout"]
+        service = Service(
+            vault,
+            Sessions(idle=idle, absolute=absolute),
+            workers,
+            version=version,
+            stale_password=config["login.stale_password"],
+            log=log,
+        )
+        agent = Agent(service, login_uids=login_uids, admin_uids=admin_uids, log=log)
+        log.info("listening on %s for Dovecot %s, uid=%d", listener.getsockname(), version, uid)
+        asyncio.run(_serve(agent, listener))
+    with contextlib.suppress(OSError):
+        os.unlink(config["agent.socket"])
+    os.close(lock)
+
+
+async def _serve(agent: Agent, listener: socket.socket) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, agent.service.sessions.end_all)
+    _notify_ready()
+    await agent.serve(listener, stop)
+
+
+def dovecot_version(config: Config) -> str:
+    """ "2.3" or "2.4": as configured, or what `dovecot --version` says."""
+    import subprocess
+
+    configured = str(config["dovecot.version"])
+    if configured != "auto":
+        return configured
+    hint = "set dovecot.version to 2.3 or 2.4"
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+    try:
+        said = subprocess.run(
+            ["dovecot", "--version"],
+            capture_output=True,
+            timeout=10,
+            check=True,
+            env={"PATH": path},
+        ).stdout.decode("utf-8", "replace")
+    except (OSError, subprocess.SubprocessError):
+        raise ConfigError("cannot ask `dovecot --version`", hint=hint) from None
+    for version in ("2.3", "2.4"):
+        if said.startswith(f"{version}."):
+            return version
+    raise ConfigError(f"dovecot {said.strip()[:40]} is neither 2.3 nor 2.4", hint=hint)
+
+
+def _uids(config: Config, option: str) -> frozenset[int]:
+    return frozenset(hardening.user_ids(name, option)[0] for name in config[option])
+
+
+def _make_folders(
+    config: Config, store: Keystore, public: PublicStore, owner: tuple[int, int] | None
+) -> None:
+    state = config["state_dir"]
+    if not os.path.isdir(os.path.dirname(state)):
+        raise ConfigError(f"option state_dir: {os.path.dirname(state)} is not there")
+    durable.make_folder(state, mode=0o711)
+    store.prepare(owner)
+    public.prepare(owner)
+    folder = os.path.dirname(config["agent.socket"])
+    if not os.path.isdir(os.path.dirname(folder)):
+        raise ConfigError(f"option agent.socket: {os.path.dirname(folder)} is not there")
+    durable.make_folder(folder, mode=0o755, owner=owner)
+
+
+def _listen(config: Config, owner: tuple[int, int] | None) -> tuple[socket.socket, int]:
+    """The listening socket, and the lock file that keeps a second agent away."""
+    path = config["agent.socket"]
+    with durable.reporting(f"cannot listen on {path}"):
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            os.close(lock)
+            if exc.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise TemporaryError(f"another mailseal-agent listens on {path}") from None
+            raise
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(path)
+        if owner is not None:
+            os.chown(path, *owner)
+            os.chown(f"{path}.lock", *owner)
+        os.chmod(path, config["agent.socket_mode"])
+        listener.listen(1024)
+    return listener, lock
+
+
+def _peer_uid(connection: socket.socket) -> int:
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", raw)[1])
+
+
+def _notify_ready() -> None:
+    """Tell systemd, if it asked (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, contextlib.suppress(OSError):
+        notify.connect("\0" + address[1:] if address.startswith("@") else address)
+        notify.send(b"READY=1")

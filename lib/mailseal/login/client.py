@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: MIT
+"""Asking the key agent, over its unix socket.
+
+FAILURES
+    AgentUnavailable: nobody listens, no answer in time, or the connection ended early.
+    A reply of any status is returned; what it means is the caller's matter.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from mailseal.errors import AgentUnavailable, UsageError
+from mailseal.login import protocol
+
+DEFAULT_SOCKET = "/run/mailseal/agent.sock"
+DEFAULT_TIMEOUT = 30.0
+
+
+class Reply:
+    """Status word and fields of an answer."""
+
+    __slots__ = ("fields", "status")
+
+    def __init__(self, status: str, fields: protocol.Fields) -> None:
+        self.status = status
+        self.fields = fields
+
+    def text(self, name: str) -> str:
+        """A field as text; empty if it is not there."""
+        return self.fields.get(name, b"").decode("utf-8", "replace")
+
+
+class AgentClient:
+    """One connection, opened at the first request.  `timeout` in seconds holds for each."""
+
+    def __init__(self, path: str = DEFAULT_SOCKET, timeout: float = DEFAULT_TIMEOUT) -> None:
+        self.path = path
+        self.timeout = timeout
+        self._connection: socket.socket | None = None
+        self._rest = b""
+
+    def __enter__(self) -> AgentClient:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up.  A next request connects again."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+        self._rest = b""
+
+    def request(self, verb: str, **fields: bytes) -> Reply:
+        """Send one request, wait for its reply."""
+        line = protocol.encode(verb, fields)
+        if len(line) > protocol.MAX_REQUEST:
+            raise UsageError("the request is too long for the key agent")
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            self._connection.sendall(line)
+            status, values = protocol.decode(self._read_line(self._connection))
+        except UsageError:
+            self.close()
+            raise AgentUnavailable("the key agent gave no sensible answer") from None
+        except TimeoutError:
+            self.close()
+            raise AgentUnavailable("the key agent did not answer in time") from None
+        except OSError as exc:
+            self.close()
+            raise AgentUnavailable(
+                f"cannot reach the key agent at {self.path}: {exc.strerror or 'hung up'}",
+                hint="is mailseal-agent running?",
+            ) from None
+        return Reply(status, values)
+
+    def _connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(self.timeout)
+            connection.connect(self.path)
+        except OSError:
+            connection.close()
+            raise
+        return connection
+
+    def _read_line(self, connection: socket.socket) -> bytes:
+        chunks = [self._rest]
+        size = len(self._rest)
+        while b"\n" not in chunks[-1]:
+            chunk = connection.recv(65536)
+            size += len(chunk)
+            if not chunk or size > protocol.MAX_REPLY:
+                raise ConnectionError
+            chunks.append(chunk)
+        line, _, self._rest = b"".join(chunks).partition(b"\n")
+        return line

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: MIT
+"""What keeps the agent's memory from others: best effort, and the log says what came of it.
+
+    core dumps      RLIMIT_CORE 0
+    dumpable        PR_SET_DUMPABLE 0: no ptrace and no /proc/PID/mem for the agent's own user
+    new privileges  PR_SET_NO_NEW_PRIVS: nothing it could start gains rights
+    memory locked   mlockall, so that keys do not reach swap
+
+Locking future memory needs an unlimited RLIMIT_MEMLOCK, or Argon2's 64 MiB could
+not be had: only root can raise it.  MCL_ONFAULT locks what is touched, not the
+untouched rest of thread stacks.
+
+LIMITS
+    Root reads everything.  Python and OpenSSL copy secrets where no wiping
+    reaches; a hibernated machine writes locked memory too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import grp
+import os
+import pwd
+import resource
+
+from mailseal.errors import ConfigError
+
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
+_PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
+
+
+def lock_memory() -> str:
+    """Lock memory, before root is dropped.  Returns what was had, in words."""
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY:
+        flags = _MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT
+        if libc.mlockall(flags) == 0:
+            return "yes"
+        return f"no ({os.strerror(ctypes.get_errno())})"
+    return "no (RLIMIT_MEMLOCK is too low: start as root or with LimitMEMLOCK=infinity)"
+
+
+def forbid_dumps() -> dict[str, str]:
+    """No core dumps, not dumpable, no new privileges; after root is dropped, as that resets it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    got = {}
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        got["core_dumps"] = "off"
+    except (OSError, ValueError):
+        got["core_dumps"] = "on (setrlimit failed)"
+    for name, option, value in (
+        ("dumpable", _PR_SET_DUMPABLE, 0),
+        ("no_new_privileges", _PR_SET_NO_NEW_PRIVS, 1),
+    ):
+        failed = libc.prctl(option, value, 0, 0, 0) != 0
+        done = "yes" if value else "no"
+        got[name] = f"unknown ({os.strerror(ctypes.get_errno())})" if failed else done
+    return got
+
+
+def user_ids(name: str, option: str) -> tuple[int, int]:
+    """uid and gid of a user given by name or number.  ConfigError names the option."""
+    try:
+        if name.isdecimal():
+            with contextlib.suppress(KeyError):
+                return int(name), pwd.getpwuid(int(name)).pw_gid
+            return int(name), int(name)
+        entry = pwd.getpwnam(name)
+    except (KeyError, OverflowError):
+        raise ConfigError(f"option {option}: there is no user {name}") from None
+    return entry.pw_uid, entry.pw_gid
+
+
+def become(uid: int, gid: int) -> None:
+    """Drop root for good, with no other groups.  Does nothing for somebody else than root."""
+    if os.geteuid() != 0 or uid == 0:
+        return
+    groups = []
+    with contextlib.suppress(KeyError):
+        name = pwd.getpwuid(uid).pw_name
+        groups = [entry.gr_gid for entry in grp.getgrall() if name in entry.gr_mem]
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: MIT
+"""The lines that the key agent and its clients exchange.
+
+    VERB-OR-STATUS [SP NAME=HEX]... LF
+
+One request a line, one reply line a request, any number of requests a
+connection.  A value is the lower-case hex of its bytes, so that it may
+hold anything; it may be empty.  Fields that a side does not know are ignored.
+Statuses: ok, wrong, unknown, temporary (reason), denied, error (class, message,
+hint).
+
+FAILURES
+    A line that is not of this form, too long, or with a field twice raises UsageError.
+
+Only built-in modules are imported here: the checkpassword helper starts once a login.
+"""
+
+from __future__ import annotations
+
+from mailseal.errors import UsageError
+
+MAX_REQUEST = 65536
+"""Longest request line in bytes."""
+
+MAX_REPLY = 4 << 20
+"""Longest reply line in bytes: a keyring in hex takes 0.2 MB at most."""
+
+Fields = dict[str, bytes]
+
+
+def encode(word: str, fields: Fields) -> bytes:
+    """One line, with its LF."""
+    parts = [word, *(f"{name}={value.hex()}" for name, value in fields.items())]
+    return " ".join(parts).encode("ascii") + b"\n"
+
+
+def decode(line: bytes) -> tuple[str, Fields]:
+    """The word and the fields of a line, with or without its LF."""
+    try:
+        words = line.removesuffix(b"\n").decode("ascii").split(" ")
+    except UnicodeDecodeError:
+        raise UsageError("malformed line") from None
+    fields: Fields = {}
+    for part in words[1:]:
+        name, equals, value = part.partition("=")
+        if not name or not equals or name in fields or value != value.lower() or " " in value:
+            raise UsageError("malformed line")
+        try:
+            fields[name] = bytes.fromhex(value)
+        except ValueError:
+            raise UsageError("malformed line") from None
+    if not words[0].isidentifier():
+        raise UsageError("malformed line")
+    return words[0], fields

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: MIT
+"""What the agent does with keyrings and public keys, without sockets, sessions or threads.
+
+CONTRACT
+    Every method may block: it reads and writes files, and those that take a
+    password run Argon2id through the `derive` they were given.  They may run in
+    several threads at a time; the keystore's revision check sorts out two
+    writers.  After every write the keyring and the public key agree, or
+    the next unlock makes them (order of writes: keystore.py).
+
+FAILURES
+    WrongPassword also stands for "no such user" where a password was given,
+    after the same Argon2id.  TemporaryError if the user is marked as enrolled
+    but the keyring is gone, or if the public key is somebody else's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+
+from mailseal.crypto import kdf
+from mailseal.crypto.eckeys import PrivateKey, PublicKey
+from mailseal.errors import (
+    Conflict,
+    Damaged,
+    MailsealError,
+    NotEnrolled,
+    TemporaryError,
+    WrongPassword,
+)
+from mailseal.keys.keyring import Keyring, Opened
+from mailseal.keys.keystore import Keystore, Stamp
+from mailseal.keys.names import normalise
+from mailseal.keys.public import PublicStore
+from mailseal.keys.slots import Derive, check_password
+
+
+@dataclasses.dataclass(frozen=True)
+class Unlocked:
+    """What a right password gave."""
+
+    stamp: Stamp
+    keys: Sequence[PrivateKey]
+    slot_id: str
+    slot_kind: str
+
+
+class Vault:
+    """Keyrings and public keys together."""
+
+    def __init__(
+        self,
+        store: Keystore,
+        public: PublicStore,
+        *,
+        curve: str,
+        cost: kdf.Profile,
+        derive: Derive = kdf.derive,
+        clock: Callable[[], float] = time.time,
+        log: logging.Logger | None = None,
+    ) -> None:
+        self.store = store
+        self.public = public
+        self.curve = curve
+        self.cost = cost
+        self.derive = derive
+        self._clock = clock
+        self.log = log or logging.getLogger("mailseal.vault")
+
+    def now(self) -> int:
+        """Seconds since 1970, for what is stored."""
+        return int(self._clock())
+
+    def unlock(self, user: str, password: bytes) -> Unlocked:
+        """Open a keyring with a login or app password."""
+        keyring, stamp = self._load_for_password(user, password)
+        opened = keyring.unlock(password, derive=self.derive)
+        try:
+            self.check_public(user, [key.public for key in opened.keys])
+            slot = opened.slot
+            assert slot is not None  # noqa: S101 (for mypy: unlock always sets it)
+            return Unlocked(stamp, opened.keys, slot.id, slot.kind)
+        finally:
+            opened.wipe()
+
+    def _load_for_password(self, user: str, password: bytes) -> tuple[Keyring, Stamp]:
+        """The keyring; for a user without one, spend what a wrong password costs first."""
+        try:
+            return self.store.load_stamped(user)
+        except NotEnrolled:
+            if self.public.is_marked(user):
+                raise TemporaryError(
+                    f"the keyring of {user} is missing", hint="restore it from a backup"
+                ) from None
+            self.derive(password, os.urandom(kdf.SALT_SIZE), self.cost, 64)
+            raise WrongPassword(f"wrong password for {user}") from None
+
+    def open(self, user: str, password: bytes) -> Opened:
+        """Open a keyring with the login password, for changing it.
+
+        App passwords open mail and nothing else: they are wrong here.
+        """
+        keyring, _ = self._load_for_password(user, password)
+        opened = keyring.unlock(password, derive=self.derive)
+        if opened.slot is None or opened.slot.kind != "login":
+            opened.wipe()
+            raise WrongPassword("an app password cannot do this: the login password can")
+        return opened
+
+    def check_public(self, user: str, keys: Sequence[PublicKey]) -> None:
+        """Compare the published key with the opened ones (oldest first).
+
+        A key that is missing, damaged or one of the user's older ones is
+        published again, with a warning.  A key that is not the user's raises
+        Damaged until somebody has looked at it: mail may have been sealed to it.
+        """
+        current = keys[-1]
+        published: PublicKey | None = None
+        state = "not published"
+        try:
+            published = self.public.lookup(user)
+        except Damaged:
+            state = "damaged"
+        except TemporaryError:
+            if not self.public.is_marked(user):
+                raise
+            state = "missing or unreadable"
+        if published is not None:
+            if published.key_id == current.key_id:
+                return
+            state = "an older one"
+            if all(published.key_id != key.key_id for key in keys):
+                self.log.critical(
+                    "user=<%s>, PUBLIC KEY REPLACED: mail is being sealed to the foreign key "
+                    "id=%s instead of %s; find out who did it, then run `mailseal repair %s`",
+                    user,
+                    published.key_id.hex(),
+                    current.key_id.hex(),
+                    user,
+                )
+                raise Damaged(
+                    f"the public key of {user} was replaced by another one",
+                    hint=f"find out who did it, then run `mailseal repair {user}`",
+                )
+        self.public.publish(user, current)
+        self.log.warning("user=<%s>, public key was %s, published it again", user, state)
+
+    def enroll(self, user: str, password: bytes) -> Keyring:
+        """Give a user a key pair.  Finishes an enrolment that a crash had cut short.
+
+        Raises AlreadyEnrolled, BadPassword.
+        """
+        user = normalise(user)
+        check_password(password)
+        if self.store.stamp(user) is not None:
+            self._finish_enrolment(user, password)
+            return self.store.load(user)
+        if self.public.is_marked(user):
+            raise TemporaryError(
+                f"{user} is marked as enrolled, but the keyring is missing",
+                hint="restore it from a backup, or `mailseal unenroll` the user first",
+            )
+        opened = Opened.create(user, curve=self.curve, now=self.now())
+        try:
+            opened.set_login(password, self.cost, now=self.now(), derive=self.derive)
+            self.store.create(opened.keyring)
+            self.public.publish(user, opened.keyring.current)
+        finally:
+            opened.wipe()
+        return opened.keyring
+
+    def _finish_enrolment(self, user: str, password: bytes) -> None:
+        """A keyring without any published key was left by a crash: the right password ends it."""
+        from mailseal.errors import AlreadyEnrolled
+
+        if self.public.is_marked(user):
+            raise AlreadyEnrolled(f"{user} is already enrolled")
+        opened = self.open(user, password)
+        self.check_public(user, [key.public for key in opened.keys])
+        opened.wipe()
+
+    def passwd(self, user: str, old: bytes, new: bytes) -> Keyring:
+        """Replace the login password.  Touches no mail; one atomic replace of the keyring."""
+        check_password(new)
+        opened = self.open(user, old)
+        try:
+            before = opened.keyring
+            opened.set_login(new, self.cost, now=self.now(), derive=self.derive)
+            return self.store.save(opened.keyring, before=before)
+        finally:
+            opened.wipe()
+
+    def repair(self, user: str) -> str:
+        """Publish the key that the keyring names as current.  Returns what was wrong."""
+        keyring = self.store.load(user)
+        try:
+            published = self.public.lookup(user)
+        except MailsealError as exc:
+            found = str(exc)
+        else:
+            if published is not None and published.key_id == keyring.current.key_id:
+                return ""
+            found = "not published" if published is None else f"was {published.key_id.hex()}"
+        self.public.publish(user, keyring.current)
+        self.log.warning("user=<%s>, public key repaired (%s)", user, found)
+        return found
+
+    def find(self, key_id: bytes) -> str | None:
+        """Whose key pair this is, current or older.  Reads every keyring."""
+        for user in self.store.users():
+            try:
+                if self.store.load(user).holds(key_id):
+                    return user
+            except (Damaged, NotEnrolled, Conflict):
+                continue
+        return None
