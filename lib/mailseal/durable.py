@@ -64,6 +64,16 @@ def sync_folder(path: str) -> None:
         os.close(fd)
 
 
+def open_new(path: str, mode: int = 0o600) -> int:
+    """A new file for writing.  Never one that exists, never through a symbolic link."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+
+
+def move(source: str, target: str) -> None:
+    """rename(2).  Durable only after sync_folder of the target's folder."""
+    os.rename(source, target)
+
+
 def replace(
     path: str, data: bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None
 ) -> None:
