@@ -1,0 +1,431 @@
+# SPDX-License-Identifier: MIT
+"""LMTP (RFC 2033), the server's side, without any I/O.
+
+    session = Session(Limits(…), hostname)
+    send(session.output())                     # the greeting
+    session.receive(bytes_from_the_peer)
+    while (event := session.next_event()) is not None: …
+    send(session.output())
+
+EVENTS, and what answers them; until then the session reads no further command,
+which is what makes PIPELINING safe:
+    Mail        accept_mail() or refuse()      the sender and the announced size
+    Recipient   accept_recipient() or refuse()
+    Data        accept_data() or refuse()      all recipients are known
+    Piece       nothing                        bytes of the mail, dots taken off
+    End         finish(replies)                one reply per accepted recipient, in order
+    Reset       nothing                        drop the transaction
+    Quit        nothing                        send the output, then close
+
+CONTRACT
+    Command lines end at CR LF only, and so does the mail (data_stream.py).
+    After End every accepted recipient gets exactly one reply, in the order of
+    the RCPT commands, even if the mail was too large.
+    Memory: one command line at most (4096 bytes) apart from what receive() got last.
+
+VIOLATIONS are answered 5xx and change nothing; after 20 in a row of them, or a
+line of more than 1 MiB, the session says 421 and ends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from mailseal.delivery.data_stream import DataStream
+from mailseal.delivery.lmtp_syntax import (
+    Address,
+    Refused,
+    Reply,
+    helo_name,
+    parse_path,
+)
+
+MAX_LINE = 4096
+MAX_GARBAGE = 1 << 20
+MAX_ERRORS = 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """What a session enforces by itself.  Sizes in bytes."""
+
+    message: int
+    recipients: int
+
+
+@dataclasses.dataclass(slots=True)
+class Mail:
+    """MAIL FROM.  `size` is what the client announced, 0 if nothing."""
+
+    sender: Address
+    size: int
+    utf8: bool
+    body_8bit: bool
+
+
+@dataclasses.dataclass(slots=True)
+class Recipient:
+    """RCPT TO."""
+
+    address: Address
+
+
+@dataclasses.dataclass(slots=True)
+class Data:
+    """DATA: the mail is about to come."""
+
+
+@dataclasses.dataclass(slots=True)
+class Piece:
+    """Some bytes of the mail; pieces never split a CR LF."""
+
+    data: bytes
+
+
+@dataclasses.dataclass(slots=True)
+class End:
+    """The mail is over.  `reply`, if any, is for all: the mail was not taken."""
+
+    reply: Reply | None
+
+
+@dataclasses.dataclass(slots=True)
+class Reset:
+    """The transaction is void."""
+
+
+@dataclasses.dataclass(slots=True)
+class Quit:
+    """The session is over."""
+
+
+Event = Mail | Recipient | Data | Piece | End | Reset | Quit
+
+_OK = Reply(250, "2.0.0", "OK")
+_SEQUENCE = "command out of sequence"
+
+
+class Session:
+    """One connection's protocol state."""
+
+    __slots__ = (
+        "_awaiting",
+        "_buffer",
+        "_discarding",
+        "_end",
+        "_errors",
+        "_garbage",
+        "_out",
+        "_quit_told",
+        "_size",
+        "_stream",
+        "accepted",
+        "client",
+        "client_valid",
+        "closed",
+        "hostname",
+        "limits",
+        "mail",
+    )
+
+    def __init__(self, limits: Limits, hostname: str) -> None:
+        self.limits = limits
+        self.hostname = hostname
+        self.client = ""
+        self.client_valid = False
+        self.mail: Mail | None = None
+        self.accepted = 0
+        self.closed = False
+        self._awaiting: Event | None = None
+        self._buffer = b""
+        self._out: list[bytes] = []
+        self._errors = 0
+        self._garbage = 0
+        self._stream: DataStream | None = None
+        self._size = 0
+        self._discarding: Reply | None = None
+        self._end: End | None = None
+        self._quit_told = False
+        self._out.append(Reply(220, "", f"{hostname} LMTP mailseal ready").wire())
+
+    # --- the peer's bytes -------------------------------------------------
+
+    @property
+    def in_data(self) -> bool:
+        """Whether the bytes awaited are a mail's."""
+        return self._stream is not None
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether MAIL was given and its transaction is not over."""
+        return self.mail is not None
+
+    @property
+    def discarding(self) -> bool:
+        """Whether the rest of the mail is read only to be forgotten."""
+        return self._discarding is not None
+
+    @property
+    def awaited(self) -> Event | None:
+        """The event that waits for its answer."""
+        return self._awaiting
+
+    @property
+    def awaiting(self) -> bool:
+        """Whether an event waits for its answer."""
+        return self._awaiting is not None
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes from the peer."""
+        self._buffer = self._buffer + data if self._buffer else data
+
+    def output(self) -> bytes:
+        """What is to be sent, handed out once."""
+        if not self._out:
+            return b""
+        out = b"".join(self._out)
+        self._out.clear()
+        return out
+
+    def next_event(self) -> Event | None:
+        """The next thing to act upon; None if bytes or an answer are needed first."""
+        while self._awaiting is None:
+            if self.closed:
+                told, self._quit_told = self._quit_told, True
+                return None if told else Quit()
+            if self._end is not None:
+                self._awaiting, self._end = self._end, None
+                return self._awaiting
+            if self._stream is not None:
+                if not self._buffer:
+                    return None
+                piece = self._next_piece(self._stream)
+                if piece is not None:
+                    return piece
+                continue
+            line = self._next_line()
+            if line is None:
+                if self.closed:
+                    continue
+                return None
+            try:
+                event = self._command(line)
+            except Refused as refused:
+                self._refuse(refused)
+                continue
+            if event is not None:
+                return event
+        return None
+
+    def _next_line(self) -> bytes | None:
+        """The next command line without its end; None if it is not all there."""
+        end = self._buffer.find(b"\r\n")
+        if 0 <= end <= MAX_LINE and not self._garbage:
+            line, self._buffer = self._buffer[:end], self._buffer[end + 2 :]
+            return line
+        if end < 0 and len(self._buffer) <= MAX_LINE:
+            return None
+        # Too long: forget it, but for the last byte, which may be the CR of its end.
+        keep = end if end >= 0 else len(self._buffer) - 1
+        self._garbage += keep
+        self._buffer = self._buffer[keep:]
+        if self._garbage > MAX_GARBAGE:
+            self.close(Reply(421, "4.7.0", f"{self.hostname} line too long"))
+        elif end >= 0:
+            self._buffer = self._buffer[2:]
+            self._garbage = 0
+            self._refuse(Refused(500, "5.5.2", "line too long"))
+            return self._next_line()
+        return None
+
+    def _next_piece(self, stream: DataStream) -> Piece | None:
+        data, self._buffer = self._buffer, b""
+        piece = stream.feed(data)
+        self._size += len(piece)
+        if self._size > self.limits.message:
+            self.discard(Reply(552, "5.3.4", "message too large"))
+        if stream.rest is not None:
+            self._buffer, self._stream = stream.rest, None
+            self._end = End(self._discarding)
+        return Piece(piece) if piece and self._discarding is None else None
+
+    # --- commands ---------------------------------------------------------
+
+    def _command(self, line: bytes) -> Event | None:
+        if b"\n" in line or b"\r" in line or b"\0" in line:
+            raise Refused(500, "5.5.2", "bare CR, bare LF or NUL in command")
+        verb, _, argument = line.partition(b" ")
+        name = verb.upper()
+        if name == b"RCPT":
+            return self._rcpt(argument)
+        if name == b"MAIL":
+            return self._mail(argument)
+        if name == b"DATA":
+            return self._data(argument)
+        if name == b"LHLO":
+            return self._lhlo(argument.strip(b" "))
+        if name == b"RSET":
+            self._no_argument(argument)
+            self._out.append(_OK.wire())
+            return self._reset()
+        if name == b"QUIT":
+            self._no_argument(argument)
+            self.close(Reply(221, "2.0.0", f"{self.hostname} closing"))
+            return None
+        if name == b"NOOP":
+            self._out.append(_OK.wire())
+            return None
+        if name == b"VRFY":
+            self._out.append(Reply(252, "2.5.0", "send some mail and see").wire())
+            return None
+        if name in (b"HELO", b"EHLO"):
+            raise Refused(500, "5.5.1", "this is LMTP: say LHLO")
+        raise Refused(500, "5.5.1", "unknown command")
+
+    @staticmethod
+    def _no_argument(argument: bytes) -> None:
+        if argument.strip(b" "):
+            raise Refused(501, "5.5.4", "no argument allowed")
+
+    def _lhlo(self, argument: bytes) -> Event | None:
+        if not argument:
+            raise Refused(501, "5.5.4", "LHLO needs a host name")
+        name = helo_name(argument)
+        self.client, self.client_valid = name or "unknown", name is not None
+        lines = (
+            self.hostname,
+            "8BITMIME",
+            "ENHANCEDSTATUSCODES",
+            "PIPELINING",
+            f"SIZE {self.limits.message}",
+            "SMTPUTF8",
+        )
+        self._out.append(b"".join(f"250-{line}\r\n".encode() for line in lines[:-1]))
+        self._out.append(f"250 {lines[-1]}\r\n".encode())
+        return self._reset()
+
+    def _mail(self, argument: bytes) -> Event:
+        if not self.client:
+            raise Refused(503, "5.5.1", "say LHLO first")
+        if self.mail is not None:
+            raise Refused(503, "5.5.1", _SEQUENCE)
+        if argument[:5].upper() != b"FROM:":
+            raise Refused(501, "5.5.4", "syntax: MAIL FROM:<address>")
+        sender, parameters = parse_path(argument[5:].strip(b" "), sender=True)
+        size = parameters.pop("SIZE", "0")
+        body = parameters.pop("BODY", "7BIT").upper()
+        utf8 = parameters.pop("SMTPUTF8", None)
+        if not size.isascii() or not size.isdigit() or len(size) > 20 or utf8 not in (None, ""):
+            raise Refused(501, "5.5.4", "bad parameter value")
+        if body not in ("7BIT", "8BITMIME"):
+            raise Refused(501, "5.5.4", "unknown BODY type")
+        if parameters:
+            raise Refused(555, "5.5.4", "unknown MAIL parameter")
+        if int(size) > self.limits.message:
+            raise Refused(552, "5.3.4", f"message too large, the limit is {self.limits.message}")
+        mail = Mail(sender, int(size), utf8 is not None, body == "8BITMIME")
+        if not mail.utf8 and not sender.ascii:
+            raise Refused(553, "5.6.7", "address needs SMTPUTF8")
+        self._awaiting = mail
+        return mail
+
+    def _rcpt(self, argument: bytes) -> Event | None:
+        if self.mail is None:
+            raise Refused(503, "5.5.1", _SEQUENCE)
+        if argument[:3].upper() != b"TO:":
+            raise Refused(501, "5.5.4", "syntax: RCPT TO:<address>")
+        address, parameters = parse_path(argument[3:].strip(b" "), sender=False)
+        if parameters:
+            raise Refused(555, "5.5.4", "unknown RCPT parameter")
+        if not self.mail.utf8 and not address.ascii:
+            raise Refused(553, "5.6.7", "address needs SMTPUTF8")
+        if self.accepted >= self.limits.recipients:
+            # No violation: the client sends to the others later (RFC 5321, 4.5.3.1.10).
+            self._out.append(b"452 4.5.3 too many recipients\r\n")
+            return None
+        self._awaiting = event = Recipient(address)
+        return event
+
+    def _data(self, argument: bytes) -> Event:
+        self._no_argument(argument)
+        if self.mail is None:
+            raise Refused(503, "5.5.1", _SEQUENCE)
+        if self.accepted == 0:
+            raise Refused(503, "5.5.1", "no valid recipients")
+        self._awaiting = event = Data()
+        return event
+
+    # --- answers ----------------------------------------------------------
+
+    def accept_mail(self) -> None:
+        """Begin the transaction of the awaited Mail."""
+        mail = self._awaited(Mail)
+        assert isinstance(mail, Mail)  # noqa: S101 - for the type checker
+        self.mail = mail
+        self._out.append(b"250 2.1.0 OK\r\n")
+
+    def accept_recipient(self) -> None:
+        """The awaited Recipient will get exactly one reply after the mail."""
+        self._awaited(Recipient)
+        self.accepted += 1
+        self._out.append(b"250 2.1.5 OK\r\n")
+
+    def accept_data(self) -> None:
+        """Let the mail come."""
+        self._awaited(Data)
+        self._stream = DataStream()
+        self._size = 0
+        self._discarding = None
+        self._out.append(b"354 end with CR LF . CR LF\r\n")
+
+    def refuse(self, reply: Reply) -> None:
+        """Answer the awaited Mail, Recipient or Data with a failure."""
+        self._awaited(Mail | Recipient | Data)
+        self._out.append(reply.wire())
+
+    def discard(self, reply: Reply) -> None:
+        """Swallow the rest of the mail; End will carry `reply` for every recipient."""
+        if self._discarding is None:
+            self._discarding = reply
+
+    def finish(self, replies: list[Reply]) -> None:
+        """Answer End: one reply per accepted recipient, in order."""
+        self._awaited(End)
+        if len(replies) != self.accepted:
+            raise RuntimeError("as many replies as accepted recipients are owed")
+        self._discarding = None
+        self._out.extend(reply.wire() for reply in replies)
+        self._end_transaction()
+
+    def close(self, reply: Reply) -> None:
+        """Say a last word; nothing is read any more."""
+        self._out.append(reply.wire())
+        self._awaiting = None
+        self._stream = None
+        self._end = None
+        self._buffer = b""
+        self.closed = True
+        self._end_transaction()
+
+    def _awaited(self, kind: object) -> Event:
+        event = self._awaiting
+        if event is None or not isinstance(event, kind):  # type: ignore[arg-type]
+            raise RuntimeError("this answer was not asked for")
+        self._awaiting = None
+        self._errors = 0
+        return event
+
+    def _reset(self) -> Event | None:
+        had = self.mail is not None
+        self._end_transaction()
+        return Reset() if had else None
+
+    def _end_transaction(self) -> None:
+        self.mail = None
+        self.accepted = 0
+
+    def _refuse(self, refused: Refused) -> None:
+        self._out.append(refused.reply.wire())
+        self._errors += 1
+        if self._errors >= MAX_ERRORS:
+            self.close(Reply(421, "4.7.0", f"{self.hostname} too many errors"))

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""The small syntax of LMTP: paths, parameters and replies.
+
+Everything a peer sends in a command line is parsed here and nowhere else.  A
+part that does not parse raises Refused, which is the reply itself.  Addresses are
+taken a little wider than RFC 5321 writes them, because such ones exist (dots
+anywhere in a local part, no domain), and never wider than bytes that cannot
+hurt: no control characters, valid UTF-8, at most 256 bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from mailseal.errors import MailsealError
+
+MAX_PATH = 256
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reply:
+    """One LMTP reply: code, enhanced status code ("" for none), text."""
+
+    code: int
+    enhanced: str
+    text: str
+
+    def wire(self) -> bytes:
+        """The reply as sent, control characters replaced."""
+        status = f"{self.code} {self.enhanced} " if self.enhanced else f"{self.code} "
+        return f"{status}{printable(self.text)}\r\n".encode("utf-8", "replace")
+
+    @property
+    def ok(self) -> bool:
+        """Whether the peer may consider the thing done."""
+        return 200 <= self.code < 300
+
+
+class Refused(MailsealError):
+    """A command that gets `reply` instead of being carried out."""
+
+    def __init__(self, code: int, enhanced: str, text: str) -> None:
+        super().__init__(text)
+        self.reply = Reply(code, enhanced, text)
+
+
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e\u00a0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def printable(text: str) -> str:
+    """Text for a reply or a log line: one line, nothing that steers a terminal."""
+    return text if text.isascii() and text.isprintable() else _UNPRINTABLE.sub("?", text)
+
+
+_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.\u0080-\U0010ffff-]+")
+_DOMAIN = re.compile(r"[A-Za-z0-9._\u0080-\U0010ffff-]+|\[[A-Za-z0-9:.]+\]")
+_PLAIN = re.compile(
+    rb"<([A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+)@([A-Za-z0-9._-]+)>(?: +([!-~][ -~]*))?", re.DOTALL
+)
+_QUOTED = re.compile(r'"((?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*)"')
+_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~\u0080-\U0010ffff]+))?")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Address:
+    """A mailbox; `domain` may be empty (a local name), both are empty for <>."""
+
+    local: str
+    domain: str
+
+    def __str__(self) -> str:
+        """In the form for headers and replies, quoted only where it must be."""
+        local = self.local
+        if (local or self.domain) and _ATOM.fullmatch(local) is None:
+            local = '"' + re.sub(r'(["\\])', r"\\\1", local) + '"'
+        return f"{local}@{self.domain}" if self.domain else local
+
+    @property
+    def ascii(self) -> bool:
+        """Whether it can be sent to a peer without SMTPUTF8."""
+        return self.local.isascii() and self.domain.isascii()
+
+
+NULL_SENDER = Address("", "")
+
+
+def parse_path(text: bytes, *, sender: bool) -> tuple[Address, dict[str, str]]:
+    """`<local@domain> KEY=VALUE …` into the address and the parameters, keys in upper case.
+
+    `sender` allows <>.  Raises Refused (501, 553).
+    """
+    quick = _PLAIN.fullmatch(text)
+    if quick is not None and len(quick[1]) + len(quick[2]) < MAX_PATH:
+        address = Address(quick[1].decode(), quick[2].decode())
+        return address, _parameters(quick[3].decode()) if quick[3] else {}
+    what = "sender" if sender else "recipient"
+    bad = Refused(501, "5.1.7" if sender else "5.1.3", f"bad {what} address syntax")
+    try:
+        line = text.decode()
+    except UnicodeDecodeError:
+        raise bad from None
+    if not line.startswith("<"):
+        raise bad
+    local, position = _local_part(line, bad)
+    domain = ""
+    if line.startswith("@", position):
+        match = _DOMAIN.match(line, position + 1)
+        if match is None:
+            raise bad
+        domain, position = match[0], match.end()
+    address = Address(local, domain)
+    if not line.startswith(">", position):
+        raise bad
+    rest = line[position + 1 :]
+    if (rest and not rest.startswith(" ")) or (not local and (domain or not sender)):
+        raise bad
+    if len(str(address).encode()) > MAX_PATH:
+        raise Refused(501, "5.1.7" if sender else "5.1.3", f"{what} address too long")
+    return address, _parameters(rest.strip(" "))
+
+
+def _local_part(line: str, bad: Refused) -> tuple[str, int]:
+    """The local part, unquoted, and where it ends; skips an old source route."""
+    position = 1
+    if line.startswith("@", 1):
+        colon = line.find(":")
+        if colon < 0:
+            raise bad
+        position = colon + 1
+    quoted = _QUOTED.match(line, position)
+    if quoted is not None:
+        if not quoted[1]:
+            raise bad
+        return re.sub(r"\\(.)", r"\1", quoted[1]), quoted.end()
+    atom = _ATOM.match(line, position)
+    return (atom[0], atom.end()) if atom is not None else ("", position)
+
+
+def _parameters(text: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for word in text.split():
+        match = _PARAMETER.fullmatch(word)
+        if match is None:
+            raise Refused(501, "5.5.4", "bad parameter syntax")
+        key = match[1].upper()
+        if key in found:
+            raise Refused(501, "5.5.4", "parameter given twice")
+        found[key] = match[2] or ""
+    return found
+
+
+def helo_name(argument: bytes) -> str | None:
+    """The name a client gives in LHLO, or None if it is not one (logged as "unknown")."""
+    try:
+        text = argument.decode("ascii")
+    except UnicodeDecodeError:
+        return None
+    return text if len(text) <= 255 and _DOMAIN.fullmatch(text) is not None else None
