@@ -73,6 +73,19 @@ class NoSuchUser(MailsealError):
     enhanced = "5.1.1"
 
 
+class RecipientDeferred(TemporaryError):
+    """The policy keeps mail for this recipient in the queue."""
+
+    enhanced = "4.7.1"
+
+
+class RecipientRefused(MailsealError):
+    """The policy refuses mail for this recipient."""
+
+    exit_status = EX_NOPERM
+    enhanced = "5.7.1"
+
+
 class NotEnrolled(MailsealError):
     """The user has no key pair."""
 

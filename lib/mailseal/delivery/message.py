@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: MIT
+"""One mail on its way: envelope, body in pieces, trace headers, and the reply per recipient.
+
+The body is held in memory as the pieces it came in, with CR LF; it is never
+parsed nor re-serialised.  What a store gets is computed piece by piece.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import os
+import re
+import time
+from collections.abc import Iterator
+
+from mailseal.delivery.lmtp_syntax import Address, printable
+
+_QUEUE_ID = re.compile(
+    rb"^received:(?:[^\r\n]|\r?\n[ \t])*?\bid ([0-9A-Za-z]{5,24})\b", re.I | re.M
+)
+_HEAD = 4096
+
+
+@dataclasses.dataclass(slots=True)
+class Envelope:
+    """Who sent a mail, who handed it over, when.  `client_ip` is "" on a unix socket."""
+
+    sender: Address
+    client: str
+    client_ip: str
+    hostname: str
+    utf8: bool = False
+    began: float = dataclasses.field(default_factory=time.time)
+    session: str = dataclasses.field(default_factory=lambda: session_id())
+    protocol: str = "LMTP"
+
+
+def session_id() -> str:
+    """22 characters as Dovecot's session ids: 16 bytes in base64 without its padding."""
+    return base64.b64encode(os.urandom(16))[:22].decode()
+
+
+class Message:
+    """The body: pieces with CR LF line ends that are never split between two."""
+
+    __slots__ = ("_lossless", "_stored_sizes", "pieces", "size")
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.size = 0
+        self._stored_sizes: tuple[int, int] | None = None
+        self._lossless = True
+
+    def add(self, piece: bytes) -> None:
+        """Append a piece."""
+        self.pieces.append(piece)
+        self.size += len(piece)
+
+    def queue_id(self) -> str:
+        """Postfix's queue id, from the topmost Received field; "NOQUEUE" if there is none.
+
+        Postfix sends the id along with XFORWARD only if told to, and always writes it there.
+        """
+        head = self.pieces[0][:_HEAD] if self.pieces else b""
+        if len(head) < _HEAD and len(self.pieces) > 1:
+            head = b"".join(self.pieces[:8])[:_HEAD]
+        found = _QUEUE_ID.search(head)
+        return found[1].decode() if found is not None else "NOQUEUE"
+
+    def stored_sizes(self) -> tuple[bool, int, int]:
+        """(store with LF, bytes stored, bytes with CR LF).
+
+        Dovecot stores LF and gives CR LF back.  That loses a byte where a mail has
+        CR CR LF, so such a mail is stored as it came.
+        """
+        if self._stored_sizes is None:
+            feeds = sum(piece.count(b"\n") for piece in self.pieces)
+            stored = sum(len(piece) - piece.count(b"\r\n") for piece in self.pieces)
+            self._lossless = not any(b"\r\r\n" in piece for piece in self.pieces)
+            bare = feeds - (self.size - stored)
+            with_crlf = self.size + bare
+            self._stored_sizes = (stored if self._lossless else self.size, with_crlf)
+        return self._lossless, *self._stored_sizes
+
+    def stored(self) -> Iterator[bytes]:
+        """The pieces as a store gets them."""
+        if self.stored_sizes()[0]:
+            for piece in self.pieces:
+                yield piece.replace(b"\r\n", b"\n")
+        else:
+            yield from self.pieces
+
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+
+
+def date(when: float) -> str:
+    """RFC 5322 date in local time, days of month with two digits."""
+    t = time.localtime(when)
+    sign, offset = ("-", -t.tm_gmtoff) if t.tm_gmtoff < 0 else ("+", t.tm_gmtoff)
+    return (
+        f"{_DAYS[t.tm_wday]}, {t.tm_mday:02d} {_MONTHS[t.tm_mon - 1]} {t.tm_year:04d} "
+        f"{t.tm_hour:02d}:{t.tm_min:02d}:{t.tm_sec:02d} "
+        f"{sign}{offset // 3600:02d}{offset // 60 % 60:02d}"
+    )
+
+
+def trace_headers(envelope: Envelope, recipient: Address) -> bytes:
+    """Return-Path, Delivered-To and Received as Dovecot's LMTP writes them, with CR LF.
+
+    One copy is made per recipient, so each has the Delivered-To that
+    Dovecot writes when a transaction has one recipient.
+    """
+    sender = str(envelope.sender)
+    by_ip = f" ([{envelope.client_ip}])" if envelope.client_ip else ""
+    return (
+        f"Return-Path: <{printable(sender)}>\r\n"
+        f"Delivered-To: {printable(str(recipient))}\r\n"
+        f"Received: from {envelope.client}{by_ip}\r\n"
+        f"\tby {envelope.hostname} with {envelope.protocol}\r\n"
+        f"\tid {envelope.session}\r\n"
+        f"\t(envelope-from <{printable(sender)}>)\r\n"
+        f"\tfor <{printable(str(recipient))}>; {date(envelope.began)}\r\n"
+    ).encode()

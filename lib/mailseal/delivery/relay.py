@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: MIT
+"""A small LMTP client: hands one mail for one recipient to Dovecot's LMTP.
+
+CONTRACT
+    deliver() returns Dovecot's last word on this recipient.  Whatever
+    keeps it from coming (no socket, time-out, closed connection, an answer that is
+    not LMTP) is a 451: Postfix tries again.  If the connection
+    breaks after the mail was sent and before the answer, the mail may come
+    twice; it is never lost.
+    Replies that say that mailseal and Dovecot do not understand each other
+    (500 to 504, 555) and 421 are temporary too: nobody's mail bounces for that.
+
+One recipient a transaction: Dovecot 2.3 hard-links the first recipient's ciphertext to the
+others (design decision 3).
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+
+from mailseal.config import Config, socket_address
+from mailseal.delivery.data_stream import stuffed
+from mailseal.delivery.lmtp_syntax import Address, Reply
+from mailseal.delivery.message import Envelope, Message
+from mailseal.errors import TemporaryError
+
+_LINE = re.compile(r"(\d{3})([ -])(?:([245]\.\d{1,3}\.\d{1,3}) )?(.*)", re.DOTALL)
+_MISUNDERSTOOD = frozenset((421, 500, 501, 502, 503, 504, 555))
+_MAX_REPLY = 65536
+_KEEP_IDLE = 20.0
+
+
+class _Broken(TemporaryError):
+    """The connection cannot be used any more; the text says why."""
+
+
+class _Connection:
+    """One connection, used by one thread at a time."""
+
+    def __init__(self, address: str | tuple[str, int], timeout: float, hostname: str) -> None:
+        self._timeout = timeout
+        self._buffer = b""
+        self.idle_since = 0.0
+        family = socket.AF_UNIX if isinstance(address, str) else socket.AF_UNSPEC
+        try:
+            if family == socket.AF_UNIX:
+                self._socket = socket.socket(family, socket.SOCK_STREAM)
+                self._socket.settimeout(timeout)
+                self._socket.connect(address)
+            else:
+                self._socket = socket.create_connection(address, timeout)  # type: ignore[arg-type]
+        except OSError as exc:
+            raise _Broken(f"cannot connect: {exc.strerror or 'timed out'}") from None
+        self._expect(self._reply(), 220)
+        features = self._command(f"LHLO {hostname}\r\n".encode())
+        self._expect(features, 250)
+        words = {line.split(" ")[0].upper() for line in features.text.split("\n")[1:]}
+        self.pipelining = "PIPELINING" in words
+        self.utf8 = "SMTPUTF8" in words
+        self.body_8bit = "8BITMIME" in words
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def quiet(self) -> bool:
+        """Whether the connection is open and nothing unexpected has come."""
+        try:
+            self._socket.settimeout(0)
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return not self._buffer
+        except OSError:
+            return False
+        return False
+
+    def _expect(self, reply: Reply, code: int) -> None:
+        if reply.code != code:
+            self.close()
+            raise _Broken(f"unexpected answer: {reply.code} {reply.text}")
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._socket.settimeout(self._timeout)
+            self._socket.sendall(data)
+        except OSError as exc:
+            self.close()
+            raise _Broken(f"sending failed: {exc.strerror or 'timed out'}") from None
+
+    def _command(self, line: bytes) -> Reply:
+        self._send(line)
+        return self._reply()
+
+    def _reply(self) -> Reply:
+        """One reply, its lines joined with LF."""
+        deadline = time.monotonic() + self._timeout
+        texts: list[str] = []
+        while True:
+            match = _LINE.fullmatch(self._line(deadline))
+            if match is None:
+                self.close()
+                raise _Broken("the answer is not LMTP")
+            texts.append(match[4])
+            if match[2] == " ":
+                return Reply(int(match[1]), match[3] or "", "\n".join(texts))
+
+    def _line(self, deadline: float) -> str:
+        while b"\n" not in self._buffer:
+            try:
+                self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+                data = self._socket.recv(8192)
+            except OSError as exc:
+                self.close()
+                raise _Broken(f"no answer: {exc.strerror or 'timed out'}") from None
+            if not data or len(self._buffer) > _MAX_REPLY:
+                self.close()
+                raise _Broken("connection closed" if not data else "endless answer")
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line.rstrip(b"\r").decode("utf-8", "replace")
+
+    def deliver(self, envelope: Envelope, recipient: Address, message: Message) -> Reply:
+        """One transaction.  A reply that is not 2xx leaves the connection unusable or reset."""
+        if not (recipient.ascii and envelope.sender.ascii) and not self.utf8:
+            return Reply(550, "5.6.7", "Dovecot's LMTP takes no international addresses")
+        options = " BODY=8BITMIME" if self.body_8bit else ""
+        options += " SMTPUTF8" if envelope.utf8 and self.utf8 else ""
+        commands = (
+            f"MAIL FROM:<{envelope.sender}>{options}\r\n".encode(),
+            f"RCPT TO:<{recipient}>\r\n".encode(),
+            b"DATA\r\n",
+        )
+        if self.pipelining:
+            self._send(b"".join(commands))
+        data_reply = None
+        for command, code in zip(commands, (250, 250, 354), strict=True):
+            if not self.pipelining:
+                self._send(command)
+            reply = self._reply()
+            if reply.code != code:
+                data_reply = data_reply or reply
+                if not self.pipelining:
+                    break
+            elif data_reply is not None and code == 354:
+                # It wants a mail nobody is to get: an odd peer, and no way to go on with it.
+                self.close()
+                return data_reply
+        if data_reply is not None:
+            self._expect(self._command(b"RSET\r\n"), 250)
+            return data_reply
+        first = True
+        for piece in message.pieces:
+            self._send(stuffed(piece, first))
+            first = False
+        self._send(b".\r\n")
+        return self._reply()
+
+
+class Relay:
+    """Dovecot's LMTP at `dovecot.lmtp_socket`.  Connections are kept between mails."""
+
+    def __init__(self, config: Config, hostname: str) -> None:
+        self._address = socket_address(config["dovecot.lmtp_socket"])
+        self._timeout = float(config["dovecot.timeout"])
+        self._hostname = hostname
+        self._idle: list[_Connection] = []
+        self._lock = threading.Lock()
+
+    def deliver(self, envelope: Envelope, recipient: Address, message: Message) -> Reply:
+        """Dovecot's answer for this recipient; see CONTRACT.  Never raises for its faults."""
+        try:
+            connection = self._kept() or self._new()
+        except _Broken as broken:
+            return Reply(451, "4.4.1", f"Dovecot's LMTP: {broken}")
+        try:
+            reply = connection.deliver(envelope, recipient, message)
+        except _Broken as broken:
+            return Reply(451, "4.4.2", f"Dovecot's LMTP: {broken}")
+        connection.idle_since = time.monotonic()
+        if reply.code == 421:
+            connection.close()
+        else:
+            with self._lock:
+                self._idle.append(connection)
+        return _mapped(reply, recipient)
+
+    def _new(self) -> _Connection:
+        return _Connection(self._address, self._timeout, self._hostname)
+
+    def _kept(self) -> _Connection | None:
+        """A kept connection that the other side has not closed."""
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                connection = self._idle.pop()
+            if time.monotonic() - connection.idle_since < _KEEP_IDLE and connection.quiet():
+                return connection
+            connection.close()
+
+
+def _mapped(reply: Reply, recipient: Address) -> Reply:
+    """Dovecot's reply as ours, in one line and without the `<address>` it begins with."""
+    text = reply.text.replace("\n", " ").removeprefix(f"<{recipient}> ")
+    if not 200 <= reply.code < 600 or 300 <= reply.code < 400 or reply.code in _MISUNDERSTOOD:
+        return Reply(451, "4.3.0", f"Dovecot's LMTP said {reply.code} {text}")
+    return Reply(reply.code, reply.enhanced or f"{reply.code // 100}.0.0", text)

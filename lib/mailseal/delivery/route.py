@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: MIT
+"""Which way the mail of one recipient goes.
+
+    unknown user                                  NoSuchUser (550 5.1.1)
+    enrolled, Maildir of ours                     seal: mailseal stores it itself
+    enrolled, but with a Sieve script, another    relay: Dovecot's mail_crypt seals, if its
+      mail format, or another uid                   user database hands it the same public key
+    not enrolled                                  delivery.not_enrolled: relay in clear,
+                                                    RecipientDeferred or RecipientRefused
+
+CONTRACT: FAIL CLOSED
+    Mail of an enrolled user is never stored in clear.  "Enrolled?" is answered
+    by PublicStore alone, and everything but its certain "no" (None) is a
+    temporary failure.  A relay for an enrolled user is taken only if
+    Dovecot's own answer shows that it will seal with this very key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Literal
+
+from mailseal.config import Config
+from mailseal.crypto.eckeys import PublicKey
+from mailseal.delivery import userdb
+from mailseal.delivery.lmtp_syntax import Address
+from mailseal.delivery.userdb import Account
+from mailseal.errors import (
+    BadUserName,
+    MailsealError,
+    NoSuchUser,
+    RecipientDeferred,
+    RecipientRefused,
+    TemporaryError,
+)
+from mailseal.keys.public import PublicStore
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Route:
+    """Where the mail for `address` goes.  `why` is for the log."""
+
+    address: Address
+    account: Account
+    action: Literal["seal", "relay"]
+    key: PublicKey | None
+    detail: str
+    why: str
+
+    @property
+    def user(self) -> str:
+        """The user name under which keys are kept."""
+        return self.account.user
+
+    @property
+    def maildir(self) -> str:
+        """The Maildir to deliver into, when sealing."""
+        return self.account.maildir or ""
+
+
+class Router:
+    """Decides for one recipient at a time; used by many threads."""
+
+    def __init__(self, config: Config) -> None:
+        self._users = userdb.from_config(config)
+        self._keys = PublicStore(config.public_dir)
+        self._delimiter: str | None = config["delivery.recipient_delimiter"]
+        self._script: str | None = config["delivery.sieve_script"]
+        self._not_enrolled: str = config["delivery.not_enrolled"]
+        self._uid = os.geteuid()
+
+    def is_quick(self, address: Address) -> bool:
+        """Whether route() will answer without waiting for anybody."""
+        return self._users.remembered(self._split(address)[0])[0]
+
+    def route(self, address: Address) -> Route:
+        """Decide.  Raises what the module's table says, and TemporaryError for all else."""
+        name, detail = self._split(address)
+        account = self._users.lookup(name)
+        if account is None:
+            raise NoSuchUser(f"user unknown: {name}")
+        key = self.key_of(account.user)
+        if key is None:
+            return self._in_clear(address, account, detail)
+        obstacle = self._obstacle(account)
+        if obstacle is None:
+            return Route(address, account, "seal", key, detail, "enrolled")
+        _require_sealing(account, key, obstacle)
+        return Route(address, account, "relay", key, detail, obstacle)
+
+    def key_of(self, user: str) -> PublicKey | None:
+        """The user's public key as it is now; None only for the certainly not enrolled."""
+        try:
+            return self._keys.lookup(user)
+        except BadUserName as exc:
+            # Whoever has no name that keys could have been filed under was never enrolled,
+            # but saying so is not worth the risk.
+            raise TemporaryError(str(exc)) from None
+        except MailsealError as exc:
+            raise TemporaryError(f"cannot tell the key of {user}: {exc}", hint=exc.hint) from None
+
+    def _split(self, address: Address) -> tuple[str, str]:
+        """User name and detail, parted as Dovecot does it: at the first delimiter."""
+        local, detail = address.local, ""
+        if self._delimiter is not None:
+            base, _, rest = local.partition(self._delimiter)
+            if base:
+                local, detail = base, rest
+        return (f"{local}@{address.domain}" if address.domain else local), detail
+
+    def _in_clear(self, address: Address, account: Account, detail: str) -> Route:
+        if self._not_enrolled == "deliver":
+            return Route(address, account, "relay", None, detail, "not enrolled")
+        if self._not_enrolled == "defer":
+            raise RecipientDeferred(f"{account.user} has no key pair yet")
+        raise RecipientRefused(f"{account.user} has no key pair")
+
+    def _obstacle(self, account: Account) -> str | None:
+        """Why mailseal cannot store for this account itself; None if it can."""
+        if account.maildir is None:
+            return "not a Maildir"
+        if account.uid is not None and account.uid != self._uid:
+            return "another uid"
+        return "sieve script" if self._has_script(account) else None
+
+    def _has_script(self, account: Account) -> bool:
+        location = account.extra.get("sieve", self._script)
+        if not location:
+            return False
+        where, *options = location.split(";")
+        for option in options:
+            if option.startswith("active="):
+                where = option[len("active=") :]
+        kind, colon, rest = where.partition(":")
+        if colon and kind.isalpha():
+            if kind != "file":
+                return True  # dict:, ldap: and the like: only Dovecot can tell
+            where = rest
+        path = userdb.expand(where, account.user, account.home)
+        if path is None:
+            return not (where.startswith("~") and not account.home)
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as exc:
+            raise TemporaryError(
+                f"cannot tell whether {account.user} has a Sieve script: {exc.strerror}"
+            ) from None
+        return True
+
+
+def _require_sealing(account: Account, key: PublicKey, obstacle: str) -> None:
+    """Raise unless Dovecot's userdb fields make its mail_crypt seal with `key`."""
+    extra = account.extra
+    named = extra.get("mail_crypt_global_public_key", "")
+    seals = extra.get("mail_crypt_save_version") == "2"
+    if not named:
+        named = extra.get("crypt_global_public_key_file", "").removeprefix("inline:")
+        seals = bool(extra.get("crypt_write_algorithm"))
+    try:
+        same = bool(named) and seals and PublicKey.parse(named).key_id == key.key_id
+    except MailsealError:
+        same = False
+    if not same:
+        raise TemporaryError(
+            f"{account.user} must go through Dovecot ({obstacle}), "
+            "and its userdb does not give Dovecot the key to seal with",
+            hint="see the userdb block in dovecot-conf",
+        )
