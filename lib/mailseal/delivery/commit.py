@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT
+"""Group commit: the mails that are ready together become durable together.
+
+One thread a worker takes all sealing jobs that wait, seals and writes them,
+syncs each file, renames each, and syncs each folder once (maildir.commit).
+While it waits for the disk, the worker's loop reads on, and what comes in
+meanwhile is the next group.
+
+CONTRACT
+    Every job submitted gets exactly one outcome, whatever happens; a bug is an
+    outcome too (451).  2xx only for mails that are on disk.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import threading
+from collections.abc import Callable, Sequence
+
+from mailseal.delivery import outcome
+from mailseal.delivery.lmtp_syntax import Reply
+from mailseal.delivery.message import Envelope, Message
+from mailseal.delivery.outcome import Outcome
+from mailseal.delivery.route import Route, Router
+from mailseal.delivery.seal import SecretPool, seal_into
+from mailseal.errors import MailsealError, TemporaryError
+from mailseal.mailbox import maildir
+from mailseal.mailbox.maildir import Staged
+
+GROUP = 64
+"""Mails in one group at most; bounds how long the first one waits for the last."""
+
+
+@dataclasses.dataclass(slots=True)
+class SealJob:
+    """One recipient's copy to be sealed and stored."""
+
+    route: Route
+    envelope: Envelope
+    message: Message
+    result: Outcome | None = None
+
+
+def seal_group(jobs: Sequence[SealJob], router: Router, secrets: SecretPool, sizes: str) -> None:
+    """Store all of `jobs`; each has its result afterwards.  Never raises."""
+    staged: list[tuple[SealJob, Staged, bytes]] = []
+    for job in jobs:
+        try:
+            # As it is now, not as it was at RCPT: it may have been replaced.
+            key = router.key_of(job.route.user)
+            if key is None:
+                raise TemporaryError(f"{job.route.user} is not enrolled any more")
+            one = seal_into(
+                job.route.maildir,
+                key,
+                job.envelope,
+                job.route.address,
+                job.message,
+                sizes=sizes,
+                secret=secrets.take(),
+            )
+            staged.append((job, one, key.key_id))
+        except MailsealError as error:
+            job.result = outcome.failed(error, job.route.address)
+        except Exception as exc:
+            job.result = outcome.fault(job.route.address, exc)
+    try:
+        errors = maildir.commit([one for _, one, _ in staged])
+    except Exception as exc:
+        for job, one, _ in staged:
+            maildir.discard(one)
+            job.result = outcome.fault(job.route.address, exc)
+        return
+    for (job, _, key_id), failure in zip(staged, errors, strict=True):
+        if failure is not None:
+            job.result = outcome.failed(failure, job.route.address)
+            continue
+        text = f"<{job.route.address}> {job.envelope.session} Sealed"
+        job.result = Outcome(Reply(250, "2.0.0", text), "sealed", key_id)
+
+
+class Committer:
+    """The committing thread of a worker.  `done` is called in it, with each finished group."""
+
+    def __init__(
+        self,
+        router: Router,
+        secrets: SecretPool,
+        sizes: str,
+        done: Callable[[list[SealJob]], None],
+    ) -> None:
+        self._router = router
+        self._secrets = secrets
+        self._sizes = sizes
+        self._done = done
+        self._waiting: collections.deque[SealJob] = collections.deque()
+        self._wake = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: SealJob) -> None:
+        """Queue a job; `done` will see it."""
+        with self._wake:
+            self._waiting.append(job)
+            self._wake.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._waiting:
+                    self._wake.wait()
+                count = min(GROUP, len(self._waiting))
+                group = [self._waiting.popleft() for _ in range(count)]
+            seal_group(group, self._router, self._secrets, self._sizes)
+            self._done(group)

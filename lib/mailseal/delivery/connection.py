@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: MIT
+"""One client's connection in a worker: from protocol events to deliveries and back.
+
+Everything here runs in the worker's loop and never blocks.  What may take time (asking the
+user database, committing, relaying) is handed to the worker, which calls
+back when it is done; until then no more is read from this client.
+
+MEMORY
+    Before bytes of a mail are read they are reserved: what MAIL announced with
+    SIZE=, then step by step what comes beyond it.  A client waits for free
+    memory, and gets 452 4.3.1 if none comes free in time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from mailseal.delivery import outcome
+from mailseal.delivery.budget import Request
+from mailseal.delivery.lmtp_protocol import (
+    Data,
+    End,
+    Event,
+    Limits,
+    Mail,
+    Piece,
+    Quit,
+    Recipient,
+    Reset,
+    Session,
+)
+from mailseal.delivery.lmtp_syntax import Address, Reply
+from mailseal.delivery.message import Envelope, Message
+from mailseal.delivery.outcome import Outcome
+from mailseal.delivery.route import Route
+from mailseal.errors import MailsealError
+
+if TYPE_CHECKING:
+    from mailseal.delivery.worker import Worker
+
+READ = 64 * 1024
+"""Bytes read at a time; also the least that is reserved for a mail."""
+
+_PROGRESS = 4096
+_NO_MEMORY = Reply(452, "4.3.1", "too much mail at a time, try again later")
+
+
+class Connection:
+    """A client.  Ends with close()."""
+
+    def __init__(self, worker: Worker, sock: socket.socket, client_ip: str, limits: Limits) -> None:
+        self.worker = worker
+        self.socket = sock
+        self.fd = sock.fileno()
+        self.session = Session(limits, worker.hostname)
+        self.client_ip = client_ip
+        self.deadline = 0.0
+        self.writing = False
+        self.reading = True
+        self.closed = False
+        self._out = b""
+        self._draining = False
+        self._fresh_bytes = 0
+        self._reserved = 0
+        self._request: Request | None = None
+        self._envelope: Envelope | None = None
+        self._routes: list[Route] = []
+        self._message = Message()
+        self._queue_id = ""
+        self._touch()
+
+    @property
+    def busy(self) -> bool:
+        """Whether the client waits for us (then no idle time-out runs)."""
+        return self.session.awaiting or self._request is not None
+
+    def _touch(self) -> None:
+        self.deadline = time.monotonic() + self.worker.idle_timeout
+
+    # --- bytes in and out ---------------------------------------------------
+
+    def readable(self) -> None:
+        """The socket has bytes, or its end."""
+        if self.busy or self._out:
+            self.worker.pause(self)
+            return
+        amount = READ
+        if self.session.in_data and not self.session.discarding:
+            free = self._reserved - self._message.size
+            if free < READ and not self._grow():
+                return
+            amount = max(READ, min(self._reserved - self._message.size, 4 * READ))
+        try:
+            data = self.socket.recv(amount)
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            self._lost(exc.strerror or "error")
+            return
+        if not data:
+            self._lost("connection closed")
+            return
+        self._fresh_bytes += len(data)
+        self.session.receive(data)
+        self.advance()
+
+    def _grow(self) -> bool:
+        """Reserve more for a mail that is larger than announced."""
+        step = max(2 * READ, min(self._message.size, 16 * READ))
+        if self.worker.budget.reserve(step):
+            self._reserved += step
+            return True
+
+        def answer(granted: bool) -> None:
+            self._request = None
+            if granted:
+                self._reserved += step
+            else:
+                self.session.discard(_NO_MEMORY)
+            self._touch()
+            self.advance()
+
+        self._request = self.worker.budget.request(step, answer)
+        self.worker.pause(self)
+        return False
+
+    def advance(self) -> None:
+        """Act on every event there is, then send what there is to say."""
+        if self.closed:
+            return
+        session = self.session
+        while (event := session.next_event()) is not None:
+            if type(event) is Piece:
+                self._message.add(event.data)
+                if self._fresh_bytes >= _PROGRESS:
+                    self._touch()
+                    self._fresh_bytes = 0
+                continue
+            self._touch()
+            self._fresh_bytes = 0
+            self._act(event)
+            if self._request is not None:
+                break
+        if session.discarding and self._message.size:
+            self._queue_id = self._message.queue_id()
+            self._forget_mail()
+        if self._draining and not session.in_transaction and not self.busy and not session.closed:
+            session.close(Reply(421, "4.3.2", f"{session.hostname} is going down, try again"))
+        self._flush()
+
+    def _flush(self) -> None:
+        out = self.session.output()
+        if out or self._out:
+            self._out = self._out + out if self._out else out
+            try:
+                sent = self.socket.send(self._out)
+                self._out = self._out[sent:]
+            except BlockingIOError:
+                pass
+            except OSError as exc:
+                self._lost(exc.strerror or "error")
+                return
+        if self.session.closed and not self._out:
+            self.close()
+        else:
+            self.worker.watch(self, resume=not self.busy and not self._out, writing=bool(self._out))
+
+    def writable(self) -> None:
+        """The socket takes bytes again."""
+        self._touch()
+        self.advance()
+
+    def timed_out(self) -> None:
+        """Nothing came for too long."""
+        if self.session.in_transaction:
+            self.worker.log.lost(self.client, "timed out in a transaction")
+        if self._out:
+            self.close()  # it does not read either
+            return
+        self.session.close(Reply(421, "4.4.2", f"{self.session.hostname} timed out"))
+        self._flush()
+
+    def drain(self) -> None:
+        """The worker stops: finish the transaction in progress, begin no other."""
+        self._draining = True
+        self.advance()
+
+    @property
+    def client(self) -> str:
+        """Who it is, for the log."""
+        name = self.session.client or "unknown"
+        return f"{name}[{self.client_ip}]" if self.client_ip else name
+
+    def _lost(self, why: str) -> None:
+        if self.session.in_transaction:
+            self.worker.log.lost(self.client, f"{why} in a transaction, nothing was delivered")
+        self.close()
+
+    def close(self) -> None:
+        """Drop the client.  Deliveries that have begun go on."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._request is not None:
+            self._request.withdrawn = True
+        if not self.session.awaiting or not isinstance(self.session.awaited, End):
+            self._forget_transaction()
+        self.worker.forget(self)
+        with contextlib.suppress(OSError):
+            self.socket.close()
+
+    # --- events -------------------------------------------------------------
+
+    def _act(self, event: Event) -> None:
+        match event:
+            case Recipient():
+                self._recipient(event.address)
+            case End():
+                self._end(event)
+            case Mail():
+                self._mail(event)
+            case Data():
+                self._message = Message()
+                self.session.accept_data()
+            case Reset():
+                self._forget_transaction()
+            case Quit() | Piece():
+                pass
+
+    def _mail(self, mail: Mail) -> None:
+        client = self.session.client
+        self._routes = []
+        self._envelope = Envelope(
+            mail.sender, client, self.client_ip, self.worker.hostname, mail.utf8
+        )
+        # The announced size is that on the wire; the slack is what one read may bring beyond it.
+        size = mail.size + READ
+
+        def answer(granted: bool) -> None:
+            self._request = None
+            if granted:
+                self._reserved = size
+                self.session.accept_mail()
+            else:
+                self.session.refuse(_NO_MEMORY)
+
+        if self.worker.budget.reserve(size):
+            answer(True)
+            return
+
+        def answer_later(granted: bool) -> None:
+            answer(granted)
+            self._touch()
+            self.advance()
+
+        self._request = self.worker.budget.request(size, answer_later)
+
+    def _recipient(self, address: Address) -> None:
+        if self.worker.router.is_quick(address):
+            self._routed(address, self.worker.route(address))
+            return
+
+        def routed(result: Route | Outcome) -> None:
+            if not self.closed:
+                self._routed(address, result)
+                self._touch()
+                self.advance()
+
+        self.worker.route_later(address, routed)
+
+    def _routed(self, address: Address, result: Route | Outcome) -> None:
+        if isinstance(result, Route):
+            self._routes.append(result)
+            self.session.accept_recipient()
+            return
+        sender = str(self._envelope.sender) if self._envelope is not None else ""
+        self.worker.log.refused(sender, str(address), result.reply, result.detail)
+        self.session.refuse(result.reply)
+
+    def _end(self, end: End) -> None:
+        envelope, message, routes = self._envelope, self._message, self._routes
+        assert envelope is not None  # noqa: S101 - there was a MAIL
+        if end.reply is not None:
+            outcomes = [Outcome(end.reply, "none", None, end.reply.text) for _ in routes]
+            self._finish(outcomes)
+            return
+        self.worker.deliver(envelope, message, routes, self._finish_later)
+
+    def _finish(self, outcomes: list[Outcome]) -> None:
+        """Every recipient has an outcome: log, reply, go on."""
+        envelope, message = self._envelope, self._message
+        assert envelope is not None  # noqa: S101
+        queue_id = self._queue_id or message.queue_id()
+        delay = time.time() - envelope.began
+        for route, done in zip(self._routes, outcomes, strict=True):
+            self.worker.log.recipient(
+                queue_id,
+                str(route.address),
+                action=done.action,
+                key_id=done.key_id,
+                size=message.size,
+                delay=delay,
+                reply=done.reply,
+                detail=done.detail,
+            )
+        if not self.closed:
+            self.session.finish([done.reply for done in outcomes])
+            self._touch()
+        self._forget_transaction()
+
+    def _finish_later(self, outcomes: list[Outcome]) -> None:
+        """_finish() from a callback of the worker."""
+        self._finish(outcomes)
+        self.advance()
+
+    def _forget_mail(self) -> None:
+        self._message = Message()
+        self.worker.budget.release(self._reserved)
+        self._reserved = 0
+
+    def _forget_transaction(self) -> None:
+        self._forget_mail()
+        self._routes = []
+        self._envelope = None
+        self._queue_id = ""
+
+
+def routed_outcome(error: Exception, address: Address) -> Outcome:
+    """The answer to a RCPT that could not be routed."""
+    if isinstance(error, MailsealError):
+        return outcome.failed(error, address)
+    return outcome.fault(address, error)

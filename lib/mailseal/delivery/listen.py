@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: MIT
+"""Listening sockets and privileges of the LMTP daemon.
+
+Sockets are bound first, with the rights the daemon was started with, then it
+becomes delivery.user for good.  FAILURES: ConfigError for what the
+configuration asks in vain, with the address; OSError for the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import socket
+import stat
+from collections.abc import Mapping, Sequence
+
+from mailseal.config import Config, socket_address
+from mailseal.errors import ConfigError
+
+_BACKLOG = 512
+_FIRST_INHERITED = 3
+
+
+def hostname(config: Config) -> str:
+    """The name for greetings and Received lines."""
+    name: str | None = config["delivery.hostname"]
+    return name or socket.gethostname()
+
+
+def inherited(environ: Mapping[str, str]) -> list[socket.socket]:
+    """The sockets systemd hands over (sd_listen_fds(3)); none if it did not start us."""
+    if environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = int(environ.get("LISTEN_FDS", "0") or "0")
+    sockets = []
+    for fd in range(_FIRST_INHERITED, _FIRST_INHERITED + count):
+        os.set_inheritable(fd, False)
+        sock = socket.socket(fileno=fd)
+        sock.setblocking(False)
+        sockets.append(sock)
+    return sockets
+
+
+def open_all(config: Config) -> list[socket.socket]:
+    """Bind everything in delivery.listen."""
+    sockets: list[socket.socket] = []
+    try:
+        for name in config["delivery.listen"]:
+            sockets.append(_open(name, config))
+    except BaseException:
+        close_all(sockets)
+        raise
+    return sockets
+
+
+def reopen(new: Config, old: Config, sockets: Sequence[socket.socket]) -> list[socket.socket]:
+    """The sockets for `new`: those of `old` that stay, and new ones.  All or nothing."""
+    have = dict(zip(old["delivery.listen"], sockets, strict=True))
+    made: dict[str, socket.socket] = {}
+    try:
+        for name in new["delivery.listen"]:
+            if name not in have:
+                made[name] = _open(name, new)
+    except BaseException:
+        close_all(list(made.values()))
+        raise
+    close_all([sock for name, sock in have.items() if name not in new["delivery.listen"]])
+    return [have.get(name) or made[name] for name in new["delivery.listen"]]
+
+
+def close_all(sockets: Sequence[socket.socket]) -> None:
+    """Close, and take the names of unix sockets away."""
+    for sock in sockets:
+        with contextlib.suppress(OSError):
+            name = sock.getsockname()
+            sock.close()
+            if isinstance(name, str) and name:
+                os.unlink(name)
+
+
+def _open(name: str, config: Config) -> socket.socket:
+    address = socket_address(name)
+    try:
+        if isinstance(address, str):
+            return _open_unix(address, config)
+        family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][0]
+        sock = socket.create_server(address, family=family, backlog=_BACKLOG)
+    except OSError as exc:
+        raise ConfigError(f"cannot listen on {name}: {exc.strerror}") from None
+    sock.setblocking(False)
+    return sock
+
+
+def _open_unix(path: str, config: Config) -> socket.socket:
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.bind(path)
+        os.chmod(path, config["delivery.socket_mode"])
+        if os.geteuid() == 0:
+            os.chown(path, *_ids(config["delivery.user"]))
+        sock.listen(_BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Take away a socket that a killed daemon left; never one that is in use."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise ConfigError(f"cannot listen on {path}: there is a file that is no socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            os.unlink(path)
+            return
+    raise ConfigError(f"cannot listen on {path}: somebody else already does")
+
+
+def _ids(user: str) -> tuple[int, int]:
+    """uid and gid of a name or number.  A number without an entry is its own group."""
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+    except KeyError:
+        if user.isdigit():
+            return int(user), int(user)
+        raise ConfigError(f"delivery.user: there is no user {user}") from None
+    return entry.pw_uid, entry.pw_gid
+
+
+def become(user: str) -> None:
+    """Be that user from here on.  Raises ConfigError if that cannot be."""
+    uid, gid = _ids(user)
+    if os.geteuid() == uid:
+        return
+    if os.geteuid() != 0:
+        raise ConfigError(f"started as uid {os.geteuid()}, but delivery.user is {user}")
+    if uid == 0:
+        raise ConfigError("delivery.user must not be root")
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        os.setgroups([])
+    else:
+        os.initgroups(name, gid)
+    os.setgid(gid)
+    os.setuid(uid)

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: MIT
+"""mailseal-lmtp: the LMTP daemon that seals.
+
+SYNOPSIS
+    mailseal-lmtp [-c CONFIG]
+
+DESCRIPTION
+    Runs in the foreground.  Binds delivery.listen (or takes the sockets that
+    systemd hands over), drops to delivery.user, and starts
+    delivery.workers worker processes, which do all the work.  A worker that dies is
+    replaced and logged.
+
+    SIGTERM, SIGINT  no new mail; transactions in progress are finished; exit 0
+    SIGHUP           reads the configuration anew: new workers with the new
+                     one, the old ones finish theirs.  If anything in it is wrong, nothing
+                     changes and the log says why.  delivery.user needs a restart.
+    NOTIFY_SOCKET    gets READY=1, RELOADING=1 and STOPPING=1 (Type=notify-reload)
+
+DIAGNOSTICS
+    Exit status 78 for a wrong configuration, with one line on stderr; 75 if it
+    cannot start otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+from mailseal import config as configuration
+from mailseal.config import Config
+from mailseal.delivery import listen
+from mailseal.delivery.log import DeliveryLog
+from mailseal.errors import EX_CONFIG, EX_OK, ConfigError, MailsealError
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+_RESTART_PAUSE = 1.0
+
+
+class Server:
+    """The supervisor: sockets, workers, signals."""
+
+    def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
+        self.config = config
+        self._notify_socket = environ.get("NOTIFY_SOCKET")
+        self._inherited = listen.inherited(environ)
+        self._sockets = self._inherited or listen.open_all(config)
+        listen.become(config["delivery.user"])
+        self.log = DeliveryLog(config["log.to"])
+        self._workers: dict[int, float] = {}
+        self._retiring: set[int] = set()
+        # Workers see its other end close when this process is gone, however it went.
+        self._orphan_read, self._orphan_write = os.pipe()
+
+    def run(self) -> int:
+        """Serve until told to stop."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        self._start_workers()
+        names = ", ".join(self.config["delivery.listen"])
+        self.log.started(names if not self._inherited else "inherited sockets", len(self._workers))
+        self._notify("READY=1")
+        while True:
+            number = signal.sigwait(_SIGNALS)
+            if number == signal.SIGCHLD:
+                self._reap()
+            elif number == signal.SIGHUP:
+                self._reload()
+            else:
+                self._stop()
+                return EX_OK
+
+    def _start_workers(self) -> None:
+        while len(self._workers) < self.config["delivery.workers"]:
+            self._start_worker()
+
+    def _start_worker(self) -> None:
+        pid = os.fork()
+        if pid:
+            self._workers[pid] = time.monotonic()
+            return
+        status = 1
+        try:
+            os.close(self._orphan_write)
+            for number in (signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            from mailseal.delivery.worker import Worker
+
+            hostname = listen.hostname(self.config)
+            worker = Worker(self.config, hostname, self._sockets, self.log, self._orphan_read)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            worker.run()
+            status = 0
+        except BaseException as exc:
+            self.log.fault(f"worker stopped by {_where(exc)}")
+        finally:
+            os._exit(status)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in self._retiring:
+                self._retiring.discard(pid)
+                continue
+            started = self._workers.pop(pid, None)
+            if started is None:
+                continue
+            code = os.waitstatus_to_exitcode(status)
+            self.log.worker_died(pid, f"killed by signal {-code}" if code < 0 else f"exited {code}")
+            if time.monotonic() - started < _RESTART_PAUSE:
+                time.sleep(_RESTART_PAUSE)  # a worker that cannot start must not spin
+            self._start_workers()
+
+    def _reload(self) -> None:
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._notify(f"RELOADING=1\nMONOTONIC_USEC={now}")
+        try:
+            config = checked(self.config.path)
+            if config["delivery.user"] != self.config["delivery.user"]:
+                raise ConfigError("delivery.user can only be changed by a restart")
+            log = DeliveryLog(config["log.to"])
+            sockets = self._sockets
+            if not self._inherited:
+                sockets = listen.reopen(config, self.config, self._sockets)
+        except (MailsealError, OSError) as exc:
+            error = exc if isinstance(exc, MailsealError) else ConfigError(str(exc))
+            self.log.not_reloaded(error)
+            self._notify("READY=1")
+            return
+        old = list(self._workers)
+        self._workers.clear()
+        self.config, self.log, self._sockets = config, log, sockets
+        self._start_workers()
+        self._retiring.update(old)
+        self._signal(old)
+        self.log.reloaded()
+        self._notify("READY=1")
+
+    def _stop(self) -> None:
+        self._notify("STOPPING=1")
+        self.log.stopping()
+        if not self._inherited:
+            listen.close_all(self._sockets)
+        everyone = [*self._workers, *self._retiring]
+        self._signal(everyone)
+        for pid in everyone:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+    @staticmethod
+    def _signal(pids: Sequence[int]) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    def _notify(self, text: str) -> None:
+        """Tell systemd; it may not be there."""
+        if not self._notify_socket:
+            return
+        address = self._notify_socket
+        if address.startswith("@"):
+            address = "\0" + address[1:]
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(text.encode(), address)
+
+
+def _where(exc: BaseException) -> str:
+    """Kind and place of a bug; never its text, which may hold data of a mail."""
+    frame = exc.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    place = (
+        f" at {os.path.basename(frame.tb_frame.f_code.co_filename)}:{frame.tb_lineno}"
+        if frame
+        else ""
+    )
+    return f"{type(exc).__name__}{place}"
+
+
+def checked(path: str) -> Config:
+    """Load the configuration and check what only matters here."""
+    config = configuration.load(path)
+    share = config["delivery.in_flight_limit"] // config["delivery.workers"]
+    if share < config["delivery.message_limit"] + (1 << 17):
+        raise ConfigError(
+            f"{path}: delivery.in_flight_limit, shared by {config['delivery.workers']} workers, "
+            "has no room for one mail of delivery.message_limit",
+            hint="raise delivery.in_flight_limit, or lower delivery.workers",
+        )
+    return config
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """The hook's work; the result is its exit status."""
+    parser = argparse.ArgumentParser("mailseal-lmtp", description="LMTP daemon that seals mail")
+    parser.add_argument("-c", "--config", default=configuration.DEFAULT_PATH, metavar="FILE")
+    options = parser.parse_args(argv)
+    os.umask(0o077)
+    try:
+        server = Server(checked(options.config), environ)
+    except ConfigError as error:
+        print(f"mailseal-lmtp: error: {error}", file=sys.stderr)
+        return EX_CONFIG
+    except (MailsealError, OSError) as error:
+        print(f"mailseal-lmtp: error: {error}", file=sys.stderr)
+        return getattr(error, "exit_status", 75)
+    import mailseal.delivery.worker  # noqa: F401 - once, and shared by all workers
+
+    gc.collect()
+    gc.freeze()
+    return server.run()

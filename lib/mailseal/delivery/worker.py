@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: MIT
+"""A worker process: one loop for all its clients, threads for what must wait.
+
+    loop        epoll: accept, read, parse, route from memory, reply
+    commit      one thread: seals and stores in groups (commit.py)
+    lookups     threads that ask the user database
+    relays      threads that hand mail to Dovecot
+
+The loop never waits for a disk or another process.  One thread a client
+was tried in a throw-away filter: every command then costs a hand-over of
+Python's global lock.  When there is nothing to do the loop makes message secrets ahead.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mailseal.config import Config
+from mailseal.delivery import outcome
+from mailseal.delivery.budget import Budget
+from mailseal.delivery.commit import Committer, SealJob
+from mailseal.delivery.connection import Connection, routed_outcome
+from mailseal.delivery.lmtp_protocol import Limits
+from mailseal.delivery.lmtp_syntax import Address
+from mailseal.delivery.log import DeliveryLog
+from mailseal.delivery.message import Envelope, Message
+from mailseal.delivery.outcome import Outcome
+from mailseal.delivery.relay import Relay
+from mailseal.delivery.route import Route, Router
+from mailseal.delivery.seal import SecretPool
+from mailseal.errors import MailsealError, TemporaryError
+
+_LOOKUP_THREADS = 8
+_RELAY_THREADS = 32
+_ALWAYS = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
+
+
+class _Delivery:
+    """One mail for several recipients, each with its own outcome."""
+
+    __slots__ = ("done", "open", "outcomes")
+
+    def __init__(self, count: int, done: Callable[[list[Outcome]], None]) -> None:
+        self.outcomes: list[Outcome | None] = [None] * count
+        self.open = count
+        self.done = done
+
+    def settle(self, numbers: Sequence[int], result: Outcome) -> None:
+        for number in numbers:
+            self.outcomes[number] = result
+            self.open -= 1
+        if self.open == 0:
+            self.done([o for o in self.outcomes if o is not None])
+
+
+class Worker:
+    """Serves `listeners` until told to stop.  Made after fork(); one a process."""
+
+    def __init__(
+        self,
+        config: Config,
+        hostname: str,
+        listeners: Sequence[socket.socket],
+        log: DeliveryLog,
+        orphaned: int,
+    ) -> None:
+        self.log = log
+        self.hostname = hostname
+        self.router = Router(config)
+        self.budget = Budget(
+            config["delivery.in_flight_limit"] // config["delivery.workers"],
+            config["delivery.in_flight_wait"],
+        )
+        self.idle_timeout: int = config["delivery.idle_timeout"]
+        self._limits = Limits(config["delivery.message_limit"], config["delivery.recipient_limit"])
+        self._most: int = config["delivery.connection_limit"]
+        self._relay = Relay(config, hostname)
+        self._secrets = SecretPool(config["delivery.secrets_ahead"])
+        self._committer = Committer(
+            self.router, self._secrets, config["delivery.sizes"], self._group_done
+        )
+        self._lookups = concurrent.futures.ThreadPoolExecutor(_LOOKUP_THREADS, "lookup")
+        self._relays = concurrent.futures.ThreadPoolExecutor(_RELAY_THREADS, "relay")
+        self._listeners = {sock.fileno(): sock for sock in listeners}
+        self._orphaned = orphaned
+        self._clients: dict[int, Connection] = {}
+        self._settling: dict[int, tuple[_Delivery, list[int]]] = {}
+        self._jobs = 0
+        self._posted: collections.deque[tuple[Callable[..., None], tuple[Any, ...]]] = (
+            collections.deque()
+        )
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll = select.epoll()
+        self._stopping = False
+        self._swept = 0.0
+
+    # --- the loop -----------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve; returns when a stop was asked for and the last transaction is done."""
+        signal.signal(signal.SIGTERM, self._stop_signal)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._epoll.register(self._orphaned, select.EPOLLIN)
+        for fd in self._listeners:
+            self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        stopped = False
+        while True:
+            for fd, events in self._epoll.poll(self._patience()):
+                self._ready(fd, events)
+            while self._posted:
+                call, arguments = self._posted.popleft()
+                call(*arguments)
+            self.budget.serve()
+            now = time.monotonic()
+            if now - self._swept > 1:
+                self._swept = now
+                self._sweep(now)
+            if self._stopping and not stopped:
+                stopped = True
+                self._drain()
+            if stopped and not self._clients and not self._jobs:
+                return
+
+    def _patience(self) -> float:
+        """How long to wait for events: not at all while secrets are to be made."""
+        if self._posted or self._stopping:
+            return 0.05
+        if self._jobs == 0 and not self._stopping and self._secrets.add_one():
+            return 0
+        return 1
+
+    def _ready(self, fd: int, events: int) -> None:
+        client = self._clients.get(fd)
+        if client is not None:
+            if events & select.EPOLLOUT:
+                client.writable()
+            if events & _ALWAYS and not client.closed:
+                client.readable()
+        elif fd in self._listeners:
+            self._accept(self._listeners[fd])
+        elif fd == self._wake:
+            os.eventfd_read(self._wake)
+        elif fd == self._orphaned:
+            self._epoll.unregister(fd)
+            self._stopping = True
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            sock, peer = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as exc:
+            self.log.fault(f"cannot accept a connection: {exc.strerror}")
+            time.sleep(0.1)  # out of descriptors: let others finish
+            return
+        if len(self._clients) >= self._most:
+            sock.settimeout(0)
+            with contextlib.suppress(OSError):
+                sock.send(f"421 4.3.2 {self.hostname} too many connections\r\n".encode())
+            sock.close()
+            return
+        sock.setblocking(False)
+        if listener.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client = Connection(self, sock, peer[0] if isinstance(peer, tuple) else "", self._limits)
+        self._clients[client.fd] = client
+        self._epoll.register(client.fd, select.EPOLLIN)
+        client.advance()
+
+    def _sweep(self, now: float) -> None:
+        for client in list(self._clients.values()):
+            if client.deadline < now and not client.busy:
+                client.timed_out()
+
+    def _stop_signal(self, _number: int, _frame: object) -> None:
+        self._stopping = True
+        os.eventfd_write(self._wake, 1)
+
+    def _drain(self) -> None:
+        for fd, sock in self._listeners.items():
+            self._epoll.unregister(fd)
+            sock.close()
+        self._listeners.clear()
+        for client in list(self._clients.values()):
+            client.drain()
+
+    def _post(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Have the loop do something; for the threads."""
+        self._posted.append((call, arguments))
+        os.eventfd_write(self._wake, 1)
+
+    # --- what connections ask for -------------------------------------------
+
+    def watch(self, client: Connection, *, resume: bool, writing: bool) -> None:
+        """Wait for what the client needs.
+
+        Reading is not switched off for a client that is being served (it
+        rarely sends meanwhile): readable() does that when it must, which
+        saves two system calls a mail.
+        """
+        reading = client.reading or resume
+        if (reading, writing) != (client.reading, client.writing):
+            client.reading, client.writing = reading, writing
+            self._modify(client)
+
+    def pause(self, client: Connection) -> None:
+        """Leave the client's bytes in the socket until watch(resume=True)."""
+        if client.reading:
+            client.reading = False
+            self._modify(client)
+
+    def _modify(self, client: Connection) -> None:
+        events = select.EPOLLIN if client.reading else 0
+        self._epoll.modify(client.fd, events | (select.EPOLLOUT if client.writing else 0))
+
+    def forget(self, client: Connection) -> None:
+        """The client is gone."""
+        self._epoll.unregister(client.fd)
+        del self._clients[client.fd]
+
+    def route(self, address: Address) -> Route | Outcome:
+        """Decide now; an Outcome is why not."""
+        try:
+            return self.router.route(address)
+        except Exception as exc:
+            return routed_outcome(exc, address)
+
+    def route_later(self, address: Address, answer: Callable[[Route | Outcome], None]) -> None:
+        """Decide in a thread; `answer` is called in the loop."""
+        self._jobs += 1
+
+        def ask() -> None:
+            result = self.route(address)
+            self._post(self._answered, answer, result)
+
+        self._lookups.submit(ask)
+
+    def _answered(self, answer: Callable[[Route | Outcome], None], result: Route | Outcome) -> None:
+        self._jobs -= 1
+        answer(result)
+
+    def deliver(
+        self,
+        envelope: Envelope,
+        message: Message,
+        routes: Sequence[Route],
+        done: Callable[[list[Outcome]], None],
+    ) -> None:
+        """Bring one mail to all its recipients; `done` gets their outcomes, in order."""
+        delivery = _Delivery(len(routes), done)
+        same: dict[tuple[str, str], list[int]] = {}
+        for number, route in enumerate(routes):
+            same.setdefault((route.user, route.detail), []).append(number)
+        for numbers in same.values():
+            # A recipient given twice gets the mail once, and the reply twice.
+            route = routes[numbers[0]]
+            self._jobs += 1
+            if route.action == "seal":
+                job = SealJob(route, envelope, message)
+                self._settling[id(job)] = delivery, numbers
+                self._committer.submit(job)
+            else:
+                self._relays.submit(self._relay_one, route, envelope, message, delivery, numbers)
+
+    def _group_done(self, group: list[SealJob]) -> None:
+        self._post(self._settle_group, group)
+
+    def _settle_group(self, group: list[SealJob]) -> None:
+        for job in group:
+            delivery, numbers = self._settling.pop(id(job))
+            result = job.result
+            if result is None:
+                result = outcome.fault(job.route.address, RuntimeError())
+            self._settle(delivery, numbers, result)
+
+    def _settle(self, delivery: _Delivery, numbers: list[int], result: Outcome) -> None:
+        self._jobs -= 1
+        delivery.settle(numbers, result)
+
+    def _relay_one(
+        self,
+        route: Route,
+        envelope: Envelope,
+        message: Message,
+        delivery: _Delivery,
+        numbers: list[int],
+    ) -> None:
+        try:
+            result = relay_one(self.router, self._relay, route, envelope, message)
+        except Exception as exc:
+            result = outcome.fault(route.address, exc)
+        self._post(self._settle, delivery, numbers, result)
+
+
+def relay_one(
+    router: Router, relay: Relay, route: Route, envelope: Envelope, message: Message
+) -> Outcome:
+    """Hand one recipient's mail to Dovecot.  Never raises for expected failures."""
+    action = "clear" if route.key is None else "relayed"
+    try:
+        if route.key is None and router.key_of(route.user) is not None:
+            raise TemporaryError(f"{route.user} was enrolled while the mail came in")
+    except MailsealError as error:
+        return outcome.failed(error, route.address)
+    reply = relay.deliver(envelope, route.address, message)
+    key_id = None if route.key is None else route.key.key_id
+    return Outcome(reply, action, key_id, f"{route.why}; {reply.text}")
