@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""`make lab`: the whole stack in the foreground, until Ctrl-C or SIGTERM.
+
+SYNOPSIS
+    [LAB_USERS=n] [LAB_DIR=folder] make lab
+
+DESCRIPTION
+    Prints one line of JSON to standard output when everything answers: the
+    addresses, the folder, the configuration file, users and passwords.
+    LAB_USERS   how many users there are; default 1, a thousand take some 2 s
+    LAB_DIR     where the lab lies; the folder is kept, and a later lab in it
+                finds users and mail as they were
+
+DIAGNOSTICS
+    `mailseal: error: ...` and `mailseal: hint: ...` on standard error, status 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import sys
+
+from tests.lab.lab import Lab
+from tests.lab.place import LabError, Place
+
+_NAMES = ("alice", "bob", "carol", "dave", "erin")
+
+
+def main() -> int:
+    """Run the lab; the exit status."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        directory = os.environ.get("LAB_DIR") or None
+        with Lab(_users(_count(), directory), directory=directory, kdf="standard") as lab:
+            sys.stdout.write(json.dumps(lab.summary()) + "\n")
+            sys.stdout.flush()
+            while True:
+                signal.pause()
+    except KeyboardInterrupt:
+        return 0
+    except LabError as exc:
+        sys.stderr.write(f"mailseal: error: {exc}\n")
+        if exc.hint:
+            sys.stderr.write(f"mailseal: hint: {exc.hint}\n")
+        return 1
+
+
+def _count() -> int:
+    text = os.environ.get("LAB_USERS") or "1"
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 100_000:
+        raise LabError(
+            f"LAB_USERS={text} is no number of users", hint="LAB_USERS=3 make lab, at most 100000"
+        )
+    return int(text)
+
+
+def _users(count: int, directory: str | None) -> dict[str, str]:
+    """alice, bob, ... user6, user7, each with a password of its own; those that were here first."""
+    users = Place.remembered(directory) if directory else {}
+    number = 0
+    while len(users) < count:
+        name = _NAMES[number] if number < len(_NAMES) else f"user{number + 1}"
+        users.setdefault(f"{name}@example.org", secrets.token_urlsafe(9))
+        number += 1
+    return users
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: MIT
+"""A private Dovecot of whatever version is installed.
+
+The servers' configuration language changed between 2.3 and 2.4, so the text
+comes from a dialect module (dovecot_23); this module knows only what a
+configuration must say.  A dialect is a function from Wanted to text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import re
+import subprocess
+from collections.abc import Callable, Mapping
+
+from tests.lab.place import MAIL_UID, REPOSITORY, LabError, Place
+from tests.lab.process import Address, Server
+
+_DIALECTS = {"2.3": "tests.lab.dovecot_23", "2.4": "tests.lab.dovecot_24"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What a dialect turns into configuration text.
+
+    auth     which auth-*.conf of dovecot-conf/ is used; None leaves the whole
+             of passdb and userdb to `extra`.
+    sealing  whether the shipped snippets are used at all: without, this is a
+             plain Dovecot to compare with.
+    extra    text in the dialect's own language, last, so that it wins.
+    """
+
+    place: Place
+    imap_port: int
+    pop3_port: int
+    auth: str | None = "mailseal-only"
+    sealing: bool = True
+    extra: str = ""
+    mail_uid: int = MAIL_UID
+
+    @property
+    def base_dir(self) -> str:
+        return self.place.quick_path("dovecot")
+
+    @property
+    def home(self) -> str:
+        return self.place.path("mail", "%d", "%n")
+
+    @property
+    def log_path(self) -> str:
+        return self.place.path("log", "dovecot.log")
+
+    @property
+    def users_file(self) -> str:
+        """The passwd-file of the `behind-passwd-file` case."""
+        return self.place.path("dovecot", "users")
+
+    @property
+    def places(self) -> Mapping[str, str]:
+        """What a postmaster with other folders would change in the snippets."""
+        return {
+            "/run/mailseal": self.place.quick,
+            "/usr/lib/mailseal/hooks": self.place.path("code", "hooks"),
+            "/etc/dovecot/users": self.users_file,
+            "/var/mail/vhosts": self.place.path("mail"),
+            "uid=vmail gid=vmail": f"uid={self.mail_uid} gid={self.mail_uid}",
+        }
+
+
+class Dovecot:
+    """One private Dovecot."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.version = installed_version()
+        self.imap: Address = ("127.0.0.1", wanted.imap_port)
+        self.pop3: Address = ("127.0.0.1", wanted.pop3_port)
+        self.config = wanted.place.path("dovecot", "dovecot.conf")
+        self.lmtp_socket = os.path.join(wanted.base_dir, "lmtp")
+        self.userdb_socket = os.path.join(wanted.base_dir, "auth-userdb")
+        self.write_config()
+        self._server = Server(
+            "Dovecot",
+            [_program("dovecot"), "-F", "-c", self.config],
+            wanted.place.path("log", "dovecot-master.log"),
+        )
+
+    def write_config(self, extra: str | None = None) -> None:
+        """Write the configuration; `extra` replaces the one given at first."""
+        wanted = self.wanted
+        if extra is not None:
+            wanted = dataclasses.replace(wanted, extra=extra)
+        with open(self.config, "w", encoding="utf-8") as stream:
+            stream.write(_dialect(self.version)(wanted))
+
+    def start(self) -> None:
+        self._server.start(until=[self.imap, self.pop3, self.lmtp_socket])
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def write_users(
+        self, entries: Mapping[str, str], more: Mapping[str, str] | None = None
+    ) -> None:
+        """Write the passwd-file: user and password, and the user's extra fields."""
+        lines = []
+        for user, password in entries.items():
+            name, _, domain = user.partition("@")
+            home = self.wanted.place.path("mail", domain, name)
+            fields = (more or {}).get(user, "")
+            uid = self.wanted.mail_uid
+            lines.append(f"{user}:{{PLAIN}}{password}:{uid}:{uid}::{home}::{fields}\n")
+        with open(self.wanted.users_file, "w", encoding="utf-8") as stream:
+            os.fchmod(stream.fileno(), 0o644)
+            stream.writelines(lines)
+
+    def doveadm(self, *args: str, stdin: bytes = b"") -> bytes:
+        """Run doveadm on this configuration; what it prints."""
+        done = subprocess.run(
+            [_program("doveadm"), "-c", self.config, *args], input=stdin, capture_output=True
+        )
+        if done.returncode:
+            error = done.stderr.decode(errors="replace").strip()
+            raise LabError(f"doveadm {args[0]} ended with {done.returncode}: {error}")
+        return done.stdout
+
+    def log_text(self) -> str:
+        try:
+            with open(self.wanted.log_path, encoding="utf-8", errors="replace") as stream:
+                return stream.read()
+        except FileNotFoundError:
+            return ""
+
+
+def installed_version() -> str:
+    """The number of the installed Dovecot: 2.3.19.1."""
+    done = subprocess.run([_program("dovecot"), "--version"], capture_output=True, text=True)
+    match = re.match(r"[\d.]+", done.stdout)
+    if match is None:
+        raise LabError("`dovecot --version` does not tell its version")
+    return match[0]
+
+
+def snippet(version: str, name: str, places: Mapping[str, str]) -> str:
+    """A shipped file of dovecot-conf/, with the lab's folders in place of the installed ones."""
+    series = ".".join(version.split(".")[:2])
+    path = os.path.join(REPOSITORY, "dovecot-conf", series, f"{name}.conf")
+    try:
+        with open(path, encoding="utf-8") as stream:
+            text = stream.read()
+    except FileNotFoundError:
+        raise LabError(f"there is no {path}") from None
+    for shipped in sorted(places, key=len, reverse=True):
+        text = text.replace(shipped, places[shipped])
+    return text
+
+
+def _dialect(version: str) -> Callable[[Wanted], str]:
+    series = ".".join(version.split(".")[:2])
+    try:
+        module = importlib.import_module(_DIALECTS[series])
+    except (KeyError, ModuleNotFoundError):
+        raise LabError(f"the lab knows no Dovecot {series}") from None
+    made: Callable[[Wanted], str] = module.configuration
+    return made
+
+
+def _program(name: str) -> str:
+    for folder in ("/usr/sbin", "/usr/bin"):
+        if os.path.exists(path := os.path.join(folder, name)):
+            return path
+    raise LabError(f"{name} is not installed", hint="run: make lab, which installs what is missing")

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: MIT
+"""Dovecot 2.3's configuration language."""
+
+from __future__ import annotations
+
+from tests.lab.dovecot import Wanted, installed_version, snippet
+
+# auth_failure_delay and the penalty service make wrong passwords slow, which
+# is right for a server and only costs time in a test.
+_SERVER = """\
+base_dir = {base_dir}
+log_path = {log_path}
+protocols = imap pop3 lmtp
+listen = 127.0.0.1
+ssl = no
+disable_plaintext_auth = no
+auth_mechanisms = plain login
+auth_failure_delay = 0
+mail_max_userip_connections = 200
+first_valid_uid = 1000
+shutdown_clients = yes
+mail_location = maildir:~/Maildir
+service imap-login {{
+  inet_listener imap {{
+    port = {imap_port}
+  }}
+  inet_listener imaps {{
+    port = 0
+  }}
+}}
+service pop3-login {{
+  inet_listener pop3 {{
+    port = {pop3_port}
+  }}
+  inet_listener pop3s {{
+    port = 0
+  }}
+}}
+service anvil {{
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
+}}
+namespace inbox {{
+  inbox = yes
+  mailbox Sent {{
+    auto = create
+    special_use = \\Sent
+  }}
+}}
+"""
+
+# What a postmaster fits to the site in the snippets.  The uids have no name
+# here, and the listeners' `user` takes names only; the folder that holds the
+# sockets is the lab's own.
+_OURS = """\
+service auth {
+  unix_listener auth-userdb {
+    mode = 0777
+    user = root
+  }
+}
+service lmtp {
+  unix_listener lmtp {
+    mode = 0666
+    user = root
+  }
+}
+"""
+
+
+def configuration(wanted: Wanted) -> str:
+    """The whole dovecot.conf: the servers, the shipped snippets, what the lab changes."""
+    version = installed_version()
+    parts = [
+        _SERVER.format(
+            base_dir=wanted.base_dir,
+            log_path=wanted.log_path,
+            imap_port=wanted.imap_port,
+            pop3_port=wanted.pop3_port,
+        )
+    ]
+    if wanted.sealing:
+        names = ["mailseal", "lmtp-relay"]
+        if wanted.auth is not None:
+            names.append(f"auth-{wanted.auth}")
+        parts += [snippet(version, name, wanted.places) for name in names]
+    parts += [_OURS, wanted.extra]
+    return "\n".join(parts)

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: MIT
+"""The lab: the whole stack, for tests, the demo and `make lab`.
+
+    with Lab({"alice@example.org": "password"}) as lab:
+        send(lab.smtp, "eve@example.net", ["alice@example.org"], mail)
+        lab.wait_delivered()
+        Imap(lab.imap, "alice@example.org", "password").bodies()
+
+CONTRACT
+    After start() a real Postfix, a real Dovecot, mailseal-agent and
+    mailseal-lmtp answer on 127.0.0.1, and every user in `users` is enrolled.
+    After stop(), and after an exception in start(), no process and no file is
+    left, but the folder when the caller has named it.
+
+FAILURES
+    LabError with the end of the log of the server that did not start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pwd
+import signal
+import subprocess
+import types
+from collections.abc import Mapping
+from typing import Any
+
+from mailseal.login.client import AgentClient
+from tests.lab.dovecot import Dovecot, Wanted
+from tests.lab.place import AGENT_UID, MAIL_UID, LabError, Place, free_ports
+from tests.lab.postfix import Postfix
+from tests.lab.process import Server
+
+ALICE = "alice@example.org"
+BOB = "bob@example.org"
+DOMAIN = "example.org"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a lab can be asked for beyond its users.
+
+    auth           which auth-*.conf of dovecot-conf/ is used; None: see tests.lab.dovecot.Wanted
+    plain_users    users of Dovecot's passwd-file who are not enrolled
+    dovecot_extra  Dovecot configuration text, last, so that it wins
+    postfix_extra  main.cf parameters
+    postfix_page   the page of postfix-conf/ that is followed
+    config_extra   mailseal options by dotted name
+    kdf            Argon2id profile of new keyrings
+    directory      the lab's folder, kept at the end; None: a temporary one
+    """
+
+    auth: str | None = "mailseal-only"
+    plain_users: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    dovecot_extra: str = ""
+    postfix_extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    postfix_page: str = "virtual-transport"
+    config_extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    kdf: str = "insecure-testing"
+    directory: str | None = None
+
+
+class Lab:
+    """The whole stack in one temporary folder."""
+
+    def __init__(self, users: Mapping[str, str] | None = None, **options: Any) -> None:
+        self.options = Options(**options)
+        self.users: dict[str, str] = dict({ALICE: "password"} if users is None else users)
+        self.place = Place.make(self.options.directory)
+        try:
+            self._prepare()
+        except BaseException:
+            self.place.remove()
+            raise
+
+    def _prepare(self) -> None:
+        smtp, lmtp, imap, pop3 = free_ports(4)
+        self.dir = self.place.dir
+        self.smtp = ("127.0.0.1", smtp)
+        self.lmtp = ("127.0.0.1", lmtp)
+        self.imap = ("127.0.0.1", imap)
+        self.pop3 = ("127.0.0.1", pop3)
+        self.agent_socket = self.place.quick_path("agent.sock")
+        self.lmtp_socket = self.place.quick_path("lmtp.sock")
+        self.config_path = self.place.path("mailseal.yaml")
+        self.hooks = os.path.join(self.place.copy_code(), "hooks")
+        options = self.options
+        self.dovecot = Dovecot(
+            Wanted(self.place, imap, pop3, auth=options.auth, extra=options.dovecot_extra)
+        )
+        self.dovecot.write_users({**self.users, **options.plain_users})
+        domains = {user.rpartition("@")[2] for user in [*self.users, *options.plain_users]}
+        self.postfix = Postfix(
+            self.place,
+            smtp,
+            sorted(domains | {DOMAIN}),
+            page=options.postfix_page,
+            lmtp_socket=self.lmtp_socket,
+            extra=options.postfix_extra,
+        )
+        self.write_config(options.config_extra)
+        self.agent = self._daemon("mailseal-agent", "agent.log")
+        self.delivery = self._daemon("mailseal-lmtp", "lmtp.log")
+
+    def _daemon(self, hook: str, log: str) -> Server:
+        command = [os.path.join(self.hooks, hook), "-c", self.config_path]
+        return Server(hook, command, self.place.path("log", log))
+
+    def write_config(self, extra: Mapping[str, Any]) -> None:
+        """Write mailseal.yaml; `extra` wins over what a lab needs."""
+        import yaml
+
+        values: dict[str, Any] = {
+            "state_dir": self.place.path("state"),
+            "log.to": "stderr",
+            "dovecot.userdb_socket": self.dovecot.userdb_socket,
+            "dovecot.lmtp_socket": self.dovecot.lmtp_socket,
+            "agent.user": AGENT_UID,
+            "agent.socket": self.agent_socket,
+            "agent.login_users": ["root", pwd.getpwnam("dovecot").pw_uid],
+            "keys.kdf": self.options.kdf,
+            "delivery.user": MAIL_UID,
+            "delivery.listen": [self.lmtp_socket, "{}:{}".format(*self.lmtp)],
+            "delivery.hostname": "lab.example.org",
+            **extra,
+        }
+        tree: dict[str, Any] = {}
+        for name, value in values.items():
+            section, _, option = name.rpartition(".")
+            (tree.setdefault(section, {}) if section else tree)[option] = value
+        with open(self.config_path, "w", encoding="utf-8") as stream:
+            os.fchmod(stream.fileno(), 0o644)
+            yaml.safe_dump(tree, stream, sort_keys=False)
+
+    def __enter__(self) -> Lab:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start everything and enrol the users."""
+        try:
+            self.start_agent()
+            self._enroll_all()
+            self.dovecot.start()
+            self.start_delivery()
+            self.postfix.start()
+            self.place.remember(self.users)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop everything, in the order in which mail flows, and remove the folders.
+
+        Each step is taken whatever happens in the ones before.
+        """
+        with contextlib.ExitStack() as last_first:
+            last_first.callback(self.place.remove)
+            last_first.callback(self.agent.stop)
+            last_first.callback(self.dovecot.stop)
+            last_first.callback(self.delivery.stop)
+            last_first.callback(self.postfix.stop)
+
+    def start_agent(self) -> None:
+        self.agent.start(until=[self.agent_socket])
+
+    def stop_agent(self) -> None:
+        self.agent.stop()
+
+    def restart_agent(self) -> None:
+        self.stop_agent()
+        self.start_agent()
+
+    def start_delivery(self) -> None:
+        self.delivery.start(until=[self.lmtp_socket, self.lmtp])
+
+    def restart_delivery(self, sig: signal.Signals = signal.SIGTERM) -> None:
+        self.delivery.stop(sig)
+        self.start_delivery()
+
+    def _enroll_all(self) -> None:
+        with AgentClient(self.agent_socket, 60) as agent:
+            for user, password in self.users.items():
+                reply = agent.request("enroll", user=user.encode(), password=password.encode())
+                if reply.status != "ok" and reply.text("class") != "AlreadyEnrolled":
+                    raise LabError(f"cannot enrol {user}: {reply.text('message')}")
+
+    def mailseal(self, *args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """Run the mailseal command on the lab's configuration."""
+        return subprocess.run(
+            [os.path.join(self.hooks, "mailseal"), "-c", self.config_path, *args],
+            input=stdin,
+            capture_output=True,
+        )
+
+    def home(self, user: str) -> str:
+        name, _, domain = user.partition("@")
+        return self.place.path("mail", domain, name)
+
+    def maildir(self, user: str, folder: str = "") -> str:
+        """The Maildir of a user, or of one folder: "Sent"."""
+        return os.path.join(self.home(user), "Maildir", *([f".{folder}"] if folder else []))
+
+    def stored(self, user: str, folder: str = "") -> list[str]:
+        """The files of a user's mails in a folder, oldest first."""
+        found = []
+        for part in ("new", "cur"):
+            where = os.path.join(self.maildir(user, folder), part)
+            if os.path.isdir(where):
+                found += [os.path.join(where, name) for name in os.listdir(where)]
+        return sorted(found, key=lambda path: (os.stat(path).st_mtime_ns, path))
+
+    def postfix_queue(self) -> list[str]:
+        """The queue ids of the mails that wait in Postfix."""
+        return self.postfix.queue()
+
+    def wait_delivered(self, *, timeout: float = 30) -> None:
+        """Wait until Postfix has handed on every mail it took."""
+        self.postfix.wait_empty(timeout=timeout)
+
+    def log_text(self) -> str:
+        """All logs, one after the other."""
+        parts = []
+        for name in sorted(os.listdir(self.place.path("log"))):
+            path = self.place.path("log", name)
+            with open(path, encoding="utf-8", errors="replace") as stream:
+                parts.append(f"== {name}\n{stream.read()}")
+        return "\n".join(parts)
+
+    def summary(self) -> dict[str, Any]:
+        """Where everything is: what `make lab` prints."""
+        return {
+            "smtp": list(self.smtp),
+            "lmtp": list(self.lmtp),
+            "imap": list(self.imap),
+            "pop3": list(self.pop3),
+            "dir": self.dir,
+            "config": self.config_path,
+            "users": self.users,
+            "dovecot": ".".join(self.dovecot.version.split(".")[:3]),
+        }

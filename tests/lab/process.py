@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+"""Starting servers, waiting until they answer, and ending them to the last child.
+
+Each server is the leader of a session of its own, so that its children can be
+found afterwards whatever they did with process groups: by the session number
+in /proc/PID/stat.  Only processes of such a session are ever sent a signal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+
+from tests.lab.place import LabError
+
+Address = str | tuple[str, int]
+
+
+class Server:
+    """A server in the foreground, its output going to a log file."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        log_path: str,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+    ) -> None:
+        self.name = name
+        self.command = list(command)
+        self.log_path = log_path
+        self._env = dict(env or {})
+        self._cwd = cwd
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The leader's process id; only while running."""
+        if self._process is None:
+            raise LabError(f"{self.name} is not running")
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, *, until: Sequence[Address], timeout: float = 20) -> None:
+        """Start, and return when every address in `until` accepts connections."""
+        if self.running:
+            return
+        with open(self.log_path, "ab") as log:
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._cwd,
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", **self._env},
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + timeout
+        for address in until:
+            while not accepts(address):
+                if self._process.poll() is not None:
+                    status = self._process.returncode
+                    self.stop()
+                    raise LabError(f"{self.name} ended with status {status}{self._log_end()}")
+                if time.monotonic() > deadline:
+                    self.stop()
+                    raise LabError(f"{self.name} does not answer at {address}{self._log_end()}")
+                time.sleep(0.01)
+
+    def stop(self, sig: signal.Signals = signal.SIGTERM, *, timeout: float = 15) -> int | None:
+        """End the server and all its children; returns the leader's exit status."""
+        if self._process is None:
+            return None
+        process, self._process = self._process, None
+        if process.poll() is None:
+            process.send_signal(sig)
+            try:
+                process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        status = process.wait()
+        deadline = time.monotonic() + 3
+        while left := members(process.pid):
+            for pid in left:
+                late = time.monotonic() > deadline
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
+            time.sleep(0.02)
+        return status
+
+    def signal(self, sig: signal.Signals) -> None:
+        os.kill(self.pid, sig)
+
+    def _log_end(self) -> str:
+        with open(self.log_path, encoding="utf-8", errors="replace") as stream:
+            lines = stream.read().strip().splitlines()
+        return "".join(f"\n    {line}" for line in lines[-8:])
+
+
+def accepts(address: Address) -> bool:
+    """Whether somebody answers at a unix socket's path or (host, port)."""
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(address)
+        except OSError:
+            return False
+    return True
+
+
+def members(session: int) -> list[int]:
+    """The living processes of a session."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as stream:
+                    fields = stream.read().rpartition(")")[2].split()
+                if int(fields[3]) == session and fields[0] not in "ZX":
+                    found.append(int(name))
+    return found
+
+
+def wait_until(condition: object, what: str, *, timeout: float = 20) -> None:
+    """Poll a callable until it is true; LabError naming `what` when it never is."""
+    assert callable(condition)
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise LabError(f"waited {timeout:.0f} s in vain until {what}")
+        time.sleep(0.02)
