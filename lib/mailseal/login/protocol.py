@@ -43,12 +43,14 @@ def decode(line: bytes) -> tuple[str, Fields]:
     fields: Fields = {}
     for part in words[1:]:
         name, equals, value = part.partition("=")
-        if not name or not equals or name in fields or value != value.lower() or " " in value:
+        if not name or not equals or name in fields:
             raise UsageError("malformed line")
         try:
             fields[name] = bytes.fromhex(value)
         except ValueError:
             raise UsageError("malformed line") from None
+        if fields[name].hex() != value:  # fromhex forgives capitals and white space
+            raise UsageError("malformed line")
     if not words[0].isidentifier():
         raise UsageError("malformed line")
     return words[0], fields

@@ -152,7 +152,7 @@ class Service:
         mac = self.sessions.mac(user, password)
         found = self.sessions.find(user, mac, stamp)
         if found is not None:
-            keys = found[0].keys()
+            keys = found[0].private_keys()
             await self._check_public(user, [key.public for key in keys])
             return login_fields(self.version, keys), "cached"
         if self._known_wrong(mac, stamp):

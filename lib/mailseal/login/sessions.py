@@ -42,7 +42,7 @@ class Session:
         self.macs: tuple[tuple[bytes, str], ...] = ()
         self.started = self.used = now
 
-    def keys(self) -> tuple[PrivateKey, ...]:
+    def private_keys(self) -> tuple[PrivateKey, ...]:
         """The private keys, oldest first."""
         return _unpack(self.secret)
 

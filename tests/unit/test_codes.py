@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+"""App passwords and recovery codes: typed freely, mistyped visibly, never mixed up."""
+
+from __future__ import annotations
+
+import pytest
+
+from mailseal.keys import codes
+
+
+def test_shape() -> None:
+    code = codes.make("app", "abc")
+    groups = code.split("-")
+    assert len(groups) == 8 and all(len(group) == 4 for group in groups)
+    plain = codes.read("app", code.encode())
+    assert plain is not None and codes.slot_of(plain) == "abc"
+    # 26 letters of 5 bits: the secret has 130 bits
+    assert len(plain) - 3 - 3 == 26
+
+
+def test_typed_in_capitals_with_spaces_and_look_alikes() -> None:
+    for _ in range(50):
+        code = codes.make("recovery", "0a1")
+        typed = code.upper().replace("-", " ").replace("0", "O").replace("1", "I")
+        assert codes.read("recovery", typed.encode()) == codes.read("recovery", code.encode())
+
+
+def test_every_single_mistyped_letter_is_seen() -> None:
+    code = codes.make("recovery", "abc").replace("-", "")
+    seen = 0
+    for at, right in enumerate(code):
+        for letter in codes.ALPHABET:
+            if letter != right:
+                wrong = code[:at] + letter + code[at + 1 :]
+                seen += codes.read("recovery", wrong.encode()) is None
+    # 992 wrong codes, of which 1 in 32,768 may pass
+    assert seen >= 991
+
+
+@pytest.mark.parametrize("kind", ["recovery", "login"])
+def test_kinds_are_not_mixed_up(kind: str) -> None:
+    assert codes.read(kind, codes.make("app", "abc").encode()) is None
+
+
+@pytest.mark.parametrize("junk", [b"", b"-", b"\xff" * 32, b"u" * 32, b"0" * 31, b"0" * 10_000_000])
+def test_junk_is_no_code(junk: bytes) -> None:
+    assert codes.read("app", junk) is None
+
+
+def test_new_ids_are_free() -> None:
+    taken = {a + b + c for a in codes.ALPHABET for b in codes.ALPHABET for c in codes.ALPHABET}
+    taken.remove("zzz")
+    assert codes.new_id(taken) == "zzz"

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: MIT
+"""Sessions end when they should, and open for nobody else."""
+
+from __future__ import annotations
+
+import pytest
+
+from mailseal.crypto.eckeys import PrivateKey
+from mailseal.login.sessions import MAX_PASSWORDS, Sessions
+
+STAMP = (1, 2, 3)
+KEYS = (PrivateKey.generate("prime256v1"), PrivateKey.generate("secp521r1"))
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def sessions(clock: Clock) -> Sessions:
+    return Sessions(idle=60, absolute=300, clock=clock)
+
+
+def begin(sessions: Sessions, user: str = "alice", password: bytes = b"pw") -> bytes:
+    mac = sessions.mac(user, password)
+    sessions.start(user, mac, STAMP, KEYS, "abc")
+    return mac
+
+
+def test_found_with_the_same_password(sessions: Sessions) -> None:
+    mac = begin(sessions)
+    found = sessions.find("alice", mac, STAMP)
+    assert found is not None and found[1] == "abc"
+    assert [key.scalar for key in found[0].private_keys()] == [key.scalar for key in KEYS]
+
+
+def test_not_found_with_another_password_or_user(sessions: Sessions) -> None:
+    mac = begin(sessions)
+    assert sessions.find("alice", sessions.mac("alice", b"other"), STAMP) is None
+    assert sessions.find("bob", sessions.mac("bob", b"pw"), STAMP) is None
+    assert sessions.find("alice", sessions.mac("bob", b"pw"), STAMP) is None
+    assert sessions.find("alice", mac, STAMP) is not None, "a wrong guess must not end a session"
+
+
+def test_user_and_password_cannot_run_into_each_other(sessions: Sessions) -> None:
+    assert sessions.mac("ab", b"c") != sessions.mac("a", b"bc")
+
+
+def test_another_process_has_another_mac() -> None:
+    one, two = Sessions(idle=1, absolute=1), Sessions(idle=1, absolute=1)
+    assert one.mac("alice", b"pw") != two.mac("alice", b"pw")
+
+
+def test_idle_time(sessions: Sessions, clock: Clock) -> None:
+    mac = begin(sessions)
+    clock.now += 59
+    assert sessions.find("alice", mac, STAMP)
+    clock.now += 59
+    assert sessions.find("alice", mac, STAMP), "a use begins the idle time anew"
+    clock.now += 60
+    assert sessions.find("alice", mac, STAMP) is None
+    assert len(sessions) == 0
+
+
+def test_absolute_time(sessions: Sessions, clock: Clock) -> None:
+    mac = begin(sessions)
+    for _ in range(5):
+        clock.now += 59
+        assert sessions.find("alice", mac, STAMP)
+    clock.now += 5
+    assert sessions.find("alice", mac, STAMP) is None
+
+
+def test_a_second_password_does_not_make_a_session_younger(
+    sessions: Sessions, clock: Clock
+) -> None:
+    begin(sessions)
+    for number in range(5):
+        clock.now += 59
+        mac = begin(sessions, password=b"app %d" % number)
+    assert sessions.find("alice", mac, STAMP)
+    clock.now += 5
+    assert sessions.find("alice", mac, STAMP) is None
+
+
+def test_expire_wipes(sessions: Sessions, clock: Clock) -> None:
+    mac = begin(sessions)
+    found = sessions.find("alice", mac, STAMP)
+    assert found is not None
+    secret = found[0].secret
+    clock.now += 60
+    assert sessions.expire() == ["alice"]
+    assert not any(secret)
+
+
+def test_a_changed_keyring_file_ends_the_session(sessions: Sessions) -> None:
+    mac = begin(sessions)
+    assert sessions.find("alice", mac, (1, 2, 4)) is None
+    assert sessions.find("alice", mac, STAMP) is None, "it does not come back"
+    mac = begin(sessions)
+    assert sessions.find("alice", mac, None) is None, "nor without a file"
+
+
+def test_end_and_end_all_wipe(sessions: Sessions) -> None:
+    secrets = []
+    for user in ("alice", "bob"):
+        session = sessions.start(user, sessions.mac(user, b"pw"), STAMP, KEYS, "abc")
+        secrets.append(session.secret)
+    assert sessions.end("alice") and not sessions.end("alice")
+    assert not any(secrets[0]) and any(secrets[1])
+    assert sessions.end_all() == 1
+    assert not any(secrets[1])
+
+
+def test_several_passwords_up_to_a_limit(sessions: Sessions) -> None:
+    macs = [begin(sessions, password=b"%d" % n) for n in range(MAX_PASSWORDS + 1)]
+    assert sessions.find("alice", macs[0], STAMP) is None
+    assert all(sessions.find("alice", mac, STAMP) for mac in macs[1:])
+    assert len(sessions) == 1
+
+
+def test_age(sessions: Sessions, clock: Clock) -> None:
+    assert sessions.age("alice") is None
+    begin(sessions)
+    clock.now += 10
+    assert sessions.age("alice") == (10, 10)

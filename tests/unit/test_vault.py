@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: MIT
+"""Keyring and public key together: crashes at every step, two writers, replaced keys."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mailseal.crypto import kdf
+from mailseal.crypto.eckeys import PrivateKey
+from mailseal.errors import (
+    AlreadyEnrolled,
+    BadPassword,
+    Conflict,
+    Damaged,
+    MailsealError,
+    TemporaryError,
+    WrongPassword,
+)
+from mailseal.keys.keystore import Keystore
+from mailseal.keys.public import PublicStore
+from mailseal.login.vault import Vault
+
+CHEAP = kdf.PROFILES["insecure-testing"]
+USER = "alice@example.org"
+
+
+def open_vault(folder: Path) -> Vault:
+    store, public = Keystore(str(folder / "keys")), PublicStore(str(folder / "public"))
+    store.prepare()
+    public.prepare()
+    return Vault(store, public, curve="prime256v1", cost=CHEAP)
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Vault:
+    return open_vault(tmp_path)
+
+
+def killed_at(step: int, work: Callable[[], object]) -> bool:
+    """Do some work in a child that kills itself before its step-th change of the disk.
+
+    Returns whether it got that far.
+    """
+    child = os.fork()
+    if child == 0:
+        left = step
+
+        def wrap(real: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(*args, **kwargs)
+
+            return call
+
+        for name in ("open", "write", "fsync", "fchmod", "rename", "link", "unlink", "mkdir"):
+            setattr(os, name, wrap(getattr(os, name)))
+        try:
+            work()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def opens(vault: Vault, password: bytes) -> bool:
+    try:
+        vault.unlock(USER, password)
+    except WrongPassword:
+        return False
+    return True
+
+
+def test_enroll_killed_at_every_step(tmp_path: Path) -> None:
+    """Whenever it dies: no mail can be sealed to a key without a keyring, and enrol again works."""
+    step = 0
+    died = True
+    while died:
+        step += 1
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        vault = open_vault(folder)
+        died = killed_at(step, lambda vault=vault: vault.enroll(USER, b"pw"))  # type: ignore[misc]
+        try:
+            published = vault.public.lookup(USER)
+        except TemporaryError:
+            published = None  # mail waits
+        if published is not None:
+            assert vault.unlock(USER, b"pw").keys[-1].public == published
+        try:
+            vault.enroll(USER, b"pw")
+        except AlreadyEnrolled:
+            assert opens(vault, b"pw")
+        published = vault.public.lookup(USER)
+        assert published is not None
+        assert vault.unlock(USER, b"pw").keys[-1].public == published
+    assert step > 20
+
+
+def test_login_finishes_an_enrolment_that_was_cut_short(tmp_path: Path) -> None:
+    finished = 0
+    step = 0
+    died = True
+    while died:
+        step += 1
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        vault = open_vault(folder)
+        died = killed_at(step, lambda vault=vault: vault.enroll(USER, b"pw"))  # type: ignore[misc]
+        if vault.store.stamp(USER) is not None:
+            key = vault.unlock(USER, b"pw").keys[-1].public
+            assert vault.public.lookup(USER) == key
+            finished += died
+    assert finished > 5
+
+
+def test_passwd_killed_at_every_step(vault: Vault) -> None:
+    """Either the old or the new password opens, never neither, never both."""
+    vault.enroll(USER, b"pw 0")
+    number = step = 0
+    outcomes = set()
+    died = True
+    while died:
+        step += 1
+        old, new = b"pw %d" % number, b"pw %d" % (number + 1)
+        died = killed_at(step, lambda old=old, new=new: vault.passwd(USER, old, new))  # type: ignore[misc]
+        working = (opens(vault, old), opens(vault, new))
+        assert working in ((True, False), (False, True))
+        outcomes.add(working)
+        number += working[1]
+    assert len(outcomes) == 2 and step > 8
+
+
+def test_two_passwd_at_once_one_wins(vault: Vault) -> None:
+    vault.enroll(USER, b"old")
+    barrier = threading.Barrier(2)
+    real = vault.derive
+
+    def together(password: bytes, salt: bytes, cost: kdf.Profile, size: int) -> bytes:
+        if password in (b"new 0", b"new 1"):
+            barrier.wait(10)  # both have opened with the old password by now
+        return real(password, salt, cost, size)
+
+    vault.derive = together
+    results: list[object] = [None, None]
+
+    def change(number: int) -> None:
+        try:
+            results[number] = vault.passwd(USER, b"old", b"new %d" % number)
+        except MailsealError as exc:
+            results[number] = exc
+
+    threads = [threading.Thread(target=change, args=(n,)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    vault.derive = real
+    lost = [n for n in range(2) if isinstance(results[n], Conflict)]
+    assert len(lost) == 1
+    assert "somebody else" in str(results[lost[0]])
+    assert not opens(vault, b"old")
+    assert not opens(vault, b"new %d" % lost[0])
+    assert opens(vault, b"new %d" % (1 - lost[0]))
+
+
+def test_a_foreign_public_key_stops_the_login_loudly(
+    vault: Vault, caplog: pytest.LogCaptureFixture
+) -> None:
+    vault.enroll(USER, b"pw")
+    foreign = PrivateKey.generate().public
+    vault.public.publish(USER, foreign)
+    with caplog.at_level(logging.CRITICAL), pytest.raises(Damaged, match="replaced"):
+        vault.unlock(USER, b"pw")
+    assert foreign.key_id.hex() in caplog.text and USER in caplog.text
+    assert vault.public.lookup(USER) == foreign, "left as found, until somebody has looked"
+    assert vault.repair(USER) == f"was {foreign.key_id.hex()}"
+    assert opens(vault, b"pw")
+    assert vault.repair(USER) == ""
+
+
+@pytest.mark.parametrize("harm", ["cut", "missing", "unpublished"])
+def test_a_lost_or_damaged_public_key_is_published_again_at_login(vault: Vault, harm: str) -> None:
+    key = vault.enroll(USER, b"pw").current
+    path = Path(vault.public.folder) / f"{USER}.json"
+    if harm == "cut":
+        path.write_bytes(path.read_bytes()[:50])
+    elif harm == "missing":
+        path.unlink()
+    else:
+        vault.public.withdraw(USER)
+    assert not opens(vault, b"wrong")
+    if harm != "unpublished":
+        with pytest.raises(TemporaryError):
+            vault.public.lookup(USER)
+    assert opens(vault, b"pw")
+    assert vault.public.lookup(USER) == key
+
+
+def test_an_older_public_key_is_brought_up_to_date(vault: Vault) -> None:
+    first = vault.enroll(USER, b"pw")
+    opened = vault.open(USER, b"pw")
+    opened.add_key("prime256v1", now=1)
+    vault.store.save(opened.keyring, before=first)  # and here it crashes, before publishing
+    assert vault.public.lookup(USER) == first.current
+    assert opens(vault, b"pw")
+    assert vault.public.lookup(USER) == opened.keyring.current
+
+
+def test_a_missing_state_folder_is_no_reason_to_publish(vault: Vault) -> None:
+    vault.enroll(USER, b"pw")
+    os.rename(vault.public.folder, f"{vault.public.folder}.away")
+    with pytest.raises(TemporaryError):
+        vault.unlock(USER, b"pw")
+
+
+def test_a_lost_keyring_is_no_wrong_password(vault: Vault) -> None:
+    vault.enroll(USER, b"pw")
+    vault.store.remove(USER)
+    with pytest.raises(TemporaryError, match="missing"):
+        vault.unlock(USER, b"pw")
+    with pytest.raises(TemporaryError, match="missing"):
+        vault.enroll(USER, b"pw")
+
+
+def test_a_damaged_keyring_is_no_wrong_password(vault: Vault) -> None:
+    vault.enroll(USER, b"pw")
+    path = Path(vault.store.folder) / f"{USER}.json"
+    path.write_bytes(path.read_bytes()[:-40])
+    for password in (b"pw", b"wrong"):
+        with pytest.raises(Damaged):
+            vault.unlock(USER, password)
+
+
+def test_an_unknown_user_costs_the_derivation_of_a_wrong_password(vault: Vault) -> None:
+    vault.enroll(USER, b"pw")
+    costs: list[kdf.Profile] = []
+
+    def counted(password: bytes, salt: bytes, cost: kdf.Profile, size: int) -> bytes:
+        costs.append(cost)
+        return kdf.derive(password, salt, cost, size)
+
+    vault.derive = counted
+    for user in (USER, "nobody@example.org"):
+        with pytest.raises(WrongPassword):
+            vault.unlock(user, b"wrong")
+    numbers = [(cost.memory_kib, cost.passes, cost.lanes) for cost in costs]
+    assert len(numbers) == 2 and numbers[0] == numbers[1]
+
+
+def test_enroll_twice(vault: Vault) -> None:
+    vault.enroll(USER, b"pw")
+    with pytest.raises(AlreadyEnrolled):
+        vault.enroll("ALICE@example.org", b"pw")
+    assert opens(vault, b"pw")
+
+
+@pytest.mark.parametrize("password", [b"", b"a\0b", b"x" * 10_000_000])
+def test_passwords_that_cannot_be(vault: Vault, password: bytes) -> None:
+    with pytest.raises(BadPassword):
+        vault.enroll(USER, password)
+    assert vault.public.lookup(USER) is None
+    vault.enroll(USER, b"pw")
+    with pytest.raises(BadPassword):
+        vault.passwd(USER, b"pw", password)
+    assert opens(vault, b"pw")
+
+
+def test_passwd_needs_the_old_login_password(vault: Vault) -> None:
+    vault.enroll(USER, b"pw")
+    opened = vault.open(USER, b"pw")
+    before = opened.keyring
+    _, app = opened.add_code("app", "phone", CHEAP, now=1)
+    _, recovery = opened.add_code("recovery", "", CHEAP, now=1)
+    vault.store.save(opened.keyring, before=before)
+    for wrong in (b"guess", app.encode(), recovery.encode()):
+        with pytest.raises(WrongPassword):
+            vault.passwd(USER, wrong, b"new")
+    assert opens(vault, b"pw") and opens(vault, app.encode())
+    assert not opens(vault, recovery.encode())
+
+
+def test_find_by_key_id(vault: Vault) -> None:
+    key_id = vault.enroll(USER, b"pw").current.key_id
+    vault.enroll("bob@example.org", b"pw")
+    (Path(vault.store.folder) / "broken.json").write_bytes(b"{")
+    assert vault.find(key_id) == USER
+    assert vault.find(bytes(32)) is None
