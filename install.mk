@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: MIT
+# make install, make uninstall: included by the Makefile, usable alone with `make -f install.mk`.
+#
+#   PREFIX      where it goes (/usr/local)
+#   DESTDIR     put in front of every path, for packagers
+#   MAIL_GROUP  group of the user that owns the mail store (vmail)
+#
+# install starts nothing and touches no configuration; uninstall leaves /etc/mailseal and
+# /var/lib/mailseal alone: the keyrings in it are the only way to the sealed mail.
+
+PREFIX ?= /usr/local
+MAIL_GROUP ?= vmail
+
+LIBDIR = $(PREFIX)/lib/mailseal
+SHAREDIR = $(PREFIX)/share/mailseal
+UNITDIR = $(PREFIX)/lib/systemd/system
+SYSUSERSDIR = $(PREFIX)/lib/sysusers.d
+TMPFILESDIR = $(PREFIX)/lib/tmpfiles.d
+
+# What postmasters type, or name in a .forward or in master.cf.
+COMMANDS = mailseal $(notdir $(wildcard hooks/mailseal-deliver))
+
+# The shipped files say /usr/lib/mailseal; here they get the paths of this installation.
+FIT = sed -e 's|/usr/lib/mailseal/dovecot-conf|$(SHAREDIR)/dovecot-conf|g' \
+	-e 's|/usr/lib/mailseal|$(LIBDIR)|g' -e 's|@PREFIX@|$(PREFIX)|g' \
+	-e 's|@MAIL_GROUP@|$(MAIL_GROUP)|g'
+
+PACKAGE_FILES = $(shell cd lib && find mailseal -name '*.py' -o -name py.typed | LC_ALL=C sort)
+TEXT_FILES = $(shell find dovecot-conf postfix-conf docs -type f | LC_ALL=C sort)
+
+.PHONY: install uninstall
+
+install:
+	set -e; for file in $(PACKAGE_FILES); do \
+		install -D -m 644 "lib/$$file" "$(DESTDIR)$(LIBDIR)/lib/$$file"; done
+	install -d "$(DESTDIR)$(LIBDIR)/hooks" "$(DESTDIR)$(PREFIX)/bin"
+	install -m 755 hooks/mailseal* "$(DESTDIR)$(LIBDIR)/hooks"
+	/usr/bin/python3 -m compileall -q -s "$(DESTDIR)" "$(DESTDIR)$(LIBDIR)/lib"
+	set -e; for name in $(COMMANDS); do \
+		ln -sf "$(LIBDIR)/hooks/$$name" "$(DESTDIR)$(PREFIX)/bin/$$name"; done
+	set -e; for file in $(TEXT_FILES); do \
+		install -d "$(DESTDIR)$(SHAREDIR)/$$(dirname "$$file")"; \
+		$(FIT) "$$file" > "$(DESTDIR)$(SHAREDIR)/$$file"; \
+		chmod 644 "$(DESTDIR)$(SHAREDIR)/$$file"; done
+	install -d "$(DESTDIR)$(UNITDIR)" "$(DESTDIR)$(SYSUSERSDIR)" "$(DESTDIR)$(TMPFILESDIR)"
+	set -e; for unit in mailseal-agent.service mailseal-lmtp.service; do \
+		$(FIT) "systemd/$$unit" > "$(DESTDIR)$(UNITDIR)/$$unit"; \
+		chmod 644 "$(DESTDIR)$(UNITDIR)/$$unit"; done
+	$(FIT) systemd/mailseal.sysusers > "$(DESTDIR)$(SYSUSERSDIR)/mailseal.conf"
+	$(FIT) systemd/mailseal.tmpfiles > "$(DESTDIR)$(TMPFILESDIR)/mailseal.conf"
+	chmod 644 "$(DESTDIR)$(SYSUSERSDIR)/mailseal.conf" "$(DESTDIR)$(TMPFILESDIR)/mailseal.conf"
+
+uninstall:
+	rm -rf "$(DESTDIR)$(LIBDIR)" "$(DESTDIR)$(SHAREDIR)"
+	rm -f $(foreach name,mailseal mailseal-deliver,"$(DESTDIR)$(PREFIX)/bin/$(name)")
+	rm -f "$(DESTDIR)$(UNITDIR)/mailseal-agent.service" "$(DESTDIR)$(UNITDIR)/mailseal-lmtp.service"
+	rm -f "$(DESTDIR)$(SYSUSERSDIR)/mailseal.conf" "$(DESTDIR)$(TMPFILESDIR)/mailseal.conf"
+	@echo "left alone: /etc/mailseal, and /var/lib/mailseal with the keyrings"
