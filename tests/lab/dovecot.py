@@ -63,9 +63,12 @@ class Wanted:
         return {
             "/run/mailseal": self.place.quick,
             "/usr/lib/mailseal/hooks": self.place.path("code", "hooks"),
+            "/usr/lib/mailseal/dovecot-conf": self.place.path("code", "dovecot-conf"),
             "/etc/dovecot/users": self.users_file,
             "/var/mail/vhosts": self.place.path("mail"),
             "uid=vmail gid=vmail": f"uid={self.mail_uid} gid={self.mail_uid}",
+            "uid = vmail": f"uid = {self.mail_uid}",
+            "gid = vmail": f"gid = {self.mail_uid}",
         }
 
 

@@ -18,6 +18,7 @@ FAILURES
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import os
@@ -70,6 +71,8 @@ class Lab:
         self.options = Options(**options)
         self.users: dict[str, str] = dict({ALICE: "password"} if users is None else users)
         self.place = Place.make(self.options.directory)
+        # For a caller that ends between making a lab and entering it.
+        atexit.register(self.place.remove)
         try:
             self._prepare()
         except BaseException:
@@ -166,6 +169,7 @@ class Lab:
         Each step is taken whatever happens in the ones before.
         """
         with contextlib.ExitStack() as last_first:
+            last_first.callback(atexit.unregister, self.place.remove)
             last_first.callback(self.place.remove)
             last_first.callback(self.agent.stop)
             last_first.callback(self.dovecot.stop)

@@ -115,7 +115,7 @@ class Place:
             raise LabError(f"{path} is damaged", hint="use an empty folder") from None
 
     def copy_code(self) -> str:
-        """Copy hooks/ and lib/ into the lab and return that folder.
+        """Copy hooks/, lib/ and dovecot-conf/ into the lab and return that folder.
 
         The servers' users must be able to read the code, and a checkout below
         /root is nothing they can see.  Compiled here, because they could not
@@ -124,7 +124,7 @@ class Place:
         """
         code = self.path("code")
         shutil.rmtree(code, ignore_errors=True)
-        for name in ("hooks", "lib"):
+        for name in ("hooks", "lib", "dovecot-conf"):
             shutil.copytree(
                 os.path.join(REPOSITORY, name),
                 os.path.join(code, name),

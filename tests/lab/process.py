@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import time
+import types
 from collections.abc import Mapping, Sequence
 
 from tests.lab.place import LabError
@@ -105,6 +106,19 @@ class Server:
         with open(self.log_path, encoding="utf-8", errors="replace") as stream:
             lines = stream.read().strip().splitlines()
         return "".join(f"\n    {line}" for line in lines[-8:])
+
+
+def interrupt_on_signals() -> None:
+    """SIGTERM and SIGHUP end the program as Ctrl-C does; a second one does not disturb the end."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def interrupt(_number: int, _frame: types.FrameType | None) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in numbers:
+        signal.signal(number, interrupt)
 
 
 def accepts(address: Address) -> bool:
