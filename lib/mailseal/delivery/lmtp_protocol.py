@@ -166,6 +166,11 @@ class Session:
         return self._discarding is not None
 
     @property
+    def buffered(self) -> int:
+        """Bytes held that were not acted upon yet."""
+        return len(self._buffer)
+
+    @property
     def awaited(self) -> Event | None:
         """The event that waits for its answer."""
         return self._awaiting

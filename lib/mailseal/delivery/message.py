@@ -77,7 +77,8 @@ class Message:
         if self._stored_sizes is None:
             feeds = sum(piece.count(b"\n") for piece in self.pieces)
             stored = sum(len(piece) - piece.count(b"\r\n") for piece in self.pieces)
-            self._lossless = not any(b"\r\r\n" in piece for piece in self.pieces)
+            # A piece may end in a CR only if more of them follow.
+            self._lossless = not any(b"\r\r\n" in p or p.endswith(b"\r") for p in self.pieces)
             bare = feeds - (self.size - stored)
             with_crlf = self.size + bare
             self._stored_sizes = (stored if self._lossless else self.size, with_crlf)

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: MIT
+"""A running mailseal-lmtp with a template user database, for the tests of the delivery door.
+
+    with Daemon(folder, {"delivery": {"workers": 1}}) as daemon:
+        daemon.enrol("alice@example.org")
+        client = daemon.connect()
+
+It runs as an unprivileged user when the tests run as root, else as whoever runs them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import tempfile
+from typing import Any
+
+import yaml
+
+from mailseal.crypto.dcrypt import open_sealed
+from mailseal.crypto.eckeys import PrivateKey
+from mailseal.keys.public import PublicStore
+from tests.lab.place import MAIL_UID, REPOSITORY, free_ports
+from tests.lab.process import Server
+
+HOSTNAME = "mx.example.org"
+
+
+class Daemon:
+    """One daemon in a folder of its own under /tmp (unix socket names are short)."""
+
+    def __init__(self, settings: dict[str, dict[str, Any]] | None = None) -> None:
+        self.uid = MAIL_UID if os.geteuid() == 0 else os.geteuid()
+        self.dir = tempfile.mkdtemp(prefix="mailseal-t-")
+        os.chmod(self.dir, 0o755)
+        self.keys: dict[str, PrivateKey] = {}
+        self.store = PublicStore(self.path("state", "public"))
+        os.makedirs(self.path("state"))
+        self.store.prepare()
+        for name in ("homes", "log"):
+            os.makedirs(self.path(name))
+            self._give(self.path(name))
+        self.log_path = self.path("log", "mailseal.log")
+        self.socket = self.path("lmtp.sock")
+        self.tcp = ("127.0.0.1", free_ports(1)[0])
+        self.settings: dict[str, Any] = {
+            "state_dir": self.path("state"),
+            "log": {"to": self.log_path},
+            "dovecot": {"lmtp_socket": self.path("dovecot-lmtp"), "timeout": "3s"},
+            "delivery": {
+                "user": self.uid,
+                "hostname": HOSTNAME,
+                "listen": [self.socket, f"{self.tcp[0]}:{self.tcp[1]}"],
+                "userdb": "template",
+                "home": self.path("homes", "%d", "%n"),
+                "secrets_ahead": 1,
+                **((settings or {}).get("delivery", {})),
+            },
+        }
+        self.settings["dovecot"].update((settings or {}).get("dovecot", {}))
+        self.config = self.path("mailseal.yaml")
+        self.write_config()
+        # The tests' own Python, so that its pinned libraries are what is tested.
+        hook = os.path.join(REPOSITORY, "hooks", "mailseal-lmtp")
+        self.server = Server("mailseal-lmtp", self.command(hook), self.path("stderr"))
+
+    def command(self, hook: str) -> list[str]:
+        """The daemon's command line."""
+        return ["/usr/bin/python3", "-I", hook, "-c", self.config]
+
+    def path(self, *parts: str) -> str:
+        return os.path.join(self.dir, *parts)
+
+    def write_config(self) -> None:
+        with open(self.config, "w", encoding="utf-8") as stream:
+            yaml.safe_dump(self.settings, stream)
+        os.chmod(self.config, 0o644)
+
+    def _give(self, path: str) -> None:
+        if os.geteuid() == 0:
+            os.chown(path, self.uid, self.uid)
+
+    def add_user(self, user: str) -> str:
+        """A user with a home, not enrolled; the home."""
+        local, _, domain = user.partition("@")
+        home = self.path("homes", domain, local)
+        os.makedirs(home, exist_ok=True)
+        for path in (os.path.dirname(home), home):
+            self._give(path)
+        return home
+
+    def enrol(self, user: str) -> PrivateKey:
+        """A user with a home and a key pair."""
+        self.add_user(user)
+        key = PrivateKey.generate()
+        self.keys[user] = key
+        self.store.publish(user, key.public)
+        return key
+
+    def maildir(self, user: str) -> str:
+        local, _, domain = user.partition("@")
+        return self.path("homes", domain, local, "Maildir")
+
+    def files(self, user: str, folder: str = "new") -> list[str]:
+        """Paths of a user's mails, oldest first."""
+        path = os.path.join(self.maildir(user), folder)
+        try:
+            return [os.path.join(path, name) for name in sorted(os.listdir(path))]
+        except FileNotFoundError:
+            return []
+
+    def mails(self, user: str) -> list[bytes]:
+        """A user's mails, opened."""
+        found = []
+        for path in self.files(user):
+            with open(path, "rb") as stream:
+                found.append(b"".join(open_sealed(stream, self.keys.values())))
+        return found
+
+    def everything_delivered(self) -> list[str]:
+        """Every file in any Maildir, in tmp/ too."""
+        return [
+            os.path.join(folder, name)
+            for folder, _, names in os.walk(self.path("homes"))
+            for name in names
+            if os.path.basename(folder) in ("tmp", "new", "cur")
+        ]
+
+    def log_text(self) -> str:
+        with open(self.log_path, encoding="utf-8") as stream:
+            return stream.read()
+
+    def connect(self, timeout: float = 10) -> Client:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(timeout)
+        sock.connect(self.socket)
+        return Client(sock)
+
+    def connect_tcp(self, timeout: float = 10) -> Client:
+        return Client(socket.create_connection(self.tcp, timeout))
+
+    def __enter__(self) -> Daemon:
+        self.server.start(until=[self.socket, self.tcp])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.stop()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+class Client:
+    """A bare LMTP client: bytes out, lines in."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self._file = sock.makefile("rb")
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def line(self) -> str:
+        """The next line without its end; "" when the server has closed."""
+        return self._file.readline().decode().removesuffix("\n").removesuffix("\r")
+
+    def reply(self) -> str:
+        """The last line of the next reply."""
+        while re.match(r"\d{3}-", line := self.line()):
+            pass
+        return line
+
+    def command(self, text: str) -> str:
+        self.send(text.encode() + b"\r\n")
+        return self.reply()
+
+    def hello(self) -> Client:
+        assert self.reply().startswith("220 ")
+        assert self.command("LHLO client.example.com").startswith("250 ")
+        return self
+
+    def mail(self, recipients: list[str], body: bytes, sender: str = "s@example.com") -> list[str]:
+        """A whole transaction for recipients that are all accepted; the final replies."""
+        assert self.command(f"MAIL FROM:<{sender}>").startswith("250 ")
+        for recipient in recipients:
+            answer = self.command(f"RCPT TO:<{recipient}>")
+            assert answer.startswith("250 "), answer
+        assert self.command("DATA").startswith("354 ")
+        self.send(stuffed_body(body) + b".\r\n")
+        return [self.reply() for _ in recipients]
+
+    def close(self) -> None:
+        self._file.close()
+        self.socket.close()
+
+
+def stuffed_body(body: bytes) -> bytes:
+    """A body for the wire; lines must end in CR LF."""
+    return re.sub(rb"(\A|\r\n)\.", rb"\1..", body)

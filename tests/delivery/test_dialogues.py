@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""Dialogues with the running daemon, one text file each.
+
+# comment                      the first line says what the dialogue defends
+> text                         sent, with CR LF
+>> text                        sent as it stands, Python's escapes allowed, no CR LF
+*N text                        N times the same, as >> does
+< text                         the next line received must be this; * stands for anything
+<eof                           the server closes
+close                          the client closes
+wait seconds
+delivered N                    so many mails lie in all Maildirs (default at the end: 0)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import glob
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.delivery.daemon import Daemon
+
+FILES = sorted(glob.glob(os.path.join(os.path.dirname(__file__), "dialogues", "*.txt")))
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    settings = {
+        "idle_timeout": "2s",
+        "message_limit": "64K",
+        "in_flight_limit": "4M",
+        "recipient_limit": 3,
+        "connection_limit": 4,
+        "workers": 1,
+        "not_enrolled": "reject",
+    }
+    with Daemon({"delivery": settings}) as running:
+        running.enrol("alice@example.org")
+        running.enrol("böb@example.org")
+        running.add_user("plain@example.org")
+        yield running
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("latin-1", "backslashreplace").decode("unicode_escape").encode("latin-1")
+
+
+@pytest.mark.parametrize("path", FILES, ids=[os.path.basename(f)[:-4] for f in FILES])
+def test_dialogue(daemon: Daemon, path: str) -> None:
+    for old in daemon.everything_delivered():
+        os.unlink(old)
+    client = daemon.connect()
+    expected = 0
+    with open(path, encoding="utf-8") as stream:
+        lines = stream.read().splitlines()
+    for number, line in enumerate(lines, 1):
+        word, _, rest = line.partition(" ")
+        where = f"{os.path.basename(path)}:{number}"
+        if word == ">":
+            client.send(rest.encode() + b"\r\n")
+        elif word == ">>":
+            client.send(_bytes(rest))
+        elif word.startswith("*"):
+            # It may be cut off while sending; the reply is checked next.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                client.send(_bytes(rest) * int(word[1:]))
+        elif word == "<":
+            got = client.line()
+            assert fnmatch.fnmatchcase(got, rest.replace("[", "[[]")), f"{where}: got {got!r}"
+        elif word == "<eof":
+            try:
+                got = client.line()
+            except ConnectionResetError:
+                got = ""
+            assert got == "", f"{where}: got {got!r}"
+        elif word == "close":
+            client.close()
+        elif word == "wait":
+            time.sleep(float(rest))
+        elif word == "delivered":
+            expected = int(rest)
+        else:
+            assert word in ("", "#"), f"{where}: what is {word!r}?"
+    time.sleep(0.05)
+    assert len(daemon.everything_delivered()) == expected
+    client.close()
