@@ -35,6 +35,7 @@ def letter(recipient: str) -> bytes:
         subtype="octet-stream",
         filename="barrelcount.csv",
     )
+    mail.set_boundary("=-the-same-each-time")
     return mail.as_bytes(policy=SMTP)
 
 
