@@ -242,6 +242,28 @@ OPTIONS: tuple[Option, ...] = (
         "Argon2id profile of new slots.  standard: 64 MiB, 3 passes, 4 lanes.",
     ),
     Option(
+        "keys.escrow",
+        None,
+        _optional(_path),
+        "absolute path",
+        "File with the organisation's public key (PEM): every keyring gets a slot that the "
+        "private key, kept elsewhere, opens.",
+    ),
+    Option(
+        "login.enroll",
+        "manual",
+        _choice("manual", "at-login"),
+        "manual or at-login",
+        "at-login makes a key pair at the first login behind another passdb.",
+    ),
+    Option(
+        "login.enroll_for",
+        (),
+        _list(_text),
+        "list of user names or @domains",
+        "With `enroll: at-login`: for whom.  Empty: for everybody.",
+    ),
+    Option(
         "login.stale_password",
         "refuse",
         _choice("refuse", "limited"),

@@ -26,6 +26,7 @@ from mailseal.errors import (
 )
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
+from mailseal.login.lifecycle import Lifecycle
 from mailseal.login.vault import Vault
 
 CHEAP = kdf.PROFILES["insecure-testing"]
@@ -133,7 +134,7 @@ def test_passwd_killed_at_every_step(vault: Vault) -> None:
     while died:
         step += 1
         old, new = b"pw %d" % number, b"pw %d" % (number + 1)
-        died = killed_at(step, lambda old=old, new=new: vault.passwd(USER, old, new))  # type: ignore[misc]
+        died = killed_at(step, lambda old=old, new=new: Lifecycle(vault).passwd(USER, old, new))  # type: ignore[misc]
         working = (opens(vault, old), opens(vault, new))
         assert working in ((True, False), (False, True))
         outcomes.add(working)
@@ -156,7 +157,7 @@ def test_two_passwd_at_once_one_wins(vault: Vault) -> None:
 
     def change(number: int) -> None:
         try:
-            results[number] = vault.passwd(USER, b"old", b"new %d" % number)
+            Lifecycle(vault).passwd(USER, b"old", b"new %d" % number)
         except MailsealError as exc:
             results[number] = exc
 
@@ -272,7 +273,7 @@ def test_passwords_that_cannot_be(vault: Vault, password: bytes) -> None:
     assert vault.public.lookup(USER) is None
     vault.enroll(USER, b"pw")
     with pytest.raises(BadPassword):
-        vault.passwd(USER, b"pw", password)
+        Lifecycle(vault).passwd(USER, b"pw", password)
     assert opens(vault, b"pw")
 
 
@@ -285,7 +286,7 @@ def test_passwd_needs_the_old_login_password(vault: Vault) -> None:
     vault.store.save(opened.keyring, before=before)
     for wrong in (b"guess", app.encode(), recovery.encode()):
         with pytest.raises(WrongPassword):
-            vault.passwd(USER, wrong, b"new")
+            Lifecycle(vault).passwd(USER, wrong, b"new")
     assert opens(vault, b"pw") and opens(vault, app.encode())
     assert not opens(vault, recovery.encode())
 

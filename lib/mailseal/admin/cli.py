@@ -101,12 +101,19 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands.  Modules that bring some have a function `register`."""
-    from mailseal.admin import config_commands, key_commands, mail_commands
+    from mailseal.admin import (
+        backup_commands,
+        config_commands,
+        key_commands,
+        mail_commands,
+        slot_commands,
+    )
 
     parser = _Parser(prog="mailseal", description="Mail sealed at rest: the admin command.")
     parser.add_argument("-c", "--config", default=configuration.DEFAULT_PATH, metavar="FILE")
     commands = Commands(parser)
-    for module in (key_commands, mail_commands, config_commands):
+    modules = (key_commands, slot_commands, backup_commands, mail_commands, config_commands)
+    for module in modules:
         module.register(commands)
     return parser
 

@@ -3,7 +3,8 @@
 
 Passwords come from the terminal, or as lines of standard input with --stdin or
 when standard input is no terminal: `enroll` reads one line, `passwd` two, the old
-password and the new one.
+password and the new one.  What a panel needs of `passwd`, with its exit
+statuses, stands in docs/panels.md.
 """
 
 from __future__ import annotations
@@ -27,7 +28,17 @@ NO_SECOND_WAY = "no second way in: a forgotten password means LOST MAIL"
 def register(commands: Commands) -> None:
     """Add this module's commands."""
     _with_user(commands.add("enroll", enroll, "make a key pair for a user"))
-    _with_user(commands.add("passwd", passwd, "change the password that opens a user's keyring"))
+    change = _with_user(
+        commands.add("passwd", passwd, "change the password that opens a user's keyring")
+    )
+    stage = change.add_mutually_exclusive_group()
+    stage.add_argument(
+        "--keep-old",
+        action="store_true",
+        help="let both passwords open, until --commit, --undo or a login that the passdb accepted",
+    )
+    stage.add_argument("--commit", action="store_true", help="end --keep-old with the new password")
+    stage.add_argument("--undo", action="store_true", help="end --keep-old with the old password")
     status_parser = commands.add("status", status, "show users, keys, slots and sessions")
     status_parser.add_argument("user", metavar="USER", nargs="?")
     status_parser.add_argument("--json", action="store_true", help="for machines")
@@ -51,24 +62,36 @@ def enroll(context: Context) -> int:
     password = Passwords(from_stdin=arguments.stdin).ask(f"password of {arguments.user}", new=True)
     reply = context.ask("enroll", user=os.fsencode(arguments.user), password=password)
     sys.stdout.write(f"{reply.text('user')} is enrolled, key {reply.text('key_id')[:16]}\n")
-    sys.stderr.write(f"mailseal: warning: {reply.text('user')} has {NO_SECOND_WAY}\n")
+    if set(reply.text("kinds").split(",")) <= {"login", "app"}:
+        sys.stderr.write(
+            f"mailseal: warning: {reply.text('user')} has {NO_SECOND_WAY}\n"
+            f"mailseal: hint: run `mailseal recovery-code {reply.text('user')}`\n"
+        )
     return 0
 
 
 def passwd(context: Context) -> int:
     """Change the login password; the mail stays as it is."""
     arguments = context.arguments
+    user = os.fsencode(arguments.user)
+    if arguments.commit or arguments.undo:
+        reply = context.ask("commit" if arguments.commit else "undo", user=user)
+        one = "the new" if arguments.commit else "the old"
+        done = "changed" in reply.fields
+        sys.stdout.write(f"only {one} password opens\n" if done else "there was only one\n")
+        return 0
     passwords = Passwords(from_stdin=arguments.stdin)
     old = passwords.ask(f"old password of {arguments.user}")
     new = passwords.ask(f"new password of {arguments.user}", new=True)
-    context.ask("passwd", user=os.fsencode(arguments.user), old=old, new=new)
-    sys.stdout.write("password changed\n")
+    keep = {"keep_old": b"1"} if arguments.keep_old else {}
+    context.ask("passwd", user=user, old=old, new=new, **keep)
+    sys.stdout.write("both passwords open\n" if keep else "password changed\n")
     return 0
 
 
 def status(context: Context) -> int:
     """One user or all, for people or as JSON."""
-    found = _all_status(context)
+    found = all_status(context)
     if context.arguments.json:
         json.dump(found, sys.stdout, indent=1)
         sys.stdout.write("\n")
@@ -79,7 +102,7 @@ def status(context: Context) -> int:
     return 0
 
 
-def _all_status(context: Context) -> dict[str, Any]:
+def all_status(context: Context) -> dict[str, Any]:
     """All pages of the agent's answer as one."""
     fields: dict[str, bytes] = {}
     if context.arguments.user:
@@ -103,6 +126,8 @@ def _describe(entry: dict[str, Any]) -> str:
         lines.append(f"  key {key['id'][:16]} {key['curve']} {_day(key['created'])}, {use}")
     if entry["public_key"] != "ok":
         lines.append(f"  PROBLEM: public key: {entry['public_key']}")
+    if sum(slot["kind"] == "login" for slot in entry["slots"]) > 1:
+        lines.append("  NOTE: two login passwords open: `mailseal passwd --commit` or `--undo`")
     for slot in entry["slots"]:
         label = f" ({slot['label']})" if slot["label"] else ""
         lines.append(f"  slot {slot['id']} {slot['kind']}{label} {_day(slot['created'])}")

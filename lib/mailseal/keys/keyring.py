@@ -226,9 +226,16 @@ class Opened:
         self, keyring: Keyring, master: bytearray, slot: Slot | None, keys: tuple[PrivateKey, ...]
     ) -> None:
         self.keyring = keyring
-        self.slot = slot
         self.keys = keys
+        self._slot = slot
         self._master = master
+
+    @property
+    def slot(self) -> Slot:
+        """The slot that opened it."""
+        if self._slot is None:
+            raise UsageError("a new keyring was opened by no slot")
+        return self._slot
 
     @classmethod
     def create(cls, user: str, *, curve: str, now: int) -> Opened:
@@ -258,19 +265,24 @@ class Opened:
         cost: kdf.Profile,
         *,
         now: int,
-        keep: int = 0,
+        keep: str | None = None,
         derive: Derive = kdf.derive,
     ) -> None:
-        """Make this the login password.  Of the older ones the newest `keep` go on opening."""
+        """Make this the login password.  Of the older ones the slot `keep` goes on opening."""
         login = self._seal(password, "login", "", cost, now, derive)
         old = self.keyring.of_kind("login")
-        kept = old[:keep]
+        kept = tuple(slot for slot in old if slot.id == keep)
         others = tuple(slot for slot in self.keyring.slots if slot not in old)
         self._set_slots((login, *kept, *others))
 
-    def drop_older_logins(self) -> None:
-        """Keep only the slot that opened this keyring of the login slots."""
-        self._set_slots(tuple(s for s in self.keyring.slots if s.kind != "login" or s is self.slot))
+    def drop_other_logins(self) -> None:
+        """Of the login slots keep only the one that opened this keyring."""
+        self.drop_kind("login", but=self.slot.id)
+
+    def drop_kind(self, kind: str, *, but: str) -> None:
+        """Take away all slots of a kind, but for the one with this id."""
+        kept = (s for s in self.keyring.slots if s.kind != kind or s.id == but)
+        self._set_slots(tuple(kept))
 
     def add_code(
         self,

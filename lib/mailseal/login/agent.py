@@ -39,11 +39,14 @@ from mailseal import config as configuration
 from mailseal import durable, logs
 from mailseal.config import Config
 from mailseal.crypto import kdf
-from mailseal.errors import ConfigError, MailsealError, TemporaryError, UsageError
+from mailseal.crypto.eckeys import PublicKey
+from mailseal.errors import ConfigError, Damaged, MailsealError, TemporaryError, UsageError
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
 from mailseal.login import hardening, protocol
-from mailseal.login.service import Service, error_answer
+from mailseal.login.answers import error_answer
+from mailseal.login.management import Management
+from mailseal.login.service import Policy, Service
 from mailseal.login.sessions import Sessions
 from mailseal.login.vault import Vault
 from mailseal.login.workers import Workers
@@ -153,6 +156,12 @@ def run(config: Config) -> None:
     login_uids = _uids(config, "agent.login_users")
     admin_uids = _uids(config, "agent.admin_users")
     version = dovecot_version(config)
+    escrow = _escrow_key(config)
+    policy = Policy(
+        config["login.stale_password"],
+        config["login.enroll"] == "at-login",
+        tuple(entry.lower() for entry in config["login.enroll_for"]),
+    )
     cost = kdf.PROFILES[config["keys.kdf"]]
     owner = (uid, gid) if os.geteuid() == 0 else None
     os.umask(0o077)
@@ -173,14 +182,18 @@ def run(config: Config) -> None:
             memory_kib=config["agent.parallel"] * cost.memory_kib,
         )
         curve = config["keys.curve"]
-        vault = Vault(store, public, curve=curve, cost=cost, derive=workers.derive, log=log)
+        vault = Vault(
+            store, public, curve=curve, cost=cost, escrow=escrow, derive=workers.derive, log=log
+        )
         idle, absolute = config["agent.idle_timeout"], config["agent.absolute_timeout"]
+        sessions = Sessions(idle=idle, absolute=absolute)
         service = Service(
             vault,
-            Sessions(idle=idle, absolute=absolute),
+            sessions,
             workers,
+            admin_verbs=Management(vault, sessions, workers, log).verbs,
             version=version,
-            stale_password=config["login.stale_password"],
+            policy=policy,
             log=log,
         )
         agent = Agent(service, login_uids=login_uids, admin_uids=admin_uids, log=log)
@@ -228,6 +241,20 @@ def dovecot_version(config: Config) -> str:
 
 def _uids(config: Config, option: str) -> frozenset[int]:
     return frozenset(hardening.user_ids(name, option)[0] for name in config[option])
+
+
+def _escrow_key(config: Config) -> PublicKey | None:
+    """The organisation's public key, if there is one.  ConfigError if it cannot be read."""
+    path = config["keys.escrow"]
+    if path is None:
+        return None
+    try:
+        with open(path, encoding="ascii") as stream:
+            return PublicKey.parse(stream.read(65536))
+    except OSError as exc:
+        raise ConfigError(f"option keys.escrow: cannot read {path}: {exc.strerror}") from None
+    except (Damaged, ValueError):
+        raise ConfigError(f"option keys.escrow: {path} holds no public key we know") from None
 
 
 def _make_folders(

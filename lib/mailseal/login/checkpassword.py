@@ -52,7 +52,7 @@ def main(argv: list[str], environ: dict[str, str], *, input_fd: int = 3, output_
         user, password = _read_request(input_fd)
         with AgentClient(socket_path, _TIMEOUT) as agent:
             if "AUTHORIZED" in environ:
-                return _lookup(agent, user, output_fd)
+                return _lookup(agent, user, environ, output_fd)
             return _login(agent, user, password, environ, behind, output_fd)
     except MailsealError as exc:
         return _temporary(str(exc))
@@ -95,14 +95,7 @@ def _login(
     behind: bool,
     output_fd: int,
 ) -> int:
-    fields = {
-        "user": user,
-        "password": password,
-        "service": os.fsencode(environ.get("SERVICE", "")),
-        "remote": os.fsencode(environ.get("TCPREMOTEIP", "")),
-    }
-    if environ.get("MASTER_USER"):
-        fields["master"] = os.fsencode(environ["MASTER_USER"])
+    fields = {"user": user, "password": password, **_circumstances(environ)}
     if behind:
         fields["behind"] = b"1"
     reply = agent.request("unlock", **fields)
@@ -118,8 +111,18 @@ def _login(
     return _temporary(_reason(reply))
 
 
-def _lookup(agent: AgentClient, user: bytes, output_fd: int) -> int:
-    reply = agent.request("lookup", user=user)
+def _circumstances(environ: dict[str, str]) -> dict[str, bytes]:
+    """For the agent's log, and to tell a master user."""
+    names = {"service": "SERVICE", "remote": "TCPREMOTEIP", "master": "MASTER_USER"}
+    return {
+        name: os.fsencode(environ[variable])
+        for name, variable in names.items()
+        if environ.get(variable)
+    }
+
+
+def _lookup(agent: AgentClient, user: bytes, environ: dict[str, str], output_fd: int) -> int:
+    reply = agent.request("lookup", user=user, **_circumstances(environ))
     if reply.status == "ok":
         _answer(output_fd, reply, with_user=False)
         return LOOKED_UP

@@ -13,43 +13,57 @@ CONTRACT
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
+import dataclasses
 import logging
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping, Sequence
 
 from mailseal.crypto.eckeys import PublicKey
 from mailseal.errors import (
+    AlreadyEnrolled,
+    BadPassword,
     BadUserName,
     Damaged,
     MailsealError,
-    NotEnrolled,
     TemporaryError,
     UsageError,
     WrongPassword,
 )
 from mailseal.keys.keystore import Stamp
 from mailseal.keys.names import normalise
-from mailseal.keys.slots import MAX_PASSWORD
+from mailseal.keys.slots import MAX_PASSWORD, check_password
+from mailseal.login.answers import Answer, Verb, error_answer, note_enrolment
 from mailseal.login.mailcrypt_fields import Named, login_fields, public_fields
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions
 from mailseal.login.vault import Unlocked, Vault
 from mailseal.login.workers import Workers
 
-Answer = tuple[str, Fields]
-Verb = Callable[[Fields], Awaitable[Answer]]
-
 _WRONG_FOR = 5.0
 _WRONG_ENTRIES = 10000
-STATUS_PAGE = 200
-"""Users in one answer to `status`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """What the options login.* say, for logins behind another passdb."""
+
+    on_stale: str = "refuse"
+    enroll_at_login: bool = False
+    enroll_for: Sequence[str] = ()
+
+    def enrolls(self, user: str) -> bool:
+        """Whether this user gets a key pair at the first login."""
+        if not self.enroll_at_login:
+            return False
+        domain = "@" + user.rpartition("@")[2]
+        return not self.enroll_for or user in self.enroll_for or domain in self.enroll_for
 
 
 class Service:
-    """All verbs.  `admin_verbs` may be extended before the agent starts."""
+    """Login verbs here, admin verbs as given (management.py has them)."""
 
     def __init__(
         self,
@@ -57,26 +71,19 @@ class Service:
         sessions: Sessions,
         workers: Workers,
         *,
+        admin_verbs: Mapping[str, Verb],
         version: str,
-        stale_password: str = "refuse",  # noqa: S107 (a policy, not a password)
+        policy: Policy,
         log: logging.Logger,
     ) -> None:
         self.vault = vault
         self.sessions = sessions
         self.workers = workers
         self.version = version
-        self.stale_password = stale_password
+        self.policy = policy
         self.log = log
         self.login_verbs: dict[str, Verb] = {"unlock": self._unlock, "lookup": self._lookup}
-        self.admin_verbs: dict[str, Verb] = {
-            "enroll": self._enroll,
-            "passwd": self._passwd,
-            "status": self._status,
-            "lock": self._lock,
-            "open": self._open,
-            "find": self._find,
-            "repair": self._repair,
-        }
+        self.admin_verbs = admin_verbs
         self._under_way: dict[bytes, asyncio.Future[Unlocked]] = {}
         self._wrong: OrderedDict[bytes, tuple[float, Stamp | None]] = OrderedDict()
 
@@ -118,11 +125,13 @@ class Service:
             if behind and fields.get("master"):
                 result = f"no key: master user <{_shown(fields, 'master')}>"
                 return self._limited(user)
-            if behind and self.vault.store.stamp(user) is None and not self._marked(user):
+            password = fields.get("password", b"")
+            new = behind and self.vault.store.stamp(user) is None and not self._marked(user)
+            if new and not await self._enrolled_at_login(user, password):
                 result = "not enrolled"
                 return "unknown", {}
             try:
-                named, session = await self._keys_for(user, fields.get("password", b""))
+                named, session = await self._keys_for(user, password, vouched=behind)
             except WrongPassword:
                 result = "wrong"
                 if not behind:
@@ -144,7 +153,21 @@ class Service:
                 time.monotonic() - began,
             )
 
-    async def _keys_for(self, user: str, password: bytes) -> tuple[Named, str]:
+    async def _enrolled_at_login(self, user: str, password: bytes) -> bool:
+        """Enrol a user who is new here and whom the other passdb has let in; if that is wanted."""
+        if not self.policy.enrolls(user):
+            return False
+        try:
+            check_password(password)
+        except BadPassword as exc:
+            self.log.warning("user=<%s>, not enrolled at login: %s", user, exc)
+            return False
+        with contextlib.suppress(AlreadyEnrolled):  # by another login a moment ago
+            keyring = await self.workers.run(lambda: self.vault.enroll(user, password))
+            note_enrolment(self.log, keyring)
+        return True
+
+    async def _keys_for(self, user: str, password: bytes, *, vouched: bool) -> tuple[Named, str]:
         """Fields for a login, and "cached" or "new".  Raises WrongPassword and others."""
         if not 0 < len(password) <= MAX_PASSWORD or b"\0" in password:
             raise WrongPassword("no password can be like this")
@@ -159,7 +182,7 @@ class Service:
             raise WrongPassword(f"wrong password for {user}")
         shared = self._under_way.get(mac)
         if shared is None:
-            job = self.workers.run(lambda: self.vault.unlock(user, password))
+            job = self.workers.run(lambda: self.vault.unlock(user, password, vouched=vouched))
             shared = asyncio.ensure_future(job)
             self._under_way[mac] = shared
             shared.add_done_callback(lambda done: self._unlocked(user, mac, stamp, done))
@@ -207,7 +230,7 @@ class Service:
             user,
             remedy,
         )
-        if self.stale_password == "limited":  # noqa: S105 (a policy)
+        if self.policy.on_stale == "limited":
             return self._limited(user)
         return "temporary", {"reason": f"password changed without mailseal: {remedy}".encode()}
 
@@ -223,125 +246,20 @@ class Service:
             user = normalise(fields.get("user", b""))
         except BadUserName:
             return "unknown", {}
-        return self._limited(user)
-
-    async def _enroll(self, fields: Fields) -> Answer:
-        user, password = self._user(fields), _needed(fields, "password")
-        keyring = await self.workers.run(lambda: self.vault.enroll(user, password))
-        self.sessions.end(user)
-        key_id = keyring.current.key_id.hex()
-        self.log.info("enroll: user=<%s>, keyid=%s", user, key_id)
-        if len(keyring.slots) == 1:
-            self.log.warning(
-                "user=<%s> has no second way in: a forgotten password means lost mail", user
+        if fields.get("master"):
+            self.log.info(
+                "lookup: user=<%s>, service=%s, no key: master user <%s>",
+                user,
+                _shown(fields, "service"),
+                _shown(fields, "master"),
             )
-        return "ok", {"user": user.encode(), "key_id": key_id.encode()}
-
-    async def _passwd(self, fields: Fields) -> Answer:
-        user = self._user(fields)
-        old, new = _needed(fields, "old"), _needed(fields, "new")
-        await self.workers.run(lambda: self.vault.passwd(user, old, new))
-        self.sessions.end(user)
-        self.log.info("passwd: user=<%s>, password changed", user)
-        return "ok", {}
-
-    async def _status(self, fields: Fields) -> Answer:
-        """One user, or a page of all users after `after`."""
-        if "user" in fields:
-            users = [self._user(fields)]
-            self.vault.store.load(users[0])
-            more = False
-        else:
-            after = fields.get("after", b"").decode("utf-8", "replace")
-            later = [user for user in self.vault.store.users() if user > after]
-            users, more = later[:STATUS_PAGE], len(later) > STATUS_PAGE
-        found = [self._describe(user) for user in users]
-        answer = {"sessions": str(len(self.sessions)).encode(), "users": json.dumps(found).encode()}
-        return "ok", {**answer, "more": b"1"} if more else answer
-
-    def _describe(self, user: str) -> dict[str, object]:
-        """What `status` shows of a user.  No secrets."""
-        try:
-            keyring = self.vault.store.load(user)
-        except MailsealError as exc:
-            return {"user": user, "problem": str(exc)}
-        age = self.sessions.age(user)
-        return {
-            "user": user,
-            "created": keyring.created,
-            "revision": keyring.revision,
-            "keys": [key.identity() for key in keyring.keys],
-            "slots": [
-                {"id": slot.id, "kind": slot.kind, "label": slot.label, "created": slot.created}
-                for slot in keyring.slots
-            ],
-            "session": None if age is None else {"age": int(age[0]), "idle": int(age[1])},
-            "public_key": self._public_state(user, keyring.current.key_id),
-        }
-
-    def _public_state(self, user: str, key_id: bytes) -> str:
-        try:
-            published = self.vault.public.lookup(user)
-        except MailsealError as exc:
-            return str(exc)
-        if published is None:
-            return "not published"
-        return "ok" if published.key_id == key_id else "NOT THE USER'S CURRENT KEY"
-
-    async def _lock(self, fields: Fields) -> Answer:
-        if "user" in fields:
-            user = self._user(fields)
-            count = int(self.sessions.end(user))
-            self.log.info("lock: user=<%s>, sessions ended=%d", user, count)
-        else:
-            count = self.sessions.end_all()
-            self.log.info("lock: all users, sessions ended=%d", count)
-        return "ok", {"ended": str(count).encode()}
-
-    async def _open(self, fields: Fields) -> Answer:
-        """The private keys in clear, for opening a file; login and app passwords."""
-        user, password = self._user(fields), _needed(fields, "password")
-        unlocked = await self.workers.run(lambda: self.vault.unlock(user, password))
-        self.log.warning("open: user=<%s>, private keys handed to an administrator", user)
-        newest_first = [key.dovecot_string() for key in reversed(unlocked.keys)]
-        return "ok", {"keys": "\n".join(newest_first).encode()}
-
-    async def _find(self, fields: Fields) -> Answer:
-        key_id = _needed(fields, "key_id")
-        user = await self.workers.run(lambda: self.vault.find(key_id))
-        if user is None:
-            raise NotEnrolled("no keyring here holds the key this mail is sealed to")
-        return "ok", {"user": user.encode()}
-
-    async def _repair(self, fields: Fields) -> Answer:
-        user = self._user(fields)
-        found = await self.workers.run(lambda: self.vault.repair(user))
-        self.sessions.end(user)
-        return "ok", {"found": found.encode()}
-
-    def _user(self, fields: Fields) -> str:
-        return normalise(_needed(fields, "user"))
+        return self._limited(user)
 
     def _unexpected(self, verb: str, exc: Exception) -> None:
         """Log where it happened: class and line, never the values, which may be secrets."""
         frames = traceback.extract_tb(exc.__traceback__)[-3:]
         where = " < ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in reversed(frames))
         self.log.error("%s: unexpected %s at %s", verb[:20], type(exc).__name__, where)
-
-
-def error_answer(exc: MailsealError) -> Answer:
-    """An error for people: its class travels, so that the command line ends with its status."""
-    fields = {"class": type(exc).__name__.encode(), "message": str(exc).encode()}
-    if exc.hint:
-        fields["hint"] = exc.hint.encode()
-    return "error", fields
-
-
-def _needed(fields: Fields, name: str) -> bytes:
-    try:
-        return fields[name]
-    except KeyError:
-        raise UsageError(f"the request lacks the field {name}") from None
 
 
 def _named(user: str, named: Named) -> Fields:

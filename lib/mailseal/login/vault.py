@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from mailseal.crypto import kdf
 from mailseal.crypto.eckeys import PrivateKey, PublicKey
 from mailseal.errors import (
+    AlreadyEnrolled,
     Conflict,
     Damaged,
     MailsealError,
@@ -36,7 +37,7 @@ from mailseal.keys.keyring import Keyring, Opened
 from mailseal.keys.keystore import Keystore, Stamp
 from mailseal.keys.names import normalise
 from mailseal.keys.public import PublicStore
-from mailseal.keys.slots import Derive, check_password
+from mailseal.keys.slots import Derive, EscrowSlot, check_password
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Vault:
         *,
         curve: str,
         cost: kdf.Profile,
+        escrow: PublicKey | None = None,
         derive: Derive = kdf.derive,
         clock: Callable[[], float] = time.time,
         log: logging.Logger | None = None,
@@ -67,6 +69,7 @@ class Vault:
         self.public = public
         self.curve = curve
         self.cost = cost
+        self.escrow = escrow
         self.derive = derive
         self._clock = clock
         self.log = log or logging.getLogger("mailseal.vault")
@@ -75,17 +78,48 @@ class Vault:
         """Seconds since 1970, for what is stored."""
         return int(self._clock())
 
-    def unlock(self, user: str, password: bytes) -> Unlocked:
-        """Open a keyring with a login or app password."""
+    def unlock(self, user: str, password: bytes, *, vouched: bool = False) -> Unlocked:
+        """Open a keyring with a login or app password.
+
+        `vouched` says that another passdb has accepted the password: of two
+        login passwords (see Lifecycle.passwd) the other is then dropped.
+        A missing escrow slot is added by the way.
+        """
         keyring, stamp = self._load_for_password(user, password)
         opened = keyring.unlock(password, derive=self.derive)
         try:
             self.check_public(user, [key.public for key in opened.keys])
-            slot = opened.slot
-            assert slot is not None  # noqa: S101 (for mypy: unlock always sets it)
-            return Unlocked(stamp, opened.keys, slot.id, slot.kind)
+            if opened.slot.kind == "login" and self._tidy(opened, drop_other=vouched):
+                stamp = self._save_tidied(opened, keyring) or stamp
+            return Unlocked(stamp, opened.keys, opened.slot.id, opened.slot.kind)
         finally:
             opened.wipe()
+
+    def _tidy(self, opened: Opened, *, drop_other: bool) -> bool:
+        """Small changes that need the master key, made when it happens to be at hand."""
+        before = opened.keyring
+        if drop_other and len(before.of_kind("login")) > 1:
+            opened.drop_other_logins()
+        self.add_escrow(opened)
+        return opened.keyring is not before
+
+    def _save_tidied(self, opened: Opened, before: Keyring) -> Stamp | None:
+        """Save what _tidy changed.  The login goes on without it: the next one tries again."""
+        try:
+            self.store.save(opened.keyring, before=before)
+        except TemporaryError as exc:
+            self.log.warning("user=<%s>, keyring not brought up to date: %s", before.user, exc)
+            return None
+        self.log.info("user=<%s>, keyring brought up to date at login", before.user)
+        return self.store.stamp(before.user)
+
+    def add_escrow(self, opened: Opened) -> None:
+        """Give a keyring the slot that the configuration asks for, if it lacks it."""
+        if self.escrow is None:
+            return
+        wanted = self.escrow.key_id
+        if not any(s.key_id == wanted for s in opened.keyring.slots if isinstance(s, EscrowSlot)):
+            opened.add_escrow(self.escrow, "", now=self.now())
 
     def _load_for_password(self, user: str, password: bytes) -> tuple[Keyring, Stamp]:
         """The keyring; for a user without one, spend what a wrong password costs first."""
@@ -106,7 +140,7 @@ class Vault:
         """
         keyring, _ = self._load_for_password(user, password)
         opened = keyring.unlock(password, derive=self.derive)
-        if opened.slot is None or opened.slot.kind != "login":
+        if opened.slot.kind != "login":
             opened.wipe()
             raise WrongPassword("an app password cannot do this: the login password can")
         return opened
@@ -150,8 +184,9 @@ class Vault:
         self.log.warning("user=<%s>, public key was %s, published it again", user, state)
 
     def enroll(self, user: str, password: bytes) -> Keyring:
-        """Give a user a key pair.  Finishes an enrolment that a crash had cut short.
+        """Give a user a key pair, a login slot and, if configured, an escrow slot.
 
+        Finishes an enrolment that a crash had cut short.
         Raises AlreadyEnrolled, BadPassword.
         """
         user = normalise(user)
@@ -167,6 +202,7 @@ class Vault:
         opened = Opened.create(user, curve=self.curve, now=self.now())
         try:
             opened.set_login(password, self.cost, now=self.now(), derive=self.derive)
+            self.add_escrow(opened)
             self.store.create(opened.keyring)
             self.public.publish(user, opened.keyring.current)
         finally:
@@ -175,24 +211,11 @@ class Vault:
 
     def _finish_enrolment(self, user: str, password: bytes) -> None:
         """A keyring without any published key was left by a crash: the right password ends it."""
-        from mailseal.errors import AlreadyEnrolled
-
         if self.public.is_marked(user):
             raise AlreadyEnrolled(f"{user} is already enrolled")
         opened = self.open(user, password)
         self.check_public(user, [key.public for key in opened.keys])
         opened.wipe()
-
-    def passwd(self, user: str, old: bytes, new: bytes) -> Keyring:
-        """Replace the login password.  Touches no mail; one atomic replace of the keyring."""
-        check_password(new)
-        opened = self.open(user, old)
-        try:
-            before = opened.keyring
-            opened.set_login(new, self.cost, now=self.now(), derive=self.derive)
-            return self.store.save(opened.keyring, before=before)
-        finally:
-            opened.wipe()
 
     def repair(self, user: str) -> str:
         """Publish the key that the keyring names as current.  Returns what was wrong."""

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: MIT
+"""mailseal backup, restore, escrow-open: keys leaving the machine, and coming back.
+
+`restore --check` and `escrow-open` work without an agent, on any machine that has
+the file: a backup that only the machine it came from can open is none.
+
+FAILURES
+    Damaged, NewerFormat for files; WrongPassword if a keyring does not open;
+    the agent's errors otherwise.  `backup` writes what it can, then fails if a keyring was damaged.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from mailseal import durable
+from mailseal.admin.prompt import Passwords
+from mailseal.errors import Damaged, MailsealError, NotEnrolled, UsageError, WrongPassword
+
+if TYPE_CHECKING:
+    from mailseal.admin.cli import Commands, Context
+    from mailseal.crypto.eckeys import PrivateKey
+    from mailseal.keys.keyring import Keyring, Opened
+
+
+def register(commands: Commands) -> None:
+    """Add this module's commands."""
+    parser = commands.add("backup", backup, "save keyrings (sealed as they are) to a file")
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("users", metavar="USER", nargs="*", help="default: all")
+    parser = commands.add("restore", restore, "bring keyrings back from a backup, or check one")
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("users", metavar="USER", nargs="*", help="default: all")
+    parser.add_argument("--force", action="store_true", help="replace keyrings that are there")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="change nothing; prove that the backup opens, with each USER's password or recovery "
+        "code, or for all with --escrow-key",
+    )
+    parser.add_argument("--escrow-key", metavar="PEM", help="file with the escrow private key")
+    parser.add_argument("--stdin", action="store_true", help="secrets from standard input")
+    parser = commands.add(
+        "escrow-open", escrow_open, "open a backup with the organisation's private key"
+    )
+    parser.add_argument("file", metavar="FILE", help="a backup, or one keyring file")
+    parser.add_argument("user", metavar="USER")
+    parser.add_argument("--escrow-key", metavar="PEM", required=True)
+    parser.add_argument("--format", choices=("pem", "dovecot"), default="pem")
+    parser.add_argument(
+        "--recovery-code",
+        metavar="OUT",
+        help="instead of the keys, write a backup to OUT that a new recovery code opens: "
+        "`restore --force` it, then `recover`",
+    )
+    parser.add_argument("--stdin", action="store_true", help="the key's password from stdin")
+
+
+def backup(context: Context) -> int:
+    """One file, mode 0600, complete or not there."""
+    from mailseal.admin.key_commands import all_status
+    from mailseal.keys import backup as format_
+
+    users = context.arguments.users or [entry["user"] for entry in all_status(context)["users"]]
+    found: dict[str, bytes] = {}
+    failed = []
+    for user in users:
+        try:
+            found[user] = context.ask("backup", user=os.fsencode(user)).fields["keyring"]
+        except (Damaged, NotEnrolled) as exc:
+            failed.append(user)
+            sys.stderr.write(f"mailseal: warning: left out: {exc}\n")
+    durable.replace(context.arguments.file, format_.encode(found, created=int(time.time())))
+    sys.stdout.write(f"{len(found)} keyrings saved\n")
+    if failed:
+        raise Damaged(f"{len(failed)} keyrings could not be saved")
+    return 0
+
+
+def restore(context: Context) -> int:
+    """All or the named users; what is there already and the same is left alone."""
+    keyrings = _chosen(context)
+    if context.arguments.check:
+        return _check(context, keyrings)
+    for user, keyring in keyrings.items():
+        force = {"force": b"1"} if context.arguments.force else {}
+        reply = context.ask("restore", user=user.encode(), keyring=keyring.encode(), **force)
+        found = reply.text("found")
+        done = "was there already" if found == "the same" else f"restored (there was: {found})"
+        sys.stdout.write(f"{user}: {done}\n")
+    return 0
+
+
+def _chosen(context: Context) -> dict[str, Keyring]:
+    from mailseal.keys import backup as format_
+    from mailseal.keys.names import normalise
+
+    path = context.arguments.file
+    with durable.reporting(f"cannot read {path}"), open(path, "rb") as stream:
+        keyrings = format_.parse(stream.read())
+    wanted = [normalise(os.fsencode(user)) for user in context.arguments.users]
+    for user in wanted:
+        if user not in keyrings:
+            raise NotEnrolled(f"the backup holds no keyring of {user}")
+    return {user: keyrings[user] for user in wanted or keyrings}
+
+
+def _check(context: Context, keyrings: dict[str, Keyring]) -> int:
+    """Open what can be opened; without any secret say so, and fail."""
+    arguments = context.arguments
+    escrow = _escrow_key(context) if arguments.escrow_key else None
+    passwords = Passwords(from_stdin=arguments.stdin)
+    failed = proven = 0
+    for user, keyring in keyrings.items():
+        try:
+            if escrow is not None:
+                opened = keyring.open_escrow(escrow)
+            elif arguments.users or len(keyrings) == 1:
+                opened = _open(keyring, passwords.ask(f"password or recovery code of {user}"))
+            else:
+                sys.stdout.write(f"{user}: intact, not opened\n")
+                continue
+            proven += 1
+            sys.stdout.write(f"{user}: opens, {len(opened.keys)} key pairs\n")
+            opened.wipe()
+        except MailsealError as exc:
+            failed += 1
+            sys.stdout.write(f"{user}: DOES NOT OPEN: {exc}\n")
+    if failed:
+        raise WrongPassword(f"{failed} of {len(keyrings)} keyrings do not open")
+    if not proven:
+        raise UsageError(
+            f"{len(keyrings)} keyrings are intact, but nothing was proven",
+            hint="name a USER and give the password, or use --escrow-key",
+        )
+    return 0
+
+
+def _open(keyring: Keyring, secret: bytes) -> Opened:
+    from mailseal.keys import codes
+
+    if codes.read("recovery", secret) is None:
+        return keyring.unlock(secret)
+    return keyring.recover(secret)
+
+
+def escrow_open(context: Context) -> int:
+    """On the machine where the escrow key is kept; no agent is needed."""
+    from mailseal.admin.slot_commands import write_keys
+    from mailseal.crypto import kdf
+    from mailseal.keys import backup as format_
+
+    arguments = context.arguments
+    arguments.users = [arguments.user]
+    (keyring,) = _chosen(context).values()
+    opened = keyring.open_escrow(_escrow_key(context))
+    if arguments.recovery_code is None:
+        write_keys([key.dovecot_string() for key in opened.keys[::-1]], arguments.format)
+        return 0
+    cost = kdf.PROFILES["standard"]
+    _, code = opened.add_code("recovery", "", cost, now=int(time.time()))
+    data = format_.encode({keyring.user: opened.keyring.encode()}, created=int(time.time()))
+    durable.replace(arguments.recovery_code, data)
+    sys.stdout.write(f"{code}\n")
+    return 0
+
+
+def _escrow_key(context: Context) -> PrivateKey:
+    """The private key from a PEM file; asks for its password if it has one."""
+    from mailseal.crypto.eckeys import PrivateKey
+
+    path = context.arguments.escrow_key
+    with durable.reporting(f"cannot read {path}"), open(path, encoding="ascii") as stream:
+        text = stream.read(65536)
+    if "ENCRYPTED" not in text:
+        return PrivateKey.parse(text)
+    password = Passwords(from_stdin=context.arguments.stdin).ask("password of the escrow key")
+    return PrivateKey.parse(text, password)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+"""The backup file: keyrings of many users, as they are, and a checksum over all.
+
+FORMAT (text, one JSON value a line)
+    {"format": "mailseal-backup", "version": 1, "created": SECONDS}
+    {"user": NAME, "keyring": TEXT}          one a user; TEXT is the keyring file
+    {"users": NUMBER, "sha256": HEX}         over every line before
+
+A backup holds no key in clear: it opens with the passwords, codes and escrow keys
+that opened the keyrings when it was made.
+
+FAILURES
+    Damaged: cut short, changed, or not a backup.  NewerFormat.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mailseal.errors import Damaged, NewerFormat
+from mailseal.keys.keyring import Keyring
+
+FORMAT = "mailseal-backup"
+VERSION = 1
+
+
+def encode(keyrings: Mapping[str, bytes], *, created: int) -> bytes:
+    """The file for these keyrings, by user."""
+    lines: list[dict[str, Any]] = [{"format": FORMAT, "version": VERSION, "created": created}]
+    lines += [{"user": user, "keyring": data.decode()} for user, data in sorted(keyrings.items())]
+    body = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    end = {"users": len(keyrings), "sha256": hashlib.sha256(body).hexdigest()}
+    return body + json.dumps(end).encode() + b"\n"
+
+
+def parse(data: bytes) -> dict[str, Keyring]:
+    """Every keyring of a backup, checked, by user.  Also takes a single keyring file."""
+    first = _json(data.partition(b"\n")[0], lenient=True)
+    if not isinstance(first, dict) or first.get("format") != FORMAT:
+        return _single(data)
+    version = first.get("version")
+    if type(version) is int and version > VERSION:
+        raise NewerFormat(
+            f"the backup has format version {version}, this mailseal reads up to {VERSION}",
+            hint="upgrade mailseal",
+        )
+    body, _, last = data.removesuffix(b"\n").rpartition(b"\n")
+    end = _json(last)
+    right = hashlib.sha256(body + b"\n").hexdigest()
+    if not data.endswith(b"\n") or not isinstance(end, dict) or end.get("sha256") != right:
+        raise Damaged("the backup was changed or cut short")
+    found = {}
+    for line in body.split(b"\n")[1:]:
+        entry = _json(line)
+        try:
+            user, text = entry["user"], entry["keyring"]
+            found[user] = Keyring.parse(text.encode(), user)
+        except (KeyError, TypeError, AttributeError):
+            raise Damaged("the backup has a line that is no keyring") from None
+    if end.get("users") != len(found):
+        raise Damaged("the backup does not hold as many keyrings as it says")
+    return found
+
+
+def _single(data: bytes) -> dict[str, Keyring]:
+    content = _json(data)
+    user = content.get("user") if isinstance(content, dict) else None
+    if not isinstance(user, str):
+        raise Damaged("neither a backup nor a keyring")
+    return {user: Keyring.parse(data, user)}
+
+
+def _json(data: bytes, *, lenient: bool = False) -> Any:
+    try:
+        return json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError):
+        if lenient:
+            return None
+        raise Damaged("neither a backup nor a keyring") from None

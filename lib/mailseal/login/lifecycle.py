@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: MIT
+"""Changes to keyrings: passwords, recovery codes, app passwords, rotation, backup, the end.
+
+CONTRACT
+    Each change is one atomic replace of one file: killed at any point, the
+    keyring is the old one or the new one.  No change touches mail.
+    What gives a new way in needs the login password; a recovery code can do
+    nothing but set a new login password; taking a way out needs no password.
+    Where keyring and public key both change, keystore.py's order holds.
+
+FAILURES
+    WrongPassword, NotEnrolled, UsageError (no such slot, too many of them), Conflict
+    (somebody else changed the keyring meanwhile), Damaged, TemporaryError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from mailseal.crypto.eckeys import PrivateKey, PublicKey
+from mailseal.errors import (
+    AlreadyEnrolled,
+    Damaged,
+    MailsealError,
+    NotEnrolled,
+    WrongPassword,
+)
+from mailseal.keys import codes
+from mailseal.keys.keyring import Keyring, Opened
+from mailseal.keys.slots import Slot, check_label, check_password
+from mailseal.login.vault import Vault
+
+_T = TypeVar("_T")
+
+
+class Lifecycle:
+    """What the admin verbs do to one user's keyring."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._store = vault.store
+
+    def passwd(self, user: str, old: bytes, new: bytes, *, keep_old: bool = False) -> None:
+        """Replace the login password.
+
+        With `keep_old` both open, until commit(), undo(), or a login that another
+        passdb vouches for: so that a panel can change its own hash in between.
+        """
+        check_password(new)
+
+        def change(opened: Opened) -> None:
+            cost, derive = self._vault.cost, self._vault.derive
+            keep = opened.slot.id if keep_old else None
+            opened.set_login(new, cost, now=self._vault.now(), keep=keep, derive=derive)
+
+        self._change(self._vault.open(user, old), change)
+
+    def commit(self, user: str) -> bool:
+        """After passwd(keep_old): only the new password opens.  Whether there was an old one."""
+        return self._keep_login(user, 0)
+
+    def undo(self, user: str) -> bool:
+        """After passwd(keep_old): only the old password opens.  Whether there was one."""
+        return self._keep_login(user, -1)
+
+    def _keep_login(self, user: str, place: int) -> bool:
+        before = self._store.load(user)
+        logins = before.of_kind("login")
+        after = before
+        for slot in logins:
+            if slot is not logins[place]:
+                after = after.without(slot.id)
+        if after is not before:
+            self._store.save(after, before=before)
+        return after is not before
+
+    def rewrap(self, user: str, secret: bytes, new: bytes) -> None:
+        """Set the login password with the previous one, or with a recovery code."""
+        check_password(new)
+
+        def change(opened: Opened) -> None:
+            cost, derive = self._vault.cost, self._vault.derive
+            opened.set_login(new, cost, now=self._vault.now(), derive=derive)
+
+        self._change(self._open_either(user, secret), change)
+
+    def _open_either(self, user: str, secret: bytes) -> Opened:
+        """With the login password or a recovery code."""
+        if codes.read("recovery", secret) is None:
+            return self._vault.open(user, secret)
+        return self._store.load(user).recover(secret, derive=self._vault.derive)
+
+    def recover(self, user: str, code: bytes, new: bytes) -> None:
+        """Set the login password with a recovery code."""
+        if codes.read("recovery", code) is None:
+            raise WrongPassword(
+                "this is not a recovery code: eight groups of four letters and digits",
+                hint="a letter mistyped? the code has a checksum",
+            )
+        self.rewrap(user, code, new)
+
+    def new_recovery_code(self, user: str, password: bytes) -> str:
+        """A recovery code; it takes the place of older ones."""
+
+        def change(opened: Opened) -> str:
+            cost, derive = self._vault.cost, self._vault.derive
+            now = self._vault.now()
+            slot, code = opened.add_code("recovery", "", cost, now=now, derive=derive)
+            opened.drop_kind("recovery", but=slot.id)
+            return code
+
+        return self._change(self._vault.open(user, password), change)
+
+    def add_app_password(self, user: str, password: bytes, label: str) -> tuple[Slot, str]:
+        """An app password with a label: its slot and its text."""
+        check_label(label)
+
+        def change(opened: Opened) -> tuple[Slot, str]:
+            cost, derive = self._vault.cost, self._vault.derive
+            return opened.add_code("app", label, cost, now=self._vault.now(), derive=derive)
+
+        return self._change(self._vault.open(user, password), change)
+
+    def revoke(self, user: str, slot_id: str) -> Slot:
+        """Take a slot away; needs no password.  The last login slot stays."""
+        before = self._store.load(user)
+        slot = before.slot(slot_id)
+        self._store.save(before.without(slot_id), before=before)
+        return slot
+
+    def rotate(self, user: str, password: bytes) -> PublicKey:
+        """A new key pair for new mail; the older ones stay for reading."""
+
+        def change(opened: Opened) -> PublicKey:
+            return opened.add_key(self._vault.curve, now=self._vault.now())
+
+        opened = self._vault.open(user, password)
+        self._vault.check_public(user, [key.public for key in opened.keys])
+        public = self._change(opened, change)
+        self._vault.public.publish(user, public)
+        return public
+
+    def export(self, user: str, secret: bytes) -> Sequence[PrivateKey]:
+        """The private keys, newest first, for the login password or a recovery code."""
+        opened = self._open_either(user, secret)
+        keys = opened.keys[::-1]
+        opened.wipe()
+        return keys
+
+    def backup(self, user: str) -> bytes:
+        """The keyring as it is stored, after checking it.  It opens as the original does."""
+        return self._store.raw(user)
+
+    def restore(self, user: str, data: bytes, *, force: bool = False) -> str:
+        """Store a keyring from a backup and publish its key.  Returns what was there.
+
+        A keyring that is there already, is intact and differs is replaced only
+        with `force`, and then too only if no key pair would be lost.
+        """
+        keyring = Keyring.parse(data, user)
+        try:
+            there = self._store.load(user)
+        except NotEnrolled:
+            found = "none"
+        except Damaged as exc:
+            found = f"damaged ({exc})"
+        else:
+            found = "the same" if there.encode() == data else "another one"
+            lost = [key for key in there.keys if not keyring.holds(key.public.key_id)]
+            if lost:
+                raise AlreadyEnrolled(
+                    f"the keyring of {user} has {len(lost)} key pairs that the backup lacks",
+                    hint="mail sealed to them could never be read again; nothing was changed",
+                )
+            if found == "another one" and not force:
+                raise AlreadyEnrolled(
+                    f"{user} has another keyring than the backup",
+                    hint="--force puts the backup's passwords, codes and slots in its place",
+                )
+        if found != "the same":
+            self._store.overwrite(keyring)
+        with contextlib.suppress(MailsealError):
+            published = self._vault.public.lookup(user)
+            if published is not None and published.key_id == keyring.current.key_id:
+                return found
+        self._vault.public.publish(user, keyring.current)
+        return found
+
+    def unenroll(self, user: str) -> None:
+        """Forget the user's keys for ever.  The caller has made sure that no mail needs them.
+
+        First the public key goes, so that no mail is sealed to what is then removed.
+        """
+        if self._store.stamp(user) is None and not self._vault.public.is_marked(user):
+            raise NotEnrolled(f"{user} is not enrolled")
+        self._vault.public.withdraw(user)
+        self._store.remove(user)
+
+    def _change(self, opened: Opened, change: Callable[[Opened], _T]) -> _T:
+        """Change an opened keyring and store it, if it is still the stored one."""
+        try:
+            before = opened.keyring
+            result = change(opened)
+            self._vault.add_escrow(opened)
+            self._store.save(opened.keyring, before=before)
+            return result
+        finally:
+            opened.wipe()

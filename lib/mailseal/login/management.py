@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: MIT
+"""The agent's admin verbs: requests of the `mailseal` command, run in threads, logged.
+
+CONTRACT
+    Each verb checks its fields, lets Vault or Lifecycle do the work in a
+    thread, ends the user's session if the keyring may have changed, and
+    leaves one log line: who, what, never a secret.
+    Who may call is the agent's matter (agent.admin_users).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from mailseal.errors import MailsealError, NotEnrolled
+from mailseal.keys.slots import EscrowSlot
+from mailseal.login.answers import Answer, Verb, needed, note_enrolment, user_of
+from mailseal.login.lifecycle import Lifecycle
+from mailseal.login.protocol import Fields
+from mailseal.login.sessions import Sessions
+from mailseal.login.vault import Vault
+from mailseal.login.workers import Workers
+
+STATUS_PAGE = 200
+"""Users in one answer to `status`."""
+
+_T = TypeVar("_T")
+
+
+class Management:
+    """Verbs for administrators."""
+
+    def __init__(
+        self, vault: Vault, sessions: Sessions, workers: Workers, log: logging.Logger
+    ) -> None:
+        self._vault = vault
+        self._life = Lifecycle(vault)
+        self._sessions = sessions
+        self._workers = workers
+        self._log = log
+        self.verbs: dict[str, Verb] = {
+            "enroll": self._enroll,
+            "passwd": self._passwd,
+            "commit": self._commit,
+            "undo": self._undo,
+            "rewrap": self._rewrap,
+            "recover": self._recover,
+            "recovery": self._recovery,
+            "app": self._app,
+            "revoke": self._revoke,
+            "rotate": self._rotate,
+            "open": self._open,
+            "export": self._export,
+            "backup": self._backup,
+            "restore": self._restore,
+            "unenroll": self._unenroll,
+            "status": self._status,
+            "lock": self._lock,
+            "find": self._find,
+            "repair": self._repair,
+        }
+
+    async def _do(self, user: str, what: str, job: Callable[[], _T]) -> _T:
+        """Run a change in a thread and end the user's session; log how it went."""
+        try:
+            result = await self._workers.run(job)
+        except MailsealError as exc:
+            self._log.warning("%s: user=<%s>, failed: %s", what, user, exc)
+            raise
+        finally:
+            self._sessions.end(user)
+        self._log.info("%s: user=<%s>, done", what, user)
+        return result
+
+    async def _enroll(self, fields: Fields) -> Answer:
+        user, password = user_of(fields), needed(fields, "password")
+        keyring = await self._workers.run(lambda: self._vault.enroll(user, password))
+        self._sessions.end(user)
+        note_enrolment(self._log, keyring)
+        kinds = ",".join(sorted({slot.kind for slot in keyring.slots}))
+        key_id = keyring.current.key_id.hex()
+        return "ok", {"user": user.encode(), "key_id": key_id.encode(), "kinds": kinds.encode()}
+
+    async def _passwd(self, fields: Fields) -> Answer:
+        user, old, new = user_of(fields), needed(fields, "old"), needed(fields, "new")
+        keep = "keep_old" in fields
+        await self._do(user, "passwd", lambda: self._life.passwd(user, old, new, keep_old=keep))
+        return "ok", {}
+
+    async def _commit(self, fields: Fields) -> Answer:
+        user = user_of(fields)
+        changed = await self._do(user, "passwd --commit", lambda: self._life.commit(user))
+        return "ok", {"changed": b"1"} if changed else {}
+
+    async def _undo(self, fields: Fields) -> Answer:
+        user = user_of(fields)
+        changed = await self._do(user, "passwd --undo", lambda: self._life.undo(user))
+        return "ok", {"changed": b"1"} if changed else {}
+
+    async def _rewrap(self, fields: Fields) -> Answer:
+        user, secret, new = user_of(fields), needed(fields, "secret"), needed(fields, "new")
+        await self._do(user, "rewrap", lambda: self._life.rewrap(user, secret, new))
+        return "ok", {}
+
+    async def _recover(self, fields: Fields) -> Answer:
+        user, code, new = user_of(fields), needed(fields, "code"), needed(fields, "new")
+        await self._do(user, "recover", lambda: self._life.recover(user, code, new))
+        return "ok", {}
+
+    async def _recovery(self, fields: Fields) -> Answer:
+        user, password = user_of(fields), needed(fields, "password")
+        job = lambda: self._life.new_recovery_code(user, password)  # noqa: E731
+        return "ok", {"code": (await self._do(user, "recovery-code", job)).encode()}
+
+    async def _app(self, fields: Fields) -> Answer:
+        user, password = user_of(fields), needed(fields, "password")
+        label = needed(fields, "label").decode("utf-8", "replace")
+        job = lambda: self._life.add_app_password(user, password, label)  # noqa: E731
+        slot, code = await self._do(user, "app-password", job)
+        return "ok", {"slot": slot.id.encode(), "code": code.encode()}
+
+    async def _revoke(self, fields: Fields) -> Answer:
+        user, slot_id = user_of(fields), needed(fields, "slot").decode("utf-8", "replace")
+        job = lambda: self._life.revoke(user, slot_id)  # noqa: E731
+        slot = await self._do(user, f"revoke {slot_id[:16]}", job)
+        return "ok", {"kind": slot.kind.encode(), "label": slot.label.encode()}
+
+    async def _rotate(self, fields: Fields) -> Answer:
+        user, password = user_of(fields), needed(fields, "password")
+        public = await self._do(user, "rotate", lambda: self._life.rotate(user, password))
+        return "ok", {"key_id": public.key_id.hex().encode()}
+
+    async def _open(self, fields: Fields) -> Answer:
+        """The private keys in clear, for opening a file; login and app passwords."""
+        user, password = user_of(fields), needed(fields, "password")
+        unlocked = await self._workers.run(lambda: self._vault.unlock(user, password))
+        self._log.warning("open: user=<%s>, private keys given to an administrator", user)
+        newest_first = [key.dovecot_string() for key in reversed(unlocked.keys)]
+        return "ok", {"keys": "\n".join(newest_first).encode()}
+
+    async def _export(self, fields: Fields) -> Answer:
+        """The private keys in clear, to be kept; login password or recovery code."""
+        user, secret = user_of(fields), needed(fields, "secret")
+        keys = await self._workers.run(lambda: self._life.export(user, secret))
+        self._log.warning("export: user=<%s>, private keys given to an administrator", user)
+        return "ok", {"keys": "\n".join(key.dovecot_string() for key in keys).encode()}
+
+    async def _backup(self, fields: Fields) -> Answer:
+        user = user_of(fields)
+        data = await self._workers.run(lambda: self._life.backup(user))
+        return "ok", {"keyring": data}
+
+    async def _restore(self, fields: Fields) -> Answer:
+        user, data = user_of(fields), needed(fields, "keyring")
+        force = "force" in fields
+        job = lambda: self._life.restore(user, data, force=force)  # noqa: E731
+        return "ok", {"found": (await self._do(user, "restore", job)).encode()}
+
+    async def _unenroll(self, fields: Fields) -> Answer:
+        user = user_of(fields)
+        await self._do(user, "unenroll", lambda: self._life.unenroll(user))
+        return "ok", {}
+
+    async def _status(self, fields: Fields) -> Answer:
+        """One user, or a page of all users after `after`."""
+        if "user" in fields:
+            users, more = [user_of(fields)], False
+            if self._vault.store.stamp(users[0]) is None and not self._marked(users[0]):
+                raise NotEnrolled(f"{users[0]} is not enrolled")
+        else:
+            after = fields.get("after", b"").decode("utf-8", "replace")
+            listed = await self._workers.run(self._vault.store.users)
+            later = [user for user in listed if user > after]
+            users, more = later[:STATUS_PAGE], len(later) > STATUS_PAGE
+        found = await self._workers.run(lambda: [self._describe(user) for user in users])
+        answer = {"sessions": str(len(self._sessions)).encode()}
+        answer["users"] = json.dumps(found).encode()
+        return "ok", {**answer, "more": b"1"} if more else answer
+
+    def _marked(self, user: str) -> bool:
+        return self._vault.public.is_marked(user)
+
+    def _describe(self, user: str) -> dict[str, object]:
+        """What `status` shows of a user.  No secrets."""
+        try:
+            keyring = self._vault.store.load(user)
+        except MailsealError as exc:
+            return {"user": user, "problem": str(exc)}
+        age = self._sessions.age(user)
+        return {
+            "user": user,
+            "created": keyring.created,
+            "revision": keyring.revision,
+            "keys": [key.identity() for key in keyring.keys],
+            "slots": [
+                {
+                    "id": slot.id,
+                    "kind": slot.kind,
+                    "label": slot.label,
+                    "created": slot.created,
+                    **({"key_id": slot.key_id.hex()} if isinstance(slot, EscrowSlot) else {}),
+                }
+                for slot in keyring.slots
+            ],
+            "session": None if age is None else {"age": int(age[0]), "idle": int(age[1])},
+            "public_key": self._public_state(user, keyring.current.key_id),
+        }
+
+    def _public_state(self, user: str, key_id: bytes) -> str:
+        try:
+            published = self._vault.public.lookup(user)
+        except MailsealError as exc:
+            return str(exc)
+        if published is None:
+            return "not published"
+        return "ok" if published.key_id == key_id else "NOT THE USER'S CURRENT KEY"
+
+    async def _lock(self, fields: Fields) -> Answer:
+        if "user" in fields:
+            user = user_of(fields)
+            count = int(self._sessions.end(user))
+            self._log.info("lock: user=<%s>, sessions ended=%d", user, count)
+        else:
+            count = self._sessions.end_all()
+            self._log.info("lock: all users, sessions ended=%d", count)
+        return "ok", {"ended": str(count).encode()}
+
+    async def _find(self, fields: Fields) -> Answer:
+        key_id = needed(fields, "key_id")
+        user = await self._workers.run(lambda: self._vault.find(key_id))
+        if user is None:
+            raise NotEnrolled("no keyring here holds the key this mail is sealed to")
+        return "ok", {"user": user.encode()}
+
+    async def _repair(self, fields: Fields) -> Answer:
+        user = user_of(fields)
+        found = await self._do(user, "repair", lambda: self._vault.repair(user))
+        return "ok", {"found": found.encode()}
