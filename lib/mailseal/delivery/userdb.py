@@ -58,7 +58,8 @@ def unescape(text: str) -> str:
 
 
 def expand(template: str, user: str, home: str = "") -> str | None:
-    """%u, %n, %d, %h and a leading ~ filled in; None if the template has anything else.
+    """%u, %n, %d, %h and a leading ~ filled in; None if the template has anything else,
+    or wants a home that is not known.
 
     Raises BadUserName if a part of the name would walk out of the path it stands in.
     """
@@ -70,7 +71,7 @@ def expand(template: str, user: str, home: str = "") -> str | None:
 
     def fill(match: re.Match[str]) -> str:
         nonlocal known
-        known = known and match[1] in values
+        known = known and match[1] in values and (match[1] != "h" or bool(home))
         value = values.get(match[1], "")
         if match[1] in "und" and ("/" in value or value in (".", "..") or "\0" in value):
             raise BadUserName(f"user name {user!r} cannot be part of a path")
