@@ -33,7 +33,7 @@ class _Connection:
         line: bytes = self._stream.readline()
         if not line.endswith(b"\n"):
             raise Refused("the server closed the connection")
-        return line.rstrip(b"\r\n")
+        return line.removesuffix(b"\n").removesuffix(b"\r")
 
     def exactly(self, size: int) -> bytes:
         data: bytes = self._stream.read(size)

@@ -31,6 +31,7 @@ from typing import Any
 
 from mailseal.login.client import AgentClient
 from tests.lab.dovecot import Dovecot, Wanted
+from tests.lab.imap import Imap
 from tests.lab.place import AGENT_UID, MAIL_UID, LabError, Place, free_ports
 from tests.lab.postfix import Postfix
 from tests.lab.process import Server
@@ -196,9 +197,23 @@ class Lab:
     def _enroll_all(self) -> None:
         with AgentClient(self.agent_socket, 60) as agent:
             for user, password in self.users.items():
-                reply = agent.request("enroll", user=user.encode(), password=password.encode())
-                if reply.status != "ok" and reply.text("class") != "AlreadyEnrolled":
-                    raise LabError(f"cannot enrol {user}: {reply.text('message')}")
+                _enroll(agent, user, password)
+
+    def add_user(self, user: str, password: str = "password") -> None:
+        """Enrol one more user.  Of an auth case with a passwd-file he must be in that, too."""
+        with AgentClient(self.agent_socket, 60) as agent:
+            _enroll(agent, user, password)
+        self.users[user] = password
+        self.dovecot.write_users({**self.users, **self.options.plain_users})
+
+    def login(self, user: str = ALICE) -> Imap:
+        """An IMAP connection with the user's password."""
+        return Imap(self.imap, user, self.users[user])
+
+    def inbox(self, user: str = ALICE) -> list[bytes]:
+        """All mails of a user's INBOX as IMAP gives them."""
+        with self.login(user) as imap:
+            return imap.bodies()
 
     def mailseal(self, *args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         """Run the mailseal command on the lab's configuration."""
@@ -254,3 +269,9 @@ class Lab:
             "users": self.users,
             "dovecot": ".".join(self.dovecot.version.split(".")[:3]),
         }
+
+
+def _enroll(agent: AgentClient, user: str, password: str) -> None:
+    reply = agent.request("enroll", user=user.encode(), password=password.encode())
+    if reply.status != "ok" and reply.text("class") != "AlreadyEnrolled":
+        raise LabError(f"cannot enrol {user}: {reply.text('message')}")

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""End to end, with real Postfix and real Dovecot."""
