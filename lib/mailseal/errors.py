@@ -86,6 +86,19 @@ class RecipientRefused(MailsealError):
     enhanced = "5.7.1"
 
 
+class MailboxFull(TemporaryError):
+    """The mailbox is over its quota, and mail may wait for room."""
+
+    enhanced = "4.2.2"
+
+
+class MailboxFullRefused(MailsealError):
+    """The mailbox is over its quota, and mail is refused."""
+
+    exit_status = EX_NOPERM
+    enhanced = "5.2.2"
+
+
 class NotEnrolled(MailsealError):
     """The user has no key pair."""
 

@@ -121,6 +121,14 @@ def _socket(value: Any) -> str:
     return text
 
 
+def _header_rule(value: Any) -> str:
+    """The form only; what folder names can be is checked where rules are used."""
+    text = _text(value)
+    if re.fullmatch(r"[!-9;-~]+:\s*\S.*=>\s*[^\s*%~].*", text) is None:
+        raise ValueError
+    return text
+
+
 OPTIONS: tuple[Option, ...] = (
     Option(
         "state_dir",
@@ -156,6 +164,13 @@ OPTIONS: tuple[Option, ...] = (
         _socket,
         "absolute path or host:port",
         "Dovecot's own LMTP, for recipients whose mail mailseal does not store itself.",
+    ),
+    Option(
+        "dovecot.quota_socket",
+        None,
+        _optional(_socket),
+        "absolute path or host:port, or null",
+        "Dovecot's quota-status service.  null: mailseal asks nobody about quota.",
     ),
     Option(
         "dovecot.timeout",
@@ -335,6 +350,27 @@ OPTIONS: tuple[Option, ...] = (
         "Parts the user from the detail in a recipient's local part, as in Dovecot and Postfix.",
     ),
     Option(
+        "delivery.detail_folder",
+        "existing",
+        _choice("existing", "create", "ignore"),
+        "existing, create or ignore",
+        "What user+folder does: deliver there if the folder exists, make it, or nothing.",
+    ),
+    Option(
+        "delivery.header_rules",
+        (),
+        _list(_header_rule),
+        "list of HEADER: VALUE => FOLDER",
+        'Folders without Sieve, as "X-Spam: Yes => Junk"; * in VALUE stands for anything.',
+    ),
+    Option(
+        "delivery.over_quota",
+        "defer",
+        _choice("defer", "reject"),
+        "defer or reject",
+        "Mail for a full mailbox: 452, and it stays in the queue, or 552.",
+    ),
+    Option(
         "delivery.sieve_script",
         "~/.dovecot.sieve",
         _optional(_text),
@@ -396,6 +432,13 @@ OPTIONS: tuple[Option, ...] = (
         _duration,
         "duration",
         "A client that is silent for so long is told 421 and cut off.",
+    ),
+    Option(
+        "delivery.deadline",
+        "5m",
+        _duration,
+        "duration",
+        "mailseal-deliver gives up after so long, and the mail is deferred.",
     ),
     Option(
         "delivery.workers",

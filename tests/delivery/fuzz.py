@@ -15,17 +15,8 @@ import sys
 import time
 from collections.abc import Iterable
 
-from mailseal.delivery.lmtp_protocol import (
-    MAX_LINE,
-    Data,
-    End,
-    Limits,
-    Mail,
-    Piece,
-    Quit,
-    Recipient,
-    Session,
-)
+from mailseal.delivery.lmtp_events import Data, End, Mail, Piece, Quit, Recipient
+from mailseal.delivery.lmtp_protocol import MAX_LINE, Limits, Session
 from mailseal.delivery.lmtp_syntax import Reply
 
 _LINES = [b"LHLO x", b"MAIL FROM:<a@b>", b"RCPT TO:<c@d>", b"RCPT TO:<x@unknown>", b"DATA", b"."]

@@ -18,7 +18,9 @@ import dataclasses
 import threading
 from collections.abc import Callable, Sequence
 
+from mailseal.config import Config
 from mailseal.delivery import outcome
+from mailseal.delivery.folders import Folders
 from mailseal.delivery.lmtp_syntax import Reply
 from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.outcome import Outcome
@@ -42,23 +44,43 @@ class SealJob:
     result: Outcome | None = None
 
 
-def seal_group(jobs: Sequence[SealJob], router: Router, secrets: SecretPool, sizes: str) -> None:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Store:
+    """What storing needs: keys, folders, sizes in names, secrets made ahead."""
+
+    router: Router
+    folders: Folders
+    sizes: str
+    secrets: SecretPool
+
+
+def make_store(config: Config, router: Router, secrets: SecretPool) -> Store:
+    """The Store that the configuration describes."""
+    folders = Folders(config["delivery.header_rules"], config["delivery.detail_folder"])
+    return Store(router, folders, config["delivery.sizes"], secrets)
+
+
+def seal_group(jobs: Sequence[SealJob], store: Store) -> None:
     """Store all of `jobs`; each has its result afterwards.  Never raises."""
     staged: list[tuple[SealJob, Staged, bytes]] = []
     for job in jobs:
         try:
             # As it is now, not as it was at RCPT: it may have been replaced.
-            key = router.key_of(job.route.user)
+            route = job.route
+            key = store.router.key_of(route.user)
             if key is None:
-                raise TemporaryError(f"{job.route.user} is not enrolled any more")
+                raise TemporaryError(f"{route.user} is not enrolled any more")
+            folder = store.folders.choose(
+                route.maildir, route.account.layout, route.detail, job.message
+            )
             one = seal_into(
-                job.route.maildir,
+                folder,
                 key,
                 job.envelope,
-                job.route.address,
+                route.address,
                 job.message,
-                sizes=sizes,
-                secret=secrets.take(),
+                sizes=store.sizes,
+                secret=store.secrets.take(),
             )
             staged.append((job, one, key.key_id))
         except MailsealError as error:
@@ -85,14 +107,10 @@ class Committer:
 
     def __init__(
         self,
-        router: Router,
-        secrets: SecretPool,
-        sizes: str,
+        store: Store,
         done: Callable[[list[SealJob]], None],
     ) -> None:
-        self._router = router
-        self._secrets = secrets
-        self._sizes = sizes
+        self._store = store
         self._done = done
         self._waiting: collections.deque[SealJob] = collections.deque()
         self._wake = threading.Condition()
@@ -112,5 +130,5 @@ class Committer:
                     self._wake.wait()
                 count = min(GROUP, len(self._waiting))
                 group = [self._waiting.popleft() for _ in range(count)]
-            seal_group(group, self._router, self._secrets, self._sizes)
+            seal_group(group, self._store)
             self._done(group)

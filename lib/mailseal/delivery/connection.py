@@ -20,18 +20,8 @@ from typing import TYPE_CHECKING
 
 from mailseal.delivery import outcome
 from mailseal.delivery.budget import Request
-from mailseal.delivery.lmtp_protocol import (
-    Data,
-    End,
-    Event,
-    Limits,
-    Mail,
-    Piece,
-    Quit,
-    Recipient,
-    Reset,
-    Session,
-)
+from mailseal.delivery.lmtp_events import Data, End, Event, Mail, Piece, Quit, Recipient, Reset
+from mailseal.delivery.lmtp_protocol import Limits, Session
 from mailseal.delivery.lmtp_syntax import Address, Reply
 from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.outcome import Outcome
@@ -259,8 +249,9 @@ class Connection:
         self._request = self.worker.budget.request(size, answer_later)
 
     def _recipient(self, address: Address) -> None:
+        size = self.session.mail.size if self.session.mail is not None else 0
         if self.worker.router.is_quick(address):
-            self._routed(address, self.worker.route(address))
+            self._routed(address, self.worker.route(address, size))
             return
 
         def routed(result: Route | Outcome) -> None:
@@ -269,7 +260,7 @@ class Connection:
                 self._touch()
                 self.advance()
 
-        self.worker.route_later(address, routed)
+        self.worker.route_later(address, size, routed)
 
     def _routed(self, address: Address, result: Route | Outcome) -> None:
         if isinstance(result, Route):

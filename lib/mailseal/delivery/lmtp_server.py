@@ -36,6 +36,7 @@ from collections.abc import Mapping, Sequence
 from mailseal import config as configuration
 from mailseal.config import Config
 from mailseal.delivery import listen
+from mailseal.delivery.folders import Folders
 from mailseal.delivery.log import DeliveryLog
 from mailseal.errors import EX_CONFIG, EX_OK, ConfigError, MailsealError
 
@@ -198,6 +199,10 @@ def checked(path: str) -> Config:
             "has no room for one mail of delivery.message_limit",
             hint="raise delivery.in_flight_limit, or lower delivery.workers",
         )
+    try:
+        Folders(config["delivery.header_rules"], config["delivery.detail_folder"])
+    except ValueError:
+        raise ConfigError(f"{path}: delivery.header_rules names what cannot be a folder") from None
     return config
 
 

@@ -8,13 +8,15 @@ parsed nor re-serialised.  What a store gets is computed piece by piece.
 from __future__ import annotations
 
 import base64
-import dataclasses
 import os
 import re
 import time
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from mailseal.delivery.lmtp_syntax import Address, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _QUEUE_ID = re.compile(
     rb"^received:(?:[^\r\n]|\r?\n[ \t])*?\bid ([0-9A-Za-z]{5,24})\b", re.I | re.M
@@ -22,18 +24,21 @@ _QUEUE_ID = re.compile(
 _HEAD = 4096
 
 
-@dataclasses.dataclass(slots=True)
 class Envelope:
     """Who sent a mail, who handed it over, when.  `client_ip` is "" on a unix socket."""
 
-    sender: Address
-    client: str
-    client_ip: str
-    hostname: str
-    utf8: bool = False
-    began: float = dataclasses.field(default_factory=time.time)
-    session: str = dataclasses.field(default_factory=lambda: session_id())
-    protocol: str = "LMTP"
+    __slots__ = ("began", "client", "client_ip", "hostname", "sender", "session", "utf8")
+
+    def __init__(
+        self, sender: Address, client: str, client_ip: str, hostname: str, utf8: bool = False
+    ) -> None:
+        self.sender = sender
+        self.client = client
+        self.client_ip = client_ip
+        self.hostname = hostname
+        self.utf8 = utf8
+        self.began = time.time()
+        self.session = session_id()
 
 
 def session_id() -> str:
@@ -57,15 +62,23 @@ class Message:
         self.pieces.append(piece)
         self.size += len(piece)
 
+    def head(self, size: int) -> bytes:
+        """The first `size` bytes, or all there are."""
+        if self.pieces and len(self.pieces[0]) >= size:
+            return self.pieces[0][:size]
+        head = b""
+        for piece in self.pieces:
+            head += piece[:size]
+            if len(head) >= size:
+                break
+        return head[:size]
+
     def queue_id(self) -> str:
         """Postfix's queue id, from the topmost Received field; "NOQUEUE" if there is none.
 
         Postfix sends the id along with XFORWARD only if told to, and always writes it there.
         """
-        head = self.pieces[0][:_HEAD] if self.pieces else b""
-        if len(head) < _HEAD and len(self.pieces) > 1:
-            head = b"".join(self.pieces[:8])[:_HEAD]
-        found = _QUEUE_ID.search(head)
+        found = _QUEUE_ID.search(self.head(_HEAD))
         return found[1].decode() if found is not None else "NOQUEUE"
 
     def stored_sizes(self) -> tuple[bool, int, int]:
@@ -120,7 +133,7 @@ def trace_headers(envelope: Envelope, recipient: Address) -> bytes:
         f"Return-Path: <{printable(sender)}>\r\n"
         f"Delivered-To: {printable(str(recipient))}\r\n"
         f"Received: from {envelope.client}{by_ip}\r\n"
-        f"\tby {envelope.hostname} with {envelope.protocol}\r\n"
+        f"\tby {envelope.hostname} with LMTP\r\n"
         f"\tid {envelope.session}\r\n"
         f"\t(envelope-from <{printable(sender)}>)\r\n"
         f"\tfor <{printable(str(recipient))}>; {date(envelope.began)}\r\n"

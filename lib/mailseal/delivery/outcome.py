@@ -12,6 +12,8 @@ import dataclasses
 from mailseal.delivery.lmtp_syntax import Address, Reply
 from mailseal.errors import (
     DiskFull,
+    MailboxFull,
+    MailboxFullRefused,
     MailsealError,
     NoSuchUser,
     RecipientDeferred,
@@ -24,6 +26,8 @@ _WORDS: tuple[tuple[type[MailsealError], str], ...] = (
     (DiskFull, "insufficient storage"),
     (RecipientDeferred, "not taken yet"),
     (RecipientRefused, "not taken here"),
+    (MailboxFull, "mailbox full"),
+    (MailboxFullRefused, "mailbox full"),
 )
 
 
@@ -41,7 +45,7 @@ class Outcome:
 def failed(error: MailsealError, to: Address, action: str = "none") -> Outcome:
     """The outcome of an error.  One that is not meant for a mail's way is temporary."""
     code, enhanced = error.reply_code, error.enhanced
-    known = isinstance(error, (TemporaryError, NoSuchUser, RecipientRefused))
+    known = isinstance(error, (TemporaryError, NoSuchUser, RecipientRefused, MailboxFullRefused))
     if not known or code == 421:
         code, enhanced = 451, "4.3.0"
     if code == 550 and enhanced.startswith("4"):

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""A small LMTP client: hands one mail for one recipient to Dovecot's LMTP.
+"""A small LMTP client: hands one mail for one recipient to a server, mostly Dovecot's LMTP.
 
 CONTRACT
-    deliver() returns Dovecot's last word on this recipient.  Whatever
+    deliver() returns the server's last word on this recipient.  Whatever
     keeps it from coming (no socket, time-out, closed connection, an answer that is
     not LMTP) is a 451: Postfix tries again.  If the connection
     breaks after the mail was sent and before the answer, the mail may come
     twice; it is never lost.
-    Replies that say that mailseal and Dovecot do not understand each other
+    Replies that say that mailseal and the server do not understand each other
     (500 to 504, 555) and 421 are temporary too: nobody's mail bounces for that.
 
 One recipient a transaction: Dovecot 2.3 hard-links the first recipient's ciphertext to the
@@ -20,12 +20,15 @@ import re
 import socket
 import threading
 import time
+from typing import TYPE_CHECKING
 
-from mailseal.config import Config, socket_address
 from mailseal.delivery.data_stream import stuffed
 from mailseal.delivery.lmtp_syntax import Address, Reply
 from mailseal.delivery.message import Envelope, Message
 from mailseal.errors import TemporaryError
+
+if TYPE_CHECKING:
+    from mailseal.config import Config
 
 _LINE = re.compile(r"(\d{3})([ -])(?:([245]\.\d{1,3}\.\d{1,3}) )?(.*)", re.DOTALL)
 _MISUNDERSTOOD = frozenset((421, 500, 501, 502, 503, 504, 555))
@@ -35,6 +38,10 @@ _KEEP_IDLE = 20.0
 
 class _Broken(TemporaryError):
     """The connection cannot be used any more; the text says why."""
+
+
+class NotThere(TemporaryError):
+    """Nobody listens at the address."""
 
 
 class _Connection:
@@ -52,6 +59,8 @@ class _Connection:
                 self._socket.connect(address)
             else:
                 self._socket = socket.create_connection(address, timeout)  # type: ignore[arg-type]
+        except (FileNotFoundError, ConnectionRefusedError) as exc:
+            raise NotThere(f"cannot connect: {exc.strerror}") from None
         except OSError as exc:
             raise _Broken(f"cannot connect: {exc.strerror or 'timed out'}") from None
         self._expect(self._reply(), 220)
@@ -124,7 +133,7 @@ class _Connection:
     def deliver(self, envelope: Envelope, recipient: Address, message: Message) -> Reply:
         """One transaction.  A reply that is not 2xx leaves the connection unusable or reset."""
         if not (recipient.ascii and envelope.sender.ascii) and not self.utf8:
-            return Reply(550, "5.6.7", "Dovecot's LMTP takes no international addresses")
+            return Reply(550, "5.6.7", "international addresses are not taken there")
         options = " BODY=8BITMIME" if self.body_8bit else ""
         options += " SMTPUTF8" if envelope.utf8 and self.utf8 else ""
         commands = (
@@ -159,32 +168,52 @@ class _Connection:
 
 
 class Relay:
-    """Dovecot's LMTP at `dovecot.lmtp_socket`.  Connections are kept between mails."""
+    """The LMTP server at `address`, called `name` in texts.  Connections are kept."""
 
-    def __init__(self, config: Config, hostname: str) -> None:
-        self._address = socket_address(config["dovecot.lmtp_socket"])
-        self._timeout = float(config["dovecot.timeout"])
+    def __init__(
+        self, address: str | tuple[str, int], timeout: float, hostname: str, name: str
+    ) -> None:
+        self._address = address
+        self._timeout = timeout
         self._hostname = hostname
+        self._name = name
         self._idle: list[_Connection] = []
         self._lock = threading.Lock()
 
     def deliver(self, envelope: Envelope, recipient: Address, message: Message) -> Reply:
-        """Dovecot's answer for this recipient; see CONTRACT.  Never raises for its faults."""
+        """The server's answer for this recipient; see CONTRACT.  Never raises for its faults."""
         try:
             connection = self._kept() or self._new()
-        except _Broken as broken:
-            return Reply(451, "4.4.1", f"Dovecot's LMTP: {broken}")
+        except TemporaryError as broken:
+            return Reply(451, "4.4.1", f"{self._name}: {broken}")
+        return self._deliver(connection, envelope, recipient, message)
+
+    def deliver_if_there(
+        self, envelope: Envelope, recipient: Address, message: Message
+    ) -> Reply | None:
+        """The same, but None if nobody listens at the address: nothing was sent then."""
+        try:
+            connection = self._new()
+        except NotThere:
+            return None
+        except TemporaryError as broken:
+            return Reply(451, "4.4.1", f"{self._name}: {broken}")
+        return self._deliver(connection, envelope, recipient, message)
+
+    def _deliver(
+        self, connection: _Connection, envelope: Envelope, recipient: Address, message: Message
+    ) -> Reply:
         try:
             reply = connection.deliver(envelope, recipient, message)
         except _Broken as broken:
-            return Reply(451, "4.4.2", f"Dovecot's LMTP: {broken}")
+            return Reply(451, "4.4.2", f"{self._name}: {broken}")
         connection.idle_since = time.monotonic()
         if reply.code == 421:
             connection.close()
         else:
             with self._lock:
                 self._idle.append(connection)
-        return _mapped(reply, recipient)
+        return self._mapped(reply, recipient)
 
     def _new(self) -> _Connection:
         return _Connection(self._address, self._timeout, self._hostname)
@@ -200,10 +229,17 @@ class Relay:
                 return connection
             connection.close()
 
+    def _mapped(self, reply: Reply, recipient: Address) -> Reply:
+        """The server's reply as ours, in one line and without the `<address>` it begins with."""
+        text = reply.text.replace("\n", " ").removeprefix(f"<{recipient}> ")
+        if not 200 <= reply.code < 600 or 300 <= reply.code < 400 or reply.code in _MISUNDERSTOOD:
+            return Reply(451, "4.3.0", f"{self._name} said {reply.code} {text}")
+        return Reply(reply.code, reply.enhanced or f"{reply.code // 100}.0.0", text)
 
-def _mapped(reply: Reply, recipient: Address) -> Reply:
-    """Dovecot's reply as ours, in one line and without the `<address>` it begins with."""
-    text = reply.text.replace("\n", " ").removeprefix(f"<{recipient}> ")
-    if not 200 <= reply.code < 600 or 300 <= reply.code < 400 or reply.code in _MISUNDERSTOOD:
-        return Reply(451, "4.3.0", f"Dovecot's LMTP said {reply.code} {text}")
-    return Reply(reply.code, reply.enhanced or f"{reply.code // 100}.0.0", text)
+
+def dovecot(config: Config, hostname: str) -> Relay:
+    """Dovecot's LMTP, as the configuration names it."""
+    from mailseal.config import socket_address
+
+    address = socket_address(config["dovecot.lmtp_socket"])
+    return Relay(address, float(config["dovecot.timeout"]), hostname, "Dovecot's LMTP")

@@ -5,6 +5,7 @@
     enrolled, Maildir of ours                     seal: mailseal stores it itself
     enrolled, but with a Sieve script, another    relay: Dovecot's mail_crypt seals, if its
       mail format, or another uid                   user database hands it the same public key
+    mailbox full, says dovecot.quota_socket       MailboxFull (452), MailboxFullRefused (552)
     not enrolled                                  delivery.not_enrolled: relay in clear,
                                                     RecipientDeferred or RecipientRefused
 
@@ -25,6 +26,7 @@ from mailseal.config import Config
 from mailseal.crypto.eckeys import PublicKey
 from mailseal.delivery import userdb
 from mailseal.delivery.lmtp_syntax import Address
+from mailseal.delivery.quota import QuotaStatus
 from mailseal.delivery.userdb import Account
 from mailseal.errors import (
     BadUserName,
@@ -69,13 +71,18 @@ class Router:
         self._script: str | None = config["delivery.sieve_script"]
         self._not_enrolled: str = config["delivery.not_enrolled"]
         self._uid = os.geteuid()
+        self._quota = QuotaStatus(config) if config["dovecot.quota_socket"] else None
 
     def is_quick(self, address: Address) -> bool:
         """Whether route() will answer without waiting for anybody."""
-        return self._users.remembered(self._split(address)[0])[0]
+        return self._quota is None and self._users.remembered(self._split(address)[0])[0]
 
-    def route(self, address: Address) -> Route:
-        """Decide.  Raises what the module's table says, and TemporaryError for all else."""
+    def route(self, address: Address, size: int = 0) -> Route:
+        """Decide.  Raises what the module's table says, and TemporaryError for all else.
+
+        `size` is the announced size in bytes, 0 if it is not known.  Dovecot looks after
+        the quota of what is relayed to it.
+        """
         name, detail = self._split(address)
         account = self._users.lookup(name)
         if account is None:
@@ -85,6 +92,8 @@ class Router:
             return self._in_clear(address, account, detail)
         obstacle = self._obstacle(account)
         if obstacle is None:
+            if self._quota is not None:
+                self._quota.require_room(account.user, size)
             return Route(address, account, "seal", key, detail, "enrolled")
         _require_sealing(account, key, obstacle)
         return Route(address, account, "relay", key, detail, obstacle)

@@ -45,6 +45,7 @@ class Account:
     maildir: str | None
     uid: int | None
     extra: dict[str, str]
+    layout: str = "maildir++"
 
 
 def escape(text: str) -> str:
@@ -81,6 +82,14 @@ def expand(template: str, user: str, home: str = "") -> str | None:
     if not known or not path.startswith("/") or (not domain and "%d" in template):
         return None
     return os.path.normpath(path)
+
+
+def layout_of(extra: dict[str, str]) -> str:
+    """How folders lie in the Maildir: "maildir++", "fs" or another of Dovecot's words."""
+    for option in extra.get("mail", "").split(":")[2:]:
+        if option.upper().startswith("LAYOUT="):
+            return option[len("LAYOUT=") :].lower()
+    return extra.get("mailbox_list_layout", "maildir++").lower()
 
 
 def maildir_of(extra: dict[str, str], user: str, home: str, default: str) -> str | None:
@@ -262,7 +271,7 @@ class DovecotUserdb:
             return Account(fields[0], home, None, None, values)
         except ValueError:
             raise TemporaryError("Dovecot's auth gave a uid that is no number") from None
-        return Account(user, home, maildir, uid, values)
+        return Account(user, home, maildir, uid, values, layout_of(values))
 
 
 class Cached:

@@ -25,19 +25,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mailseal.config import Config
-from mailseal.delivery import outcome
+from mailseal.delivery import outcome, relay
 from mailseal.delivery.budget import Budget
-from mailseal.delivery.commit import Committer, SealJob
+from mailseal.delivery.commit import Committer, SealJob, make_store
 from mailseal.delivery.connection import Connection, routed_outcome
 from mailseal.delivery.lmtp_protocol import Limits
 from mailseal.delivery.lmtp_syntax import Address
 from mailseal.delivery.log import DeliveryLog
 from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.outcome import Outcome
-from mailseal.delivery.relay import Relay
+from mailseal.delivery.relayed import relay_one
 from mailseal.delivery.route import Route, Router
 from mailseal.delivery.seal import SecretPool
-from mailseal.errors import MailsealError, TemporaryError
 
 _LOOKUP_THREADS = 8
 _RELAY_THREADS = 32
@@ -83,10 +82,10 @@ class Worker:
         self.idle_timeout: int = config["delivery.idle_timeout"]
         self._limits = Limits(config["delivery.message_limit"], config["delivery.recipient_limit"])
         self._most: int = config["delivery.connection_limit"]
-        self._relay = Relay(config, hostname)
+        self._relay = relay.dovecot(config, hostname)
         self._secrets = SecretPool(config["delivery.secrets_ahead"])
         self._committer = Committer(
-            self.router, self._secrets, config["delivery.sizes"], self._group_done
+            make_store(config, self.router, self._secrets), self._group_done
         )
         self._lookups = concurrent.futures.ThreadPoolExecutor(_LOOKUP_THREADS, "lookup")
         self._relays = concurrent.futures.ThreadPoolExecutor(_RELAY_THREADS, "relay")
@@ -227,19 +226,21 @@ class Worker:
         self._epoll.unregister(client.fd)
         del self._clients[client.fd]
 
-    def route(self, address: Address) -> Route | Outcome:
+    def route(self, address: Address, size: int) -> Route | Outcome:
         """Decide now; an Outcome is why not."""
         try:
-            return self.router.route(address)
+            return self.router.route(address, size)
         except Exception as exc:
             return routed_outcome(exc, address)
 
-    def route_later(self, address: Address, answer: Callable[[Route | Outcome], None]) -> None:
+    def route_later(
+        self, address: Address, size: int, answer: Callable[[Route | Outcome], None]
+    ) -> None:
         """Decide in a thread; `answer` is called in the loop."""
         self._jobs += 1
 
         def ask() -> None:
-            result = self.route(address)
+            result = self.route(address, size)
             self._post(self._answered, answer, result)
 
         self._lookups.submit(ask)
@@ -295,22 +296,7 @@ class Worker:
         numbers: list[int],
     ) -> None:
         try:
-            result = relay_one(self.router, self._relay, route, envelope, message)
+            result = relay_one(route, envelope, message, self.router, self._relay)
         except Exception as exc:
             result = outcome.fault(route.address, exc)
         self._post(self._settle, delivery, numbers, result)
-
-
-def relay_one(
-    router: Router, relay: Relay, route: Route, envelope: Envelope, message: Message
-) -> Outcome:
-    """Hand one recipient's mail to Dovecot.  Never raises for expected failures."""
-    action = "clear" if route.key is None else "relayed"
-    try:
-        if route.key is None and router.key_of(route.user) is not None:
-            raise TemporaryError(f"{route.user} was enrolled while the mail came in")
-    except MailsealError as error:
-        return outcome.failed(error, route.address)
-    reply = relay.deliver(envelope, route.address, message)
-    key_id = None if route.key is None else route.key.key_id
-    return Outcome(reply, action, key_id, f"{route.why}; {reply.text}")

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: MIT
+"""Into which folder of a Maildir a mail goes: header rules first, then `user+folder`.
+
+    HEADER: VALUE => FOLDER     delivery.header_rules, the first that matches
+    user+folder@domain          delivery.detail_folder
+
+The folder named by a rule is made if it is missing: the postmaster has named
+it.  The one named in an address is made only if so configured: anybody
+can write an address.  What cannot be a folder name is delivered to INBOX.
+
+Folders lie as Dovecot lays them out: Maildir++ (`.name.sub`, names in
+modified UTF-7, RFC 3501 5.1.3) or LAYOUT=fs (`name/sub`).
+"""
+
+from __future__ import annotations
+
+import base64
+import fnmatch
+import os
+import re
+from collections.abc import Iterable
+
+from mailseal import durable
+from mailseal.delivery.message import Message
+from mailseal.mailbox import maildir
+
+_RULE = re.compile(r"([!-9;-~]+):\s*(\S(?:.*\S)?)\s*=>\s*(\S(?:.*\S)?)")
+_MAX_HEAD = 64 * 1024
+_MAX_NAME = 200
+
+
+def parse_rule(text: str) -> tuple[bytes, re.Pattern[str], str]:
+    """(header in lower case, pattern of its value, folder).  Raises ValueError."""
+    match = _RULE.fullmatch(text.strip())
+    if match is None or folder_path("/", "maildir++", match[3]) is None:
+        raise ValueError
+    return match[1].lower().encode(), re.compile(fnmatch.translate(match[2]), re.I), match[3]
+
+
+class Folders:
+    """Chooses; used by the committing thread."""
+
+    def __init__(self, rules: Iterable[str], detail_folder: str) -> None:
+        self._rules = [parse_rule(rule) for rule in rules]
+        self._detail_folder = detail_folder
+
+    def choose(self, root: str, layout: str, detail: str, message: Message) -> str:
+        """The Maildir to deliver into: `root` or a folder in it, which exists then."""
+        if self._rules:
+            values = header_values(message, {header for header, _, _ in self._rules})
+            for header, pattern, name in self._rules:
+                if any(pattern.fullmatch(value) for value in values.get(header, ())):
+                    path = folder_path(root, layout, name)
+                    if path is not None:
+                        return path if path == root else _made(root, path)
+        if not detail or self._detail_folder == "ignore":
+            return root
+        path = folder_path(root, layout, detail)
+        if path is None or path == root:
+            return root
+        if maildir.is_maildir(path):
+            return path
+        return _made(root, path) if self._detail_folder == "create" else root
+
+
+def _made(root: str, path: str) -> str:
+    """Make the folder if it is missing, as Dovecot does: with its mark for Maildir++."""
+    if not maildir.is_maildir(path):
+        if not maildir.is_maildir(root):
+            maildir.create(root)
+        maildir.create(path)
+        if os.path.basename(path).startswith("."):
+            durable.replace(os.path.join(path, "maildirfolder"), b"")
+    return path
+
+
+def folder_path(root: str, layout: str, name: str) -> str | None:
+    """The path of a folder; None if `name` cannot be one.  "/" and "." part levels."""
+    parts = re.split(r"[/.]", name)
+    if len(parts) == 1 and name.upper() == "INBOX":
+        return root
+    encoded = [modified_utf7(part) for part in parts]
+    if not all(parts) or any(ord(c) < 32 or c in "*%~\x7f" for c in name):
+        return None
+    if len("".join(encoded)) > _MAX_NAME or layout not in ("maildir++", "fs"):
+        return None
+    if layout == "fs":
+        if any(part in ("cur", "new", "tmp") for part in parts):
+            return None
+        return os.path.join(root, *encoded)
+    return f"{root}/.{'.'.join(encoded)}"
+
+
+def modified_utf7(text: str) -> str:
+    """IMAP's spelling of a mailbox name."""
+
+    def shifted(match: re.Match[str]) -> str:
+        raw = base64.b64encode(match[0].encode("utf-16-be", "replace")).decode()
+        return f"&{raw.rstrip('=').replace('/', ',')}-"
+
+    return re.sub(r"[^\x20-\x7e]+", shifted, text.replace("&", "&-"))
+
+
+def header_values(message: Message, wanted: set[bytes]) -> dict[bytes, list[str]]:
+    """Values of the wanted header fields, unfolded; no others are looked at."""
+    found: dict[bytes, list[str]] = {}
+    for field in re.split(rb"\r\n(?![ \t])", message.head(_MAX_HEAD)):
+        if not field:
+            break
+        name, colon, value = field.partition(b":")
+        name = name.rstrip().lower()
+        if colon and name in wanted:
+            text = value.replace(b"\r\n", b"").strip().decode("utf-8", "replace")
+            found.setdefault(name, []).append(text)
+    return found

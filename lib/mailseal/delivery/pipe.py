@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: MIT
+"""mailseal-deliver: one mail from stdin to one recipient, for pipe(8) and its kin.
+
+SYNOPSIS
+    mailseal-deliver [-c CONFIG] [-s SOCKET] [-f SENDER] [-q QUEUEID] RECIPIENT…
+
+DESCRIPTION
+    Hands the mail to the running mailseal-lmtp.  When there is none, does the work
+    itself, as delivery.user.  Lines may end in LF or CR LF; an mbox "From " line
+    at the beginning is taken off, and names the sender if -f does not.
+
+    -s   the daemon's socket.  With it, or without -c, no configuration is
+         read while the daemon answers (default /run/mailseal/lmtp.sock).
+    Several recipients are allowed, but there is one exit status for all, and
+    the worst wins: with pipe(8) use `…_destination_recipient_limit = 1`.
+
+    stdin is always read to its end first: whoever ends with 0 before that loses mail.
+
+DIAGNOSTICS
+    0 delivered.  75 try again.  67 no such user, 65 the mail itself is not
+    taken (too large), 77 refused: these three bounce.  64 wrong usage would bounce too, so
+    it is 75.  On failure one short line, `4.X.X text`, on stdout for the bounce or mailq.
+    After delivery.deadline (with -s or the default socket: 5 minutes) it ends with 75.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO, NoReturn
+
+from mailseal.delivery.lmtp_syntax import Address, Refused, Reply, parse_path, printable
+from mailseal.delivery.message import Envelope, Message
+from mailseal.delivery.relay import Relay
+from mailseal.errors import (
+    EX_DATAERR,
+    EX_NOPERM,
+    EX_NOUSER,
+    EX_OK,
+    EX_TEMPFAIL,
+    MailsealError,
+    UsageError,
+)
+
+DEFAULT_SOCKET = "/run/mailseal/lmtp.sock"
+_DEADLINE = 300
+_READ = 1 << 20
+_TAKES_VALUE = ("-c", "-s", "-f", "-q", "-d")
+
+
+class _Options:
+    """The command line, and what can be left to a default."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        # By hand: getopt brings gettext along, 8 ms of the 40 that a mail may take.
+        given: dict[str, str] = {}
+        self.recipients: list[str] = []
+        words = iter(argv)
+        for word in words:
+            option, value = word[:2], word[2:]
+            if option == "--":
+                self.recipients += words
+            elif option in _TAKES_VALUE:
+                value = value or next(words, "\0")
+                if value == "\0":
+                    raise UsageError(f"option {option} needs a value")
+                if option == "-d":
+                    self.recipients.append(value)
+                else:
+                    given[option] = value
+            elif word.startswith("-"):
+                raise UsageError(f"unknown option {option}")
+            else:
+                self.recipients.append(word)
+        self.config: str | None = given.get("-c")
+        self.socket: str | None = given.get("-s")
+        self.sender: str | None = given.get("-f")
+        self.queue_id: str | None = given.get("-q")
+        if not self.recipients:
+            raise UsageError("no recipient given")
+
+
+def main(argv: Sequence[str], stdin: BinaryIO, environ: Mapping[str, str]) -> int:
+    """The hook's work; the result is its exit status."""
+    del environ
+    os.umask(0o077)
+    signal.signal(signal.SIGALRM, _too_late)
+    signal.alarm(_DEADLINE)
+    try:
+        message, mbox_sender = read_mail(stdin)
+        options = _Options(argv)
+        replies = _deliver(options, message, mbox_sender)
+    except Refused as refused:
+        replies = [refused.reply]
+    except MailsealError as error:
+        # A wrong configuration or command line is no reason to bounce anybody's mail.
+        replies = [Reply(451, "4.3.5", str(error))]
+    worst = max(replies, key=_badness)
+    if worst.ok:
+        return EX_OK
+    _say(worst)
+    return exit_status(worst)
+
+
+def _say(reply: Reply) -> None:
+    text = printable(reply.text.replace("\n", " "))[:200]
+    os.write(1, f"{reply.enhanced} {text}\n".encode("utf-8", "replace"))
+
+
+def _too_late(_number: int, _frame: object) -> NoReturn:
+    os.write(1, b"4.4.7 delivery took too long\n")
+    os._exit(EX_TEMPFAIL)
+
+
+def _badness(reply: Reply) -> int:
+    """Deferring is worse than bouncing: what was bounced cannot be tried again."""
+    return 0 if reply.ok else 2 if reply.code < 500 else 1
+
+
+def exit_status(reply: Reply) -> int:
+    """sysexits for a reply; anything that is not a clear 5xx is 75."""
+    if reply.ok:
+        return EX_OK
+    if not 500 <= reply.code < 600:
+        return EX_TEMPFAIL
+    if reply.enhanced.startswith("5.1."):
+        return EX_NOUSER
+    if reply.enhanced.startswith(("5.3.4", "5.6.")):
+        return EX_DATAERR
+    return EX_NOPERM
+
+
+def read_mail(stdin: BinaryIO) -> tuple[Message, str | None]:
+    """Everything on stdin with CR LF line ends, and the sender of an mbox "From " line."""
+    message = Message()
+    sender: str | None = None
+    first = True
+    carry = b""
+    while data := stdin.read(_READ):
+        data = carry + data
+        if first and data.startswith(b"From "):
+            line, end, rest = data.partition(b"\n")
+            if end:
+                data = rest
+                sender = line.split(b" ")[1].decode("utf-8", "replace")
+        first = False
+        # A CR waits for what follows, so that no CR LF is split.
+        carry = b"\r" if data.endswith(b"\r") else b""
+        message.add(_with_crlf(data[: len(data) - len(carry)]))
+    if carry:
+        message.add(carry)
+    if message.pieces and not message.pieces[-1].endswith(b"\n"):
+        message.add(b"\r\n")
+    return message, sender
+
+
+def _with_crlf(data: bytes) -> bytes:
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n")
+    return data.replace(b"\n", b"\r\n")
+
+
+def _deliver(options: _Options, message: Message, mbox_sender: str | None) -> list[Reply]:
+    sender = options.sender if options.sender is not None else mbox_sender or ""
+    if sender.upper() in ("MAILER-DAEMON", "<>"):
+        sender = ""
+    envelope = Envelope(_address(sender, sender=True), "localhost", "", "localhost")
+    recipients = [_address(recipient, sender=False) for recipient in options.recipients]
+    envelope.utf8 = not all(a.ascii for a in (envelope.sender, *recipients))
+    sockets: list[str | tuple[str, int]] = [options.socket or DEFAULT_SOCKET]
+    if options.config is not None and options.socket is None:
+        from mailseal import config as configuration
+
+        config = configuration.load(options.config)
+        signal.alarm(config["delivery.deadline"])
+        sockets = [configuration.socket_address(name) for name in config["delivery.listen"]]
+    for address in sockets:
+        replies = _by_daemon(address, envelope, recipients, message)
+        if replies is not None:
+            return replies
+    from mailseal.delivery.single import deliver_alone
+
+    return deliver_alone(options.config, options.queue_id, envelope, recipients, message)
+
+
+def _by_daemon(
+    address: str | tuple[str, int], envelope: Envelope, recipients: list[Address], message: Message
+) -> list[Reply] | None:
+    """The daemon's replies; None if none listens there."""
+    daemon = Relay(address, _DEADLINE, "localhost", "mailseal-lmtp")
+    replies: list[Reply] = []
+    for recipient in recipients:
+        reply = daemon.deliver_if_there(envelope, recipient, message)
+        if reply is None:
+            return None if not replies else [*replies, Reply(451, "4.3.0", "the daemon went away")]
+        replies.append(reply)
+    return replies
+
+
+def _address(text: str, *, sender: bool) -> Address:
+    raw = os.fsencode(text)
+    if not raw.startswith(b"<"):
+        raw = b"<" + raw + b">"
+    address, parameters = parse_path(raw, sender=sender)
+    if parameters:
+        raise Refused(501, "5.1.3", "bad address syntax")
+    return address

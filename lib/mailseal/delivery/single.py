@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: MIT
+"""mailseal-deliver without a daemon: the same routing and storing, in this process.
+
+It must run as delivery.user, or as root, and then becomes that user.
+"""
+
+from __future__ import annotations
+
+import time
+
+from mailseal import config as configuration
+from mailseal.delivery import listen, outcome, relay
+from mailseal.delivery.commit import SealJob, make_store, seal_group
+from mailseal.delivery.lmtp_syntax import Address, Reply
+from mailseal.delivery.log import DeliveryLog
+from mailseal.delivery.message import Envelope, Message
+from mailseal.delivery.outcome import Outcome
+from mailseal.delivery.relayed import relay_one
+from mailseal.delivery.route import Router
+from mailseal.delivery.seal import SecretPool
+from mailseal.errors import MailsealError
+
+
+def deliver_alone(
+    config_path: str | None,
+    queue_id: str | None,
+    envelope: Envelope,
+    recipients: list[Address],
+    message: Message,
+) -> list[Reply]:
+    """One reply per recipient.  Raises ConfigError before anything was done."""
+    config = configuration.load(config_path or configuration.DEFAULT_PATH)
+    listen.become(config["delivery.user"])
+    envelope.hostname = listen.hostname(config)
+    log = DeliveryLog(config["log.to"], "mailseal-deliver")
+    router = Router(config)
+    store = make_store(config, router, SecretPool(0))
+    dovecot = relay.dovecot(config, envelope.hostname)
+    replies: list[Reply] = []
+    for recipient in recipients:
+        if message.size > config["delivery.message_limit"]:
+            reply = Reply(552, "5.3.4", "message too large")
+            result = Outcome(reply, "none", None, reply.text)
+        else:
+            try:
+                route = router.route(recipient, message.size)
+                if route.action == "relay":
+                    result = relay_one(route, envelope, message, router, dovecot)
+                else:
+                    job = SealJob(route, envelope, message)
+                    seal_group([job], store)
+                    result = job.result or outcome.fault(recipient, RuntimeError())
+            except MailsealError as error:
+                result = outcome.failed(error, recipient)
+        log.recipient(
+            queue_id or message.queue_id(),
+            str(recipient),
+            action=result.action,
+            key_id=result.key_id,
+            size=message.size,
+            delay=time.time() - envelope.began,
+            reply=result.reply,
+            detail=result.detail,
+        )
+        replies.append(result.reply)
+    return replies
