@@ -13,10 +13,11 @@ import importlib
 import os
 import re
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 
 from tests.lab.place import MAIL_UID, REPOSITORY, LabError, Place
-from tests.lab.process import Address, Server
+from tests.lab.process import Server
 
 _DIALECTS = {"2.3": "tests.lab.dovecot_23", "2.4": "tests.lab.dovecot_24"}
 
@@ -25,8 +26,8 @@ _DIALECTS = {"2.3": "tests.lab.dovecot_23", "2.4": "tests.lab.dovecot_24"}
 class Wanted:
     """What a dialect turns into configuration text.
 
-    auth     which auth-*.conf of dovecot-conf/ is used; None leaves the whole
-             of passdb and userdb to `extra`.
+    auth     which auth-*.conf of dovecot-conf/ is used; `passwd-file` is Dovecot's
+             own, without mailseal's daemons; None leaves passdb and userdb to `extra`.
     sealing  whether the shipped snippets are used at all: without, this is a
              plain Dovecot to compare with.
     extra    text in the dialect's own language, last, so that it wins.
@@ -78,8 +79,8 @@ class Dovecot:
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
         self.version = installed_version()
-        self.imap: Address = ("127.0.0.1", wanted.imap_port)
-        self.pop3: Address = ("127.0.0.1", wanted.pop3_port)
+        self.imap = ("127.0.0.1", wanted.imap_port)
+        self.pop3 = ("127.0.0.1", wanted.pop3_port)
         self.config = wanted.place.path("dovecot", "dovecot.conf")
         self.lmtp_socket = os.path.join(wanted.base_dir, "lmtp")
         self.userdb_socket = os.path.join(wanted.base_dir, "auth-userdb")
@@ -122,6 +123,8 @@ class Dovecot:
         with open(self.wanted.users_file, "w", encoding="utf-8") as stream:
             os.fchmod(stream.fileno(), 0o644)
             stream.writelines(lines)
+        if self._server.running and "passwd-file" in (self.wanted.auth or ""):
+            time.sleep(1.1)  # Dovecot looks whether the file is new once a second at most
 
     def doveadm(self, *args: str, stdin: bytes = b"") -> bytes:
         """Run doveadm on this configuration; what it prints."""
@@ -132,6 +135,15 @@ class Dovecot:
             error = done.stderr.decode(errors="replace").strip()
             raise LabError(f"doveadm {args[0]} ended with {done.returncode}: {error}")
         return done.stdout
+
+    def settings(self, name: str) -> str:
+        """The value of one setting, as Dovecot understands its configuration."""
+        done = subprocess.run(
+            [_program("doveconf"), "-c", self.config, "-h", name], capture_output=True, text=True
+        )
+        if done.returncode:
+            raise LabError(f"doveconf: {done.stderr.strip()}")
+        return done.stdout.strip()
 
     def log_text(self) -> str:
         try:

@@ -68,6 +68,17 @@ service lmtp {
 }
 """
 
+_PASSWD_FILE = """\
+passdb {{
+  driver = passwd-file
+  args = {users_file}
+}}
+userdb {{
+  driver = passwd-file
+  args = {users_file}
+}}
+"""
+
 
 def configuration(wanted: Wanted) -> str:
     """The whole dovecot.conf: the servers, the shipped snippets, what the lab changes."""
@@ -82,8 +93,10 @@ def configuration(wanted: Wanted) -> str:
     ]
     if wanted.sealing:
         names = ["mailseal", "lmtp-relay"]
-        if wanted.auth is not None:
+        if wanted.auth not in (None, "passwd-file"):
             names.append(f"auth-{wanted.auth}")
         parts += [snippet(version, name, wanted.places) for name in names]
+    if wanted.auth == "passwd-file":
+        parts.append(_PASSWD_FILE.format(users_file=wanted.users_file))
     parts += [_OURS, wanted.extra]
     return "\n".join(parts)

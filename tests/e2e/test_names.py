@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""Odd user names, from enrolment to the mailbox."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from mailseal.login.client import AgentClient
+from tests.e2e.mails import HEADERS
+from tests.lab import Imap, Lab, Refused
+from tests.lab.smtp import send, send_lmtp
+
+SENDER = "eve@example.net"
+MAIL = HEADERS + b"hello\r\n"
+LONGEST = "l" * 242 + "@example.org"
+ODD = ["gr\u00fc\u00dfe@example.org", "a b@example.org", "o'neill&co!@example.org", LONGEST]
+CLIMBING = ["../../../etc/passwd", "a/../b@example.org", "/root", "..", ".", "-rf", "%2e%2e"]
+
+
+@pytest.fixture(scope="module")
+def any_name() -> Iterator[Lab]:
+    """A lab whose Dovecot takes every character in a user name."""
+    with Lab({}, dovecot_extra="auth_username_chars =\n") as lab:
+        yield lab
+
+
+def test_longest_name_has_254_bytes() -> None:
+    assert len(LONGEST) == 254
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_mail_and_login(any_name: Lab, name: str) -> None:
+    any_name.add_user(name)
+    assert any_name.mailseal("status", name).returncode == 0
+    recipient = f'"{name.split("@")[0]}"@example.org' if " " in name else name
+    ((code, text),) = send_lmtp(any_name.lmtp, SENDER, [recipient], MAIL)
+    assert code == 250, text
+    with Imap(any_name.imap, name, "password") as imap:
+        (mail,) = imap.bodies()
+    assert mail.endswith(b"hello\r\n")
+    (path,) = any_name.stored(name)
+    with open(path, "rb") as stream:
+        assert stream.read(9) == b"CRYPTED\x03\x07"
+
+
+def test_utf8_through_postfix(any_name: Lab) -> None:
+    name = "m\u00fcller@example.org"
+    any_name.add_user(name)
+    send(any_name.smtp, SENDER, [name], MAIL)
+    any_name.wait_delivered()
+    assert len(any_name.inbox(name)) == 1
+
+
+@pytest.mark.parametrize("name", CLIMBING)
+def test_names_that_look_like_paths_stay_in_the_folder(any_name: Lab, name: str) -> None:
+    state = any_name.place.path("state")
+    before = _files_outside(any_name, state)
+    done = any_name.mailseal("enroll", "--stdin", "--", name, stdin=b"password\n")
+    assert done.returncode == 0, done.stderr
+    assert _files_outside(any_name, state) == before
+    done = any_name.mailseal("status", "--", name)
+    assert done.returncode == 0
+    assert name.encode() in done.stdout
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a\nb@example.org", "a\x1b[31m@example.org", "x" * 243 + "@example.org"]
+)
+def test_names_that_cannot_be(any_name: Lab, name: str) -> None:
+    done = any_name.mailseal("enroll", "--stdin", "--", name, stdin=b"password\n")
+    assert done.returncode == 64
+    assert done.stderr.startswith(b"mailseal: error: the user name ")
+    assert done.stderr.count(b"\n") <= 2
+
+
+def test_nul_in_a_name_reaches_nobody(any_name: Lab) -> None:
+    with AgentClient(any_name.agent_socket) as agent:
+        reply = agent.request("enroll", user=b"nul\0@example.org", password=b"password")
+    assert (reply.status, reply.text("class")) == ("error", "BadUserName")
+    any_name.add_user("nul@example.org")
+    replies = send_lmtp(any_name.lmtp, SENDER, ["nul\0@example.org"], MAIL)
+    assert replies[0][0] >= 500
+    assert not os.path.exists(any_name.home("nul@example.org"))
+
+
+def test_upper_case_is_the_same_user(lab: Lab, user: str) -> None:
+    shouted = user.upper()
+    send(lab.smtp, SENDER, [shouted], MAIL)
+    lab.wait_delivered()
+    with Imap(lab.imap, shouted, "password") as imap:
+        (mail,) = imap.bodies()
+    assert mail.endswith(b"hello\r\n")
+    assert len(lab.stored(user)) == 1
+    done = lab.mailseal("enroll", "--stdin", shouted, stdin=b"other\n")
+    assert done.returncode == 65
+
+
+def test_dovecots_own_rule_for_names_holds(lab: Lab) -> None:
+    """With auth_username_chars at its default Dovecot refuses most of these by itself."""
+    for name in ("../../etc@example.org", "a/b@example.org"):
+        lab.add_user(name)
+        ((code, _),) = send_lmtp(lab.lmtp, SENDER, [name], MAIL)
+        assert code >= 400
+        with pytest.raises(Refused):
+            Imap(lab.imap, name, "password")
+    assert not os.path.exists(lab.place.path("etc@example.org"))
+
+
+def _files_outside(lab: Lab, inside: str) -> set[str]:
+    found = set()
+    for root, folders, names in os.walk(lab.dir):
+        if root == lab.dir:
+            folders[:] = [name for name in folders if os.path.join(root, name) != inside]
+        found |= {os.path.join(root, name) for name in names}
+    return {path for path in found if "/postfix/" not in path and "/log/" not in path}
