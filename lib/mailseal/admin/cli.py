@@ -107,12 +107,20 @@ def build_parser() -> argparse.ArgumentParser:
         key_commands,
         mail_commands,
         slot_commands,
+        unenroll,
     )
 
     parser = _Parser(prog="mailseal", description="Mail sealed at rest: the admin command.")
     parser.add_argument("-c", "--config", default=configuration.DEFAULT_PATH, metavar="FILE")
     commands = Commands(parser)
-    modules = (key_commands, slot_commands, backup_commands, mail_commands, config_commands)
+    modules = (
+        key_commands,
+        slot_commands,
+        backup_commands,
+        unenroll,
+        mail_commands,
+        config_commands,
+    )
     for module in modules:
         module.register(commands)
     return parser

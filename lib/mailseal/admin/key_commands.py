@@ -91,7 +91,7 @@ def passwd(context: Context) -> int:
 
 def status(context: Context) -> int:
     """One user or all, for people or as JSON."""
-    found = all_status(context)
+    found = all_status(context, context.arguments.user)
     if context.arguments.json:
         json.dump(found, sys.stdout, indent=1)
         sys.stdout.write("\n")
@@ -102,11 +102,11 @@ def status(context: Context) -> int:
     return 0
 
 
-def all_status(context: Context) -> dict[str, Any]:
-    """All pages of the agent's answer as one."""
+def all_status(context: Context, user: str | None = None) -> dict[str, Any]:
+    """The agent's answer about one user, or all pages of it about all."""
     fields: dict[str, bytes] = {}
-    if context.arguments.user:
-        fields["user"] = os.fsencode(context.arguments.user)
+    if user:
+        fields["user"] = os.fsencode(user)
     users: list[dict[str, Any]] = []
     while True:
         reply = context.ask("status", **fields)

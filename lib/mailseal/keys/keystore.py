@@ -30,14 +30,15 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Iterator
 
 from mailseal import durable
-from mailseal.errors import AlreadyEnrolled, Damaged, NotEnrolled
+from mailseal.errors import AlreadyEnrolled, BadUserName, Damaged, NotEnrolled
 from mailseal.keys.keyring import Keyring, check_revision
-from mailseal.keys.names import file_name
+from mailseal.keys.names import file_name, user_of
 
 # 64 keys and 64 slots take about 60 KB.
 _MAX_FILE = 1 << 20
@@ -109,21 +110,23 @@ class Keystore:
             durable.remove(self._path(user))
 
     def users(self) -> list[str]:
-        """Every user with a keyring file, sorted; a file that cannot be read is left out."""
-        import json
+        """Every user with a keyring file, damaged or not, sorted.
 
-        found = []
+        A name too long for a file name stands in the file only: if that is damaged
+        the user is missing here, but not in the store of public keys.
+        """
         with durable.reporting(f"cannot list {self.folder}"):
             entries = os.listdir(self.folder)
-        for entry in entries:
-            if not entry.endswith(".json"):
-                continue
-            with contextlib.suppress(ValueError, OSError, KeyError, TypeError):
-                with open(os.path.join(self.folder, entry), "rb") as stream:
-                    user = json.load(stream)["user"]
-                if f"{file_name(user)}.json" == entry:
-                    found.append(user)
-        return sorted(found)
+        names = [entry.removesuffix(".json") for entry in entries if entry.endswith(".json")]
+        found = (user_of(name) or self._user_inside(name) for name in names)
+        return sorted(user for user in found if user is not None)
+
+    def _user_inside(self, name: str) -> str | None:
+        with contextlib.suppress(ValueError, OSError, KeyError, TypeError, BadUserName):
+            with open(os.path.join(self.folder, f"{name}.json"), "rb") as stream:
+                user = json.load(stream)["user"]
+            return str(user) if file_name(user) == name else None
+        return None
 
     def _path(self, user: str) -> str:
         return os.path.join(self.folder, f"{file_name(user)}.json")

@@ -18,6 +18,7 @@ FAILURES
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 
 from mailseal.errors import BadUserName
@@ -67,3 +68,15 @@ def file_name(user: str | bytes) -> str:
     if len(escaped) <= MAX_FILE_NAME:
         return escaped
     return f"{escaped[:_PREFIX]}~{hashlib.sha256(raw).hexdigest()}"
+
+
+def user_of(name: str) -> str | None:
+    """The user whose file_name() this is; None if it was cut, or is no such name."""
+    if not name.isascii():
+        return None
+    raw = re.sub("%([0-9a-f]{2})", lambda match: chr(int(match[1], 16)), name).encode("latin-1")
+    try:
+        user = normalise(raw)
+        return user if file_name(user) == name else None
+    except BadUserName:
+        return None

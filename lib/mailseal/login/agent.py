@@ -54,6 +54,7 @@ from mailseal.login.workers import Workers
 # A caller that says nothing for so long is cut off, in seconds.
 _SILENCE = 300
 _EXPIRE_EVERY = 10
+_REFUSAL = 5
 
 
 class Agent:
@@ -111,6 +112,9 @@ class Agent:
         uid = _peer_uid(writer.get_extra_info("socket"))
         if uid not in self._login:
             self._log.warning("refused uid=%d: neither in agent.login_users nor admin_users", uid)
+            # closing with its request unread would reset the connection before it sees the answer
+            with contextlib.suppress(asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+                await asyncio.wait_for(reader.readuntil(b"\n"), _REFUSAL)
             writer.write(protocol.encode("denied", {}))
             await writer.drain()
             return

@@ -172,7 +172,7 @@ class Management:
                 raise NotEnrolled(f"{users[0]} is not enrolled")
         else:
             after = fields.get("after", b"").decode("utf-8", "replace")
-            listed = await self._workers.run(self._vault.store.users)
+            listed = await self._workers.run(self._vault.users)
             later = [user for user in listed if user > after]
             users, more = later[:STATUS_PAGE], len(later) > STATUS_PAGE
         found = await self._workers.run(lambda: [self._describe(user) for user in users])

@@ -232,6 +232,10 @@ class Vault:
         self.log.warning("user=<%s>, public key repaired (%s)", user, found)
         return found
 
+    def users(self) -> list[str]:
+        """Everybody who has a keyring or a public key, sorted."""
+        return sorted({*self.store.users(), *self.public.users()})
+
     def find(self, key_id: bytes) -> str | None:
         """Whose key pair this is, current or older.  Reads every keyring."""
         for user in self.store.users():

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: MIT
+"""A real mailseal-agent in a process of its own, for tests of the agent and the commands."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from mailseal.login.client import AgentClient, Reply
+
+HOOKS = Path(__file__).resolve().parents[2] / "hooks"
+
+
+class AgentProcess:
+    """The agent and its folder.  Runs as whoever runs the tests."""
+
+    def __init__(self, folder: Path, options: str = "", *, user: int | None = None) -> None:
+        self.folder = folder
+        self.socket = folder / "run" / "agent.sock"
+        self.log = folder / "agent.log"
+        self.config = folder / "mailseal.yaml"
+        self.user = os.getuid() if user is None else user
+        self.process: subprocess.Popen[bytes] | None = None
+        self.write_config(options)
+
+    def write_config(self, options: str) -> None:
+        me = os.getuid()
+        self.config.write_text(
+            f"state_dir: {self.folder}/state\n"
+            "log: {to: stderr}\ndovecot: {version: 2.3}\n"
+            f"agent:\n  user: {self.user}\n  socket: {self.socket}\n"
+            f"  admin_users: [{me}]\n  login_users: [{me}, 60604]\n"
+            f"{options}"
+        )
+
+    def start(self) -> None:
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [HOOKS / "mailseal-agent", "-c", self.config], stderr=log, stdin=subprocess.DEVNULL
+            )
+        deadline = time.monotonic() + 20
+        while not self._answers():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, "the agent does not start"
+            time.sleep(0.02)
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+            probe.connect(str(self.socket))
+            return True
+        return False
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def ask(self, verb: str, **fields: bytes) -> Reply:
+        with AgentClient(str(self.socket), 60) as client:
+            return client.request(verb, **fields)
+
+    def run(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """The mailseal command."""
+        return subprocess.run(
+            [HOOKS / "mailseal", "-c", self.config, *arguments], input=stdin, capture_output=True
+        )
+
+    def log_text(self) -> str:
+        return self.log.read_text()
+
+
+CHEAP = "keys: {kdf: insecure-testing}\n"
+
+
+@contextlib.contextmanager
+def running(
+    folder: Path, options: str = CHEAP, *, user: int | None = None
+) -> Iterator[AgentProcess]:
+    """An agent that is stopped at the end, whatever happens."""
+    agent = AgentProcess(folder, options, user=user)
+    agent.start()
+    try:
+        yield agent
+    finally:
+        if agent.process is not None and agent.process.poll() is None:
+            agent.process.kill()
+            agent.process.wait()

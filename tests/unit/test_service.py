@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: MIT
+"""The agent's answers: what is derived, what is cached, what each policy does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mailseal.crypto import kdf
+from mailseal.crypto.eckeys import PrivateKey
+from mailseal.keys.keystore import Keystore
+from mailseal.keys.public import PublicStore
+from mailseal.login.mailcrypt_fields import login_fields
+from mailseal.login.management import Management
+from mailseal.login.protocol import Fields
+from mailseal.login.service import Policy, Service
+from mailseal.login.sessions import Sessions
+from mailseal.login.vault import Vault
+from mailseal.login.workers import Workers
+
+CHEAP = kdf.PROFILES["insecure-testing"]
+USER = b"alice@example.org"
+LOG = logging.getLogger("test.service")
+
+
+class World:
+    """A service with a clock that stands still and a count of derivations."""
+
+    def __init__(self, folder: Path, policy: Policy) -> None:
+        self.derivations = 0
+        self.now = 0.0
+        store, public = Keystore(str(folder / "keys")), PublicStore(str(folder / "public"))
+        store.prepare()
+        public.prepare()
+        self.workers = Workers(parallel=2, queue=8, memory_kib=1024)
+        self.vault = Vault(store, public, curve="prime256v1", cost=CHEAP, derive=self.derive)
+        self.sessions = Sessions(idle=60, absolute=600, clock=lambda: self.now)
+        verbs = Management(self.vault, self.sessions, self.workers, LOG).verbs
+        self.service = Service(
+            self.vault,
+            self.sessions,
+            self.workers,
+            admin_verbs=verbs,
+            version="2.3",
+            policy=policy,
+            log=LOG,
+        )
+
+    def derive(self, password: bytes, salt: bytes, cost: kdf.Profile, size: int) -> bytes:
+        self.derivations += 1
+        return self.workers.derive(password, salt, cost, size)
+
+    def ask(self, verb: str, **fields: bytes) -> tuple[str, Fields]:
+        return asyncio.run(self.service.answer(verb, fields, admin=True))
+
+    def status_of(self, verb: str, **fields: bytes) -> str:
+        return self.ask(verb, **fields)[0]
+
+    def login(self, password: bytes, **fields: bytes) -> str:
+        return self.status_of("unlock", user=USER, password=password, **fields)
+
+
+@pytest.fixture
+def policy() -> Policy:
+    return Policy()
+
+
+@pytest.fixture
+def world(tmp_path: Path, policy: Policy) -> Iterator[World]:
+    world = World(tmp_path, policy)
+    yield world
+    world.workers.stop()
+
+
+@pytest.fixture
+def enrolled(world: World) -> World:
+    assert world.status_of("enroll", user=USER, password=b"pw") == "ok"
+    world.derivations = 0
+    return world
+
+
+def test_a_second_login_costs_no_derivation(enrolled: World) -> None:
+    assert [enrolled.login(b"pw") for _ in range(5)] == ["ok"] * 5
+    assert enrolled.derivations == 1
+
+
+def test_what_dovecot_gets_opens_the_mail(enrolled: World) -> None:
+    _, fields = enrolled.ask("unlock", user=b"ALICE@example.org", password=b"pw")
+    assert fields["user"] == USER
+    assert fields["mail_crypt_save_version"] == b"2"
+    wrapped = fields["mail_crypt_global_private_key"].decode()
+    password = fields["mail_crypt_global_private_key_password"]
+    public = fields["mail_crypt_global_public_key"].decode()
+    assert PrivateKey.parse(wrapped, password).public.dovecot_string() == public
+    _, again = enrolled.ask("unlock", user=USER, password=b"pw")
+    assert again["mail_crypt_global_private_key_password"] != password, "a new one each login"
+
+
+@pytest.mark.parametrize("version", ["2.3", "2.4"])
+def test_no_private_number_in_any_field(version: str) -> None:
+    keys = [PrivateKey.generate() for _ in range(3)]
+    fields = login_fields(version, keys)
+    for key in keys:
+        assert not any(key.scalar.hex() in value for _, value in fields)
+    names = [name for name, _ in fields]
+    assert len(names) == len(set(names)) and all(value for _, value in fields)
+    assert sum(name.endswith("_password") for name in names) == 3
+
+
+def test_a_wrong_password_opens_no_session_and_ends_none(enrolled: World) -> None:
+    assert enrolled.login(b"wrong") == "wrong"
+    assert len(enrolled.sessions) == 0
+    enrolled.login(b"pw")
+    assert enrolled.login(b"wrong") == "wrong"
+    assert len(enrolled.sessions) == 1
+    enrolled.derivations = 0
+    assert enrolled.login(b"pw") == "ok" and enrolled.derivations == 0
+
+
+def test_the_same_wrong_password_is_derived_once(enrolled: World) -> None:
+    assert {enrolled.login(b"wrong") for _ in range(10)} == {"wrong"}
+    assert enrolled.derivations == 1
+    enrolled.ask("passwd", user=USER, old=b"pw", new=b"wrong")
+    assert enrolled.login(b"wrong") == "ok", "another keyring, another answer"
+
+
+def test_an_unknown_user_costs_one_derivation_too(world: World) -> None:
+    assert world.login(b"pw") == "wrong"
+    assert world.derivations == 1
+
+
+@pytest.mark.parametrize("how", ["idle", "lock", "passwd", "rotate", "recover", "unenroll"])
+def test_sessions_end(enrolled: World, how: str) -> None:
+    code = enrolled.ask("recovery", user=USER, password=b"pw")[1]["code"]
+    enrolled.login(b"pw")
+    assert len(enrolled.sessions) == 1
+    if how == "idle":
+        enrolled.now += 60
+        enrolled.sessions.expire()
+    elif how == "lock":
+        assert enrolled.ask("lock", user=USER)[1]["ended"] == b"1"
+    elif how == "passwd":
+        assert enrolled.status_of("passwd", user=USER, old=b"pw", new=b"new") == "ok"
+    elif how == "rotate":
+        assert enrolled.status_of("rotate", user=USER, password=b"pw") == "ok"
+    elif how == "recover":
+        assert enrolled.status_of("recover", user=USER, code=code, new=b"new") == "ok"
+    else:
+        assert enrolled.status_of("unenroll", user=USER) == "ok"
+    assert len(enrolled.sessions) == 0
+
+
+def test_a_keyring_changed_on_disk_ends_the_session(enrolled: World) -> None:
+    enrolled.login(b"pw")
+    keyring = enrolled.vault.store.load(USER.decode())
+    enrolled.vault.store.overwrite(keyring)
+    enrolled.derivations = 0
+    assert enrolled.login(b"pw") == "ok"
+    assert enrolled.derivations == 1
+
+
+def test_a_replaced_public_key_is_seen_in_a_session_too(
+    enrolled: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    enrolled.login(b"pw")
+    enrolled.vault.public.publish(USER.decode(), PrivateKey.generate().public)
+    status, fields = enrolled.ask("unlock", user=USER, password=b"pw")
+    assert status == "temporary" and b"replaced" in fields["reason"]
+    assert "PUBLIC KEY REPLACED" in caplog.text
+    assert enrolled.status_of("repair", user=USER) == "ok"
+    assert enrolled.login(b"pw") == "ok"
+
+
+def test_damage_is_temporary_and_never_wrong(enrolled: World) -> None:
+    path = Path(enrolled.vault.store.folder) / "alice@example.org.json"
+    path.write_bytes(path.read_bytes()[:100])
+    assert enrolled.login(b"pw") == "temporary"
+    assert enrolled.login(b"wrong") == "temporary"
+
+
+def test_an_unexpected_exception_is_temporary_and_shows_nothing(
+    enrolled: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("secret text")
+
+    monkeypatch.setattr(enrolled.vault, "unlock", broken)
+    status, fields = enrolled.ask("unlock", user=USER, password=b"pw")
+    assert status == "temporary" and b"secret" not in fields["reason"]
+    assert "ZeroDivisionError at test_service.py" in caplog.text
+    assert "secret text" not in caplog.text
+
+
+def test_app_passwords_share_the_session_and_fall_with_their_slot(enrolled: World) -> None:
+    _, app = enrolled.ask("app", user=USER, password=b"pw", label=b"phone")
+    assert enrolled.login(b"pw") == enrolled.login(app["code"]) == "ok"
+    enrolled.derivations = 0
+    assert enrolled.login(b"pw") == enrolled.login(app["code"]) == "ok"
+    assert enrolled.derivations == 0 and len(enrolled.sessions) == 1
+    assert enrolled.status_of("revoke", user=USER, slot=app["slot"]) == "ok"
+    assert enrolled.login(app["code"]) == "wrong"
+    assert enrolled.login(b"pw") == "ok"
+
+
+def test_an_app_password_manages_nothing(enrolled: World) -> None:
+    code = enrolled.ask("app", user=USER, password=b"pw", label=b"phone")[1]["code"]
+    assert enrolled.status_of("open", user=USER, password=code) == "ok"
+    for verb, fields in {
+        "passwd": {"old": code, "new": b"mine"},
+        "rewrap": {"secret": code, "new": b"mine"},
+        "recovery": {"password": code},
+        "app": {"password": code, "label": b"another"},
+        "rotate": {"password": code},
+        "export": {"secret": code},
+    }.items():
+        status, answer = enrolled.ask(verb, user=USER, **fields)
+        assert (status, answer["class"]) == ("error", b"WrongPassword"), verb
+
+
+def test_a_recovery_code_replaces_an_older_one(enrolled: World) -> None:
+    one = enrolled.ask("recovery", user=USER, password=b"pw")[1]["code"]
+    two = enrolled.ask("recovery", user=USER, password=b"pw")[1]["code"]
+    assert enrolled.ask("recover", user=USER, code=one, new=b"new")[1]["class"] == b"WrongPassword"
+    assert enrolled.status_of("recover", user=USER, code=two.upper(), new=b"new") == "ok"
+    assert (enrolled.login(b"pw"), enrolled.login(b"new")) == ("wrong", "ok")
+    assert enrolled.login(two) == "wrong", "a recovery code is no password"
+
+
+def test_rotation_gives_dovecot_all_keys(enrolled: World) -> None:
+    old = enrolled.ask("unlock", user=USER, password=b"pw")[1]["mail_crypt_global_public_key"]
+    enrolled.ask("rotate", user=USER, password=b"pw")
+    _, fields = enrolled.ask("unlock", user=USER, password=b"pw")
+    current = fields["mail_crypt_global_public_key"]
+    assert current != old
+    ids = []
+    for name in ("mail_crypt_global_private_key", "mail_crypt_global_private_key2"):
+        key = PrivateKey.parse(fields[name].decode(), fields[f"{name}_password"])
+        ids.append(key.public.dovecot_string().encode())
+    assert ids == [current, old]
+    assert "mail_crypt_global_private_key3" not in fields
+
+
+class TestBehindAnotherPassdb:
+    """--behind-passdb: the password is right, the other passdb has said so."""
+
+    def test_not_enrolled_is_unknown_at_no_cost(self, world: World) -> None:
+        assert world.login(b"pw", behind=b"1") == "unknown"
+        assert world.derivations == 0
+
+    def test_a_password_that_only_the_passdb_knows_is_temporary(
+        self, enrolled: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        status, fields = enrolled.ask("unlock", user=USER, password=b"changed", behind=b"1")
+        assert status == "temporary"
+        assert b"mailseal rewrap alice@example.org" in fields["reason"]
+        assert "mailseal rewrap alice@example.org" in caplog.text
+
+    @pytest.mark.parametrize("policy", [Policy(on_stale="limited")])
+    def test_or_a_login_that_seals_but_does_not_open(self, enrolled: World) -> None:
+        status, fields = enrolled.ask("unlock", user=USER, password=b"changed", behind=b"1")
+        assert status == "ok"
+        assert "mail_crypt_global_public_key" in fields
+        assert not any("private" in name for name in fields)
+        assert enrolled.login(b"changed") == "wrong", "as the only passdb it stays wrong"
+
+    def test_rewrap_with_the_previous_password(self, enrolled: World) -> None:
+        assert enrolled.status_of("rewrap", user=USER, secret=b"pw", new=b"changed") == "ok"
+        assert enrolled.login(b"changed", behind=b"1") == "ok"
+
+    def test_rewrap_with_a_recovery_code(self, enrolled: World) -> None:
+        code = enrolled.ask("recovery", user=USER, password=b"pw")[1]["code"]
+        assert enrolled.status_of("rewrap", user=USER, secret=code, new=b"changed") == "ok"
+        assert enrolled.login(b"changed", behind=b"1") == "ok"
+
+    def test_a_master_user_gets_no_key(
+        self, enrolled: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.INFO):
+            status, fields = enrolled.ask(
+                "unlock", user=USER, password=b"master pw", behind=b"1", master=b"root"
+            )
+        assert status == "ok" and not any("private" in name for name in fields)
+        assert "no key: master user <root>" in caplog.text
+        assert enrolled.derivations == 0
+
+    def test_staged_change_both_open_until_the_passdb_vouches(self, enrolled: World) -> None:
+        change = {"user": USER, "old": b"pw", "new": b"new"}
+        assert enrolled.status_of("passwd", **change, keep_old=b"1") == "ok"
+        assert enrolled.login(b"pw") == enrolled.login(b"new") == "ok"
+        enrolled.ask("lock", user=USER)
+        assert enrolled.login(b"new", behind=b"1") == "ok"
+        assert (enrolled.login(b"pw"), enrolled.login(b"new")) == ("wrong", "ok")
+
+    @pytest.mark.parametrize(("verb", "works"), [("commit", b"new"), ("undo", b"pw")])
+    def test_staged_change_commit_and_undo(self, enrolled: World, verb: str, works: bytes) -> None:
+        change = {"user": USER, "old": b"pw", "new": b"new"}
+        enrolled.ask("passwd", **change, keep_old=b"1")
+        assert "changed" in enrolled.ask(verb, user=USER)[1]
+        for password in (b"pw", b"new"):
+            assert enrolled.login(password) == ("ok" if password == works else "wrong")
+        assert "changed" not in enrolled.ask(verb, user=USER)[1]
+
+    @pytest.mark.parametrize("policy", [Policy(enroll_at_login=True)])
+    def test_enrolment_at_the_first_login(
+        self, world: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        assert world.login(b"pw") == "wrong", "only behind a passdb that has checked the password"
+        assert world.login(b"pw", behind=b"1") == "ok"
+        assert world.login(b"pw") == "ok"
+        assert "NO SECOND WAY IN" in caplog.text
+
+    @pytest.mark.parametrize("policy", [Policy(enroll_at_login=True)])
+    def test_no_enrolment_for_a_master_user(self, world: World) -> None:
+        assert world.login(b"pw", behind=b"1", master=b"root") == "unknown"
+        assert world.vault.store.stamp(USER.decode()) is None
+
+    @pytest.mark.parametrize(
+        ("policy", "expected"),
+        [
+            (Policy(enroll_at_login=True, enroll_for=("@example.org",)), "ok"),
+            (Policy(enroll_at_login=True, enroll_for=("alice@example.org",)), "ok"),
+            (Policy(enroll_at_login=True, enroll_for=("@example.com", "bob@x")), "unknown"),
+            (Policy(enroll_at_login=False, enroll_for=("@example.org",)), "unknown"),
+        ],
+    )
+    def test_enrolment_for_some(self, world: World, expected: str) -> None:
+        assert world.login(b"pw", behind=b"1") == expected
+
+
+def test_escrow_slot_comes_with_enrolment_or_at_the_next_login(enrolled: World) -> None:
+    escrow = PrivateKey.generate()
+    enrolled.vault.escrow = escrow.public
+    assert enrolled.login(b"pw") == "ok"
+    keyring = enrolled.vault.store.load(USER.decode())
+    assert keyring.open_escrow(escrow).keys
+    assert keyring.revision == 1
+    enrolled.derivations = 0
+    assert enrolled.login(b"pw") == "ok"
+    assert enrolled.derivations == 0, "the session belongs to the keyring with the new slot"
+    enrolled.ask("lock", user=USER)
+    enrolled.login(b"pw")
+    assert enrolled.vault.store.load(USER.decode()).revision == 1, "added once"
+    enrolled.ask("enroll", user=b"bob", password=b"pw")
+    assert enrolled.vault.store.load("bob").open_escrow(escrow).keys
