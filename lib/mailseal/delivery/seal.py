@@ -43,12 +43,14 @@ class SecretPool:
         except IndexError:
             return MessageSecret.new()
 
-    def add_one(self) -> bool:
-        """Make one ahead; False if there are enough."""
-        if len(self._ready) >= self.size:
-            return False
+    @property
+    def wanting(self) -> bool:
+        """Whether there are fewer than there should be."""
+        return len(self._ready) < self.size
+
+    def add_one(self) -> None:
+        """Make one ahead."""
         self._ready.append(MessageSecret.new())
-        return True
 
 
 def seal_into(
