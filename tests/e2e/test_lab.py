@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: MIT
+"""The lab itself: what `make lab` promises, and that it leaves nothing and touches nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.mails import HEADERS
+from tests.lab import ALICE, Imap, Lab
+from tests.lab.place import REPOSITORY, Place
+from tests.lab.postfix import page_commands
+from tests.lab.process import members, wait_until
+from tests.lab.smtp import send
+
+MAIL = HEADERS + b"kept\r\n"
+
+
+@contextlib.contextmanager
+def running_lab(**environ: str) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
+    """`make lab` without make: started, its one line read; ended by whoever, at the latest here."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.lab"],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": "lib:.", **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout
+    try:
+        line = process.stdout.readline()
+        assert process.stderr
+        assert line, process.stderr.read().decode()
+        yield process, json.loads(line)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(60)
+
+
+def mentions(*names: str) -> list[str]:
+    """The processes whose command line, folder or open files name one of the lab's folders."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            links = [f"/proc/{pid}/cwd", *(f.path for f in os.scandir(f"/proc/{pid}/fd"))]
+            with open(f"/proc/{pid}/cmdline", "rb") as stream:
+                text = stream.read().decode(errors="replace")
+            text += " ".join(os.readlink(link) for link in links if os.path.islink(link))
+            if any(name in text for name in names):
+                found.append(f"{pid}: {text[:200]}")
+    return found
+
+
+def quick_folder(config: str) -> str:
+    with open(config, encoding="utf-8") as stream:
+        return next(
+            line.split(":")[1].strip().rpartition("/")[0]
+            for line in stream
+            if line.strip().startswith("socket:")
+        )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_one_line_then_a_signal_and_nothing_is_left(number: signal.Signals) -> None:
+    with running_lab(LAB_USERS="2") as (process, told):
+        assert sorted(told) == sorted(
+            ["smtp", "lmtp", "imap", "pop3", "dir", "config", "users", "dovecot"]
+        )
+        assert list(told["users"]) == [ALICE, "bob@example.org"]
+        quick = quick_folder(told["config"])
+        assert os.path.dirname(told["config"]) == told["dir"]
+        send(tuple(told["smtp"]), "eve@example.net", [ALICE], MAIL)
+        with Imap(tuple(told["imap"]), ALICE, told["users"][ALICE]) as imap:
+            deadline = time.monotonic() + 20
+            while not imap.select() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert imap.bodies()[0].endswith(b"kept\r\n")
+        assert mentions(told["dir"], quick)
+        process.send_signal(number)
+        assert process.wait(30) == 0
+        assert process.stdout
+        assert process.stderr
+        assert (process.stdout.read(), process.stderr.read()) == (b"", b"")
+    assert not os.path.exists(told["dir"])
+    assert not os.path.exists(quick)
+    assert mentions(told["dir"], quick) == []
+
+
+def test_a_signal_while_it_starts_leaves_nothing() -> None:
+    for delay in (0.1, 0.3, 0.5, 0.8):
+        before = set(os.listdir("/tmp")) | set(os.listdir("/dev/shm"))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.lab"],
+            cwd=REPOSITORY,
+            env={**os.environ, "PYTHONPATH": "lib:."},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(delay)
+        ours = (set(os.listdir("/tmp")) | set(os.listdir("/dev/shm"))) - before
+        process.terminate()
+        process.wait(30)
+        for name in filter(lambda name: name.startswith("mailseal-"), ours):
+            assert not os.path.exists(f"/tmp/{name}")
+            assert not os.path.exists(f"/dev/shm/{name}")
+            assert mentions(name) == []
+
+
+def test_a_named_folder_is_kept_and_taken_up_again() -> None:
+    # Not below pytest's own folder: that is closed to the servers' users.
+    place = Place.make()
+    place.remove()
+    folder = place.dir
+    try:
+        with running_lab(LAB_DIR=folder) as (_, told):
+            assert told["dir"] == folder
+            send(tuple(told["smtp"]), "eve@example.net", [ALICE], MAIL)
+            while not Imap(tuple(told["imap"]), ALICE, told["users"][ALICE]).select():
+                time.sleep(0.05)
+        assert os.path.isdir(f"{folder}/mail/example.org/alice/Maildir")
+        with running_lab(LAB_DIR=folder) as (_, again):
+            assert again["users"] == told["users"]
+            with Imap(tuple(again["imap"]), ALICE, told["users"][ALICE]) as imap:
+                assert imap.bodies()[0].endswith(b"kept\r\n")
+    finally:
+        subprocess.run(["rm", "-rf", folder], check=True)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"LAB_USERS": "none"}, "LAB_USERS=none is no number of users"),
+        ({"LAB_USERS": "0"}, "LAB_USERS=0 is no number of users"),
+        ({"LAB_DIR": "/etc"}, "/etc is not empty and no lab"),
+        ({"LAB_DIR": "/tmp/a b"}, "the folder's name holds characters"),
+    ],
+)
+def test_wrong_wishes(environ: dict[str, str], expected: str) -> None:
+    _refused(expected, environ)
+
+
+def test_not_root() -> None:
+    _refused("the lab must run as root", {}, user=65534, group=65534, extra_groups=[])
+
+
+def _refused(expected: str, environ: dict[str, str], **options: Any) -> None:
+    done = subprocess.run(
+        ["/usr/bin/python3", "-m", "tests.lab"],
+        cwd=REPOSITORY,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": "lib:.", "PYTHONDONTWRITEBYTECODE": "1"}
+        | environ,
+        capture_output=True,
+        text=True,
+        **options,
+    )
+    lines = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert lines[0].startswith(f"mailseal: error: {expected}")
+    assert [line[:16] for line in lines[1:]] == ["mailseal: hint: "]
+
+
+def test_the_machines_own_configuration_is_left_alone(lab: Lab) -> None:
+    before = _fingerprint("/etc/postfix", "/etc/dovecot", "/var/spool/postfix", "/var/lib/postfix")
+    with Lab() as other:
+        send(other.smtp, "eve@example.net", [ALICE], MAIL)
+        other.wait_delivered()
+    assert before == _fingerprint(
+        "/etc/postfix", "/etc/dovecot", "/var/spool/postfix", "/var/lib/postfix"
+    )
+
+
+def _fingerprint(*folders: str) -> str:
+    digest = hashlib.sha256()
+    for folder in folders:
+        for root, folders_in, names in os.walk(folder):
+            folders_in.sort()
+            for name in sorted(names):
+                status = os.lstat(os.path.join(root, name))
+                digest.update(f"{root}/{name} {status.st_mtime_ns} {status.st_size}".encode())
+    return digest.hexdigest()
+
+
+def test_servers_that_end_take_their_children_along(lab: Lab) -> None:
+    with Lab() as other:
+        session = other.delivery.pid
+        wait_until(lambda: len(members(session)) == 3, "there are two workers")
+        other.delivery.stop(signal.SIGKILL)
+        assert members(session) == []
+        other.start_delivery()
+
+
+@pytest.mark.parametrize("page", ["virtual-transport", "mailbox-transport", "transport-map"])
+def test_what_a_postfix_page_does_it_undoes(page: str) -> None:
+    """On a configuration of Debian's: master.cf and main.cf are afterwards what they were."""
+    from tests.lab.place import free_ports
+    from tests.lab.postfix import Postfix
+
+    place = Place.make()
+    try:
+        postfix = Postfix(place, free_ports(1)[0], ["example.org"], page=page)
+        with_page = postfix.postconf("-n") + postfix.postconf("-M")
+        assert "mailseal" in postfix.postconf("-M")
+        postfix.run_page(page, "Undo", lmtp_socket="/run/mailseal/lmtp.sock")
+        without = postfix.postconf("-n") + postfix.postconf("-M")
+        assert "mailseal " not in without
+        assert "/run/mailseal" not in without
+        postfix.run_page(page, "Run", lmtp_socket="/run/mailseal/lmtp.sock")
+        assert postfix.postconf("-n") + postfix.postconf("-M") == with_page
+        checked = subprocess.run(
+            ["postconf", "-c", postfix.config, "-n"], capture_output=True, text=True
+        )
+        assert checked.stderr == ""
+    finally:
+        place.remove()
+
+
+def test_pages_end_with_a_reload() -> None:
+    for page in ("virtual-transport", "mailbox-transport", "transport-map"):
+        for part in ("Run", "Undo"):
+            assert page_commands(page, part)[-1] == "postfix reload"
