@@ -279,6 +279,13 @@ OPTIONS: tuple[Option, ...] = (
         "With `enroll: at-login`: for whom.  Empty: for everybody.",
     ),
     Option(
+        "login.keyless_services",
+        ("smtp", "submission", "sieve"),
+        _list(_text),
+        "list of Dovecot's service names",
+        "Logins that read no mail: the password is checked as for the others, no key is given.",
+    ),
+    Option(
         "login.stale_password",
         "refuse",
         _choice("refuse", "limited"),

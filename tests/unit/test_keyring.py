@@ -178,6 +178,23 @@ def test_keys_cannot_be_dropped_added_or_reordered() -> None:
             Keyring.parse(tampered.encode(), USER).unlock(b"secret")
 
 
+def test_a_sealed_key_opens_in_its_own_place_only() -> None:
+    opened = make()
+    sealed = opened.keyring.keys[0]
+    assert sealed.open(opened._master, USER, 0).key_id == opened.keys[0].key_id
+    for user, at in ((USER, 1), ("mallory@example.org", 0)):
+        with pytest.raises(Damaged):
+            sealed.open(opened._master, user, at)
+
+
+def test_the_digest_is_checked_by_itself() -> None:
+    content = json.loads(make().keyring.encode())
+    content["digest"] = "0" * 64
+    data = json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
+    with pytest.raises(Damaged, match="digest"):
+        Keyring.parse(data, USER)
+
+
 def test_slots_within_a_keyring_cannot_trade_places() -> None:
     """An app password must not become a login password, which may manage slots."""
     opened = make()
@@ -279,8 +296,8 @@ def test_escrow_opens_with_its_key_only() -> None:
 
 def test_a_login_costs_one_derivation_and_an_app_password_one() -> None:
     opened = make()
-    _, code = opened.add_code("app", "phone", CHEAP, now=1)
-    opened.add_code("app", "tablet", CHEAP, now=1)
+    opened.add_code("app", "phone", CHEAP, now=1)
+    _, code = opened.add_code("app", "tablet", CHEAP, now=1)
     opened.add_code("recovery", "", CHEAP, now=1)
     runs = []
 

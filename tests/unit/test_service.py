@@ -304,6 +304,15 @@ class TestBehindAnotherPassdb:
             assert enrolled.login(password) == ("ok" if password == works else "wrong")
         assert "changed" not in enrolled.ask(verb, user=USER)[1]
 
+    @pytest.mark.parametrize("policy", [Policy(keyless=frozenset({"submission"}))])
+    def test_no_key_is_derived_for_submission(self, enrolled: World) -> None:
+        status, fields = enrolled.ask(
+            "unlock", user=USER, password=b"whatever", behind=b"1", service=b"submission"
+        )
+        assert status == "ok" and not any("private" in name for name in fields)
+        assert enrolled.derivations == 0
+        assert enrolled.login(b"pw", behind=b"1", service=b"imap") == "ok"
+
     @pytest.mark.parametrize("policy", [Policy(enroll_at_login=True)])
     def test_enrolment_at_the_first_login(
         self, world: World, caplog: pytest.LogCaptureFixture
@@ -329,6 +338,13 @@ class TestBehindAnotherPassdb:
     )
     def test_enrolment_for_some(self, world: World, expected: str) -> None:
         assert world.login(b"pw", behind=b"1") == expected
+
+
+@pytest.mark.parametrize("policy", [Policy(keyless=frozenset({"submission"}))])
+def test_submission_checks_the_password_and_gets_no_key(enrolled: World) -> None:
+    assert enrolled.login(b"wrong", service=b"submission") == "wrong"
+    answer = enrolled.ask("unlock", user=USER, password=b"pw", service=b"submission")
+    assert answer == ("ok", {"user": USER})
 
 
 def test_escrow_slot_comes_with_enrolment_or_at_the_next_login(enrolled: World) -> None:

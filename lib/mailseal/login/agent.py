@@ -165,6 +165,7 @@ def run(config: Config) -> None:
         config["login.stale_password"],
         config["login.enroll"] == "at-login",
         tuple(entry.lower() for entry in config["login.enroll_for"]),
+        frozenset(config["login.keyless_services"]),
     )
     cost = kdf.PROFILES[config["keys.kdf"]]
     owner = (uid, gid) if os.geteuid() == 0 else None

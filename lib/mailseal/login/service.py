@@ -48,11 +48,12 @@ _WRONG_ENTRIES = 10000
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """What the options login.* say, for logins behind another passdb."""
+    """What the options login.* say."""
 
     on_stale: str = "refuse"
     enroll_at_login: bool = False
     enroll_for: Sequence[str] = ()
+    keyless: frozenset[str] = frozenset()
 
     def enrolls(self, user: str) -> bool:
         """Whether this user gets a key pair at the first login."""
@@ -125,6 +126,10 @@ class Service:
             if behind and fields.get("master"):
                 result = f"no key: master user <{_shown(fields, 'master')}>"
                 return self._limited(user)
+            keyless = fields.get("service", b"").decode("utf-8", "replace") in self.policy.keyless
+            if behind and keyless:
+                result = "no key needed"
+                return self._limited(user)
             password = fields.get("password", b"")
             new = behind and self.vault.store.stamp(user) is None and not self._marked(user)
             if new and not await self._enrolled_at_login(user, password):
@@ -137,6 +142,9 @@ class Service:
                 if not behind:
                     return "wrong", {}
                 return self._stale(user)
+            if keyless:
+                result = "ok, no key needed"
+                return "ok", {"user": user.encode()}
             result = "ok"
             return "ok", _named(user, named)
         except MailsealError as exc:
