@@ -9,6 +9,7 @@
 <eof                           the server closes
 close                          the client closes
 wait seconds
+soon                           from here on, lines must come within half a second
 delivered N                    so many mails lie in all Maildirs (default at the end: 0)
 """
 
@@ -80,6 +81,8 @@ def test_dialogue(daemon: Daemon, path: str) -> None:
             assert got == "", f"{where}: got {got!r}"
         elif word == "close":
             client.close()
+        elif word == "soon":
+            client.socket.settimeout(0.5)
         elif word == "wait":
             time.sleep(float(rest))
         elif word == "delivered":

@@ -153,6 +153,16 @@ def test_every_call_fails_while_the_maildir_is_made(
     assert fail_at > 20
 
 
+def test_short_writes(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data[:1000])))
+    job = here.deliver("alice@example.org", body=BODY)[0]
+    monkeypatch.undo()
+    assert job.result is not None
+    assert job.result.reply.ok
+    assert here.opened(files(job.route.maildir, "new")[0]).endswith(b"cdef\n")
+
+
 def test_full_disk_is_452(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(fd: int, data: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

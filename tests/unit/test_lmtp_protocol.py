@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailseal.delivery.lmtp_protocol import MAX_LINE, Limits
+from mailseal.delivery.lmtp_events import End
+from mailseal.delivery.lmtp_protocol import MAX_LINE, Limits, Session
 from mailseal.delivery.lmtp_syntax import Refused, parse_path
 from tests.delivery.fuzz import Peer, words
 
@@ -41,6 +42,20 @@ def test_any_words_keep_the_rules(numbers: list[int]) -> None:
     for word in words(numbers):
         peer.give(word)
     peer.check()
+
+
+def test_too_few_replies_are_refused() -> None:
+    session = Session(Limits(1000, 5), "h")
+    session.receive(b"LHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n.\r\n")
+    session.next_event()
+    session.accept_mail()
+    session.next_event()
+    session.accept_recipient()
+    session.next_event()
+    session.accept_data()
+    assert isinstance(session.next_event(), End)
+    with pytest.raises(RuntimeError):
+        session.finish([])
 
 
 def test_memory_for_a_line_is_bounded() -> None:
