@@ -9,7 +9,7 @@
 <eof                           the server closes
 close                          the client closes
 wait seconds
-soon                           from here on, lines must come within half a second
+soon                           from here on, lines must come within a second
 delivered N                    so many mails lie in all Maildirs (default at the end: 0)
 """
 
@@ -24,7 +24,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.delivery.daemon import Daemon
+from tests.delivery.daemon import Client, Daemon
 
 FILES = sorted(glob.glob(os.path.join(os.path.dirname(__file__), "dialogues", "*.txt")))
 
@@ -51,6 +51,12 @@ def _bytes(text: str) -> bytes:
     return text.encode("latin-1", "backslashreplace").decode("unicode_escape").encode("latin-1")
 
 
+def _send(client: Client, data: bytes) -> None:
+    """The server may cut the client off meanwhile; what it said is checked next."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        client.send(data)
+
+
 @pytest.mark.parametrize("path", FILES, ids=[os.path.basename(f)[:-4] for f in FILES])
 def test_dialogue(daemon: Daemon, path: str) -> None:
     for old in daemon.everything_delivered():
@@ -65,11 +71,9 @@ def test_dialogue(daemon: Daemon, path: str) -> None:
         if word == ">":
             client.send(rest.encode() + b"\r\n")
         elif word == ">>":
-            client.send(_bytes(rest))
+            _send(client, _bytes(rest))
         elif word.startswith("*"):
-            # It may be cut off while sending; the reply is checked next.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                client.send(_bytes(rest) * int(word[1:]))
+            _send(client, _bytes(rest) * int(word[1:]))
         elif word == "<":
             got = client.line()
             assert fnmatch.fnmatchcase(got, rest.replace("[", "[[]")), f"{where}: got {got!r}"
@@ -82,7 +86,7 @@ def test_dialogue(daemon: Daemon, path: str) -> None:
         elif word == "close":
             client.close()
         elif word == "soon":
-            client.socket.settimeout(0.5)
+            client.socket.settimeout(1)
         elif word == "wait":
             time.sleep(float(rest))
         elif word == "delivered":
