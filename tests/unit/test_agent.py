@@ -283,25 +283,6 @@ def test_no_secret_and_no_forged_line_in_the_log(agent: AgentProcess) -> None:
     assert "imap\\x0aforged line" in log
 
 
-def test_logins_at_once_share_one_derivation(folder: Path) -> None:
-    with running(folder, "keys: {kdf: low-memory}\n") as agent:
-        agent.ask("enroll", user=USER, password=b"pw")
-        statuses: list[str] = []
-
-        def login() -> None:
-            statuses.append(agent.ask("unlock", user=USER, password=b"pw").status)
-
-        threads = [threading.Thread(target=login) for _ in range(30)]
-        began = time.monotonic()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert statuses == ["ok"] * 30
-        assert time.monotonic() - began < 5
-        assert agent.ask("status").text("sessions") == "1"
-
-
 def test_too_many_waiting_is_temporary_not_wrong(folder: Path) -> None:
     options = "keys: {kdf: high-memory}\n"
     agent = AgentProcess(folder, options)

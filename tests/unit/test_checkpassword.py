@@ -225,6 +225,7 @@ def test_the_password_is_in_no_argument_and_no_environment(agent: FakeAgent) -> 
 
     def look() -> None:
         connection, _ = listener.accept()
+        connection.recv(65536)
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         pid = int.from_bytes(credentials[:4], "little")
         for name in ("cmdline", "environ"):

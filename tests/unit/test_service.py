@@ -88,6 +88,16 @@ def test_a_second_login_costs_no_derivation(enrolled: World) -> None:
     assert enrolled.derivations == 1
 
 
+def test_logins_at_once_share_one_derivation(enrolled: World) -> None:
+    async def at_once() -> list[str]:
+        fields = {"user": USER, "password": b"pw"}
+        answers = [enrolled.service.answer("unlock", fields, admin=False) for _ in range(50)]
+        return [status for status, _ in await asyncio.gather(*answers)]
+
+    assert asyncio.run(at_once()) == ["ok"] * 50
+    assert enrolled.derivations == 1
+
+
 def test_what_dovecot_gets_opens_the_mail(enrolled: World) -> None:
     _, fields = enrolled.ask("unlock", user=b"ALICE@example.org", password=b"pw")
     assert fields["user"] == USER

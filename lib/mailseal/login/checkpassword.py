@@ -40,6 +40,9 @@ OK, WRONG, LOOKED_UP, UNKNOWN, TEMPORARY = 0, 1, 2, 3, 111
 # Dovecot sends 512 bytes at most (CHECKPASSWORD_MAX_REQUEST_LEN).
 _MAX_INPUT = 65536
 _TIMEOUT = 60.0
+# For a user without keys.  An empty answer would be a failure; a userdb_ field lets the
+# prefetch userdb answer, which saves the start of a second helper (20 ms) for the lookup.
+_NO_KEY = b"userdb_mail_crypt_save_version=0\t"
 _ESCAPES = str.maketrans(
     {"\1": "\1" + "1", "\t": "\1t", "\n": "\1n", "\r": "\1r", "\0": "\1" + "0"}
 )
@@ -104,7 +107,7 @@ def _login(
         _answer(output_fd, reply, with_user=not behind)
         return OK
     if reply.status == "unknown" and behind:
-        os.write(output_fd, b"\t")  # an empty answer would be a failure
+        os.write(output_fd, _NO_KEY)
         return OK
     if reply.status == "wrong":
         return WRONG

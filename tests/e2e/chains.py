@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: MIT
+"""Existing passdbs to put mailseal behind, each a real one, private to a lab.
+
+A Chain starts what it needs in the lab's folder, writes the file that Dovecot
+reads for it, and can change a user's password there as a panel would.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Mapping
+
+from tests.lab import Lab
+from tests.lab.place import MAIL_UID, LabError, free_ports
+from tests.lab.process import Server
+
+_POSTGRES = "/usr/lib/postgresql/15/bin"
+
+
+class Chain:
+    """One existing user database.  `snippet` names its file in dovecot-conf/2.3."""
+
+    snippet = ""
+    packages = ""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.passwords: dict[str, str] = {}
+
+    @classmethod
+    def missing(cls) -> str:
+        """What is to be installed for it; empty if nothing."""
+        return ""
+
+    def places(self) -> Mapping[str, str]:
+        """What a postmaster would change in the snippet."""
+        return {}
+
+    def start(self) -> None:
+        """Start servers, make tables."""
+
+    def set_password(self, user: str, password: str) -> None:
+        """Add a user, or change the password, behind mailseal's back."""
+        self.passwords[user] = password
+
+    def stop(self) -> None:
+        """End what start() started."""
+
+
+class PasswdFile(Chain):
+    """Dovecot's own passwd-file: the lab writes it."""
+
+    snippet = "auth-behind-passwd-file"
+
+    def set_password(self, user: str, password: str) -> None:
+        if user in self.passwords:
+            time.sleep(1.1)  # Dovecot looks at the file's time once a second
+        super().set_password(user, password)
+        self.lab.dovecot.write_users(self.passwords)
+
+
+class _Sql(Chain):
+    snippet = "auth-behind-sql"
+    driver = ""
+
+    @property
+    def _file(self) -> str:
+        return self.lab.place.path("dovecot", "dovecot-sql.conf.ext")
+
+    def places(self) -> Mapping[str, str]:
+        return {"/etc/dovecot/dovecot-sql.conf.ext": self._file}
+
+    def _write(self, connect: str) -> None:
+        home = f"'{self.lab.place.path('mail')}/' || domain || '/' || local"
+        fields = f"{home} AS {{}}home, {MAIL_UID} AS {{}}uid, {MAIL_UID} AS {{}}gid"
+        extra = ", " + fields.replace("{}", "userdb_") if self.snippet.endswith("prefetch") else ""
+        with open(self._file, "w", encoding="utf-8") as stream:
+            os.fchmod(stream.fileno(), 0o644)
+            stream.write(
+                f"driver = {self.driver}\nconnect = {connect}\n"
+                f"password_query = SELECT '%u' AS \"user\", '{{PLAIN}}' || password AS password"
+                f"{extra} FROM users WHERE local = '%n' AND domain = '%d'\n"
+                f"user_query = SELECT {fields.replace('{}', '')} "
+                "FROM users WHERE local = '%n' AND domain = '%d'\n"
+            )
+
+    _CREATE = (
+        "CREATE TABLE users (local varchar(99), domain varchar(99), password varchar(99), "
+        "PRIMARY KEY (local, domain))"
+    )
+
+    def _change(self, user: str, password: str) -> str:
+        local, _, domain = user.partition("@")
+        return (
+            f"INSERT INTO users VALUES ('{local}', '{domain}', '{password}') "
+            f"ON CONFLICT (local, domain) DO UPDATE SET password = '{password}'"
+        )
+
+
+class Sqlite(_Sql):
+    """SQLite: a file."""
+
+    driver = "sqlite"
+
+    def start(self) -> None:
+        self._path = self.lab.place.path("dovecot", "users.sqlite")
+        with sqlite3.connect(self._path) as database:
+            database.execute(self._CREATE)
+        os.chmod(self._path, 0o644)
+        self._write(self._path)
+
+    def set_password(self, user: str, password: str) -> None:
+        super().set_password(user, password)
+        with sqlite3.connect(self._path) as database:
+            database.execute(self._change(user, password))
+
+
+class SqlitePrefetch(Sqlite):
+    """SQLite, everything in one query."""
+
+    snippet = "auth-behind-sql-prefetch"
+
+
+class Postgresql(_Sql):
+    """A PostgreSQL of the lab's own, on a unix socket."""
+
+    driver = "pgsql"
+
+    @classmethod
+    def missing(cls) -> str:
+        return "" if os.path.exists(f"{_POSTGRES}/postgres") else "postgresql dovecot-pgsql"
+
+    def start(self) -> None:
+        self._data = self.lab.place.path("postgresql")
+        self._socket = self.lab.place.quick_path("pg")
+        for folder in (self._data, self._socket):
+            os.mkdir(folder)
+            shutil.chown(folder, "postgres", "postgres")
+        os.chmod(self._socket, 0o755)
+        self._run("initdb", "-D", self._data, "-A", "trust", "-N", "-E", "UTF8")
+        command = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+        command += [f"{_POSTGRES}/postgres", "-D", self._data, "-k", self._socket]
+        command += ["-c", "listen_addresses=", "-c", "fsync=off"]
+        log = self.lab.place.path("log", "postgresql.log")
+        self._server = Server("PostgreSQL", command, log)
+        self._server.start(until=[f"{self._socket}/.s.PGSQL.5432"])
+        self._sql(self._CREATE)
+        self._write(f"host={self._socket} dbname=postgres user=postgres")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [f"{_POSTGRES}/{program}", *arguments],
+            user="postgres",
+            group="postgres",
+            extra_groups=[],
+            capture_output=True,
+            cwd="/",
+        )
+        if done.returncode:
+            raise LabError(f"{program}: {done.stderr.decode(errors='replace').strip()}")
+
+    def _sql(self, text: str) -> None:
+        arguments = ["-h", self._socket, "-U", "postgres", "-v", "ON_ERROR_STOP=1"]
+        for attempt in range(50):
+            try:
+                return self._run("psql", *arguments, "-c", text)
+            except LabError as exc:
+                if "starting up" not in str(exc) or attempt == 49:
+                    raise
+                subprocess.run(["sleep", "0.1"], check=True)
+        return None
+
+    def set_password(self, user: str, password: str) -> None:
+        super().set_password(user, password)
+        self._sql(self._change(user, password))
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+class Ldap(Chain):
+    """A slapd of the lab's own; Dovecot binds as the user."""
+
+    snippet = "auth-behind-ldap"
+
+    @classmethod
+    def missing(cls) -> str:
+        return "" if shutil.which("slapd", path="/usr/sbin") else "slapd ldap-utils dovecot-ldap"
+
+    def places(self) -> Mapping[str, str]:
+        return {
+            "/etc/dovecot/dovecot-ldap.conf.ext": self.lab.place.path("dovecot", "ldap.conf.ext")
+        }
+
+    def start(self) -> None:
+        (self._port,) = free_ports(1)
+        data = self.lab.place.path("ldap")
+        os.mkdir(data)
+        conf = self.lab.place.path("slapd.conf")
+        with open(conf, "w", encoding="utf-8") as stream:
+            for schema in ("core", "cosine", "inetorgperson", "nis"):
+                stream.write(f"include /etc/ldap/schema/{schema}.schema\n")
+            stream.write(
+                "modulepath /usr/lib/ldap\nmoduleload back_mdb\n"
+                f"pidfile {data}/pid\nargsfile {data}/args\n"
+                f'database mdb\nsuffix "dc=lab"\nrootdn "cn=root,dc=lab"\nrootpw root\n'
+                f"directory {data}\nmaxsize 10485760\n"
+                "access to attrs=userPassword by anonymous auth by * none\n"
+                "access to * by * read\n"
+            )
+        self._server = Server(
+            "slapd",
+            ["/usr/sbin/slapd", "-d", "0", "-f", conf, "-h", f"ldap://127.0.0.1:{self._port}/"],
+            self.lab.place.path("log", "slapd.log"),
+        )
+        self._server.start(until=[("127.0.0.1", self._port)])
+        self._ldap(
+            "ldapadd", "dn: dc=lab\nobjectClass: dcObject\nobjectClass: organization\no: x\n"
+        )
+        with open(self.places()["/etc/dovecot/dovecot-ldap.conf.ext"], "w") as stream:
+            os.fchmod(stream.fileno(), 0o644)
+            stream.write(
+                f"hosts = 127.0.0.1:{self._port}\nbase = dc=lab\nauth_bind = yes\n"
+                "auth_bind_userdn = mail=%u,dc=lab\n"
+                "user_attrs = homeDirectory=home, uidNumber=uid, gidNumber=gid\n"
+                "user_filter = (&(objectClass=posixAccount)(mail=%u))\n"
+            )
+
+    def _ldap(self, program: str, text: str) -> None:
+        url = f"ldap://127.0.0.1:{self._port}/"
+        done = subprocess.run(
+            [program, "-x", "-H", url, "-D", "cn=root,dc=lab", "-w", "root"],
+            input=text.encode(),
+            capture_output=True,
+        )
+        if done.returncode:
+            raise LabError(f"{program}: {done.stderr.decode(errors='replace').strip()}")
+
+    def set_password(self, user: str, password: str) -> None:
+        dn = f"dn: mail={user},dc=lab\n"
+        if user in self.passwords:
+            change = f"changetype: modify\nreplace: userPassword\nuserPassword: {password}\n"
+            self._ldap("ldapmodify", dn + change)
+        else:
+            self._ldap(
+                "ldapadd",
+                f"{dn}objectClass: inetOrgPerson\nobjectClass: posixAccount\nmail: {user}\n"
+                f"cn: x\nsn: x\nuid: {user}\nuidNumber: {MAIL_UID}\ngidNumber: {MAIL_UID}\n"
+                f"homeDirectory: {self.lab.home(user)}\nuserPassword: {password}\n",
+            )
+        super().set_password(user, password)
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+class Pam(Chain):
+    """Linux-PAM with a service file that only this Dovecot sees.
+
+    Users of the lab are no system users, so pam_exec compares the password, and
+    a passwd-file says where they live, in place of `driver = passwd`.
+    """
+
+    snippet = "auth-behind-pam"
+
+    def places(self) -> Mapping[str, str]:
+        users = self.lab.dovecot.wanted.users_file
+        return {"  driver = passwd\n": f"  driver = passwd-file\n  args = {users}\n"}
+
+    def start(self) -> None:
+        self._pam = self.lab.place.path("pam.d")
+        self._table = self.lab.place.path("pam-users")
+        check = self.lab.place.path("pam-check")
+        os.mkdir(self._pam)
+        with open(check, "w", encoding="utf-8") as stream:
+            os.fchmod(stream.fileno(), 0o755)
+            # pam_exec gives the password with a NUL at its end
+            stream.write(
+                "#!/bin/sh\npassword=$(tr -d '\\000')\n"
+                f'exec grep -qxF "$PAM_USER $password" {self._table}\n'
+            )
+        with open(os.path.join(self._pam, "dovecot"), "w", encoding="utf-8") as stream:
+            stream.write(
+                f"auth required pam_exec.so expose_authtok quiet {check}\n"
+                "account required pam_permit.so\n"
+            )
+        self._write()
+        server = self.lab.dovecot._server
+        # a mount namespace of its own: the machine's /etc/pam.d stays as it is
+        server.command = [
+            "unshare", "-m", "sh", "-c",
+            f'mount --bind {self._pam} /etc/pam.d && exec "$@"', "sh", *server.command,
+        ]  # fmt: skip
+
+    def _write(self) -> None:
+        with open(self._table, "w", encoding="utf-8") as stream:
+            stream.writelines(f"{user} {word}\n" for user, word in self.passwords.items())
+
+    def set_password(self, user: str, password: str) -> None:
+        super().set_password(user, password)
+        self.lab.dovecot.write_users(dict.fromkeys(self.passwords, "not asked"))
+        self._write()
+
+
+CHAINS: tuple[type[Chain], ...] = (PasswdFile, Sqlite, SqlitePrefetch, Postgresql, Ldap, Pam)

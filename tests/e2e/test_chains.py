@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""mailseal behind each kind of existing passdb, with the snippet that is shipped for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.chains import CHAINS, Chain
+from tests.e2e.mails import HEADERS
+from tests.lab import ALICE, Imap, Lab, Pop3, Refused
+from tests.lab.dovecot import snippet
+from tests.lab.smtp import send
+
+SENDER = "eve@example.net"
+PLAIN = "plain@example.org"
+TEXT = b"the tangerine is in the cellar\r\n"
+MAIL = HEADERS + TEXT
+
+
+@pytest.fixture(scope="module", params=CHAINS, ids=lambda kind: kind.__name__)
+def chain(request: pytest.FixtureRequest) -> Iterator[Chain]:
+    kind: type[Chain] = request.param
+    if missing := kind.missing():
+        pytest.skip(f"to test this, install: {missing}")
+    lab = Lab({ALICE: "password"}, auth=None)
+    chain = kind(lab)
+    try:
+        chain.start()
+        places = {**lab.dovecot.wanted.places, **chain.places()}
+        lab.dovecot.write_config(extra=snippet(lab.dovecot.version, kind.snippet, places))
+        chain.set_password(ALICE, "password")
+        chain.set_password(PLAIN, "password")
+        lab.start()
+    except BaseException:
+        lab.stop()
+        raise
+    yield chain
+    lab.stop()
+    chain.stop()
+
+
+@pytest.fixture
+def lab(chain: Chain) -> Lab:
+    return chain.lab
+
+
+def first_bytes(lab: Lab, user: str) -> set[bytes]:
+    found = set()
+    for path in lab.stored(user):
+        with open(path, "rb") as stream:
+            found.add(stream.read(7))
+    return found
+
+
+def test_mail_is_sealed_for_the_enrolled_and_read_by_both(lab: Lab) -> None:
+    send(lab.smtp, SENDER, [ALICE, PLAIN], MAIL)
+    lab.wait_delivered()
+    assert first_bytes(lab, ALICE) == {b"CRYPTED"}
+    assert first_bytes(lab, PLAIN) == {b"Return-"}
+    for user in (ALICE, PLAIN):
+        with Imap(lab.imap, user, "password") as imap:
+            assert imap.bodies()[0].endswith(TEXT)
+        with Pop3(lab.pop3, user, "password") as pop3:
+            assert pop3.mail(1).endswith(TEXT)
+
+
+def test_wrong_passwords_and_strangers(lab: Lab) -> None:
+    for user in (ALICE, PLAIN, "ghost@example.org"):
+        with pytest.raises(Refused, match="AUTHENTICATIONFAILED"):
+            Imap(lab.imap, user, "wrong")
+
+
+def test_several_connections_at_once(lab: Lab) -> None:
+    lab.mailseal("lock", "--all")
+    bodies: list[bytes] = []
+
+    def read() -> None:
+        with Imap(lab.imap, ALICE, "password") as imap:
+            bodies.append(imap.bodies()[0])
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(bodies) == 8 and len(set(bodies)) == 1 and bodies[0].endswith(TEXT)
+
+
+def test_no_agent_is_temporary_for_all(lab: Lab) -> None:
+    lab.stop_agent()
+    try:
+        for user in (ALICE, PLAIN):
+            with pytest.raises(Refused, match=r"\[UNAVAILABLE\]"):
+                Imap(lab.imap, user, "password")
+    finally:
+        lab.start_agent()
+    with Imap(lab.imap, ALICE, "password") as imap:
+        assert imap.bodies()[0].endswith(TEXT)
+
+
+def test_a_password_changed_elsewhere_and_rewrap(chain: Chain, lab: Lab) -> None:
+    chain.set_password(ALICE, "changed")
+    with pytest.raises(Refused, match=r"\[UNAVAILABLE\]"):
+        Imap(lab.imap, ALICE, "changed")
+    assert f"run `mailseal rewrap {ALICE}`" in lab.log_text()
+    with pytest.raises(Refused, match="AUTHENTICATIONFAILED"):
+        Imap(lab.imap, ALICE, "password")
+    done = lab.mailseal("rewrap", ALICE, stdin=b"password\nchanged\n")
+    assert done.returncode == 0, done.stderr
+    with Imap(lab.imap, ALICE, "changed") as imap:
+        assert imap.bodies()[0].endswith(TEXT)
+    chain.set_password(ALICE, "password")
+    assert lab.mailseal("rewrap", ALICE, stdin=b"changed\npassword\n").returncode == 0
+
+
+def test_a_panel_changes_both_in_two_steps(chain: Chain, lab: Lab) -> None:
+    """At every moment whoever the passdb lets in gets the key."""
+    lab.mailseal("passwd", "--keep-old", "--stdin", ALICE, stdin=b"password\nnext\n")
+    with Imap(lab.imap, ALICE, "password") as imap:
+        assert imap.bodies()[0].endswith(TEXT)
+    # the login above was vouched for: so the panel begins again, and now goes on
+    lab.mailseal("passwd", "--keep-old", "--stdin", ALICE, stdin=b"password\nnext\n")
+    chain.set_password(ALICE, "next")
+    with Imap(lab.imap, ALICE, "next") as imap:
+        assert imap.bodies()[0].endswith(TEXT)
+    assert b"two login" not in lab.mailseal("status", ALICE).stdout
+    lab.mailseal("passwd", "--stdin", ALICE, stdin=b"next\npassword\n")
+    chain.set_password(ALICE, "password")

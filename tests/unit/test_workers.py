@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: MIT
+"""Argon2id in threads: bounds on number, waiting and memory."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from mailseal.crypto import kdf
+from mailseal.errors import AgentUnavailable, TemporaryError
+from mailseal.login.workers import Workers
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    made = Workers(parallel=4, queue=2, memory_kib=256)
+    yield made
+    made.stop()
+
+
+def test_results_and_errors_come_back(workers: Workers) -> None:
+    assert asyncio.run(workers.run(lambda: 42)) == 42
+
+    def fail() -> None:
+        raise TemporaryError("no luck")
+
+    with pytest.raises(TemporaryError, match="no luck"):
+        asyncio.run(workers.run(fail))
+
+
+def test_so_many_run_so_many_wait_and_one_more_is_refused(workers: Workers) -> None:
+    gate = threading.Event()
+
+    async def crowd() -> list[object]:
+        jobs = [asyncio.ensure_future(workers.run(lambda: gate.wait(10))) for _ in range(9)]
+        await asyncio.sleep(0.1)
+        gate.set()
+        results: list[object] = list(await asyncio.gather(*jobs, return_exceptions=True))
+        assert await workers.run(lambda: "later") == "later", "the places are free again"
+        return results
+
+    results = asyncio.run(crowd())
+    assert results.count(True) == 6
+    assert sum(isinstance(result, AgentUnavailable) for result in results) == 3
+
+
+@pytest.mark.parametrize(("memory_kib", "at_once"), [(64, 4), (128, 2), (256, 1), (1024, 1)])
+def test_memory_is_bounded_whatever_a_slot_asks_for(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, memory_kib: int, at_once: int
+) -> None:
+    running = most = 0
+    lock = threading.Lock()
+
+    def derive(*_: object) -> bytes:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.05)
+        with lock:
+            running -= 1
+        return b""
+
+    monkeypatch.setattr(kdf, "derive", derive)
+    cost = kdf.Profile("x", memory_kib, 1, 1)
+
+    async def crowd() -> None:
+        await asyncio.gather(
+            *(workers.run(lambda: workers.derive(b"", b"", cost, 32)) for _ in range(6))
+        )
+
+    asyncio.run(crowd())
+    assert most == at_once
+
+
+def test_stopping_refuses_new_work(workers: Workers) -> None:
+    workers.stop()
+    with pytest.raises(AgentUnavailable, match="stopping"):
+        asyncio.run(workers.run(lambda: 1))
