@@ -31,19 +31,19 @@ TEXT_FILES = $(shell find dovecot-conf postfix-conf docs -type f | LC_ALL=C sort
 .PHONY: install uninstall
 
 install:
-	set -e; for file in $(PACKAGE_FILES); do \
+	@set -e; for file in $(PACKAGE_FILES); do \
 		install -D -m 644 "lib/$$file" "$(DESTDIR)$(LIBDIR)/lib/$$file"; done
 	install -d "$(DESTDIR)$(LIBDIR)/hooks" "$(DESTDIR)$(PREFIX)/bin"
 	install -m 755 hooks/mailseal* "$(DESTDIR)$(LIBDIR)/hooks"
 	/usr/bin/python3 -m compileall -q -s "$(DESTDIR)" "$(DESTDIR)$(LIBDIR)/lib"
-	set -e; for name in $(COMMANDS); do \
+	@set -e; for name in $(COMMANDS); do \
 		ln -sf "$(LIBDIR)/hooks/$$name" "$(DESTDIR)$(PREFIX)/bin/$$name"; done
-	set -e; for file in $(TEXT_FILES); do \
+	@set -e; for file in $(TEXT_FILES); do \
 		install -d "$(DESTDIR)$(SHAREDIR)/$$(dirname "$$file")"; \
 		$(FIT) "$$file" > "$(DESTDIR)$(SHAREDIR)/$$file"; \
 		chmod 644 "$(DESTDIR)$(SHAREDIR)/$$file"; done
 	install -d "$(DESTDIR)$(UNITDIR)" "$(DESTDIR)$(SYSUSERSDIR)" "$(DESTDIR)$(TMPFILESDIR)"
-	set -e; for unit in mailseal-agent.service mailseal-lmtp.service; do \
+	@set -e; for unit in mailseal-agent.service mailseal-lmtp.service; do \
 		$(FIT) "systemd/$$unit" > "$(DESTDIR)$(UNITDIR)/$$unit"; \
 		chmod 644 "$(DESTDIR)$(UNITDIR)/$$unit"; done
 	$(FIT) systemd/mailseal.sysusers > "$(DESTDIR)$(SYSUSERSDIR)/mailseal.conf"

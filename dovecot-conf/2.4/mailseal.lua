@@ -147,7 +147,7 @@ local function verify(request, password)
   end
   if status == "wrong" then return auth.PASSDB_RESULT_PASSWORD_MISMATCH, "wrong password" end
   if status == "unknown" then
-    if accepted then return auth.PASSDB_RESULT_NEXT, "not enrolled" end
+    if accepted then return auth.PASSDB_RESULT_OK, {} end
     return auth.PASSDB_RESULT_USER_UNKNOWN, "not enrolled"
   end
   return auth.PASSDB_RESULT_INTERNAL_FAILURE, explain(status, fields)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: MIT
+"""The servers in containers: built, started, and mailseal installed as docs/install.md says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.docker.site import NAMES, Site
+from tests.lab.place import REPOSITORY
+from tests.lab.process import interrupt_on_signals
+
+_HERE = os.path.join(REPOSITORY, "tests", "docker")
+SUITES = {"2.3": "bookworm", "2.4": "trixie"}
+NO_ENGINE = "no Docker engine answers: tests/docker/engine start"
+
+
+def pytest_sessionstart() -> None:
+    # Else SIGTERM ends Python at once, and the containers stay.
+    interrupt_on_signals()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engine() -> None:
+    """Skips the tests in containers if no engine answers; fails if CI wants them."""
+    if subprocess.run([os.path.join(_HERE, "engine"), "answers"]).returncode == 0:
+        return
+    if os.environ.get("MAILSEAL_DOCKER") == "required":
+        pytest.fail(NO_ENGINE)
+    pytest.skip(NO_ENGINE)
+
+
+@pytest.fixture(scope="session")
+def images(engine: None) -> None:
+    """The image of each version; Docker's cache makes it a matter of a second."""
+    for suite in SUITES.values():
+        subprocess.run([os.path.join(_HERE, "base-image"), suite], check=True)
+        tag = f"mailseal-stack:{suite}"
+        done = subprocess.run(
+            ["docker", "build", "-q", "--build-arg", f"SUITE={suite}", "-t", tag, _HERE],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            pytest.fail(f"docker build of {tag} failed: {(done.stdout + done.stderr)[-3000:]}")
+
+
+@pytest.fixture(scope="session")
+def docker_compose_command() -> str:
+    plugin = subprocess.run(["docker", "compose", "version"], capture_output=True)
+    return "docker compose" if plugin.returncode == 0 else "docker-compose"
+
+
+@pytest.fixture(scope="session")
+def docker_compose_file() -> str:
+    return os.path.join(_HERE, "compose.yaml")
+
+
+@pytest.fixture(scope="session")
+def docker_compose_project_name() -> str:
+    return f"mailseal-{os.getpid()}"
+
+
+@pytest.fixture(scope="session")
+def docker_setup(images: None) -> list[str]:
+    os.environ["MAILSEAL_REPOSITORY"] = REPOSITORY
+    return ["up -d"]
+
+
+@pytest.fixture(scope="session")
+def docker_cleanup() -> list[str]:
+    return ["down -v -t 5"]
+
+
+@pytest.fixture(scope="session")
+def hosts(docker_services: Any) -> Iterator[dict[str, Site]]:
+    """All containers by service name, booted; nothing of mailseal in them yet."""
+    made = {}
+    for version in SUITES:
+        for kind in ("mail", "imap"):
+            service = kind + version.replace(".", "")
+            container = docker_services._docker_compose.execute(f"ps -q {service}")
+
+            def port(inside: int, service: str = service) -> int:
+                found: int = docker_services.port_for(service, inside)
+                return found
+
+            made[service] = Site(version, container.decode().split()[-1], port)
+    for site in made.values():
+        site.wait_booted()
+    yield made
+
+
+@pytest.fixture(scope="session")
+def sites(hosts: dict[str, Site]) -> dict[str, Site]:
+    """The mail hosts by version, mailseal installed; all but carol enrolled."""
+    found = {version: hosts["mail" + version.replace(".", "")] for version in SUITES}
+    for site in found.values():
+        site.install()
+        for name in NAMES:
+            if name != "carol":
+                site.enroll(name)
+    return found
+
+
+@pytest.fixture(params=list(SUITES))
+def site(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Site:
+    """The mail host of each version in turn."""
+    return sites[request.param]

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: MIT
+"""One mail server in a container, seen from outside: ports on 127.0.0.1, and a root shell."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Callable
+
+from tests.docker.page import commands
+from tests.lab.imap import Imap, Pop3
+from tests.lab.process import Address
+
+SOURCE = "/usr/src/mailseal"
+MAIL = "/var/mail/vhosts/example.org"
+NAMES = ("alice", "bob", "carol", "dave")
+
+
+class CommandFailed(Exception):
+    """A command in the container ended with a status that is not 0."""
+
+
+@dataclasses.dataclass
+class Site:
+    """A container of tests/docker/compose.yaml.
+
+    version    of Dovecot: "2.3", "2.4"
+    container  its id
+    port       from a port inside to the one on 127.0.0.1
+    """
+
+    version: str
+    container: str
+    port: Callable[[int], int]
+
+    def run(self, script: str, *, stdin: bytes = b"", check: bool = True) -> str:
+        """Run shell commands as root; what they print.  CommandFailed with their last words."""
+        done = subprocess.run(
+            ["docker", "exec", "-i", "-w", SOURCE, self.container, "bash", "-euc", script],
+            input=stdin,
+            capture_output=True,
+            timeout=300,
+        )
+        if check and done.returncode:
+            said = (done.stdout + done.stderr).decode(errors="replace")[-2000:]
+            raise CommandFailed(f"{script[:200]!r} ended with {done.returncode}: {said}")
+        return done.stdout.decode(errors="replace")
+
+    def status(self, script: str) -> int:
+        """Run shell commands; their exit status."""
+        return subprocess.run(
+            ["docker", "exec", "-w", SOURCE, self.container, "bash", "-euc", script],
+            capture_output=True,
+            timeout=300,
+        ).returncode
+
+    def address(self, inside: int) -> Address:
+        return ("127.0.0.1", self.port(inside))
+
+    @property
+    def smtp(self) -> Address:
+        return self.address(25)
+
+    @property
+    def lmtp(self) -> Address:
+        return self.address(24)
+
+    @property
+    def imap(self) -> Address:
+        return self.address(143)
+
+    @property
+    def pop3(self) -> Address:
+        return self.address(110)
+
+    def login(self, name: str, password: str | None = None) -> Imap:
+        """An IMAP session of a user."""
+        return Imap(self.imap, f"{name}@example.org", password or password_of(name))
+
+    def pop(self, name: str) -> Pop3:
+        return Pop3(self.pop3, f"{name}@example.org", password_of(name))
+
+    def wait_booted(self) -> None:
+        """Wait until systemd has started everything."""
+        state = ""
+        for _ in range(120):
+            state = self.run("systemctl is-system-running || true", check=False).strip()
+            if state in ("running", "degraded"):
+                break
+            time.sleep(0.5)
+        if state != "running":
+            raise CommandFailed(f"the container is {state}: " + self.run("systemctl --failed"))
+
+    def install(self) -> None:
+        """All steps of docs/install.md, and LMTP on TCP, to be reached from outside."""
+        self.run(commands("do", self.version))
+        self.configure('listen: [/run/mailseal/lmtp.sock, "0.0.0.0:24"]')
+
+    def configure(self, line: str) -> None:
+        """Replace one option line of the `delivery` section; restart what reads it."""
+        name = line.partition(":")[0]
+        text = shlex.quote(f"s|^  {name}:.*|  {line}|")
+        self.run(f"sed -i {text} /etc/mailseal/mailseal.yaml; systemctl restart mailseal-lmtp")
+
+    def enroll(self, name: str) -> None:
+        """Enrol with the login password; being enrolled already is fine."""
+        password = password_of(name).encode() + b"\n"
+        script = f"mailseal enroll {name}@example.org --stdin || [ $? = 65 ]"
+        self.run(script, stdin=password)
+
+    def wait_delivered(self, *, seconds: float = 60) -> None:
+        """Wait until Postfix has handed on every mail."""
+        self.wait(lambda: not self.queue(), "Postfix's queue is empty", seconds=seconds)
+
+    def queue(self) -> list[str]:
+        """Ids of the mails that wait in Postfix."""
+        return re.findall(r"^([0-9A-Za-z]{8,})[*!]? ", self.run("postqueue -p"), re.M)
+
+    def wait(self, true: Callable[[], object], what: str, *, seconds: float = 30) -> None:
+        end = time.monotonic() + seconds
+        while not true():
+            if time.monotonic() > end:
+                log = self.run("journalctl -n 30 --no-pager", check=False)
+                raise CommandFailed(f"waited {seconds:.0f} s in vain until {what}\n{log}")
+            time.sleep(0.2)
+
+    def stored(self, name: str, folder: str = "") -> list[str]:
+        """The files of a user's mails, oldest first."""
+        place = f"{MAIL}/{name}/Maildir" + (f"/.{folder}" if folder else "")
+        found = self.run(
+            f"find {place}/new {place}/cur -type f -printf '%T@ %p\\n' 2>/dev/null || true"
+        )
+        return [line.partition(" ")[2] for line in sorted(found.splitlines())]
+
+    def read(self, path: str) -> bytes:
+        """A file's bytes."""
+        return subprocess.run(
+            ["docker", "exec", self.container, "cat", path], capture_output=True, check=True
+        ).stdout
+
+    def log(self) -> str:
+        """The whole journal."""
+        return self.run("journalctl --no-pager -o short-iso")
+
+
+def password_of(name: str) -> str:
+    """The login password that tests/docker/stack/configure gives a user."""
+    return f"{name}'s password"
