@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from tests.e2e.mails import HEADERS
 from tests.lab import ALICE, Imap, Lab
 from tests.lab.place import REPOSITORY, Place
 from tests.lab.postfix import page_commands
-from tests.lab.process import members, wait_until
+from tests.lab.process import Server, members, wait_until
 from tests.lab.smtp import send
 
 MAIL = HEADERS + b"kept\r\n"
@@ -191,13 +192,15 @@ def _fingerprint(*folders: str) -> str:
     return digest.hexdigest()
 
 
-def test_servers_that_end_take_their_children_along(lab: Lab) -> None:
-    with Lab() as other:
-        session = other.delivery.pid
-        wait_until(lambda: len(members(session)) == 3, "there are two workers")
-        other.delivery.stop(signal.SIGKILL)
-        assert members(session) == []
-        other.start_delivery()
+def test_a_stopped_server_leaves_no_child(tmp_path: Path) -> None:
+    """One child that outlives its parent, and one that does not listen to SIGTERM either."""
+    script = "sleep 1000 & (trap '' TERM; sleep 1000; sleep 1000) & exec sleep 1000"
+    server = Server("sleepers", ["/bin/sh", "-c", script], str(tmp_path / "log"))
+    server.start(until=[])
+    session = server.pid
+    wait_until(lambda: len(members(session)) == 4, "all sleep")
+    server.stop()
+    assert members(session) == []
 
 
 @pytest.mark.parametrize("page", ["virtual-transport", "mailbox-transport", "transport-map"])

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: MIT
+"""The life of keys seen through Dovecot: app passwords, rotation, policies, master users, logs.
+
+One lab behind a passwd-file, with everything that Dovecot can log turned on.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import smtplib
+from collections.abc import Iterator
+
+import pytest
+
+from mailseal.crypto.eckeys import PrivateKey
+from mailseal.login.client import AgentClient
+from tests.e2e.mails import HEADERS
+from tests.lab import ALICE, Imap, Lab, Pop3, Refused
+from tests.lab.dovecot import snippet
+from tests.lab.place import free_ports
+from tests.lab.smtp import send
+
+SENDER = "eve@example.net"
+NEWCOMER = "newcomer@example.com"
+STRANGER = "stranger@example.org"
+TEXT = b"the tangerine is in the cellar\r\n"
+MAIL = HEADERS + TEXT
+EXTRA = """
+auth_debug = yes
+mail_debug = yes
+auth_verbose = yes
+protocols = $protocols submission
+submission_relay_host = 127.0.0.1
+submission_relay_port = {smtp}
+service submission-login {{
+  inet_listener submission {{
+    port = {submission}
+  }}
+}}
+"""
+
+
+class Life(Lab):
+    """The lab with master users, Submission and every debug log."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            {ALICE: "password"},
+            auth="behind-passwd-file",
+            plain_users={NEWCOMER: "password", STRANGER: "password"},
+            config_extra={"login.enroll": "at-login", "login.enroll_for": ["@example.com"]},
+        )
+        (port,) = free_ports(1)
+        self.submission = ("127.0.0.1", port)
+        masters = self.place.path("dovecot", "master-users")
+        with open(masters, "w", encoding="utf-8") as stream:
+            stream.write("root:{PLAIN}master password\n")
+        version = self.dovecot.version
+        extra = EXTRA.format(smtp=self.smtp[1], submission=port)
+        places = {"/etc/dovecot/master-users": masters}
+        self.dovecot.write_config(extra=extra + snippet(version, "auth-master-user", places))
+
+    def agent_log(self) -> str:
+        with open(self.place.path("log", "agent.log"), encoding="utf-8") as stream:
+            return stream.read()
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Life]:
+    with Life() as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _a_mail_and_no_session(lab: Life) -> None:
+    if not lab.stored(ALICE):
+        send(lab.smtp, SENDER, [ALICE], MAIL)
+        lab.wait_delivered()
+    lab.mailseal("lock", "--all")
+
+
+def first_bytes(path: str) -> bytes:
+    with open(path, "rb") as stream:
+        return stream.read(7)
+
+
+def test_an_app_password_reads_mail_until_it_is_revoked(lab: Life) -> None:
+    """The passdb must know it as well; here the lab gives it to both."""
+    done = lab.mailseal("app-password", ALICE, "phone", stdin=b"password\n")
+    code = done.stdout.decode().strip()
+    slot = re.search(r"slot (\w+)", done.stderr.decode())
+    assert slot is not None
+    with AgentClient(lab.agent_socket) as agent:
+        assert agent.request("unlock", user=ALICE.encode(), password=code.encode()).status == "ok"
+        lab.mailseal("revoke", ALICE, slot[1])
+        reply = agent.request("unlock", user=ALICE.encode(), password=code.encode())
+        assert reply.status == "wrong"
+
+
+def test_after_rotation_old_and_new_mail_are_read(lab: Life) -> None:
+    before = len(lab.stored(ALICE))
+    assert lab.mailseal("rotate", ALICE, stdin=b"password\n").returncode == 0
+    send(lab.smtp, SENDER, [ALICE], HEADERS + b"sealed to the new key\r\n")
+    lab.wait_delivered()
+    assert len(lab.stored(ALICE)) == before + 1
+    with Imap(lab.imap, ALICE, "password") as imap:
+        bodies = imap.bodies()
+        assert bodies[0].endswith(TEXT) and bodies[-1].endswith(b"sealed to the new key\r\n")
+        imap.append("Sent", MAIL)
+        assert imap.bodies("Sent")[-1] == MAIL
+    # three keys, as Dovecot takes several
+    assert lab.mailseal("rotate", ALICE, stdin=b"password\n").returncode == 0
+    with Pop3(lab.pop3, ALICE, "password") as pop3:
+        assert pop3.mail(1).endswith(TEXT)
+        assert pop3.mail(before + 1).endswith(b"sealed to the new key\r\n")
+
+
+def test_a_login_ends_no_session_and_a_second_one_uses_it(lab: Life) -> None:
+    mark = len(lab.agent_log())
+    for _ in range(3):
+        with Imap(lab.imap, ALICE, "password") as imap:
+            assert imap.bodies()[0].endswith(TEXT)
+    found = re.findall(r"service=imap, .*result=ok, session=(\w+)", lab.agent_log()[mark:])
+    assert found == ["new", "cached", "cached"]
+
+
+def test_a_master_user_gets_no_key_and_the_log_says_so(lab: Life) -> None:
+    mark = len(lab.agent_log())
+    with Imap(lab.imap, f"{ALICE}*root", "master password") as imap:
+        assert imap.select() >= 1
+        imap.append("Sent", MAIL)
+        with pytest.raises(Refused):
+            imap.body(1)
+    assert "no key: master user <root>" in lab.agent_log()[mark:]
+    assert {first_bytes(path) for path in lab.stored(ALICE, "Sent")} == {b"CRYPTED"}
+    with pytest.raises(Refused, match="AUTHENTICATIONFAILED"):
+        Imap(lab.imap, f"{ALICE}*root", "password")
+
+
+def test_submission_derives_no_key(lab: Life) -> None:
+    mark = len(lab.agent_log())
+    with smtplib.SMTP(*lab.submission) as client:
+        client.login(ALICE, "password")
+        client.sendmail(ALICE, [ALICE], MAIL)
+    lab.wait_delivered()
+    log = lab.agent_log()[mark:]
+    assert "service=submission" in log and "result=no key needed" in log
+    assert "session=new" not in log
+    with smtplib.SMTP(*lab.submission) as client, pytest.raises(smtplib.SMTPAuthenticationError):
+        client.login(ALICE, "wrong")
+
+
+def test_enrolment_at_the_first_login_for_some(lab: Life) -> None:
+    with Imap(lab.imap, STRANGER, "password"):
+        pass
+    assert lab.mailseal("status", STRANGER).returncode == 67
+    send(lab.smtp, SENDER, [STRANGER], MAIL)
+    with Imap(lab.imap, NEWCOMER, "password") as imap:
+        imap.append("INBOX", MAIL)
+        assert imap.bodies() == [MAIL]
+    assert b"LOST MAIL" in lab.mailseal("status", NEWCOMER).stdout
+    assert first_bytes(lab.stored(NEWCOMER)[0]) == b"CRYPTED"
+    assert f"user=<{NEWCOMER}> HAS NO SECOND WAY IN" in lab.agent_log()
+    lab.wait_delivered()
+    assert first_bytes(lab.stored(STRANGER)[0]) == b"Return-"
+
+
+def test_limited_what_the_user_sees(lab: Life) -> None:
+    """stale_password: limited.  Old mail cannot be opened; what is saved is sealed all the same."""
+    options = dict(lab.options.config_extra)
+    lab.write_config({**options, "login.stale_password": "limited"})
+    lab.restart_agent()
+    lab.dovecot.write_users({ALICE: "changed elsewhere", **lab.options.plain_users})
+    try:
+        with Imap(lab.imap, ALICE, "changed elsewhere") as imap:
+            assert imap.select() >= 1
+            imap.append("Sent", MAIL)
+            with pytest.raises(Refused):
+                imap.body(1)
+        assert f"run `mailseal rewrap {ALICE}`" in lab.agent_log()
+        assert {first_bytes(path) for path in lab.stored(ALICE, "Sent")} == {b"CRYPTED"}
+        with Pop3(lab.pop3, ALICE, "changed elsewhere") as pop3, pytest.raises(Refused):
+            pop3.mail(1)
+    finally:
+        lab.dovecot.write_users({ALICE: "password", **lab.options.plain_users})
+        lab.write_config(options)
+        lab.restart_agent()
+
+
+def spellings(secret: bytes) -> set[bytes]:
+    """Every way in which a log might hold some bytes."""
+    found = {secret, secret.hex().encode(), secret.hex().upper().encode()}
+    for padding in range(3):
+        # base64 of a text that holds the secret anywhere: the part no neighbour changes
+        encoded = base64.b64encode(b"\0" * padding + secret)
+        found.add(encoded[4 if padding else 0 : -4])
+    return found
+
+
+def test_no_log_holds_a_private_key_or_a_password(lab: Life) -> None:
+    """With auth_debug and mail_debug on: neither the key, nor the password, nor what opens both.
+
+    Dovecot logs the whole answer of a checkpassword program at debug level, wrapped
+    key and one-time password together, so this must not be written there.
+    """
+    with Imap(lab.imap, ALICE, "password") as imap:
+        assert imap.bodies()[0].endswith(TEXT)
+    with Pop3(lab.pop3, ALICE, "password"):
+        pass
+    exported = lab.mailseal("export-key", ALICE, "--format", "dovecot", stdin=b"password\n")
+    keys = [PrivateKey.parse(line) for line in exported.stdout.decode().splitlines()]
+    log = lab.log_text().encode()
+    assert b"Debug: " in log and b"mail_crypt" in log
+    for key in keys:
+        for spelling in spellings(key.scalar):
+            assert spelling not in log
+    wrapped = set(re.findall(r"private_key\d?=(2:[0-9a-z:.-]+)", log.decode()))
+    passwords = set(re.findall(r"_password=([0-9a-f]{64})", log.decode()))
+    opened = 0
+    for text in wrapped:
+        for password in passwords:
+            try:
+                PrivateKey.parse(text, password.encode())
+                opened += 1
+            except Exception:
+                continue
+    assert opened == 0, f"{opened} private keys can be opened with what the log holds"
