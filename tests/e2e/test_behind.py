@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import os
+import smtplib
+import socket
 
 import pytest
 
 from tests.e2e.mails import HEADERS
 from tests.lab import ALICE, Imap, Lab, Pop3, Refused
+from tests.lab.search import search_folder
 from tests.lab.smtp import send, send_lmtp
 
 SENDER = "eve@example.net"
@@ -86,20 +89,25 @@ def test_a_password_that_only_the_passwd_file_knows_is_no_wrong_password(behind_
 
 
 def test_relayed_mail_of_an_enrolled_user_is_sealed_by_dovecot(behind_lab: Lab) -> None:
-    """Dovecot's own LMTP gets the public key from the userdb chain."""
-    import smtplib
-    import socket
-
+    """Dovecot's own LMTP gets the public key from the userdb chain, and notes nothing in clear."""
+    user = "relayed@example.org"
+    behind_lab.add_user(user)
+    mail = HEADERS.replace(b"a mail", b"marmalade") + b"the tangerine is in the cellar\r\n"
     with smtplib.LMTP(local_hostname="client.example.net") as client:
         client.sock = socket.socket(socket.AF_UNIX)
         client.sock.connect(behind_lab.dovecot.lmtp_socket)
         client.getreply()
         client.ehlo()
         client.docmd("MAIL", f"FROM:<{SENDER}>")
-        assert client.docmd("RCPT", f"TO:<{ALICE}>")[0] == 250
+        assert client.docmd("RCPT", f"TO:<{user}>")[0] == 250
         client.docmd("DATA")
-        client.send(MAIL + b".\r\n")
+        client.send(mail + b".\r\n")
         assert client.getreply()[0] == 250
-    assert set(starts(behind_lab, ALICE)) == {b"CRYPTED"}
-    with Imap(behind_lab.imap, ALICE, "password") as imap:
-        assert imap.bodies()[-1].endswith(MAIL)
+    words = ["marmalade", "tangerine"]
+    assert starts(behind_lab, user) == [b"CRYPTED"]
+    assert search_folder(behind_lab.home(user), words) == []
+    assert search_folder(behind_lab.place.quick, words) == []
+    with Imap(behind_lab.imap, user, "password") as imap:
+        assert imap.bodies()[0].endswith(mail)
+        imap.command(b"FETCH 1 ENVELOPE")
+    assert search_folder(behind_lab.place.quick, words) != []  # the search does find it there

@@ -7,9 +7,11 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,13 +154,20 @@ def test_wrong_wishes(environ: dict[str, str], expected: str) -> None:
 
 
 def test_not_root() -> None:
-    _refused("the lab must run as root", {}, user=65534, group=65534, extra_groups=[])
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)  # the checkout itself may be where others cannot read
+        for name in ("lib", "tests"):
+            shutil.copytree(os.path.join(REPOSITORY, name), os.path.join(folder, name))
+        expected = "the lab must run as root"
+        _refused(expected, {}, cwd=folder, user=65534, group=65534, extra_groups=[])
 
 
-def _refused(expected: str, environ: dict[str, str], **options: Any) -> None:
+def _refused(
+    expected: str, environ: dict[str, str], *, cwd: str = REPOSITORY, **options: Any
+) -> None:
     done = subprocess.run(
         ["/usr/bin/python3", "-m", "tests.lab"],
-        cwd=REPOSITORY,
+        cwd=cwd,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": "lib:.", "PYTHONDONTWRITEBYTECODE": "1"}
         | environ,
         capture_output=True,
