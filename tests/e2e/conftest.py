@@ -9,14 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import Lab
-from tests.lab.process import interrupt_on_signals
 
 _numbers = itertools.count(1)
-
-
-def pytest_sessionstart() -> None:
-    # Else SIGTERM ends Python at once, and the servers stay.
-    interrupt_on_signals()
 
 
 @pytest.fixture(scope="session")
