@@ -15,7 +15,7 @@ import socket
 import subprocess
 import time
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tests.lab.place import LabError
 
@@ -146,9 +146,8 @@ def members(session: int) -> list[int]:
     return found
 
 
-def wait_until(condition: object, what: str, *, timeout: float = 20) -> None:
-    """Poll a callable until it is true; LabError naming `what` when it never is."""
-    assert callable(condition)
+def wait_until(condition: Callable[[], object], what: str, *, timeout: float = 20) -> None:
+    """Poll a condition until it is true; LabError naming `what` when it never is."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
