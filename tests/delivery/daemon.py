@@ -23,7 +23,7 @@ from mailseal.crypto.dcrypt import open_sealed
 from mailseal.crypto.eckeys import PrivateKey
 from mailseal.keys.public import PublicStore
 from tests.lab.place import MAIL_UID, REPOSITORY, free_ports
-from tests.lab.process import Server
+from tests.lab.process import Server, wait_until
 
 HOSTNAME = "mx.example.org"
 
@@ -39,11 +39,11 @@ class Daemon:
         self.store = PublicStore(self.path("state", "public"))
         os.makedirs(self.path("state"))
         self.store.prepare()
-        for name in ("homes", "log"):
+        for name in ("homes", "log", "run"):
             os.makedirs(self.path(name))
             self._give(self.path(name))
         self.log_path = self.path("log", "mailseal.log")
-        self.socket = self.path("lmtp.sock")
+        self.socket = self.path("run", "lmtp.sock")
         self.tcp = ("127.0.0.1", free_ports(1)[0])
         self.settings: dict[str, Any] = {
             "state_dir": self.path("state"),
@@ -129,6 +129,8 @@ class Daemon:
         ]
 
     def log_text(self) -> str:
+        if not os.path.exists(self.log_path):
+            return ""
         with open(self.log_path, encoding="utf-8") as stream:
             return stream.read()
 
@@ -143,6 +145,7 @@ class Daemon:
 
     def __enter__(self) -> Daemon:
         self.server.start(until=[self.socket, self.tcp])
+        wait_until(lambda: "listening on" in self.log_text(), "the workers are started")
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(slots=True, eq=False)
 class Request:
     """A wish for `size` bytes.  `answer(granted)` is called once, unless it is withdrawn."""
 
@@ -52,7 +52,16 @@ class Budget:
         self.used -= size
 
     def serve(self) -> None:
-        """Answer whoever can be answered: granted in order, or out of time."""
+        """Answer whoever can be answered: granted in order, or out of time.
+
+        When all wait for each other, one is refused at a time, the latest to come,
+        and what it gives back serves those before it.
+        """
+        while self._grant() and self._refuse_one():
+            pass
+
+    def _grant(self) -> bool:
+        """Grant in order; True if somebody still waits."""
         queue = self._queue
         while queue:
             request = queue[0]
@@ -63,10 +72,14 @@ class Budget:
                 self.used += request.size
                 request.answer(True)
             else:
-                break
+                return True
+        return False
+
+    def _refuse_one(self) -> bool:
         now = time.monotonic()
-        late = [request for request in queue if request.deadline <= now]
-        for request in late:
-            queue.remove(request)
-            if not request.withdrawn:
+        for request in reversed(self._queue):
+            if request.deadline <= now and not request.withdrawn:
+                self._queue.remove(request)
                 request.answer(False)
+                return True
+        return False

@@ -132,3 +132,4 @@ class Committer:
                 group = [self._waiting.popleft() for _ in range(count)]
             seal_group(group, self._store)
             self._done(group)
+            del group  # or the mails in it would live until the next group comes

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 READ = 64 * 1024
 """Bytes read at a time; also the least that is reserved for a mail."""
 
+READ_MOST = 4 * READ
+"""Bytes read at a time of a mail whose size is known."""
+
 _PROGRESS = 4096
 _NO_MEMORY = Reply(452, "4.3.1", "too much mail at a time, try again later")
 
@@ -82,19 +85,20 @@ class Connection:
             free = self._reserved - self._message.size
             if free < READ and not self._grow():
                 return
-            amount = max(READ, min(self._reserved - self._message.size, 4 * READ))
+            amount = max(READ, min(self._reserved - self._message.size, READ_MOST))
+        buffer = self.worker.buffer
         try:
-            data = self.socket.recv(amount)
+            count = self.socket.recv_into(buffer, amount)
         except BlockingIOError:
             return
         except OSError as exc:
             self._lost(exc.strerror or "error")
             return
-        if not data:
+        if not count:
             self._lost("connection closed")
             return
-        self._fresh_bytes += len(data)
-        self.session.receive(data)
+        self._fresh_bytes += count
+        self.session.receive(bytes(buffer[:count]))
         self.advance()
 
     def _grow(self) -> bool:
@@ -138,8 +142,12 @@ class Connection:
             self._queue_id = self._message.queue_id()
             self._forget_mail()
         if self._draining and not session.in_transaction and not self.busy and not session.closed:
-            session.close(Reply(421, "4.3.2", f"{session.hostname} is going down, try again"))
+            self._go_down()
         self._flush()
+
+    def _go_down(self) -> None:
+        name = self.session.hostname
+        self.session.close(Reply(421, "4.3.2", f"{name} is going down, try again"))
 
     def _flush(self) -> None:
         out = self.session.output()
@@ -221,6 +229,9 @@ class Connection:
                 pass
 
     def _mail(self, mail: Mail) -> None:
+        if self._draining:
+            self._go_down()
+            return
         client = self.session.client
         self._routes = []
         self._envelope = Envelope(

@@ -28,7 +28,7 @@ from mailseal.config import Config
 from mailseal.delivery import outcome, relay
 from mailseal.delivery.budget import Budget
 from mailseal.delivery.commit import Committer, SealJob, make_store
-from mailseal.delivery.connection import Connection, routed_outcome
+from mailseal.delivery.connection import READ_MOST, Connection, routed_outcome
 from mailseal.delivery.lmtp_protocol import Limits
 from mailseal.delivery.lmtp_syntax import Address
 from mailseal.delivery.log import DeliveryLog
@@ -103,6 +103,8 @@ class Worker:
         )
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
+        # One for all clients: recv() would make a large object for each read and shrink it.
+        self.buffer = memoryview(bytearray(READ_MOST))
         self._stopping = False
         self._swept = 0.0
         self._quiet_since = 0.0
@@ -123,9 +125,7 @@ class Worker:
                 self._ready(fd, events)
             if ready:
                 self._quiet_since = time.monotonic()
-            while self._posted:
-                call, arguments = self._posted.popleft()
-                call(*arguments)
+            self._do_posted()
             self.budget.serve()
             now = time.monotonic()
             if now - self._swept > 1:
@@ -136,6 +136,12 @@ class Worker:
                 self._drain()
             if stopped and not self._clients and not self._jobs:
                 return
+
+    def _do_posted(self) -> None:
+        """What threads left to be done.  No name here outlives it: it may hold a mail."""
+        while self._posted:
+            call, arguments = self._posted.popleft()
+            call(*arguments)
 
     def _patience(self) -> float:
         """How long to wait for events: not at all while secrets are to be made."""

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: MIT
+"""The daemon's life: workers that die, stops, reloads, sockets from systemd, memory under load."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.delivery.daemon import Daemon
+
+ALICE = "alice@example.org"
+
+
+@contextlib.contextmanager
+def running(**delivery: Any) -> Iterator[Daemon]:
+    with Daemon({"delivery": {"workers": 1, **delivery}}) as daemon:
+        daemon.enrol(ALICE)
+        yield daemon
+
+
+def workers(daemon: Daemon) -> list[int]:
+    path = f"/proc/{daemon.server.pid}/task/{daemon.server.pid}/children"
+    with open(path, encoding="ascii") as stream:
+        return [int(word) for word in stream.read().split()]
+
+
+def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_a_killed_worker_is_replaced_and_logged() -> None:
+    with running(workers=2) as daemon:
+        before = workers(daemon)
+        os.kill(before[0], signal.SIGKILL)
+        eventually(lambda: len(set(workers(daemon)) - set(before)) == 1)
+        eventually(lambda: f"worker {before[0]} killed by signal 9" in daemon.log_text())
+        client = daemon.connect().hello()
+        assert client.mail([ALICE], b"x\r\n")[0].startswith("250 2.0.0")
+        assert len(daemon.mails(ALICE)) == 1
+
+
+def test_workers_end_with_their_supervisor() -> None:
+    with running(workers=2) as daemon:
+        before = workers(daemon)
+        assert len(before) == 2
+        os.kill(daemon.server.pid, signal.SIGKILL)
+        eventually(lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in before))
+
+
+def test_a_stop_finishes_the_transaction_and_begins_no_other() -> None:
+    with running() as daemon:
+        busy = daemon.connect().hello()
+        idle = daemon.connect().hello()
+        for line in ("MAIL FROM:<>", f"RCPT TO:<{ALICE}>", "DATA"):
+            busy.command(line)
+        daemon.server.signal(signal.SIGTERM)
+        assert idle.line() == "421 4.3.2 mx.example.org is going down, try again"
+        assert idle.line() == ""
+        busy.send(b"text\r\n.\r\nMAIL FROM:<>\r\n")
+        assert busy.line().startswith("250 2.0.0")
+        assert busy.line() == "421 4.3.2 mx.example.org is going down, try again"
+        assert busy.line() == ""
+        assert daemon.server.stop() == 0
+        assert len(daemon.mails(ALICE)) == 1
+        assert not os.path.exists(daemon.socket)
+
+
+def test_hup_takes_a_new_configuration_and_lets_old_work_end() -> None:
+    with running(message_limit="1M") as daemon:
+        old = daemon.connect().hello()
+        old.command("MAIL FROM:<>")
+        daemon.settings["delivery"]["message_limit"] = "2M"
+        daemon.settings["delivery"]["workers"] = 2
+        daemon.write_config()
+        daemon.server.signal(signal.SIGHUP)
+        eventually(lambda: "configuration reloaded" in daemon.log_text())
+        new = daemon.connect()
+        new.send(b"LHLO x\r\n")
+        lines = [new.line() for _ in range(7)]
+        assert "250-SIZE 2097152" in lines
+        assert old.command(f"RCPT TO:<{ALICE}>").startswith("250 ")
+        assert old.command("DATA").startswith("354 ")
+        old.send(b"x\r\n.\r\n")
+        assert old.line().startswith("250 2.0.0")
+        eventually(lambda: len(workers(daemon)) == 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"message_limit": "no size"},
+        {"listen": ["/nowhere/at/all.sock"]},
+        {"in_flight_limit": "1M"},
+        {"user": 4242},
+        {"header_rules": ["X-Spam: Yes => ./cur"]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_hup_with_a_wrong_configuration_changes_nothing(change: dict[str, Any]) -> None:
+    with running() as daemon:
+        before = workers(daemon)
+        daemon.settings["delivery"].update(change)
+        daemon.write_config()
+        daemon.server.signal(signal.SIGHUP)
+        eventually(lambda: "configuration not reloaded, the old one stays" in daemon.log_text())
+        assert workers(daemon) == before
+        assert daemon.connect().hello().mail([ALICE], b"x\r\n")[0].startswith("250 2.0.0")
+
+
+def test_a_wrong_configuration_does_not_start() -> None:
+    daemon = Daemon({"delivery": {"workers": 200}})
+    hook = daemon.server.command
+    done = subprocess.run(hook, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 78
+    assert done.stdout == ""
+    assert re.fullmatch(r"mailseal-lmtp: error: .*in_flight_limit.*\n", done.stderr)
+
+
+def test_sockets_and_readiness_from_systemd() -> None:
+    daemon = Daemon({"delivery": {"workers": 1}})
+    daemon.enrol(ALICE)
+    listener = socket.create_server(("127.0.0.1", 0))
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notify.bind(daemon.path("notify"))
+    os.chmod(daemon.path("notify"), 0o777)
+    notify.settimeout(20)
+    # LISTEN_PID must be the daemon's own, so it is set by what becomes the daemon.
+    start = "import os,sys; os.dup2(int(sys.argv[1]),3); os.environ['LISTEN_PID']=str(os.getpid());"
+    start += "os.execv(sys.argv[2],sys.argv[2:])"
+    process = subprocess.Popen(
+        ["/usr/bin/python3", "-c", start, str(listener.fileno()), *daemon.server.command],
+        pass_fds=[listener.fileno()],
+        env={"LISTEN_FDS": "1", "NOTIFY_SOCKET": daemon.path("notify"), "PATH": "/usr/bin:/bin"},
+    )
+    try:
+        assert notify.recv(1000) == b"READY=1"
+        assert not os.path.exists(daemon.socket)
+        daemon.tcp = listener.getsockname()
+        listener.close()
+        assert daemon.connect_tcp().hello().mail([ALICE], b"x\r\n")[0].startswith("250 ")
+        process.send_signal(signal.SIGHUP)
+        assert notify.recv(1000).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+        assert notify.recv(1000) == b"READY=1"
+        process.send_signal(signal.SIGTERM)
+        assert notify.recv(1000) == b"STOPPING=1"
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        notify.close()
+
+
+def test_too_many_connections() -> None:
+    with running(connection_limit=2) as daemon:
+        clients = [daemon.connect().hello() for _ in range(2)]
+        third = daemon.connect()
+        assert third.line() == "421 4.3.2 mx.example.org too many connections"
+        assert third.line() == ""
+        clients[0].close()
+        eventually(lambda: daemon.connect().line().startswith("220 "))
+
+
+def test_ten_thousand_recipients() -> None:
+    with running(recipient_limit=50) as daemon:
+        client = daemon.connect().hello()
+        client.command("MAIL FROM:<>")
+        for block in range(100):
+            client.send(
+                b"".join(
+                    b"RCPT TO:<alice+%d@example.org>\r\n" % (block * 100 + n) for n in range(100)
+                )
+            )
+            answers = [client.line() for _ in range(100)]
+            if block:
+                assert set(answers) == {"452 4.5.3 too many recipients"}
+        client.close()
+        assert daemon.everything_delivered() == []
+
+
+def test_the_client_that_does_not_read_is_cut_off() -> None:
+    with running(idle_timeout="1s") as daemon:
+        client = daemon.connect().hello()
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.socket.settimeout(0.2)
+        with contextlib.suppress(OSError):
+            while True:
+                client.send(b"NOOP\r\n" * 10000)
+        pid = workers(daemon)[0]
+        eventually(lambda: len(os.listdir(f"/proc/{pid}/fd")) < 15)
+        assert daemon.connect().line().startswith("220 ")
+
+
+def _memory(pid: int, field: str) -> int:
+    with open(f"/proc/{pid}/status", encoding="ascii") as stream:
+        match = re.search(rf"{field}:\s+(\d+) kB", stream.read())
+    assert match is not None
+    return int(match[1]) * 1024
+
+
+MARK = b"plaintext must stay in memory"
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["SIZE", "no-SIZE"])
+def test_memory_is_bounded_and_nothing_is_spooled(announced: bool) -> None:
+    """Six mails of 50 MB at a time into room for two."""
+    size, limit = 50 << 20, 128 << 20
+    line = MARK + b" 0123456789" * 5 + b"\r\n"
+    body = line * (size // len(line))
+    outcomes: list[str] = []
+    spooled: set[str] = set()
+    settings = {"message_limit": "60M", "in_flight_limit": str(limit), "in_flight_wait": "1s"}
+    with running(**settings) as daemon:
+        pid = workers(daemon)[0]
+        base = _memory(pid, "VmRSS")
+
+        def send() -> None:
+            client = daemon.connect(120).hello()
+            reply = client.command(f"MAIL FROM:<>{f' SIZE={len(body)}' if announced else ''}")
+            if reply.startswith("250 "):
+                client.command(f"RCPT TO:<{ALICE}>")
+                client.command("DATA")
+                client.send(body)
+                client.send(b".\r\n")
+                reply = client.reply()
+            outcomes.append(reply)
+            client.close()
+
+        threads = [threading.Thread(target=send) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    path = f"/proc/{pid}/fd/{name}"
+                    target = os.readlink(path)
+                    known = "/Maildir/" in target or "/state/public/" in target
+                    if stat.S_ISREG(os.stat(path).st_mode) and not known:
+                        spooled.add(target)
+            time.sleep(0.01)
+        peak = _memory(pid, "VmHWM")
+        assert len(outcomes) == 6
+        sealed = [reply for reply in outcomes if reply.startswith("250 2.0.0")]
+        assert sealed
+        assert all(
+            r == "452 4.3.1 too much mail at a time, try again later"
+            for r in outcomes
+            if r not in sealed
+        )
+        assert len(daemon.files(ALICE)) == len(sealed)
+        # What a mail's pieces cost beyond their bytes, and what is being sealed.
+        assert peak - base < limit + (24 << 20), f"{(peak - base) >> 20} MiB"
+        assert spooled <= {daemon.log_path, daemon.path("stderr")}, spooled
+        for path in daemon.everything_delivered():
+            with open(path, "rb") as stream:
+                assert MARK not in stream.read()
+        assert daemon.mails(ALICE)[0].endswith(body.replace(b"\r\n", b"\n"))
