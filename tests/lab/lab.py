@@ -245,8 +245,12 @@ class Lab:
         return self.postfix.queue()
 
     def wait_delivered(self, *, timeout: float = 30) -> None:
-        """Wait until Postfix has handed on every mail it took."""
-        self.postfix.wait_empty(timeout=timeout)
+        """Wait until Postfix has handed on every mail it took; else LabError with the reason."""
+        try:
+            self.postfix.wait_empty(timeout=timeout)
+        except LabError as exc:
+            lines = [x for x in self.log_text().splitlines() if "status=deferred" in x]
+            raise LabError("\n    ".join([str(exc), *lines[-3:]])) from None
 
     def log_text(self) -> str:
         """All logs, one after the other."""
