@@ -155,7 +155,10 @@ end
 
 local function lookup(request)
   local auth = dovecot.auth
-  local status, fields = ask("lookup", { { "user", request.user } })
+  local question = { { "user", request.user }, { "service", request.protocol or request.service } }
+  local master = request.master_user
+  if master and master ~= "" then question[#question + 1] = { "master", master } end
+  local status, fields = ask("lookup", question)
   if status == nil then return auth.USERDB_RESULT_INTERNAL_FAILURE, fields end
   if status == "ok" then
     fields.user = nil

@@ -277,6 +277,15 @@ class TestBehindAnotherPassdb:
         assert not any("private" in name for name in fields)
         assert enrolled.login(b"changed") == "wrong", "as the only passdb it stays wrong"
 
+    @pytest.mark.parametrize("policy", [Policy(on_stale="limited")])
+    def test_but_never_by_pop3_which_would_hand_out_empty_mails(self, enrolled: World) -> None:
+        changed = {"user": USER, "behind": b"1", "service": b"pop3"}
+        assert enrolled.status_of("unlock", **changed, password=b"changed") == "temporary"
+        assert enrolled.status_of("unlock", **changed, password=b"m", master=b"r") == "temporary"
+        looked = enrolled.status_of("lookup", user=USER, service=b"pop3", master=b"root")
+        assert looked == "temporary"
+        assert enrolled.status_of("unlock", **changed, password=b"pw") == "ok"
+
     def test_rewrap_with_the_previous_password(self, enrolled: World) -> None:
         assert enrolled.status_of("rewrap", user=USER, secret=b"pw", new=b"changed") == "ok"
         assert enrolled.login(b"changed", behind=b"1") == "ok"

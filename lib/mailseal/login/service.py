@@ -125,7 +125,7 @@ class Service:
                 return result, {}
             if behind and fields.get("master"):
                 result = f"no key: master user <{_shown(fields, 'master')}>"
-                return self._limited(user)
+                return self._without_key(user, fields)
             keyless = fields.get("service", b"").decode("utf-8", "replace") in self.policy.keyless
             if behind and keyless:
                 result = "no key needed"
@@ -141,7 +141,7 @@ class Service:
                 result = "wrong"
                 if not behind:
                     return "wrong", {}
-                return self._stale(user)
+                return self._stale(user, fields)
             if keyless:
                 result = "ok, no key needed"
                 return "ok", {"user": user.encode()}
@@ -229,7 +229,7 @@ class Service:
         if published is None or published.key_id != keys[-1].key_id:
             await self.workers.run(lambda: self.vault.check_public(user, keys))
 
-    def _stale(self, user: str) -> Answer:
+    def _stale(self, user: str, fields: Fields) -> Answer:
         """The other passdb said yes, the keyring says no."""
         remedy = f"run `mailseal rewrap {user}` with the old password or a recovery code"
         self.log.error(
@@ -239,11 +239,21 @@ class Service:
             remedy,
         )
         if self.policy.on_stale == "limited":
-            return self._limited(user)
+            return self._without_key(user, fields)
         return "temporary", {"reason": f"password changed without mailseal: {remedy}".encode()}
 
+    def _without_key(self, user: str, fields: Fields) -> Answer:
+        """A login into a mailbox it cannot open.
+
+        Not by POP3: there Dovecot 2.3.19 hands out an empty mail for each that it
+        cannot open, and clients delete what they have fetched.
+        """
+        if fields.get("service") == b"pop3":
+            raise TemporaryError("no POP3 without the key: it would hand out empty mails")
+        return self._limited(user)
+
     def _limited(self, user: str) -> Answer:
-        """A login that gets no private key: what it saves is sealed all the same."""
+        """The fields of a user whose keyring is not open: what is saved is sealed all the same."""
         published = self.vault.public.lookup(user)
         if published is None:
             return "unknown", {}
@@ -261,6 +271,7 @@ class Service:
                 _shown(fields, "service"),
                 _shown(fields, "master"),
             )
+            return self._without_key(user, fields)
         return self._limited(user)
 
     def _unexpected(self, verb: str, exc: Exception) -> None:
