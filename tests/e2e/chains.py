@@ -7,6 +7,7 @@ reads for it, and can change a user's password there as a panel would.
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import sqlite3
@@ -18,11 +19,15 @@ from tests.lab import Lab
 from tests.lab.place import MAIL_UID, LabError, free_ports
 from tests.lab.process import Server
 
-_POSTGRES = "/usr/lib/postgresql/15/bin"
+_POSTGRES = max(glob.glob("/usr/lib/postgresql/*/bin"), default="/usr/lib/postgresql/15/bin")
 
 
 class Chain:
-    """One existing user database.  `snippet` names its file in dovecot-conf/2.3."""
+    """One existing user database.  `snippet` names its file in dovecot-conf/2.3 and 2.4.
+
+    2.3's snippets hold the existing passdb too; in 2.4 they only add to it, and `block_24` is
+    what a site has there before.
+    """
 
     snippet = ""
     packages = ""
@@ -40,6 +45,10 @@ class Chain:
         """What a postmaster would change in the snippet."""
         return {}
 
+    def block_24(self) -> str:
+        """The existing passdb and userdb in Dovecot 2.4's language."""
+        return ""
+
     def start(self) -> None:
         """Start servers, make tables."""
 
@@ -55,6 +64,10 @@ class PasswdFile(Chain):
     """Dovecot's own passwd-file: the lab writes it."""
 
     snippet = "auth-behind-passwd-file"
+
+    def block_24(self) -> str:
+        path = f"  passwd_file_path = {self.lab.dovecot.wanted.users_file}\n"
+        return f"passdb passwd-file {{\n{path}}}\nuserdb passwd-file {{\n{path}}}\n"
 
     def set_password(self, user: str, password: str) -> None:
         if user in self.passwords:
@@ -73,6 +86,24 @@ class _Sql(Chain):
 
     def places(self) -> Mapping[str, str]:
         return {"/etc/dovecot/dovecot-sql.conf.ext": self._file}
+
+    def _connect_24(self) -> str:
+        raise NotImplementedError
+
+    def block_24(self) -> str:
+        home = f"'{self.lab.place.path('mail')}/' || domain || '/' || local"
+        fields = f"{home} AS {{}}home, {MAIL_UID} AS {{}}uid, {MAIL_UID} AS {{}}gid"
+        prefetch = self.snippet.endswith("prefetch")
+        extra = ", " + fields.replace("{}", "userdb_") if prefetch else ""
+        where = "FROM users WHERE local = '%{user | username}' AND domain = '%{user | domain}'\n"
+        return (
+            f"sql_driver = {self.driver}\n{self._connect_24()}"
+            "passdb sql {\n"
+            f"  query = SELECT '%{{user}}' AS \"user\", '{{PLAIN}}' || password AS password{extra} "
+            f"{where}}}\n"
+            + ("userdb prefetch {\n}\n" if prefetch else "")
+            + f"userdb sql {{\n  query = SELECT {fields.replace('{}', '')} {where}}}\n"
+        )
 
     def _write(self, connect: str) -> None:
         home = f"'{self.lab.place.path('mail')}/' || domain || '/' || local"
@@ -106,8 +137,14 @@ class Sqlite(_Sql):
 
     driver = "sqlite"
 
+    @property
+    def _path(self) -> str:
+        return self.lab.place.path("dovecot", "users.sqlite")
+
+    def _connect_24(self) -> str:
+        return f"sqlite_path = {self._path}\n"
+
     def start(self) -> None:
-        self._path = self.lab.place.path("dovecot", "users.sqlite")
         with sqlite3.connect(self._path) as database:
             database.execute(self._CREATE)
         os.chmod(self._path, 0o644)
@@ -129,6 +166,10 @@ class Postgresql(_Sql):
     """A PostgreSQL of the lab's own, on a unix socket."""
 
     driver = "pgsql"
+
+    def _connect_24(self) -> str:
+        names = "    dbname = postgres\n    user = postgres\n"
+        return f"pgsql {self._socket} {{\n  parameters {{\n{names}  }}\n}}\n"
 
     @classmethod
     def missing(cls) -> str:
@@ -186,6 +227,16 @@ class Ldap(Chain):
     """A slapd of the lab's own; Dovecot binds as the user."""
 
     snippet = "auth-behind-ldap"
+
+    def block_24(self) -> str:
+        return (
+            f"ldap_uris = ldap://127.0.0.1:{self._port}\nldap_base = dc=lab\n"
+            "passdb ldap {\n  ldap_filter = (mail=%{user})\n"
+            "  ldap_bind = yes\n  ldap_bind_userdn = mail=%{user},dc=lab\n}\n"
+            "userdb ldap {\n  ldap_filter = (&(objectClass=posixAccount)(mail=%{user}))\n"
+            "  fields {\n    home = %{ldap:homeDirectory}\n"
+            "    uid = %{ldap:uidNumber}\n    gid = %{ldap:gidNumber}\n  }\n}\n"
+        )
 
     @classmethod
     def missing(cls) -> str:
@@ -270,6 +321,14 @@ class Pam(Chain):
     def places(self) -> Mapping[str, str]:
         users = self.lab.dovecot.wanted.users_file
         return {"  driver = passwd\n": f"  driver = passwd-file\n  args = {users}\n"}
+
+    def block_24(self) -> str:
+        users = self.lab.dovecot.wanted.users_file
+        # Named as in the snippet, of another driver: see above.
+        return (
+            "passdb pam {\n}\n"
+            f"userdb passwd {{\n  driver = passwd-file\n  passwd_file_path = {users}\n}}\n"
+        )
 
     def start(self) -> None:
         self._pam = self.lab.place.path("pam.d")

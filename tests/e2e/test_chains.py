@@ -30,7 +30,9 @@ def chain(request: pytest.FixtureRequest) -> Iterator[Chain]:
     try:
         chain.start()
         places = {**lab.dovecot.wanted.places, **chain.places()}
-        lab.dovecot.write_config(extra=snippet(lab.dovecot.version, kind.snippet, places))
+        before = chain.block_24() if lab.dovecot.version.startswith("2.4.") else ""
+        shipped = snippet(lab.dovecot.version, kind.snippet, places)
+        lab.dovecot.write_config(extra=before + shipped)
         chain.set_password(ALICE, "password")
         chain.set_password(PLAIN, "password")
         lab.start()

@@ -20,7 +20,7 @@ from mailseal.crypto.eckeys import PrivateKey
 from mailseal.errors import WrongPassword
 from tests.e2e.mails import HEADERS
 from tests.lab import ALICE, Imap, Lab, Pop3, Refused
-from tests.lab.dovecot import snippet
+from tests.lab.dovecot import installed_version, snippet
 from tests.lab.place import REPOSITORY, free_ports
 from tests.lab.smtp import send
 
@@ -52,7 +52,8 @@ class Life(Lab):
     def __init__(self, auth: str) -> None:
         super().__init__(
             {ALICE: SECRET},
-            auth=None,
+            # 2.4's snippets add to the passdb that is there, 2.3's have it in them.
+            auth="passwd-file" if installed_version().startswith("2.4.") else None,
             plain_users={NEWCOMER: SECRET, STRANGER: SECRET},
             config_extra={"login.enroll": "at-login", "login.enroll_for": ["@example.com"]},
         )
@@ -68,7 +69,9 @@ class Life(Lab):
             "/etc/dovecot/master-users": masters,
             "/usr/lib/mailseal/dovecot-conf": os.path.join(REPOSITORY, "dovecot-conf"),
         }
-        extra += f"import_environment = $import_environment MAILSEAL_SOCKET={self.agent_socket}\n"
+        if version.startswith("2.3."):
+            socket = f"MAILSEAL_SOCKET={self.agent_socket}"
+            extra += f"import_environment = $import_environment {socket}\n"
         extra += snippet(version, "auth-master-user", places) + snippet(version, auth, places)
         self.dovecot.write_config(extra=extra)
 
@@ -79,6 +82,8 @@ class Life(Lab):
 
 @pytest.fixture(scope="module", params=["auth-behind-passwd-file", "auth-behind-passwd-file-lua"])
 def lab(request: pytest.FixtureRequest) -> Iterator[Life]:
+    if request.param.endswith("-lua") and installed_version().startswith("2.4."):
+        pytest.skip("Dovecot 2.4 asks the agent by Lua anyway")
     made = Life(request.param)
     made.start()
     yield made
@@ -228,7 +233,7 @@ def test_no_log_holds_a_private_key_or_a_password(lab: Life, through_lua: bool) 
     )
     keys = [PrivateKey.parse(line) for line in exported.stdout.decode().splitlines()]
     log = lab.log_text().encode()
-    assert b"Debug: " in log and b"mail_crypt" in log
+    assert b"Debug: " in log and b"crypt_global_private_key" in log
     for key in keys:
         for spelling in spellings(key.scalar):
             assert spelling not in log
@@ -238,7 +243,8 @@ def test_no_log_holds_a_private_key_or_a_password(lab: Life, through_lua: bool) 
         assert spelling not in log
     wrapped = set(re.findall(r"private_key\d?=(2:[0-9a-z:.-]+)", log.decode()))
     passwords = set(re.findall(r"_password=([0-9a-f]{64})", log.decode()))
-    assert wrapped
+    # In 2.4 the wrapped key is hidden as well: the name of its block has "pass" in it.
+    assert bool(wrapped) is lab.dovecot.version.startswith("2.3.")
     assert bool(passwords) is not through_lua
     opened = {text for text in wrapped for word in passwords if opens(text, word)}
     assert bool(opened) is not through_lua

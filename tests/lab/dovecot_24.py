@@ -53,17 +53,15 @@ namespace inbox {{
 }}
 """
 
-# The passdb that the `behind-*` snippets expect to be there already; they only add to it.
-_BEFORE = {
-    "behind-passwd-file": """\
+# What the `behind-*` snippets expect to be there already; they only add to it.
+_PASSWD_FILE = """\
 passdb passwd-file {{
   passwd_file_path = {users_file}
 }}
 userdb passwd-file {{
   passwd_file_path = {users_file}
 }}
-""",
-}
+"""
 
 # What a postmaster fits to the site in the snippets: see dovecot_23.
 _OURS = """\
@@ -95,9 +93,10 @@ def configuration(wanted: Wanted) -> str:
     ]
     if wanted.sealing:
         names = ["mailseal", "lmtp-relay"]
-        if wanted.auth is not None:
+        if wanted.auth in ("passwd-file", "behind-passwd-file"):
+            parts.append(_PASSWD_FILE.format(users_file=wanted.users_file))
+        if wanted.auth not in (None, "passwd-file"):
             names.append(f"auth-{wanted.auth}")
-            parts.append(_BEFORE.get(wanted.auth, "").format(users_file=wanted.users_file))
         parts += [snippet(version, name, wanted.places) for name in names]
     parts += [_OURS, wanted.extra]
     return "\n".join(parts)
