@@ -104,12 +104,13 @@ def main(argv: Sequence[str], stdin: BinaryIO, environ: Mapping[str, str]) -> in
 
 
 def _say(reply: Reply) -> None:
+    # No LF at the end: pipe(8) shows it as a blank.
     text = printable(reply.text.replace("\n", " "))[:200]
-    os.write(1, f"{reply.enhanced} {text}\n".encode("utf-8", "replace"))
+    os.write(1, f"{reply.enhanced} {text}".encode("utf-8", "replace"))
 
 
 def _too_late(_number: int, _frame: object) -> NoReturn:
-    os.write(1, b"4.4.7 delivery took too long\n")
+    os.write(1, b"4.4.7 delivery took too long")
     os._exit(EX_TEMPFAIL)
 
 

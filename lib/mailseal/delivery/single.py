@@ -32,7 +32,9 @@ def deliver_alone(
     config = configuration.load(config_path or configuration.DEFAULT_PATH)
     listen.become(config["delivery.user"])
     envelope.hostname = listen.hostname(config)
-    log = DeliveryLog(config["log.to"], "mailseal-deliver")
+    # stderr is no place for a log here: pipe(8) takes it for the status text.
+    to = "syslog" if config["log.to"] == "stderr" else config["log.to"]
+    log = DeliveryLog(to, "mailseal-deliver")
     router = Router(config)
     store = make_store(config, router, SecretPool(0))
     dovecot = relay.dovecot(config, envelope.hostname)
