@@ -78,7 +78,7 @@ class Message:
 
         Postfix sends the id along with XFORWARD only if told to, and always writes it there.
         """
-        found = _QUEUE_ID.search(self.head(_HEAD))
+        found = _QUEUE_ID.search(self.head(_HEAD).partition(b"\r\n\r\n")[0])
         return found[1].decode() if found is not None else "NOQUEUE"
 
     def stored_sizes(self) -> tuple[bool, int, int]:

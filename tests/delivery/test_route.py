@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: MIT
+"""Routing fails closed: whatever is wrong, an enrolled user's mail is never in clear."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+import pytest
+
+from mailseal.crypto.eckeys import PrivateKey
+from mailseal.delivery.commit import seal_group
+from mailseal.delivery.lmtp_syntax import Address
+from mailseal.delivery.route import Router
+from mailseal.delivery.userdb import Account
+from mailseal.errors import (
+    MailsealError,
+    NoSuchUser,
+    RecipientDeferred,
+    RecipientRefused,
+    TemporaryError,
+)
+from tests.delivery.store import Here, files
+
+ALICE = Address("alice", "example.org")
+
+
+@pytest.fixture
+def here(tmp_path: Any) -> Here:
+    made = Here(str(tmp_path))
+    made.enrol("alice@example.org")
+    made.add_user("plain@example.org")
+    return made
+
+
+def public(here: Here, *parts: str) -> str:
+    return os.path.join(here.dir, "state", "public", *parts)
+
+
+def _write(path: str, data: bytes) -> None:
+    with open(path, "wb") as stream:
+        stream.write(data)
+
+
+def _damage(here: Here, how: str) -> None:
+    key = public(here, "alice@example.org.json")
+    if how.startswith("key file"):
+        os.unlink(key)
+    else:
+        shutil.rmtree(public(here))
+    if how in ("key file empty", "key file junk"):
+        _write(key, b"" if how == "key file empty" else b"\xff" * 99)
+    elif how == "key file a folder":
+        os.mkdir(key)
+    elif how == "empty mount point":
+        os.mkdir(public(here))
+    elif how == "folder is a file":
+        _write(public(here), b"")
+
+
+DAMAGES = ["key file gone", "key file empty", "key file junk", "key file a folder"]
+DAMAGES += ["all gone", "empty mount point", "folder is a file"]
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_key_store_defers(here: Here, name: str) -> None:
+    jobs = here.jobs("alice@example.org")
+    shutil.copytree(public(here), f"{here.dir}/saved")
+    _damage(here, name)
+    with pytest.raises(TemporaryError):
+        Router(here.config).route(ALICE)
+    # The same between RCPT and the end of the mail.
+    seal_group(jobs, here.store())
+    assert jobs[0].result is not None
+    assert jobs[0].result.reply.code == 451
+    assert files(jobs[0].route.maildir, "new") == []
+    if os.path.isdir(public(here)):
+        shutil.rmtree(public(here))
+    elif os.path.exists(public(here)):
+        os.unlink(public(here))
+    shutil.copytree(f"{here.dir}/saved", public(here))
+    assert Router(here.config).route(ALICE).action == "seal"
+
+
+def test_withdrawn_in_between_defers(here: Here) -> None:
+    jobs = here.jobs("alice@example.org")
+    here.public.withdraw("alice@example.org")
+    seal_group(jobs, here.store())
+    assert jobs[0].result is not None
+    assert jobs[0].result.reply.code == 451
+    assert files(jobs[0].route.maildir, "new") == []
+
+
+def test_a_new_key_is_used_at_once(here: Here) -> None:
+    store = here.store()
+    jobs = here.jobs("alice@example.org")
+    new = PrivateKey.generate()
+    here.public.publish("alice@example.org", new.public)
+    seal_group(jobs, store)
+    here.keys = {"alice@example.org": new}
+    assert here.opened(files(jobs[0].route.maildir, "new")[0]).endswith(b"text\n")
+
+
+def test_policies(here: Here) -> None:
+    plain = Address("plain", "example.org")
+    route = Router(here.config).route(plain)
+    assert (route.action, route.key, route.why) == ("relay", None, "not enrolled")
+    with pytest.raises(RecipientDeferred):
+        Router(here.configure(not_enrolled="defer")).route(plain)
+    with pytest.raises(RecipientRefused):
+        Router(here.configure(not_enrolled="reject")).route(plain)
+    with pytest.raises(NoSuchUser):
+        Router(here.config).route(Address("nobody", "example.org"))
+
+
+def test_details(here: Here) -> None:
+    for local, detail in (("alice+x+y", "x+y"), ("alice", ""), ("alice+", "")):
+        route = Router(here.config).route(Address(local, "example.org"))
+        assert (route.user, route.detail) == ("alice@example.org", detail)
+    with pytest.raises(NoSuchUser):
+        Router(here.config).route(Address("+x", "example.org"))
+    with pytest.raises(NoSuchUser):
+        Router(here.configure(recipient_delimiter=None)).route(Address("alice+x", "example.org"))
+
+
+class OneAccount:
+    """A user database with one answer."""
+
+    def __init__(self, account: Account) -> None:
+        self.account = account
+
+    def lookup(self, address: str) -> Account:
+        del address
+        return self.account
+
+    def remembered(self, address: str) -> tuple[bool, Account | None]:
+        del address
+        return False, None
+
+
+def routed(here: Here, **account: Any) -> Any:
+    values = {
+        "user": "alice@example.org",
+        "home": os.path.join(here.dir, "homes", "example.org", "alice"),
+        "maildir": "/m",
+        "uid": os.geteuid(),
+        "extra": {},
+    }
+    router = Router(here.config)
+    router._users = OneAccount(Account(**{**values, **account}))  # type: ignore[assignment]
+    return router.route(ALICE)
+
+
+def fields(key: PrivateKey, **more: str) -> dict[str, str]:
+    return {
+        "mail_crypt_global_public_key": key.public.dovecot_string(),
+        "mail_crypt_save_version": "2",
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    ("account", "why"),
+    [
+        ({"maildir": None}, "not a Maildir"),
+        ({"uid": os.geteuid() + 1}, "another uid"),
+        ({"extra": {"sieve": "dict:x"}}, "sieve script"),
+    ],
+)
+def test_dovecot_gets_it_only_if_it_seals_with_the_same_key(
+    here: Here, account: dict[str, Any], why: str
+) -> None:
+    own = here.keys["alice@example.org"]
+    extra = account.get("extra", {})
+    good = routed(here, **{**account, "extra": {**extra, **fields(own)}})
+    assert (good.action, good.why) == ("relay", why)
+    assert good.key.key_id == own.key_id
+    in_24 = {
+        "crypt_global_public_key_file": "inline:" + own.public.dovecot_string(),
+        "crypt_write_algorithm": "aes-256-gcm-sha256",
+    }
+    assert routed(here, **{**account, "extra": {**extra, **in_24}}).action == "relay"
+    for bad in (
+        {},
+        fields(PrivateKey.generate()),
+        fields(own, mail_crypt_save_version="0"),
+        fields(own, mail_crypt_global_public_key="junk"),
+        {"mail_crypt_global_public_key": own.public.dovecot_string()},
+        {**in_24, "crypt_write_algorithm": ""},
+    ):
+        with pytest.raises(TemporaryError):
+            routed(here, **{**account, "extra": {**extra, **bad}})
+
+
+def test_scripts(here: Here) -> None:
+    own = here.keys["alice@example.org"]
+    home = os.path.join(here.dir, "homes", "example.org", "alice")
+
+    def action(**extra: str) -> str:
+        return str(routed(here, home=home, extra=fields(own, **extra)).action)
+
+    assert action() == "seal"
+    _write(os.path.join(home, ".dovecot.sieve"), b"keep;")
+    assert action() == "relay"
+    assert action(sieve="~/other.sieve") == "seal"
+    assert action(sieve="file:~/sieve;active=~/.dovecot.sieve") == "relay"
+    assert action(sieve="%{odd}") == "relay"
+    os.unlink(os.path.join(home, ".dovecot.sieve"))
+    os.symlink("loop", os.path.join(home, "loop"))
+    with pytest.raises(MailsealError):
+        action(sieve="~/loop")
