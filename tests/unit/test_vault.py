@@ -297,3 +297,46 @@ def test_find_by_key_id(vault: Vault) -> None:
     (Path(vault.store.folder) / "broken.json").write_bytes(b"{")
     assert vault.find(key_id) == USER
     assert vault.find(bytes(32)) is None
+
+
+def during(monkeypatch: pytest.MonkeyPatch, vault: Vault, what: Callable[[], object]) -> None:
+    """Let `what` happen while the next unlock runs Argon2id, that is between read and check."""
+    real = vault.derive
+
+    def derive(password: bytes, salt: bytes, cost: kdf.Profile, size: int) -> bytes:
+        monkeypatch.setattr(vault, "derive", real)
+        what()
+        return real(password, salt, cost, size)
+
+    monkeypatch.setattr(vault, "derive", derive)
+
+
+def test_an_unlock_under_way_does_not_bring_a_removed_key_back(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault.enroll(USER, b"password")
+    during(monkeypatch, vault, lambda: Lifecycle(vault).unenroll(USER))
+    with pytest.raises(TemporaryError, match="removed just now"):
+        vault.unlock(USER, b"password")
+    assert vault.public.lookup(USER) is None
+
+
+def test_an_unlock_under_way_does_not_take_a_new_key_for_a_foreign_one(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault.enroll(USER, b"password")
+    during(monkeypatch, vault, lambda: Lifecycle(vault).rotate(USER, b"password"))
+    vault.unlock(USER, b"password")
+    published = vault.public.lookup(USER)
+    assert published is not None
+    assert published.key_id == vault.store.load(USER).current.key_id
+
+
+def test_a_login_with_the_old_password_leaves_the_new_one_alone(vault: Vault) -> None:
+    vault.enroll(USER, b"old")
+    Lifecycle(vault).passwd(USER, b"old", b"new", keep_old=True)
+    vault.unlock(USER, b"old", vouched=True)
+    Lifecycle(vault).commit(USER)
+    vault.unlock(USER, b"new", vouched=True)
+    with pytest.raises(WrongPassword):
+        vault.unlock(USER, b"old")

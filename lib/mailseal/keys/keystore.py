@@ -8,8 +8,9 @@ LAYOUT
 CONTRACT
     create() and save() replace a file as a whole and durably.  save() takes
     the keyring that the change started from: if the stored one has another
-    revision, Conflict is raised and nothing is written.  The lock is held for
-    the comparison and the write only, never while Argon2id runs.
+    revision, Conflict is raised and nothing is written.  locked() holds a user
+    still while keyring and public key change together, or are compared; it is
+    never held while Argon2id runs.
 
 ORDER OF WRITES WITH THE PUBLIC KEY (see vault.py, which does them)
     The keyring comes first, the public key second.  A crash in between leaves
@@ -33,6 +34,7 @@ import hashlib
 import json
 import os
 import stat
+import threading
 from collections.abc import Iterator
 
 from mailseal import durable
@@ -52,6 +54,7 @@ class Keystore:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
+        self._held = threading.local()
 
     def prepare(self, owner: tuple[int, int] | None = None) -> None:
         """Make the folders if they are missing."""
@@ -85,7 +88,7 @@ class Keystore:
 
     def create(self, keyring: Keyring) -> None:
         """Store a new user's keyring.  Raises AlreadyEnrolled if there is one."""
-        with self._locked(keyring.user):
+        with self.locked(keyring.user):
             try:
                 durable.create(self._path(keyring.user), keyring.encode())
             except FileExistsError:
@@ -93,7 +96,7 @@ class Keystore:
 
     def save(self, keyring: Keyring, *, before: Keyring) -> Keyring:
         """Replace `before` by `keyring`; returns what was stored, with its new revision."""
-        with self._locked(keyring.user):
+        with self.locked(keyring.user):
             check_revision(self.load(keyring.user), before.revision)
             stored = dataclasses.replace(keyring, revision=before.revision + 1)
             durable.replace(self._path(keyring.user), stored.encode())
@@ -101,12 +104,12 @@ class Keystore:
 
     def overwrite(self, keyring: Keyring) -> None:
         """Store a keyring whatever is there: for restoring a backup."""
-        with self._locked(keyring.user):
+        with self.locked(keyring.user):
             durable.replace(self._path(keyring.user), keyring.encode())
 
     def remove(self, user: str) -> None:
         """Delete the user's keyring for ever."""
-        with self._locked(user):
+        with self.locked(user):
             durable.remove(self._path(user))
 
     def users(self) -> list[str]:
@@ -148,15 +151,21 @@ class Keystore:
         return data, (found.st_ino, found.st_mtime_ns, found.st_size)
 
     @contextlib.contextmanager
-    def _locked(self, user: str) -> Iterator[None]:
-        """Hold the user's lock.  It ends with the process, however that ends."""
+    def locked(self, user: str) -> Iterator[None]:
+        """Hold the user's lock; a thread may take it again.  It ends with the process."""
         stripe = hashlib.sha256(user.encode()).hexdigest()[:2]
+        held: set[str] = self._held.__dict__.setdefault("stripes", set())
+        if stripe in held:
+            yield
+            return
         path = os.path.join(self.folder, "locks", stripe)
         with durable.reporting(f"cannot lock the keyring of {user}"):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             with durable.reporting(f"cannot lock the keyring of {user}"):
                 fcntl.flock(fd, fcntl.LOCK_EX)
+            held.add(stripe)
             yield
         finally:
+            held.discard(stripe)
             os.close(fd)

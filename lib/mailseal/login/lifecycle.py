@@ -138,8 +138,9 @@ class Lifecycle:
 
         opened = self._vault.open(user, password)
         self._vault.check_public(user, [key.public for key in opened.keys])
-        public = self._change(opened, change)
-        self._vault.public.publish(user, public)
+        with self._store.locked(user):
+            public = self._change(opened, change)
+            self._vault.public.publish(user, public)
         return public
 
     def export(self, user: str, secret: bytes) -> Sequence[PrivateKey]:
@@ -179,13 +180,14 @@ class Lifecycle:
                     f"{user} has another keyring than the backup",
                     hint="--force puts the backup's passwords, codes and slots in its place",
                 )
-        if found != "the same":
-            self._store.overwrite(keyring)
-        with contextlib.suppress(MailsealError):
-            published = self._vault.public.lookup(user)
-            if published is not None and published.key_id == keyring.current.key_id:
-                return found
-        self._vault.public.publish(user, keyring.current)
+        with self._store.locked(user):
+            if found != "the same":
+                self._store.overwrite(keyring)
+            with contextlib.suppress(MailsealError):
+                published = self._vault.public.lookup(user)
+                if published is not None and published.key_id == keyring.current.key_id:
+                    return found
+            self._vault.public.publish(user, keyring.current)
         return found
 
     def unenroll(self, user: str) -> None:
@@ -195,8 +197,9 @@ class Lifecycle:
         """
         if self._store.stamp(user) is None and not self._vault.public.is_marked(user):
             raise NotEnrolled(f"{user} is not enrolled")
-        self._vault.public.withdraw(user)
-        self._store.remove(user)
+        with self._store.locked(user):
+            self._vault.public.withdraw(user)
+            self._store.remove(user)
 
     def _change(self, opened: Opened, change: Callable[[Opened], _T]) -> _T:
         """Change an opened keyring and store it, if it is still the stored one."""

@@ -81,8 +81,9 @@ class Vault:
     def unlock(self, user: str, password: bytes, *, vouched: bool = False) -> Unlocked:
         """Open a keyring with a login or app password.
 
-        `vouched` says that another passdb has accepted the password: of two
-        login passwords (see Lifecycle.passwd) the other is then dropped.
+        `vouched` says that another passdb has accepted the password: if it is the
+        newer of two login passwords (see Lifecycle.passwd), the older is dropped.  A
+        login with the older one says nothing: a phone may be quicker than the panel.
         A missing escrow slot is added by the way.
         """
         keyring, stamp = self._load_for_password(user, password)
@@ -98,7 +99,8 @@ class Vault:
     def _tidy(self, opened: Opened, *, drop_other: bool) -> bool:
         """Small changes that need the master key, made when it happens to be at hand."""
         before = opened.keyring
-        if drop_other and len(before.of_kind("login")) > 1:
+        logins = before.of_kind("login")
+        if drop_other and len(logins) > 1 and opened.slot.id == logins[0].id:
             opened.drop_other_logins()
         self.add_escrow(opened)
         return opened.keyring is not before
@@ -152,36 +154,51 @@ class Vault:
         published again, with a warning.  A key that is not the user's raises
         Damaged until somebody has looked at it: mail may have been sealed to it.
         """
-        current = keys[-1]
-        published: PublicKey | None = None
-        state = "not published"
+        if self._published(user) == ("", keys[-1].key_id):
+            return
+        # The keyring may have changed since it was read (rotate, unenroll): only under its
+        # lock, and against what is stored now, is a difference one.
+        with self.store.locked(user):
+            try:
+                keys = [key.public for key in self.store.load(user).keys]
+            except NotEnrolled:
+                raise TemporaryError(f"the keyring of {user} was removed just now") from None
+            self._publish_again(user, keys)
+
+    def _published(self, user: str) -> tuple[str, bytes]:
+        """What is wrong with the published key, and its id."""
         try:
             published = self.public.lookup(user)
         except Damaged:
-            state = "damaged"
+            return "damaged", b""
         except TemporaryError:
             if not self.public.is_marked(user):
                 raise
-            state = "missing or unreadable"
-        if published is not None:
-            if published.key_id == current.key_id:
-                return
-            state = "an older one"
-            if all(published.key_id != key.key_id for key in keys):
-                self.log.critical(
-                    "user=<%s>, PUBLIC KEY REPLACED: mail is being sealed to the foreign key "
-                    "id=%s instead of %s; find out who did it, then run `mailseal repair %s`",
-                    user,
-                    published.key_id.hex(),
-                    current.key_id.hex(),
-                    user,
-                )
-                raise Damaged(
-                    f"the public key of {user} was replaced by another one",
-                    hint=f"find out who did it, then run `mailseal repair {user}`",
-                )
+            return "missing or unreadable", b""
+        return ("not published", b"") if published is None else ("", published.key_id)
+
+    def _publish_again(self, user: str, keys: Sequence[PublicKey]) -> None:
+        state, found = self._published(user)
+        current = keys[-1]
+        if found == current.key_id:
+            return
+        if not state and all(found != key.key_id for key in keys):
+            self.log.critical(
+                "user=<%s>, PUBLIC KEY REPLACED: mail is being sealed to the foreign key "
+                "id=%s instead of %s; find out who did it, then run `mailseal repair %s`",
+                user,
+                found.hex(),
+                current.key_id.hex(),
+                user,
+            )
+            raise Damaged(
+                f"the public key of {user} was replaced by another one",
+                hint=f"find out who did it, then run `mailseal repair {user}`",
+            )
         self.public.publish(user, current)
-        self.log.warning("user=<%s>, public key was %s, published it again", user, state)
+        self.log.warning(
+            "user=<%s>, public key was %s, published it again", user, state or "an older one"
+        )
 
     def enroll(self, user: str, password: bytes) -> Keyring:
         """Give a user a key pair, a login slot and, if configured, an escrow slot.
@@ -203,8 +220,9 @@ class Vault:
         try:
             opened.set_login(password, self.cost, now=self.now(), derive=self.derive)
             self.add_escrow(opened)
-            self.store.create(opened.keyring)
-            self.public.publish(user, opened.keyring.current)
+            with self.store.locked(user):
+                self.store.create(opened.keyring)
+                self.public.publish(user, opened.keyring.current)
         finally:
             opened.wipe()
         return opened.keyring
@@ -219,16 +237,17 @@ class Vault:
 
     def repair(self, user: str) -> str:
         """Publish the key that the keyring names as current.  Returns what was wrong."""
-        keyring = self.store.load(user)
-        try:
-            published = self.public.lookup(user)
-        except MailsealError as exc:
-            found = str(exc)
-        else:
-            if published is not None and published.key_id == keyring.current.key_id:
-                return ""
-            found = "not published" if published is None else f"was {published.key_id.hex()}"
-        self.public.publish(user, keyring.current)
+        with self.store.locked(user):
+            keyring = self.store.load(user)
+            try:
+                published = self.public.lookup(user)
+            except MailsealError as exc:
+                found = str(exc)
+            else:
+                if published is not None and published.key_id == keyring.current.key_id:
+                    return ""
+                found = "not published" if published is None else f"was {published.key_id.hex()}"
+            self.public.publish(user, keyring.current)
         self.log.warning("user=<%s>, public key repaired (%s)", user, found)
         return found
 
