@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.docker import tally
+from tests.docker.native import Native
 from tests.docker.site import NAMES, Site
 from tests.lab.place import REPOSITORY
 from tests.lab.process import interrupt_on_signals
@@ -81,7 +83,7 @@ def hosts(docker_services: Any) -> Iterator[dict[str, Site]]:
     """All containers by service name, booted; nothing of mailseal in them yet."""
     made = {}
     for version in SUITES:
-        for kind in ("mail", "imap"):
+        for kind in ("mail", "mx", "imap"):
             service = kind + version.replace(".", "")
             container = docker_services._docker_compose.execute(f"ps -q {service}")
 
@@ -90,9 +92,25 @@ def hosts(docker_services: Any) -> Iterator[dict[str, Site]]:
                 return found
 
             made[service] = Site(version, container.decode().split()[-1], port)
+    container = docker_services._docker_compose.execute("ps -q debian13")
+    made["debian13"] = Site("2.4", container.decode().split()[-1], lambda inside: inside)
     for site in made.values():
         site.wait_booted()
     yield made
+
+
+@pytest.fixture(scope="session", autouse=True)
+def native(request: pytest.FixtureRequest, engine: None) -> Iterator[Native | None]:
+    """The suite on Debian 13, begun at once: it runs beside the other tests, on a core of its own.
+
+    None if test_native.py is not among what was asked for.
+    """
+    if not any("test_native.py" in item.nodeid for item in request.session.items):
+        yield None
+        return
+    began = Native(request.getfixturevalue("hosts")["debian13"])
+    yield began
+    began.stop()
 
 
 @pytest.fixture(scope="session")
@@ -111,3 +129,36 @@ def sites(hosts: dict[str, Site]) -> dict[str, Site]:
 def site(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Site:
     """The mail host of each version in turn."""
     return sites[request.param]
+
+
+# In this order, whatever the names: taking mailseal away comes late, what was begun first comes last.
+_ORDER = ("mail", "debug_logs", "two_hosts", "upgrade", "install", "native")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ours = [item for item in items if item.nodeid.startswith("tests/docker/")]
+    places = iter(sorted(items.index(item) for item in ours))
+    for item in sorted(ours, key=lambda item: _ORDER.index(item.path.stem.removeprefix("test_"))):
+        items[next(places)] = item
+
+
+_passed: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and report.passed:
+        _passed.append(report.nodeid)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many tests ran on each version, or that the containers were skipped."""
+    skipped = any(
+        report.nodeid.startswith("tests/docker/")
+        for report in terminalreporter.stats.get("skipped", [])
+    )
+    told = tally.lines(_passed, f"containers SKIPPED: {NO_ENGINE}" if skipped else None)
+    os.makedirs(os.path.dirname(tally.PATH), exist_ok=True)
+    with open(tally.PATH, "w", encoding="utf-8") as stream:
+        stream.write("\n".join(told) + "\n")
+    for line in told:
+        terminalreporter.write_line(line)

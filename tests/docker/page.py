@@ -1,28 +1,35 @@
 # SPDX-License-Identifier: MIT
 """The commands of docs/install.md, so that the tests do what a postmaster is told to do.
 
-A block of commands stands behind a comment: `<!-- do -->`, `<!-- do 2.3 -->`, `<!-- undo -->`,
-`<!-- undo 2.4 -->`.
+A block of commands stands behind a comment that names the step and, where they differ, the
+version of Dovecot: `<!-- do packages 2.4 -->`, `<!-- undo postfix -->`.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 
 from tests.lab.place import REPOSITORY
 
-_BLOCK = re.compile(r"<!-- (do|undo)(?: (2\.\d))? -->\n```sh\n(.*?)^```", re.S | re.M)
+STEPS = ("packages", "programs", "configuration", "services", "dovecot", "postfix")
+_BLOCK = re.compile(r"<!-- (do|undo) (\S+?)(?: (2\.\d))? -->\n```sh\n(.*?)^```", re.S | re.M)
 
 
-def commands(what: str, version: str) -> str:
-    """All "do" commands for a version, in order; or all "undo" ones, last step first."""
+def commands(what: str, version: str, steps: Sequence[str] = STEPS) -> str:
+    """The "do" commands of the steps, in order; or the "undo" commands, last step first."""
     with open(os.path.join(REPOSITORY, "docs", "install.md"), encoding="utf-8") as stream:
-        blocks = [
+        blocks = _BLOCK.findall(stream.read())
+    found = []
+    for step in steps if what == "do" else reversed(steps):
+        texts = [
             text
-            for kind, only, text in _BLOCK.findall(stream.read())
-            if kind == what and only in ("", version)
+            for kind, of, only, text in blocks
+            if (kind, of) == (what, step) and only in ("", version)
         ]
-    if len(blocks) < 5:
-        raise ValueError(f"docs/install.md has only {len(blocks)} blocks of `{what}`")
-    return "".join(blocks if what == "do" else reversed(blocks))
+        # Packages are for the postmaster to remove or not.
+        if not texts and (what, step) != ("undo", "packages"):
+            raise ValueError(f"docs/install.md has no block `{what} {step}` for {version}")
+        found += texts
+    return "".join(found)

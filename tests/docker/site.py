@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 from tests.docker.page import commands
 from tests.lab.imap import Imap, Pop3
-from tests.lab.process import Address
 
 SOURCE = "/usr/src/mailseal"
 MAIL = "/var/mail/vhosts/example.org"
@@ -57,23 +56,23 @@ class Site:
             timeout=300,
         ).returncode
 
-    def address(self, inside: int) -> Address:
+    def address(self, inside: int) -> tuple[str, int]:
         return ("127.0.0.1", self.port(inside))
 
     @property
-    def smtp(self) -> Address:
+    def smtp(self) -> tuple[str, int]:
         return self.address(25)
 
     @property
-    def lmtp(self) -> Address:
+    def lmtp(self) -> tuple[str, int]:
         return self.address(24)
 
     @property
-    def imap(self) -> Address:
+    def imap(self) -> tuple[str, int]:
         return self.address(143)
 
     @property
-    def pop3(self) -> Address:
+    def pop3(self) -> tuple[str, int]:
         return self.address(110)
 
     def login(self, name: str, password: str | None = None) -> Imap:

@@ -164,7 +164,7 @@ def test_agent_down_is_a_temporary_failure(site: Site) -> None:
     site.run("systemctl stop mailseal-agent")
     try:
         for password in (password_of("alice"), "wrong"):
-            with pytest.raises(Refused, match="UNAVAILABLE|AUTHENTICATIONFAILED") as refused:
+            with pytest.raises(Refused, match=r"UNAVAILABLE|AUTHENTICATIONFAILED") as refused:
                 site.login("alice", password)
             # The passwd-file in front still knows a wrong password.
             assert ("UNAVAILABLE" in str(refused.value)) == (password != "wrong")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.lab import Imap, Lab
+from tests.lab.dovecot import installed_version
 from tests.lab.place import MAIL_UID
 from tests.lab.postfix import page_commands
 from tests.lab.smtp import send, send_lmtp
@@ -24,7 +25,8 @@ SIEVE = "sieve@example.org"
 FULL = "full@example.org"
 MAIL = b"Subject: tangerine\r\nFrom: eve@example.net\r\n\r\nin the cellar\r\n"
 
-_DOVECOT = """
+_DOVECOT = {}
+_DOVECOT["2.3"] = """
 mail_plugins = $mail_plugins quota
 protocol lmtp {
   mail_plugins = $mail_plugins sieve quota
@@ -48,6 +50,33 @@ service quota-status {
 """
 
 
+_DOVECOT["2.4"] = """
+mail_plugins {
+  quota = yes
+}
+protocol lmtp {
+  mail_plugins {
+    sieve = yes
+    quota = yes
+  }
+}
+quota "User quota" {
+  storage_size = 64K
+  storage_grace = 0
+}
+quota_status_success = DUNNO
+quota_status_nouser = DUNNO
+quota_status_overquota = 552 5.2.2 Mailbox is full
+service quota-status {
+  executable = quota-status -p postfix
+  unix_listener quota-status {
+    mode = 0666
+  }
+  client_limit = 1
+}
+"""
+
+
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Sieve and quota in Dovecot; folders by detail and header rule in mailseal."""
@@ -56,7 +85,7 @@ def lab() -> Iterator[Lab]:
         users,
         auth="behind-passwd-file",
         plain_users={PLAIN: "password"},
-        dovecot_extra=_DOVECOT,
+        dovecot_extra=_DOVECOT[installed_version()[:3]],
         config_extra={"delivery.header_rules": ["X-Spam: Yes* => Junk"]},
     ) as made:
         yield made

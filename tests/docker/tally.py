@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: MIT
+"""How many tests ran on which Dovecot, for .ci/run's last lines: build/dovecot-versions.txt."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from tests.lab.dovecot import installed_version
+from tests.lab.place import REPOSITORY, LabError
+
+PATH = os.path.join(REPOSITORY, "build", "dovecot-versions.txt")
+
+NATIVE: dict[str, int] = {}
+"""Tests that passed inside a container, by the version there."""
+
+
+def lines(passed: list[str], skipped: str | None) -> list[str]:
+    """A line per version.  passed: ids of the tests; skipped: why there were no containers."""
+    try:
+        here = ".".join(installed_version().split(".")[:2])
+    except LabError:
+        here = "none"
+    told = []
+    for version in ("2.3", "2.4"):
+        outside = sum(name.startswith("tests/docker/") and _of(name) == version for name in passed)
+        local = sum(name.startswith(("tests/e2e/", "tests/delivery/")) for name in passed)
+        parts = []
+        if version == here:
+            parts.append(f"{local} on this machine")
+        if version in NATIVE:
+            parts.append(f"{NATIVE[version]} inside a container")
+        parts.append(skipped or f"{outside} from outside, in containers")
+        total = outside + NATIVE.get(version, 0) + (local if version == here else 0)
+        told.append(f"Dovecot {version}: {total} tests passed ({', '.join(parts)})")
+    return told
+
+
+def _of(name: str) -> str:
+    """Which version a test in containers is about."""
+    match = re.search(r"\[(2\.[34])", name)
+    if match:
+        return match[1]
+    return "2.3" if "2_3_hides" in name else "2.4"

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""docs/install.md on a running stack: every step can be undone, and nothing is left behind."""
+
+from __future__ import annotations
+
+from tests.docker.page import commands
+from tests.docker.site import MAIL, Site, password_of
+from tests.docker.test_mail import a_mail, deliver, fresh_word, with_word
+
+# Everything but what runs and what is temporary; pyc files come and go.
+_FILES = (
+    "find / -xdev \\( -path /proc -o -path /sys -o -path /tmp -o -path /var/log -o -path /var/cache"
+    " -o -path /var/lib/mailseal -o -path /var/mail -o -path /var/spool -o -path /var/lib/postfix"
+    " -o -path /var/lib/systemd -o -path /var/tmp -o -path /root -o -name __pycache__ \\) -prune"
+    " -o \\( -type f -o -type l \\) -print | sort"
+)
+# The comments doveconf makes name the host.
+_SETTINGS = "postconf -n; postconf -M; postconf -P; doveconf -n 2>/dev/null | grep -v '^#'"
+
+
+def test_undone_and_done_again(hosts: dict[str, Site], sites: dict[str, Site], site: Site) -> None:
+    """The host is as one that never saw mailseal, but for the keyrings; then all is back."""
+    never = hosts["mx" + site.version.replace(".", "")]
+    before = fresh_word()
+    deliver(site, "alice", a_mail(before))
+    site.run(commands("undo", site.version))
+    try:
+        word = assert_never_seen(site, never)
+    finally:
+        site.install()
+    after = fresh_word()
+    deliver(site, "alice", a_mail(after))
+    with site.login("alice") as imap:
+        bodies = imap.bodies()
+    for each in (before, word, after):
+        with_word(bodies, each)
+    assert site.status(f"grep -rq {before} {MAIL}") == 1
+    assert site.status(f"grep -rq {word} {MAIL}") == 0
+
+
+def assert_never_seen(site: Site, never: Site) -> str:
+    """The host is like `never`; mail is stored as it always was.  The word in that mail."""
+    files, settings = site.run(_FILES), site.run(_SETTINGS)
+    # The agent's user stays, as the keyrings it owns do: sysusers only adds lines.
+    assert set(files.splitlines()) - set(never.run(_FILES).splitlines()) <= {
+        "/etc/group-",
+        "/etc/gshadow-",
+        "/etc/passwd-",
+        "/etc/shadow-",
+        "/etc/.pwd.lock",
+    }
+    assert settings == never.run(_SETTINGS)
+    assert site.run("ls /var/lib/mailseal/keys") != ""
+    word = fresh_word()
+    deliver(site, "alice", a_mail(word))
+    assert word.encode() in site.read(site.stored("alice")[-1])
+    with site.login("alice") as imap:
+        assert imap.select() > 0
+    return word
+
+
+def test_destdir_and_prefix(site: Site) -> None:
+    """A packager's install: everything below DESTDIR, no path that knows of it."""
+    site.run("make install DESTDIR=/tmp/pack PREFIX=/usr MAIL_GROUP=mail")
+    files = site.run("cd /tmp/pack && find . -type f -o -type l").split()
+    assert "./usr/lib/mailseal/hooks/mailseal-agent" in files
+    assert "./usr/lib/systemd/system/mailseal-lmtp.service" in files
+    assert all(name.startswith("./usr/") for name in files)
+    # The page on installing has /usr/local in its examples.
+    wrong = "grep -rlE '/tmp/pack|/usr/local|@[A-Z]+@' /tmp/pack --exclude-dir=docs || true"
+    assert site.run(wrong) == ""
+    assert "0770 root mail" in site.run("cat /tmp/pack/usr/lib/tmpfiles.d/mailseal.conf")
+    site.run("systemd-analyze verify /usr/local/lib/systemd/system/mailseal-*.service")
+    site.run("make uninstall DESTDIR=/tmp/pack PREFIX=/usr")
+    assert site.run("find /tmp/pack -type f -o -type l") == ""
+
+
+def test_agent_keeps_a_login_session(site: Site) -> None:
+    """The second login costs no Argon2id: the unit's sandbox does not stand in the way."""
+    for _ in range(2):
+        with site.login("alice", password_of("alice")) as imap:
+            imap.select()
+    unlocks = [line for line in site.log().splitlines() if "unlock: user=<alice" in line]
+    assert "session=cached" in unlocks[-1]

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: MIT
+"""The lab's own tests and the demo on a Debian 13 machine: the container stands in for one."""
+
+from __future__ import annotations
+
+import re
+
+from tests.docker import tally
+from tests.docker.native import COPY, Native
+
+
+def test_end_to_end_suite_on_debian_13(native: Native) -> None:
+    """tests/e2e, every test of it, on Dovecot 2.4."""
+    said = native.wait(600)
+    summary = said.strip().splitlines()[-1]
+    # "211 passed, 13 skipped in 90.11s (0:01:30)", and nothing failed, no error
+    match = re.match(r"(\d+) passed(, \d+ (skipped|warnings?))* in ", summary)
+    assert match, said[-6000:]
+    tally.NATIVE["2.4"] = int(match[1])
+    assert int(match[1]) > 150, summary
+    reasons = set(re.findall(r"^SKIPPED \[\d+\] \S+ (.*)", said, re.M))
+    assert reasons <= {
+        "Dovecot 2.4 asks the agent by Lua anyway",
+        "to test this, install: postgresql dovecot-pgsql",
+    }
+
+
+def test_demo_on_debian_13(native: Native) -> None:
+    said = native.site.run(f"cd {COPY} && make demo 2>&1")
+    assert re.search(r"Dovecot 2\.4\.", said)
+    assert "promises kept" in said

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""One host takes mail in and seals, another serves it; they share mail and public keys."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.docker.conftest import SUITES
+from tests.docker.page import commands
+from tests.docker.site import MAIL, Site
+from tests.docker.test_mail import MAGIC, a_mail, deliver, fresh_word, with_word
+from tests.lab.smtp import send
+
+
+@pytest.fixture(params=list(SUITES))
+def pair(request: pytest.FixtureRequest, hosts: dict[str, Site]) -> tuple[Site, Site]:
+    """Mail host and IMAP host, set up as docs/install.md says; alice is enrolled, carol is not."""
+    suffix = request.param.replace(".", "")
+    mx, imap = hosts[f"mx{suffix}"], hosts[f"imap{suffix}"]
+    if imap.status("test -e /etc/mailseal") != 0:
+        imap.run(commands("do", imap.version, ("packages", "programs")))
+        # The agent makes this folder; here it is a volume and belongs to root.
+        imap.run("chown mailseal: /var/lib/mailseal/public; chmod 711 /var/lib/mailseal/public")
+        steps = ("configuration", "services", "dovecot", "imap-host")
+        imap.run(commands("do", imap.version, steps))
+        imap.enroll("alice")
+        imap.enroll("dave")
+        imap.run(
+            "for name in alice carol dave; do"
+            f" install -d -o vmail -g vmail -m 700 {MAIL} {MAIL}/$name; done"
+        )
+        address = imap.run("hostname -i").split()[0]
+        mx.run(f"echo '{address} imap.example.org' >> /etc/hosts")
+        mx.run("systemctl disable --now dovecot")
+        mx.run(commands("do", mx.version, ("packages", "programs", "mail-host", "postfix")))
+    return mx, imap
+
+
+def test_two_hosts(pair: tuple[Site, Site]) -> None:
+    mx, imap = pair
+    word = fresh_word()
+    mail = a_mail(word)
+    deliver(mx, "alice", mail)
+    data = imap.read(imap.stored("alice")[-1])
+    assert data.startswith(MAGIC)
+    assert word.encode() not in data
+    with imap.login("alice") as session:
+        assert with_word(session.bodies(), word).endswith(mail)
+    assert mx.status("test -e /var/lib/mailseal/keys") != 0, "keyrings on the mail host"
+
+
+def test_not_enrolled_user_of_two_hosts(pair: tuple[Site, Site]) -> None:
+    mx, imap = pair
+    word = fresh_word()
+    deliver(mx, "carol", a_mail(word))
+    assert word.encode() in imap.read(imap.stored("carol")[-1])
+    with imap.login("carol") as session:
+        with_word(session.bodies(), word)
+
+
+def test_public_keys_not_mounted(pair: tuple[Site, Site]) -> None:
+    """An empty folder where the public keys were: deferred, not in clear; then delivered."""
+    mx, imap = pair
+    word = fresh_word()
+    mx.run("mount -t tmpfs -o mode=755 none /var/lib/mailseal/public")
+    try:
+        mx.run("systemctl restart mailseal-lmtp")
+        send(mx.smtp, "eve@example.net", ["alice@example.org"], a_mail(word))
+        mx.wait(lambda: "status=deferred" in mx.log(), "the mail is deferred")
+        assert len(mx.queue()) == 1
+    finally:
+        mx.run("umount /var/lib/mailseal/public; systemctl restart mailseal-lmtp")
+    mx.wait_delivered()
+    assert mx.status(f"grep -rq {word} {MAIL}") == 1
+    with imap.login("alice") as session:
+        with_word(session.bodies(), word)
