@@ -131,7 +131,7 @@ def site(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Site:
     return sites[request.param]
 
 
-# In this order, whatever the names: taking mailseal away comes late, what was begun first comes last.
+# In this order, whatever the names: taking mailseal away comes late, what began first comes last.
 _ORDER = ("mail", "debug_logs", "two_hosts", "upgrade", "install", "native")
 
 
