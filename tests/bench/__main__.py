@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""Run all measurements: a table on stdout, the same in build/bench.json.
+
+python -m tests.bench [ROUNDS]      default 5; needs root, Dovecot and Postfix
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from typing import Any
+
+from mailseal.crypto.eckeys import PrivateKey
+from tests.bench import delivery, login, oneshot, reading
+from tests.bench.peers import DovecotPeer, MailsealPeer
+from tests.lab.place import REPOSITORY, LabError, Place
+
+GOALS = {
+    "4 KB": {"dovecot-mail-crypt": 3.0, "dovecot-plain": 1.0},
+    "50 KB": {"dovecot-mail-crypt": 2.5, "dovecot-plain": 1.0},
+    "1 MB": {"dovecot-mail-crypt": 1.5},
+}
+"""How many times as many mails per second as the other, at least."""
+
+
+def say(line: str) -> None:
+    """Progress, apart from the table."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Everything, on one set of servers."""
+    place = Place.make()
+    try:
+        key = PrivateKey.generate()
+        plain = DovecotPeer("dovecot-plain", place, None)
+        crypt = DovecotPeer("dovecot-mail-crypt", place, key)
+        reader = DovecotPeer("reader", place, key)
+        code = place.copy_code()
+        seal = MailsealPeer("mailseal", place, code, key, reader)
+        bare = MailsealPeer("mailseal-no-secrets-ahead", place, code, key, reader, secrets_ahead=1)
+        started = []
+        try:
+            for peer in (plain, crypt, reader, seal, bare):
+                started.append(peer)
+                peer.start()
+            results: dict[str, Any] = {
+                "machine": machine(),
+                "one_shot": oneshot.run(seal),
+                "delivery": delivery.run([plain, crypt, seal, bare], rounds, say),
+                "reading": reading.run(crypt, seal, reader, rounds, say),
+            }
+        finally:
+            for peer in started:
+                peer.stop()
+        return results
+    finally:
+        place.remove()
+
+
+def machine() -> dict[str, object]:
+    """What the figures were taken on."""
+    done = subprocess.run(["df", "-T", "/tmp"], capture_output=True, text=True)
+    return {
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "disk": done.stdout.splitlines()[-1].split()[:2],
+        "load_before": os.getloadavg()[0],
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """For people."""
+    lines = ["mails per second, 16 sessions, fsync on; medians", ""]
+    names = list(next(iter(results["delivery"].values())))
+    lines.append(f"{'':8}" + "".join(f"{name:>27}" for name in names))
+    for size, rates in results["delivery"].items():
+        row = "".join(f"{rates[name]['median']:27.0f}" for name in names)
+        lines.append(f"{size:8}{row}")
+    lines.append("")
+    for size, goals in GOALS.items():
+        rates = results["delivery"].get(size)
+        for other, goal in goals.items() if rates else ():
+            ratio = rates["mailseal"]["median"] / rates[other]["median"]
+            lines.append(f"{size:6} mailseal / {other:20} {ratio:5.2f}   wanted {goal:.1f}")
+    read = results["reading"]
+    ratio = read["dovecot-mail-crypt"]["median"] / read["mailseal"]["median"]
+    lines.append(
+        f"reading {reading.COUNT} mails: {read['mailseal']['median']:.2f} s, written by mail_crypt "
+        f"{read['dovecot-mail-crypt']['median']:.2f} s: {ratio:.2f} times as fast   wanted 1.8"
+    )
+    one = results["one_shot"]
+    lines.append(f"mailseal-deliver: {one['deliver_ms']['median']:.0f} ms a mail   wanted < 40")
+    lines.append(f"idle worker: {one['worker_mib']:.0f} MiB   wanted < 40")
+    return "\n".join(lines)
+
+
+def login_table(logins: dict[str, Any]) -> str:
+    """The figures of tests.bench.login."""
+    lines = ["", "login"]
+    for name, figure in logins["figures"].items():
+        lines.append(f"{name:44} {figure['value']:9.2f}   wanted < {figure['limit']}")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    """Measure, print, write."""
+    rounds = int(argv[0]) if argv else 5
+    try:
+        results = measure(rounds)
+        print(table(results))
+        results["login"] = logins = login.run(say)
+        print(login_table(logins))
+    except LabError as error:
+        print(f"bench: error: {error}", file=sys.stderr)
+        return 1
+    os.makedirs(os.path.join(REPOSITORY, "build"), exist_ok=True)
+    path = os.path.join(REPOSITORY, "build", "bench.json")
+    with open(path, "w", encoding="utf-8") as stream:
+        json.dump(results, stream, indent=2)
+    print(f"\nwritten to {os.path.relpath(path)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

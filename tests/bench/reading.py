@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""BODY[] of 1,000 mails through Dovecot's imap: sealed by mailseal, and by mail_crypt itself.
+
+Both stores are read by the same Dovecot with the same key, each mail 4 KB.
+The difference is in the files: 1 PBKDF2 round against 2048.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import statistics
+import time
+from collections.abc import Callable
+
+from tests.bench.delivery import send, settle
+from tests.bench.peers import PASSWORD, USER, DovecotPeer, MailsealPeer
+from tests.lab.place import LabError
+
+COUNT = 1000
+SIZE = 4096
+
+
+def run(
+    crypt: DovecotPeer,
+    seal: MailsealPeer,
+    reader: DovecotPeer,
+    rounds: int,
+    say: Callable[[str], None],
+) -> dict[str, object]:
+    """Seconds to read all, by who wrote them: {peer: {median, rounds}}."""
+    for peer in (crypt, seal):
+        peer.empty()
+        send(peer.lmtp, SIZE, COUNT)
+    settle()
+    seconds: dict[str, list[float]] = {crypt.name: [], seal.name: []}
+    for number in range(rounds + 1):
+        for name, imap in ((crypt.name, crypt.imap), (seal.name, reader.imap)):
+            took = read_all(imap)
+            if number:  # the first one makes the index and is not counted
+                seconds[name].append(took)
+                say(f"reading, round {number}: written by {name} {took:.2f} s")
+    return {
+        name: {"median": statistics.median(found), "rounds": [round(s, 3) for s in found]}
+        for name, found in seconds.items()
+    }
+
+
+def read_all(address: tuple[str, int]) -> float:
+    """Log in and fetch every mail; seconds for the FETCH."""
+    with socket.create_connection(address, 60) as sock:
+        stream = sock.makefile("rb")
+
+        def until(tag: bytes) -> bytes:
+            last = b""
+            while not last.startswith(tag):
+                last = stream.readline()
+                if not last:
+                    raise LabError("imap closed the connection")
+                if literal := re.search(rb"\{(\d+)\}\r\n$", last):
+                    stream.read(int(literal[1]))
+            return last
+
+        until(b"* OK")
+        sock.sendall(f"a LOGIN {USER} {PASSWORD}\r\n".encode())
+        until(b"a OK")
+        sock.sendall(b"b SELECT INBOX\r\n")
+        until(b"b OK")
+        start = time.monotonic()
+        sock.sendall(b"c FETCH 1:* (UID BODY.PEEK[])\r\n")
+        if not until(b"c ").startswith(b"c OK"):
+            raise LabError("imap could not give all mails")
+        return time.monotonic() - start
