@@ -22,6 +22,17 @@ class CommandFailed(Exception):
     """A command in the container ended with a status that is not 0."""
 
 
+# Everything but what runs and what is temporary; pyc files come and go.
+_FILES = (
+    "find / -xdev \\( -path /proc -o -path /sys -o -path /tmp -o -path /var/log -o -path /var/cache"
+    " -o -path /var/lib/mailseal -o -path /var/mail -o -path /var/spool -o -path /var/lib/postfix"
+    " -o -path /var/lib/systemd -o -path /var/tmp -o -path /root -o -name __pycache__ \\) -prune"
+    " -o \\( -type f -o -type l \\) -print | sort"
+)
+# The comments doveconf makes name the host.
+_SETTINGS = "postconf -n; postconf -M; postconf -P; doveconf -n 2>/dev/null | grep -v '^#'"
+
+
 @dataclasses.dataclass
 class Site:
     """A container of tests/docker/compose.yaml.
@@ -29,11 +40,13 @@ class Site:
     version    of Dovecot: "2.3", "2.4"
     container  its id
     port       from a port inside to the one on 127.0.0.1
+    before     the host's files and settings before mailseal was installed
     """
 
     version: str
     container: str
     port: Callable[[int], int]
+    before: tuple[frozenset[str], str] = (frozenset(), "")
 
     def run(self, script: str, *, stdin: bytes = b"", check: bool = True) -> str:
         """Run shell commands as root; what they print.  CommandFailed with their last words."""
@@ -93,8 +106,14 @@ class Site:
         if state != "running":
             raise CommandFailed(f"the container is {state}: " + self.run("systemctl --failed"))
 
+    def look(self) -> tuple[frozenset[str], str]:
+        """Names of all files that last, and the settings of Postfix and Dovecot."""
+        return frozenset(self.run(_FILES).splitlines()), self.run(_SETTINGS)
+
     def install(self) -> None:
         """All steps of docs/install.md, and LMTP on TCP, to be reached from outside."""
+        if not self.before[0]:
+            self.before = self.look()
         self.run(commands("do", self.version))
         self.configure('listen: [/run/mailseal/lmtp.sock, "0.0.0.0:24"]')
 

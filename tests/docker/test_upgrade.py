@@ -35,7 +35,7 @@ def moved(sites: dict[str, Site]) -> Iterator[tuple[Site, Site, str]]:
         imap.select()
         imap.command(rb"STORE 1 +FLAGS (\Flagged)")
     new.run(
-        "systemctl stop mailseal-agent; "
+        f"systemctl stop mailseal-agent; install -d {MAIL}/bob; "
         f"mv /var/lib/mailseal /var/lib/mailseal.kept; mv {MAIL}/bob {MAIL}/bob.kept"
     )
     copy(old, new, f"{MAIL}/bob".lstrip("/"))
