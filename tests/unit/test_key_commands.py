@@ -86,6 +86,7 @@ def test_enrol_warns_loudly_until_there_is_a_second_way_in(agent: AgentProcess) 
         (["enroll", b"b\xff".decode("utf-8", "surrogateescape")], b"pw\n", 64, b"UTF-8"),
         (["passwd", USER], b"wrong\nnew\n", 77, b"wrong password"),
         (["passwd", USER], b"pw\n", 64, b"missing"),
+        (["passwd", USER, "--then", "touch", "x"], b"wrong\nnew\n", 77, b"wrong password"),
         (["passwd", "nobody"], b"pw\nnew\n", 77, b"wrong password"),
         (["recover", USER], b"not a code\nnew\n", 77, b"not a recovery code"),
         (["recovery-code", USER], b"wrong\n", 77, b"wrong password"),
@@ -130,6 +131,49 @@ def test_passwd_in_two_steps_for_panels(enrolled: AgentProcess) -> None:
     assert b"two login passwords" in enrolled.run("status", USER).stdout
     assert enrolled.run("passwd", "--undo", USER).returncode == 0
     assert opens(enrolled, b"pw") and not opens(enrolled, b"new")
+
+
+def test_passwords_that_end_with_nul(enrolled: AgentProcess) -> None:
+    """As PostfixAdmin writes them; it keeps the pipe open until the command has ended."""
+    process = subprocess.Popen(
+        [HOOKS / "mailseal", "-c", enrolled.config, "passwd", "--null", USER],
+        stdin=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    process.stdin.write(b"pw\0new\0")
+    process.stdin.flush()
+    assert process.wait(30) == 0
+    process.stdin.close()
+    assert opens(enrolled, b"new") and not opens(enrolled, b"pw")
+
+
+@pytest.mark.parametrize(("ends_with", "works"), [(0, b"new"), (1, b"pw")])
+def test_passwd_and_then(
+    enrolled: AgentProcess, tmp_path: Path, ends_with: int, works: bytes
+) -> None:
+    """The other database changes too, or neither does."""
+    got = tmp_path / "got"
+    script = f"cat > {got}; exit {ends_with}"
+    command = ["passwd", "--stdin", USER, "--then", "sh", "-c", script]
+    done = enrolled.run(*command, stdin=b"pw\nnew\n")
+    assert done.returncode == (0 if ends_with == 0 else 75)
+    assert got.read_bytes() == b"new\n"
+    for password in (b"pw", b"new"):
+        assert opens(enrolled, password) is (password == works)
+
+
+def test_passwd_and_then_what_cannot_be_run(enrolled: AgentProcess) -> None:
+    done = enrolled.run("passwd", USER, "--then", "/nonexistent", stdin=b"pw\nnew\n")
+    assert done.returncode == 75 and b"the old password stays" in done.stderr
+    assert opens(enrolled, b"pw") and not opens(enrolled, b"new")
+
+
+def test_passwd_and_then_killed_in_between_leaves_both(enrolled: AgentProcess) -> None:
+    """Whatever the other database ended up with opens the keyring."""
+    script = "kill -9 $PPID"
+    done = enrolled.run("passwd", USER, "--then", "sh", "-c", script, stdin=b"pw\nnew\n")
+    assert done.returncode == -9
+    assert opens(enrolled, b"pw") and opens(enrolled, b"new")
 
 
 def test_on_a_terminal_a_new_password_is_asked_for_twice(agent: AgentProcess) -> None:

@@ -306,10 +306,16 @@ class TestBehindAnotherPassdb:
         assert "no key: master user <root>" in caplog.text
         assert enrolled.derivations == 0
 
-    def test_staged_change_both_open_until_the_passdb_vouches(self, enrolled: World) -> None:
+    def test_staged_change_both_open_until_the_passdb_vouches_for_the_new_one(
+        self, enrolled: World
+    ) -> None:
         change = {"user": USER, "old": b"pw", "new": b"new"}
         assert enrolled.status_of("passwd", **change, keep_old=b"1") == "ok"
         assert enrolled.login(b"pw") == enrolled.login(b"new") == "ok"
+        enrolled.ask("lock", user=USER)
+        assert enrolled.login(b"pw", behind=b"1") == "ok"
+        enrolled.ask("lock", user=USER)
+        assert enrolled.login(b"new") == "ok", "the panel has not changed the other hash yet"
         enrolled.ask("lock", user=USER)
         assert enrolled.login(b"new", behind=b"1") == "ok"
         assert (enrolled.login(b"pw"), enrolled.login(b"new")) == ("wrong", "ok")

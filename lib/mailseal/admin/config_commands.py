@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""mailseal check-config, print-config: the configuration as mailseal understands it."""
+"""mailseal check-config, print-config, init: the configuration, and the store it names."""
 
 from __future__ import annotations
 
@@ -15,12 +15,22 @@ if TYPE_CHECKING:
 def register(commands: Commands) -> None:
     """Add this module's commands."""
     commands.add("check-config", check, "check the configuration file")
+    commands.add("init", init, "make the folders for keys, once, at installation")
     commands.add("print-config", show, "print every option with its value and meaning, as YAML")
 
 
 def check(context: Context) -> int:
     """Silent but for one line: errors name file, line and option."""
     sys.stdout.write(f"{context.config.path}: ok\n")
+    return 0
+
+
+def init(context: Context) -> int:
+    """Make the store.  Running it again changes nothing."""
+    from mailseal.login import startup
+
+    folder = startup.init(context.config)
+    sys.stdout.write(f"{folder} is ready for keys\n")
     return 0
 
 

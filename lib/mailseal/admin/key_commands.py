@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mailseal.admin.prompt import Passwords
+from mailseal.errors import TemporaryError
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -30,6 +31,16 @@ def register(commands: Commands) -> None:
     _with_user(commands.add("enroll", enroll, "make a key pair for a user"))
     change = _with_user(
         commands.add("passwd", passwd, "change the password that opens a user's keyring")
+    )
+    change.add_argument(
+        "--null", action="store_true", help="passwords on standard input end with NUL, not LF"
+    )
+    change.add_argument(
+        "--then",
+        metavar="COMMAND",
+        nargs="...",
+        help="run COMMAND, which gets the new password as a line on standard input and changes "
+        "the other password database; if it fails, the old password stays (last option)",
     )
     stage = change.add_mutually_exclusive_group()
     stage.add_argument(
@@ -80,12 +91,36 @@ def passwd(context: Context) -> int:
         done = "changed" in reply.fields
         sys.stdout.write(f"only {one} password opens\n" if done else "there was only one\n")
         return 0
-    passwords = Passwords(from_stdin=arguments.stdin)
+    passwords = Passwords(from_stdin=arguments.stdin, null=arguments.null)
     old = passwords.ask(f"old password of {arguments.user}")
     new = passwords.ask(f"new password of {arguments.user}", new=True)
+    if arguments.then:
+        return _change_both(context, user, old, new)
     keep = {"keep_old": b"1"} if arguments.keep_old else {}
     context.ask("passwd", user=user, old=old, new=new, **keep)
     sys.stdout.write("both passwords open\n" if keep else "password changed\n")
+    return 0
+
+
+def _change_both(context: Context, user: bytes, old: bytes, new: bytes) -> int:
+    """Keyring and another database, together or not at all.
+
+    Between the first step and the last both passwords open the keyring: whoever the
+    other database lets in, at whatever moment this process dies, gets the key.
+    """
+    import subprocess
+
+    command = context.arguments.then
+    context.ask("passwd", user=user, old=old, new=new, keep_old=b"1")
+    try:
+        done = subprocess.run(command, input=new + b"\n", stdout=2).returncode == 0
+    except OSError as exc:
+        sys.stderr.write(f"mailseal: warning: cannot run {command[0]}: {exc.strerror}\n")
+        done = False
+    context.ask("commit" if done else "undo", user=user)
+    if not done:
+        raise TemporaryError(f"{command[0]} failed, the old password stays")
+    sys.stdout.write("password changed in both places\n")
     return 0
 
 

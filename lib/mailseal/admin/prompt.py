@@ -3,6 +3,8 @@
 
 Never the arguments and never the environment: other users of the machine see those.
 A line ends with LF (CR LF is fine); everything else in it belongs to the password.
+With `null` each ends with NUL instead, as PostfixAdmin writes them.  No more is read
+than asked for, and no end of file is waited for.
 
 FAILURES
     UsageError: too few lines, too long a line, or two typings that differ.
@@ -22,13 +24,14 @@ _MAX_LINE = 4096
 class Passwords:
     """One source of passwords for one command."""
 
-    def __init__(self, *, from_stdin: bool) -> None:
-        self._typed = not from_stdin and sys.stdin is not None and sys.stdin.isatty()
+    def __init__(self, *, from_stdin: bool, null: bool = False) -> None:
+        self._end = b"\0" if null else b"\n"
+        self._typed = not (from_stdin or null) and sys.stdin is not None and sys.stdin.isatty()
 
     def ask(self, what: str, *, new: bool = False) -> bytes:
         """One password.  A new one is asked for twice on a terminal."""
         if not self._typed:
-            return _line(what)
+            return _line(what, self._end)
         password = _type(f"{what}: ")
         if new and _type(f"{what} again: ") != password:
             raise UsageError("the two passwords differ")
@@ -44,16 +47,16 @@ def _type(prompt: str) -> bytes:
         raise UsageError("no password was typed") from None
 
 
-def _line(what: str) -> bytes:
+def _line(what: str, end: bytes) -> bytes:
     """Read one line byte by byte, so that what follows stays for the next."""
     line = bytearray()
     while True:
         byte = os.read(0, 1)
-        if byte in (b"", b"\n"):
+        if byte in (b"", end):
             break
         line += byte
         if len(line) > _MAX_LINE:
             raise UsageError(f"the {what} on standard input is too long")
     if not byte and not line:
         raise UsageError(f"the {what} is missing on standard input")
-    return bytes(line.removesuffix(b"\r"))
+    return bytes(line.removesuffix(b"\r") if end == b"\n" else line)

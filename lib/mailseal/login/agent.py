@@ -5,10 +5,10 @@ SYNOPSIS
     mailseal-agent [-c CONFIG]
 
 DESCRIPTION
-    Started as root it makes its folders, locks its memory, then becomes
-    agent.user for good.  It listens on agent.socket, in the foreground, and asks the
-    kernel for the uid of every caller: agent.login_users may unlock,
-    agent.admin_users may do everything, others are refused.  One agent a socket;
+    Started as root it locks its memory, then becomes agent.user for good.
+    `mailseal init` has made its folders before.  It listens on agent.socket, in the
+    foreground, and asks the kernel for the uid of every caller: agent.login_users may
+    unlock, agent.admin_users may do everything, others are refused.  One agent a socket;
     a socket file that a crash left behind is replaced.
     SIGTERM and SIGINT overwrite all sessions and end it with status 0.
     SIGHUP ends all sessions and goes on.
@@ -26,8 +26,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import errno
-import fcntl
 import logging
 import os
 import signal
@@ -36,14 +34,14 @@ import struct
 import sys
 
 from mailseal import config as configuration
-from mailseal import durable, logs
+from mailseal import logs
 from mailseal.config import Config
 from mailseal.crypto import kdf
 from mailseal.crypto.eckeys import PublicKey
-from mailseal.errors import ConfigError, Damaged, MailsealError, TemporaryError, UsageError
+from mailseal.errors import ConfigError, Damaged, MailsealError, UsageError
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
-from mailseal.login import hardening, protocol
+from mailseal.login import hardening, protocol, startup
 from mailseal.login.answers import error_answer
 from mailseal.login.management import Management
 from mailseal.login.service import Policy, Service
@@ -168,12 +166,13 @@ def run(config: Config) -> None:
         frozenset(config["login.keyless_services"]),
     )
     cost = kdf.PROFILES[config["keys.kdf"]]
-    owner = (uid, gid) if os.geteuid() == 0 else None
     os.umask(0o077)
     log = logs.open_log(config["log.to"], "mailseal-agent")
     store, public = Keystore(config.keys_dir), PublicStore(config.public_dir)
-    _make_folders(config, store, public, owner)
-    listener, lock = _listen(config, owner)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stopped_early)  # until the loop takes over
+    startup.require_store(config)
+    listener, lock = startup.listen(config, _login_group(config))
     with contextlib.closing(listener):
         got = {"memory_locked": hardening.lock_memory()}
         hardening.become(uid, gid)
@@ -190,6 +189,7 @@ def run(config: Config) -> None:
         vault = Vault(
             store, public, curve=curve, cost=cost, escrow=escrow, derive=workers.derive, log=log
         )
+        vault.publish_missing()
         idle, absolute = config["agent.idle_timeout"], config["agent.absolute_timeout"]
         sessions = Sessions(idle=idle, absolute=absolute)
         service = Service(
@@ -207,6 +207,10 @@ def run(config: Config) -> None:
     with contextlib.suppress(OSError):
         os.unlink(config["agent.socket"])
     os.close(lock)
+
+
+def _stopped_early(_number: int, _frame: object) -> None:
+    sys.exit(0)
 
 
 async def _serve(agent: Agent, listener: socket.socket) -> None:
@@ -248,6 +252,15 @@ def _uids(config: Config, option: str) -> frozenset[int]:
     return frozenset(hardening.user_ids(name, option)[0] for name in config[option])
 
 
+def _login_group(config: Config) -> int | None:
+    """The group of the first of agent.login_users that is not root; None if there is none."""
+    for name in config["agent.login_users"]:
+        uid, gid = hardening.user_ids(name, "agent.login_users")
+        if uid != 0:
+            return gid
+    return None
+
+
 def _escrow_key(config: Config) -> PublicKey | None:
     """The organisation's public key, if there is one.  ConfigError if it cannot be read."""
     path = config["keys.escrow"]
@@ -260,45 +273,6 @@ def _escrow_key(config: Config) -> PublicKey | None:
         raise ConfigError(f"option keys.escrow: cannot read {path}: {exc.strerror}") from None
     except (Damaged, ValueError):
         raise ConfigError(f"option keys.escrow: {path} holds no public key we know") from None
-
-
-def _make_folders(
-    config: Config, store: Keystore, public: PublicStore, owner: tuple[int, int] | None
-) -> None:
-    state = config["state_dir"]
-    if not os.path.isdir(os.path.dirname(state)):
-        raise ConfigError(f"option state_dir: {os.path.dirname(state)} is not there")
-    durable.make_folder(state, mode=0o711)
-    store.prepare(owner)
-    public.prepare(owner)
-    folder = os.path.dirname(config["agent.socket"])
-    if not os.path.isdir(os.path.dirname(folder)):
-        raise ConfigError(f"option agent.socket: {os.path.dirname(folder)} is not there")
-    durable.make_folder(folder, mode=0o755, owner=owner)
-
-
-def _listen(config: Config, owner: tuple[int, int] | None) -> tuple[socket.socket, int]:
-    """The listening socket, and the lock file that keeps a second agent away."""
-    path = config["agent.socket"]
-    with durable.reporting(f"cannot listen on {path}"):
-        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            os.close(lock)
-            if exc.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise TemporaryError(f"another mailseal-agent listens on {path}") from None
-            raise
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(path)
-        if owner is not None:
-            os.chown(path, *owner)
-            os.chown(f"{path}.lock", *owner)
-        os.chmod(path, config["agent.socket_mode"])
-        listener.listen(1024)
-    return listener, lock
 
 
 def _peer_uid(connection: socket.socket) -> int:

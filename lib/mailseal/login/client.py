@@ -2,6 +2,7 @@
 """Asking the key agent, over its unix socket.
 
 FAILURES
+    NotPermitted: the socket's mode keeps this user out.
     AgentUnavailable: nobody listens, no answer in time, or the connection ended early.
     A reply of any status is returned; what it means is the caller's matter.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 from _socket import AF_UNIX, SOCK_STREAM
 from _socket import socket as UnixSocket  # noqa: N812
 
-from mailseal.errors import AgentUnavailable, UsageError
+from mailseal.errors import AgentUnavailable, NotPermitted, UsageError
 from mailseal.login import protocol
 
 DEFAULT_SOCKET = "/run/mailseal/agent.sock"
@@ -72,6 +73,12 @@ class AgentClient:
         except TimeoutError:
             self.close()
             raise AgentUnavailable("the key agent did not answer in time") from None
+        except PermissionError:
+            self.close()
+            raise NotPermitted(
+                f"this user may not ask the key agent at {self.path}",
+                hint="see agent.login_users and agent.admin_users",
+            ) from None
         except OSError as exc:
             self.close()
             raise AgentUnavailable(

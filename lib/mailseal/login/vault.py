@@ -16,6 +16,7 @@ FAILURES
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -100,6 +101,8 @@ class Vault:
         """Small changes that need the master key, made when it happens to be at hand."""
         before = opened.keyring
         logins = before.of_kind("login")
+        logins = before.of_kind("login")
+        # Not when the old one opened it: its hash may be about to change in the other database.
         if drop_other and len(logins) > 1 and opened.slot.id == logins[0].id:
             opened.drop_other_logins()
         self.add_escrow(opened)
@@ -250,6 +253,13 @@ class Vault:
             self.public.publish(user, keyring.current)
         self.log.warning("user=<%s>, public key repaired (%s)", user, found)
         return found
+
+    def publish_missing(self) -> None:
+        """Publish the keys of keyrings that have no enrolled mark: a crash came in between."""
+        for user in self.store.users():
+            if not self.public.is_marked(user):
+                with contextlib.suppress(MailsealError):
+                    self.repair(user)
 
     def users(self) -> list[str]:
         """Everybody who has a keyring or a public key, sorted."""
