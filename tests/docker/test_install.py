@@ -58,8 +58,8 @@ def test_destdir_and_prefix(site: Site) -> None:
     assert "./usr/lib/systemd/system/mailseal-lmtp.service" in files
     assert all(name.startswith("./usr/") for name in files)
     # The page on installing has /usr/local in its examples.
-    wrong = "grep -rlE '/tmp/pack|/usr/local/(bin|lib|share)|@[A-Z]+@' /tmp/pack --exclude-dir=docs || true"
-    assert site.run(wrong) == ""
+    wrong = "/tmp/pack|/usr/local/(bin|lib|share)|@[A-Z]+@"
+    assert site.run(f"grep -rlE '{wrong}' /tmp/pack --exclude-dir=docs || true") == ""
     assert "0770 root mail" in site.run("cat /tmp/pack/usr/lib/tmpfiles.d/mailseal.conf")
     site.run("systemd-analyze verify /usr/local/lib/systemd/system/mailseal-*.service")
     site.run("make uninstall DESTDIR=/tmp/pack PREFIX=/usr")
