@@ -128,9 +128,14 @@ def make_folder(path: str, *, mode: int = 0o700, owner: tuple[int, int] | None =
             os.mkdir(path, mode)
         except FileExistsError:
             return
-        os.chmod(path, mode)
-        if owner is not None:
-            os.chown(path, *owner)
+        # By descriptor: the name may lie in a folder of somebody who is not root.
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fchmod(fd, mode)
+            if owner is not None:
+                os.fchown(fd, *owner)
+        finally:
+            os.close(fd)
         sync_folder(os.path.dirname(path) or ".")
 
 

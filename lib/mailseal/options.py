@@ -195,10 +195,10 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "agent.socket_mode",
-        "0666",
+        "0660",
         octal_mode,
         "octal mode in quotes",
-        "Mode of the socket.  Who may ask is decided by the caller's uid, whatever the mode.",
+        "Mode of the socket; its group is that of the first of login_users that is not root.",
     ),
     Option(
         "agent.login_users",

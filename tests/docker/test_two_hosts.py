@@ -19,7 +19,7 @@ def pair(request: pytest.FixtureRequest, hosts: dict[str, Site]) -> tuple[Site, 
     mx, imap = hosts[f"mx{suffix}"], hosts[f"imap{suffix}"]
     if imap.status("test -e /etc/mailseal") != 0:
         imap.run(commands("do", imap.version, ("packages", "programs")))
-        # The agent makes this folder; here it is a volume and belongs to root.
+        # `mailseal init` makes this folder; here it is a volume and belongs to root.
         imap.run("chown mailseal: /var/lib/mailseal/public; chmod 711 /var/lib/mailseal/public")
         steps = ("configuration", "services", "dovecot", "imap-host")
         imap.run(commands("do", imap.version, steps))

@@ -154,6 +154,11 @@ class Lab:
     def start(self) -> None:
         """Start everything and enrol the users."""
         try:
+            subprocess.run(
+                [os.path.join(self.hooks, "mailseal"), "-c", self.config_path, "init"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
             self.start_agent()
             self._enroll_all()
             self.dovecot.start()

@@ -40,6 +40,9 @@ class AgentProcess:
         )
 
     def start(self) -> None:
+        if not (self.folder / "state").exists():
+            done = self.run("init")
+            assert done.returncode == 0, done.stderr
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [HOOKS / "mailseal-agent", "-c", self.config], stderr=log, stdin=subprocess.DEVNULL

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from mailseal.login import protocol
-from tests.unit.agent_process import HOOKS, AgentProcess, running
+from tests.unit.agent_process import CHEAP, HOOKS, AgentProcess, running
 
 USER = b"alice@example.org"
 needs_root = pytest.mark.skipif(
@@ -69,6 +69,9 @@ def unlock_line(user: bytes = USER, password: bytes = b"pw") -> str:
 @needs_root
 def test_another_uid_is_refused(agent: AgentProcess) -> None:
     agent.ask("enroll", user=USER, password=b"pw")
+    said = as_uid(60603, TALK, str(agent.socket), unlock_line())
+    assert "PermissionError" in said.stderr
+    agent.socket.chmod(0o666)  # whatever the mode, the uid decides
     said = as_uid(60603, TALK, str(agent.socket), unlock_line())
     assert said.stdout.strip() == "denied"
     assert "refused uid=60603" in agent.log_text()
@@ -136,7 +139,7 @@ def test_it_says_what_hardening_it_got(agent: AgentProcess) -> None:
 
 def test_socket_mode(folder: Path) -> None:
     with running(folder) as agent:
-        assert os.stat(agent.socket).st_mode & 0o777 == 0o666
+        assert os.stat(agent.socket).st_mode & 0o777 == 0o660
         assert agent.stop() == 0
         text = agent.config.read_text().replace("agent:\n", 'agent:\n  socket_mode: "0600"\n')
         agent.config.write_text(text)
@@ -345,3 +348,49 @@ def test_libc_is_there() -> None:
     """hardening.py calls these two by name."""
     libc = ctypes.CDLL(None)
     assert libc.prctl and libc.mlockall
+
+
+def test_it_does_not_start_on_a_store_that_may_not_be_mounted(folder: Path) -> None:
+    """An empty folder made into a store would say that nobody is enrolled."""
+    agent = AgentProcess(folder, CHEAP)
+    for made in (False, True):
+        if made:
+            (folder / "state").mkdir()
+        done = subprocess.run(
+            [HOOKS / "mailseal-agent", "-c", agent.config], capture_output=True, timeout=20
+        )
+        assert done.returncode == 78
+        assert b"is not a store of keys" in done.stderr and b"mailseal init" in done.stderr
+        assert os.path.isdir(folder / "state") is made
+    assert agent.run("init").returncode == 0
+    assert agent.run("init").returncode == 0
+    agent.start()
+    assert agent.stop() == 0
+
+
+@needs_root
+def test_the_lock_file_is_not_followed(folder: Path) -> None:
+    with running(folder) as agent:
+        assert agent.stop() == 0
+        lock = Path(f"{agent.socket}.lock")
+        lock.unlink()
+        secret = folder / "secret"
+        secret.write_text("root's own")
+        lock.symlink_to(secret)
+        done = subprocess.run(
+            [HOOKS / "mailseal-agent", "-c", agent.config], capture_output=True, timeout=20
+        )
+        assert done.returncode == 75 and b"cannot listen" in done.stderr
+        assert secret.stat().st_uid == 0
+
+
+def test_a_keyring_that_a_crash_left_unpublished_is_published_at_the_start(folder: Path) -> None:
+    with running(folder) as agent:
+        agent.ask("enroll", user=USER, password=b"pw")
+        assert agent.stop() == 0
+        public = folder / "state" / "public"
+        (public / "alice@example.org.json").unlink()
+        (public / "enrolled" / "alice@example.org").unlink()
+        agent.start()
+        agent.ask("status")  # answered once it serves
+        assert (public / "alice@example.org.json").exists()

@@ -9,6 +9,8 @@ FAILURES
 
 from __future__ import annotations
 
+import os
+
 # The module below `socket`, which would add 9 ms of imports (selectors, enum) to the 10 ms in which
 # Python starts: the checkpassword helper runs once a login.
 from _socket import AF_UNIX, SOCK_STREAM
@@ -76,7 +78,7 @@ class AgentClient:
         except PermissionError:
             self.close()
             raise NotPermitted(
-                f"this user may not ask the key agent at {self.path}",
+                f"user id {os.getuid()} may not ask the key agent at {self.path}",
                 hint="see agent.login_users and agent.admin_users",
             ) from None
         except OSError as exc:
