@@ -36,6 +36,8 @@ def chain(request: pytest.FixtureRequest) -> Iterator[Chain]:
         chain.set_password(ALICE, "password")
         chain.set_password(PLAIN, "password")
         lab.start()
+        send(lab.smtp, SENDER, [ALICE, PLAIN], MAIL)
+        lab.wait_delivered()
     except BaseException:
         lab.stop()
         raise
@@ -58,8 +60,6 @@ def first_bytes(lab: Lab, user: str) -> set[bytes]:
 
 
 def test_mail_is_sealed_for_the_enrolled_and_read_by_both(lab: Lab) -> None:
-    send(lab.smtp, SENDER, [ALICE, PLAIN], MAIL)
-    lab.wait_delivered()
     assert first_bytes(lab, ALICE) == {b"CRYPTED"}
     assert first_bytes(lab, PLAIN) == {b"Return-"}
     for user in (ALICE, PLAIN):
