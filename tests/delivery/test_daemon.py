@@ -246,8 +246,10 @@ def test_memory_is_bounded_and_nothing_is_spooled(announced: bool) -> None:
                 with contextlib.suppress(OSError):
                     path = f"/proc/{pid}/fd/{name}"
                     target = os.readlink(path)
-                    known = "/Maildir/" in target or "/state/public/" in target
-                    if stat.S_ISREG(os.stat(path).st_mode) and not known:
+                    with open(f"/proc/{pid}/fdinfo/{name}", encoding="ascii") as info:
+                        flags = int(info.read().partition("flags:")[2].split()[0], 8)
+                    written = stat.S_ISREG(os.stat(path).st_mode) and flags & os.O_ACCMODE
+                    if written and "/Maildir/" not in target:
                         spooled.add(target)
             time.sleep(0.01)
         peak = _memory(pid, "VmHWM")

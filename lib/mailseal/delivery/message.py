@@ -7,14 +7,14 @@ parsed nor re-serialised.  What a store gets is computed piece by piece.
 
 from __future__ import annotations
 
-import base64
+import binascii
 import os
 import re
 import time
-from typing import TYPE_CHECKING
 
 from mailseal.delivery.lmtp_syntax import Address, printable
 
+TYPE_CHECKING = False  # `typing` takes 3 ms to import; type checkers know the name
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -43,7 +43,7 @@ class Envelope:
 
 def session_id() -> str:
     """22 characters as Dovecot's session ids: 16 bytes in base64 without its padding."""
-    return base64.b64encode(os.urandom(16))[:22].decode()
+    return binascii.b2a_base64(os.urandom(16))[:22].decode()
 
 
 class Message:

@@ -20,13 +20,13 @@ import re
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING
 
 from mailseal.delivery.data_stream import stuffed
 from mailseal.delivery.lmtp_syntax import Address, Reply
 from mailseal.delivery.message import Envelope, Message
 from mailseal.errors import TemporaryError
 
+TYPE_CHECKING = False  # `typing` takes 3 ms to import; type checkers know the name
 if TYPE_CHECKING:
     from mailseal.config import Config
 
@@ -159,10 +159,10 @@ class _Connection:
         if data_reply is not None:
             self._expect(self._command(b"RSET\r\n"), 250)
             return data_reply
-        first = True
+        at_line_start = True
         for piece in message.pieces:
-            self._send(stuffed(piece, first))
-            first = False
+            self._send(stuffed(piece, at_line_start))
+            at_line_start = piece.endswith(b"\r\n")
         self._send(b".\r\n")
         return self._reply()
 
