@@ -254,9 +254,20 @@ def test_services_run_hardened(site: Site) -> None:
 
 
 def test_another_uid_gets_nothing_from_the_agent(site: Site) -> None:
+    """The socket is for Dovecot's group; were it open to all, the agent would still refuse."""
     ask = (
         "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/mailseal/agent.sock');"
         "s.sendall(b'lookup user=616c696365406578616d706c652e6f7267\\n'); print(s.recv(99))"
     )
-    for user, answer in (("nobody", "b'denied"), ("vmail", "b'denied"), ("dovecot", "b'ok ")):
-        assert site.run(f'runuser -u {user} -- python3 -c "{ask}"').startswith(answer)
+    assert site.run(f'runuser -u dovecot -- python3 -c "{ask}"').startswith("b'ok ")
+    socket = "/run/mailseal/agent.sock"
+    assert site.run(f"stat -c '%G %a' {socket}").split() == ["dovecot", "660"]
+    for user in ("nobody", "vmail"):
+        assert site.status(f'runuser -u {user} -- python3 -c "{ask}"') == 1
+    site.run(f"chmod 666 {socket}")
+    try:
+        for user in ("nobody", "vmail"):
+            said = site.run(f'runuser -u {user} -- python3 -c "{ask}"')
+            assert said.startswith("b'denied")
+    finally:
+        site.run(f"chmod 660 {socket}")
