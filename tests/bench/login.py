@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: MIT
+"""What a login costs: mailseal beside the same Dovecot with a passwd-file and nothing else.
+
+Four labs run at once and take turns, login by login, so that a slow minute of the
+machine hits all of them.  A login is timed from LOGIN to OK on a connection
+that is already open.  Argon2id is the standard profile, 64 MiB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from mailseal.crypto import kdf
+from tests.lab import ALICE, BOB, Imap, Lab, Refused
+from tests.lab.dovecot import snippet
+from tests.lab.place import REPOSITORY
+
+Say = Callable[[str], None]
+PASSWORD = "password"
+PASSWD_FILE = """
+passdb {{
+  driver = passwd-file
+  args = {users}
+}}
+userdb {{
+  driver = passwd-file
+  args = {users}
+}}
+"""
+VARIANTS = ("passwd-file", "mailseal-only", "behind-passwd-file", "mailseal-only-lua")
+# Dovecot makes a client wait after its own wrong passwords; the lab turns that off.
+WRONG_A_MINUTE = 1000
+
+LIMITS = {
+    "repeated_login_added_ms": 20,
+    "first_login_added_to_argon2id_ms": 30,
+    "checkpassword_helper_ms": 25,
+    "repeated_login_under_wrong_passwords_ratio": 1.5,
+    "argon2id_peak_mib": 2 * 64 + 60,
+    "sessions_100000_mb": 400,
+}
+"""What each figure should stay under."""
+
+
+def run(say: Say, *, rounds: int = 60) -> dict[str, object]:
+    """All figures: {name: {value, limit}}, and the medians they come from."""
+    figures: dict[str, float] = {}
+    details: dict[str, object] = {}
+    figures["sessions_100000_mb"] = sessions_in_memory()
+    say(f"100,000 sessions take {figures['sessions_100000_mb']:.0f} MB")
+    with contextlib.ExitStack() as stack:
+        labs = {name: stack.enter_context(started(name)) for name in VARIANTS}
+        repeated = repeated_logins(labs, rounds)
+        details["repeated_login_ms"] = repeated
+        for name, median in repeated.items():
+            say(f"repeated login, {name}: {median:.1f} ms")
+        figures["repeated_login_added_ms"] = repeated["mailseal-only"] - repeated["passwd-file"]
+        first, argon2id = first_logins(labs["mailseal-only"], 15)
+        details["first_login_ms"], details["argon2id_ms"] = first, argon2id
+        say(f"first login: {first:.1f} ms, of which Argon2id {argon2id:.1f} ms")
+        figures["first_login_added_to_argon2id_ms"] = first - argon2id
+        figures["checkpassword_helper_ms"] = helper_alone(labs["mailseal-only"], 40)
+        say(f"checkpassword helper alone: {figures['checkpassword_helper_ms']:.1f} ms")
+        quiet, flooded = under_wrong_passwords(labs["mailseal-only"], 15)
+        details["login_ms_quiet"], details["login_ms_flooded"] = quiet, flooded
+        say(f"repeated login: {quiet:.1f} ms, beside wrong passwords {flooded:.1f} ms")
+        figures["repeated_login_under_wrong_passwords_ratio"] = flooded / quiet
+        figures["argon2id_peak_mib"] = peak_mib(labs["mailseal-only"])
+        say(f"the agent took {figures['argon2id_peak_mib']:.0f} MiB at most")
+    checked = {
+        name: {"value": round(value, 2), "limit": LIMITS[name], "kept": value < LIMITS[name]}
+        for name, value in figures.items()
+    }
+    return {"figures": checked, "details": details}
+
+
+@contextlib.contextmanager
+def started(variant: str) -> Iterator[Lab]:
+    """A lab's Dovecot and agent, without Postfix and deliveries."""
+    lab = Lab({ALICE: PASSWORD, BOB: PASSWORD}, auth=None, kdf="standard")
+    try:
+        lab.dovecot.write_config(extra=_auth(lab, variant))
+        lab.mailseal("init")
+        lab.start_agent()
+        for user in (ALICE, BOB):
+            lab.add_user(user, PASSWORD)
+        lab.dovecot.start()
+        yield lab
+    finally:
+        lab.stop()
+
+
+def _auth(lab: Lab, variant: str) -> str:
+    wanted = lab.dovecot.wanted
+    if variant == "passwd-file":
+        return PASSWD_FILE.format(users=wanted.users_file)
+    conf = os.path.join(REPOSITORY, "dovecot-conf")
+    places = {**wanted.places, "/usr/lib/mailseal/dovecot-conf": conf}
+    socket = f"import_environment = $import_environment MAILSEAL_SOCKET={lab.agent_socket}\n"
+    return socket + snippet(lab.dovecot.version, f"auth-{variant}", places)
+
+
+def login_ms(lab: Lab, user: str = ALICE, password: str = PASSWORD) -> float:
+    """One login, from LOGIN to OK."""
+    with Imap(lab.imap) as imap:
+        began = time.perf_counter()
+        imap.login(user, password)
+        return (time.perf_counter() - began) * 1000
+
+
+def repeated_logins(labs: dict[str, Lab], rounds: int) -> dict[str, float]:
+    """Medians; the variants take turns."""
+    for lab in labs.values():
+        for _ in range(5):
+            login_ms(lab)
+    found: dict[str, list[float]] = {name: [] for name in labs}
+    for number in range(rounds):
+        names = list(labs) if number % 2 == 0 else list(labs)[::-1]
+        for name in names:
+            found[name].append(login_ms(labs[name]))
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def first_logins(lab: Lab, rounds: int) -> tuple[float, float]:
+    """Medians of a login without session, and of Argon2id alone, taking turns."""
+    logins, derivations = [], []
+    for _ in range(rounds):
+        lab.mailseal("lock", ALICE)
+        logins.append(login_ms(lab))
+        began = time.perf_counter()
+        kdf.derive(b"password", bytes(16), kdf.PROFILES["standard"], 64)
+        derivations.append((time.perf_counter() - began) * 1000)
+    return statistics.median(logins), statistics.median(derivations)
+
+
+def helper_alone(lab: Lab, rounds: int) -> float:
+    """The whole life of one helper process with a session at hand, median in ms."""
+    helper = os.path.join(lab.hooks, "mailseal-checkpassword")
+    question = lab.place.path("question")
+    with open(question, "wb") as stream:
+        stream.write(f"{ALICE}\0{PASSWORD}\0\0".encode())
+    times = []
+    for _ in range(rounds):
+        asked = os.open(question, os.O_RDONLY)
+        answered = os.open(os.devnull, os.O_WRONLY)
+        actions = [(os.POSIX_SPAWN_DUP2, asked, 3), (os.POSIX_SPAWN_DUP2, answered, 4)]
+        # out of the way of 3 and 4, which the child gets
+        high = [os.dup(asked) for _ in range(4)]
+        command = [helper, "--socket", lab.agent_socket, "reply"]
+        began = time.perf_counter()
+        child = os.posix_spawn(helper, command, {}, file_actions=actions)
+        _, status = os.waitpid(child, 0)
+        times.append((time.perf_counter() - began) * 1000)
+        for descriptor in (asked, answered, *high):
+            os.close(descriptor)
+        if status != 0:
+            raise RuntimeError(f"the helper ended with {status}")
+    return statistics.median(times)
+
+
+def under_wrong_passwords(lab: Lab, seconds: float) -> tuple[float, float]:
+    """Medians of repeated logins of one user, alone and beside wrong passwords for another."""
+    stop = threading.Event()
+
+    def measure() -> float:
+        times = []
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            times.append(login_ms(lab))
+            time.sleep(0.05)
+        return statistics.median(times)
+
+    def guess(first: int, step: int) -> None:
+        number = first
+        began = time.monotonic()
+        while not stop.is_set():
+            due = began + (number - first) / step * (step * 60 / WRONG_A_MINUTE)
+            stop.wait(max(0.0, due - time.monotonic()))
+            with contextlib.suppress(Refused, OSError):
+                Imap(lab.imap, BOB, f"wrong {number}")
+            number += step
+
+    login_ms(lab)
+    quiet = measure()
+    guessers = [threading.Thread(target=guess, args=(n, 8), daemon=True) for n in range(8)]
+    for thread in guessers:
+        thread.start()
+    time.sleep(2)
+    flooded = measure()
+    stop.set()
+    for thread in guessers:
+        thread.join()
+    return quiet, flooded
+
+
+def peak_mib(lab: Lab) -> float:
+    """The agent's largest resident size so far."""
+    with open(f"/proc/{lab.agent.pid}/status", encoding="ascii") as stream:
+        line = next(line for line in stream if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+_SESSIONS = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+from mailseal.crypto.eckeys import PrivateKey
+from mailseal.login.sessions import Sessions
+
+def size():
+    with open("/proc/self/statm") as stream:
+        return int(stream.read().split()[1]) * resource.getpagesize()
+
+keys = (PrivateKey.generate(), PrivateKey.generate())
+sessions = Sessions(idle=3600, absolute=3600)
+before = size()
+for number in range(100_000):
+    user = f"user-with-a-usual-name-{number}@mail.example.org"
+    for password in (b"login", b"app"):
+        stamp = (number, number << 33, 2048 + number % 7)
+        sessions.start(user, sessions.mac(user, password), stamp, keys, "abc")
+print((size() - before) / 1e6)
+"""
+
+
+def sessions_in_memory() -> float:
+    """MB for 100,000 sessions of two passwords and two key pairs each, in a process of its own."""
+    command = ["/usr/bin/python3", "-I", "-c", _SESSIONS, os.path.join(REPOSITORY, "lib")]
+    return float(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
+if __name__ == "__main__":
+    import json
+
+    sys.stdout.write(json.dumps(run(lambda line: print(line, file=sys.stderr)), indent=1) + "\n")
