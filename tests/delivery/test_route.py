@@ -210,3 +210,12 @@ def test_scripts(here: Here) -> None:
     os.symlink("loop", os.path.join(home, "loop"))
     with pytest.raises(MailsealError):
         action(sieve="~/loop")
+
+
+def test_an_enrolled_user_without_a_home_is_a_store_that_is_not_mounted(here: Here) -> None:
+    """With a template only: there the folders are the user database."""
+    shutil.rmtree(os.path.dirname(here.jobs("alice@example.org")[0].route.maildir))
+    with pytest.raises(TemporaryError, match="there is a key"):
+        Router(here.config).route(ALICE)
+    with pytest.raises(NoSuchUser):
+        Router(here.config).route(Address("nobody", "example.org"))

@@ -280,9 +280,9 @@ class Session:
             raise Refused(555, "5.5.4", "unknown MAIL parameter")
         if int(size) > self.limits.message:
             raise Refused(552, "5.3.4", f"message too large, the limit is {self.limits.message}")
+        # An address in UTF-8 is taken without SMTPUTF8 too: Postfix takes it from a client and
+        # hands it on that way, and a refusal here would be a bounce.
         mail = Mail(sender, int(size), utf8 is not None, body == "8BITMIME")
-        if not mail.utf8 and not sender.ascii:
-            raise Refused(553, "5.6.7", "address needs SMTPUTF8")
         self._awaiting = mail
         return mail
 
@@ -294,8 +294,6 @@ class Session:
         address, parameters = parse_path(argument[3:].strip(b" "), sender=False)
         if parameters:
             raise Refused(555, "5.5.4", "unknown RCPT parameter")
-        if not self.mail.utf8 and not address.ascii:
-            raise Refused(553, "5.6.7", "address needs SMTPUTF8")
         if self.accepted >= self.limits.recipients:
             # No violation: the client sends to the others later (RFC 5321, 4.5.3.1.10).
             self._out.append(b"452 4.5.3 too many recipients\r\n")

@@ -27,8 +27,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
-from typing import BinaryIO, NoReturn
 
 from mailseal.delivery.lmtp_syntax import Address, Refused, Reply, parse_path, printable
 from mailseal.delivery.message import Envelope, Message
@@ -40,8 +38,14 @@ from mailseal.errors import (
     EX_OK,
     EX_TEMPFAIL,
     MailsealError,
+    TemporaryError,
     UsageError,
 )
+
+TYPE_CHECKING = False  # `typing` takes 3 ms to import; type checkers know the name
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import BinaryIO, NoReturn
 
 DEFAULT_SOCKET = "/run/mailseal/lmtp.sock"
 _DEADLINE = 300
@@ -106,11 +110,19 @@ def main(argv: Sequence[str], stdin: BinaryIO, environ: Mapping[str, str]) -> in
 def _say(reply: Reply) -> None:
     # No LF at the end: pipe(8) shows it as a blank.
     text = printable(reply.text.replace("\n", " "))[:200]
-    os.write(1, f"{reply.enhanced} {text}".encode("utf-8", "replace"))
+    _write(f"{reply.enhanced} {text}".encode("utf-8", "replace"))
+
+
+def _write(text: bytes) -> None:
+    """To stdout, if anybody listens: the exit status counts, the text is a courtesy."""
+    try:
+        os.write(1, text)
+    except OSError:
+        return
 
 
 def _too_late(_number: int, _frame: object) -> NoReturn:
-    os.write(1, b"4.4.7 delivery took too long")
+    _write(b"4.4.7 delivery took too long")
     os._exit(EX_TEMPFAIL)
 
 
@@ -166,7 +178,12 @@ def _deliver(options: _Options, message: Message, mbox_sender: str | None) -> li
     sender = options.sender if options.sender is not None else mbox_sender or ""
     if sender.upper() in ("MAILER-DAEMON", "<>"):
         sender = ""
-    envelope = Envelope(_address(sender, sender=True), "localhost", "", "localhost")
+    try:
+        known = _address(sender, sender=True)
+    except Refused as refused:
+        # Not the recipient's fault, and no "user unknown": somebody must look at it.
+        raise TemporaryError(f"sender not understood: {refused.reply.text}") from None
+    envelope = Envelope(known, "localhost", "", "localhost")
     recipients = [_address(recipient, sender=False) for recipient in options.recipients]
     envelope.utf8 = not all(a.ascii for a in (envelope.sender, *recipients))
     sockets: list[str | tuple[str, int]] = [options.socket or DEFAULT_SOCKET]
@@ -203,7 +220,13 @@ def _address(text: str, *, sender: bool) -> Address:
     raw = os.fsencode(text)
     if not raw.startswith(b"<"):
         raw = b"<" + raw + b">"
-    address, parameters = parse_path(raw, sender=sender)
+    try:
+        address, parameters = parse_path(raw, sender=sender)
+    except Refused:
+        # pipe(8) without flags=q takes the quotes off `"a b"@example.org`.
+        local, at, domain = raw[1:-1].rpartition(b"@")
+        quoted = local.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+        address, parameters = parse_path(b'<"' + quoted + b'"' + at + domain + b">", sender=sender)
     if parameters:
         raise Refused(501, "5.1.3", "bad address syntax")
     return address

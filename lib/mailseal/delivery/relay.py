@@ -132,7 +132,7 @@ class _Connection:
 
     def deliver(self, envelope: Envelope, recipient: Address, message: Message) -> Reply:
         """One transaction.  A reply that is not 2xx leaves the connection unusable or reset."""
-        if not (recipient.ascii and envelope.sender.ascii) and not self.utf8:
+        if envelope.utf8 and not self.utf8 and not (recipient.ascii and envelope.sender.ascii):
             return Reply(550, "5.6.7", "international addresses are not taken there")
         options = " BODY=8BITMIME" if self.body_8bit else ""
         options += " SMTPUTF8" if envelope.utf8 and self.utf8 else ""

@@ -18,6 +18,7 @@ CONTRACT: FAIL CLOSED
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from typing import Literal
@@ -36,6 +37,7 @@ from mailseal.errors import (
     RecipientRefused,
     TemporaryError,
 )
+from mailseal.keys.names import normalise
 from mailseal.keys.public import PublicStore
 
 
@@ -70,6 +72,7 @@ class Router:
         self._delimiter: str | None = config["delivery.recipient_delimiter"]
         self._script: str | None = config["delivery.sieve_script"]
         self._not_enrolled: str = config["delivery.not_enrolled"]
+        self._certain = config["delivery.userdb"] != "template"
         self._uid = os.geteuid()
         self._quota = QuotaStatus(config) if config["dovecot.quota_socket"] else None
 
@@ -86,6 +89,7 @@ class Router:
         name, detail = self._split(address)
         account = self._users.lookup(name)
         if account is None:
+            self._require_not_enrolled(name)
             raise NoSuchUser(f"user unknown: {name}")
         key = self.key_of(account.user)
         if key is None:
@@ -108,6 +112,16 @@ class Router:
             raise TemporaryError(str(exc)) from None
         except MailsealError as exc:
             raise TemporaryError(f"cannot tell the key of {user}: {exc}", hint=exc.hint) from None
+
+    def _require_not_enrolled(self, name: str) -> None:
+        """An enrolled user without a home is a mail store that is not mounted.
+
+        Dovecot's "no such user" is certain; a template knows only what folders there are.
+        """
+        if not self._certain:
+            with contextlib.suppress(BadUserName):
+                if self.key_of(normalise(name)) is not None:
+                    raise TemporaryError(f"the home of {name} is missing, but there is a key")
 
     def _split(self, address: Address) -> tuple[str, str]:
         """User name and detail, parted as Dovecot does it: at the first delimiter."""

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""mailseal-deliver in front of the daemon: nothing is split, nothing bounces by accident."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from mailseal.delivery.pipe import _READ
+from tests.delivery.daemon import Daemon
+from tests.lab.place import REPOSITORY
+
+HOOK = os.path.join(REPOSITORY, "hooks", "mailseal-deliver")
+HEAD = b"Subject: t\n\n"
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    with Daemon() as running:
+        running.enrol("alice@example.org")
+        running.enrol("a b@example.org")
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def empty(daemon: Daemon) -> None:
+    for old in daemon.everything_delivered():
+        os.unlink(old)
+
+
+def deliver(
+    daemon: Daemon, mail: bytes, *options: str | bytes, to: str = "alice@example.org"
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [HOOK, "-c", daemon.config, *options, to], input=mail, capture_output=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize("shift", [-1, 0, 1])
+def test_a_dot_where_the_mail_is_read_in_pieces(daemon: Daemon, shift: int) -> None:
+    """The end of a piece is the end of a line, and the next line is a dot, then commands."""
+    filler = b"x" * (_READ - len(HEAD) - 1 + shift) + b"\n"
+    tail = b".\nMAIL FROM:<a@b>\nRCPT TO:<alice@example.org>\nDATA\nsmuggled\n.\n..two\n.end\n"
+    done = deliver(daemon, HEAD + filler + tail, "-f", "s@example.com")
+    assert done.returncode == 0, done.stdout
+    (stored,) = daemon.mails("alice@example.org")
+    assert stored.endswith(HEAD + filler + tail)
+
+
+@pytest.mark.parametrize("sender", [b"s\xff@example.com", b"x" * 400 + b"@b"])
+def test_a_sender_that_is_not_understood_defers(daemon: Daemon, sender: bytes) -> None:
+    done = deliver(daemon, HEAD, "-f", sender)
+    assert (done.returncode, done.stdout[:5]) == (75, b"4.3.5")
+
+
+def test_addresses_without_their_quotes(daemon: Daemon) -> None:
+    """As pipe(8) gives them without flags=q."""
+    done = deliver(daemon, HEAD, "-f", "c d@example.com", to="a b@example.org")
+    assert done.returncode == 0, done.stdout
+    (stored,) = daemon.mails("a b@example.org")
+    assert stored.startswith(b'Return-Path: <"c d"@example.com>\n')
+
+
+@pytest.mark.parametrize("redirection", [">&-", "| true"])
+def test_nobody_listens_to_what_it_says(daemon: Daemon, redirection: str) -> None:
+    command = f"{{ sleep 0.2; {HOOK} -c /nowhere.yaml x@example.org; echo $? >&3; }} {redirection}"
+    read, write = os.pipe()
+    subprocess.run(
+        ["/bin/bash", "-c", f"exec 3>&{write}; {command}"],
+        input=HEAD,
+        pass_fds=[write],
+        stderr=subprocess.DEVNULL,
+        timeout=60,
+    )
+    os.close(write)
+    with open(read, "rb") as status:
+        assert status.read() == b"75\n"
