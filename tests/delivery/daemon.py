@@ -22,7 +22,7 @@ import yaml
 from mailseal.crypto.dcrypt import open_sealed
 from mailseal.crypto.eckeys import PrivateKey
 from mailseal.keys.public import PublicStore
-from tests.lab.place import MAIL_UID, REPOSITORY, free_ports
+from tests.lab.place import MAIL_UID, free_ports, readable_code
 from tests.lab.process import Server, wait_until
 
 HOSTNAME = "mx.example.org"
@@ -63,7 +63,7 @@ class Daemon:
         self.config = self.path("mailseal.yaml")
         self.write_config()
         # The tests' own Python, so that its pinned libraries are what is tested.
-        hook = os.path.join(REPOSITORY, "hooks", "mailseal-lmtp")
+        hook = os.path.join(readable_code(), "hooks", "mailseal-lmtp")
         self.server = Server("mailseal-lmtp", self.command(hook), self.path("stderr"))
 
     def command(self, hook: str) -> list[str]:

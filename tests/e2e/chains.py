@@ -318,6 +318,11 @@ class Pam(Chain):
 
     snippet = "auth-behind-pam"
 
+    @classmethod
+    def missing(cls) -> str:
+        can = subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
+        return "" if can else "a kernel that lets this root unshare(1) its mounts"
+
     def places(self) -> Mapping[str, str]:
         users = self.lab.dovecot.wanted.users_file
         return {"  driver = passwd\n": f"  driver = passwd-file\n  args = {users}\n"}

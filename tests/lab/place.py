@@ -14,7 +14,9 @@ FAILURES
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -115,28 +117,49 @@ class Place:
             raise LabError(f"{path} is damaged", hint="use an empty folder") from None
 
     def copy_code(self) -> str:
-        """Copy hooks/, lib/ and dovecot-conf/ into the lab and return that folder.
-
-        The servers' users must be able to read the code, and a checkout below
-        /root is nothing they can see.  Compiled here, because they could not
-        store the result: without, each start of the checkpassword helper
-        compiles its modules again.
-        """
+        """Copy hooks/, lib/ and what is shipped beside them into the lab; returns that folder."""
         code = self.path("code")
         shutil.rmtree(code, ignore_errors=True)
-        for name in ("hooks", "lib", "dovecot-conf"):
-            shutil.copytree(
-                os.path.join(REPOSITORY, name),
-                os.path.join(code, name),
-                ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"),
-            )
-        _open_to_all(code)
-        subprocess.run(
-            ["/usr/bin/python3", "-I", "-m", "compileall", "-q", os.path.join(code, "lib")],
-            check=True,
-        )
-        _open_to_all(code)
+        _copy_code(code)
         return code
+
+
+@functools.cache
+def readable_code() -> str:
+    """A folder with hooks/ and lib/ that every user can read: the checkout, or else a copy.
+
+    For tests that start a hook without a lab.  The copy goes when the tests end.
+    """
+    folder = REPOSITORY
+    while os.stat(folder).st_mode & stat.S_IXOTH:
+        if folder == "/":
+            return REPOSITORY
+        folder = os.path.dirname(folder)
+    copy = tempfile.mkdtemp(prefix="mailseal-code-", dir="/tmp")
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    _copy_code(copy)
+    return copy
+
+
+def _copy_code(code: str) -> None:
+    """Copy the code to where the servers' users can read it.
+
+    A checkout below /root is nothing they can see.  Compiled here, because they
+    could not store the result: without, each start of the checkpassword helper
+    compiles its modules again.
+    """
+    for name in ("hooks", "lib", "dovecot-conf"):
+        shutil.copytree(
+            os.path.join(REPOSITORY, name),
+            os.path.join(code, name),
+            ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"),
+        )
+    _open_to_all(code)
+    subprocess.run(
+        ["/usr/bin/python3", "-I", "-m", "compileall", "-q", os.path.join(code, "lib")],
+        check=True,
+    )
+    _open_to_all(code)
 
 
 def free_ports(count: int) -> list[int]:

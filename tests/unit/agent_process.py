@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mailseal.login.client import AgentClient, Reply
+from tests.lab.place import readable_code
 
-HOOKS = Path(__file__).resolve().parents[2] / "hooks"
+HOOKS = Path(readable_code(), "hooks")
 
 
 class AgentProcess:

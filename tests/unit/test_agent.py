@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -44,7 +43,7 @@ def agent(folder: Path) -> Iterator[AgentProcess]:
 def as_uid(uid: int, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python code as another user."""
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        ["/usr/bin/python3", "-c", code, *arguments],  # .venv may be where others cannot read
         user=uid,
         group=uid,
         extra_groups=[],
