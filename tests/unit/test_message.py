@@ -40,6 +40,14 @@ def test_sizes_are_those_of_what_is_stored(body: bytes, piece: int) -> None:
     assert with_lf == (b"\r\r\n" not in body) or not with_lf
 
 
+def test_cr_cr_lf_between_two_pieces() -> None:
+    message = Message()
+    message.add(b"a\r")
+    message.add(b"\r\nb\r\n")
+    assert message.stored_sizes() == (False, 7, 7)
+    assert b"".join(message.stored()) == b"a\r\r\nb\r\n"
+
+
 @pytest.mark.parametrize(
     ("head", "queue_id"),
     [
