@@ -238,7 +238,7 @@ def test_the_password_is_in_no_argument_and_no_environment(agent: FakeAgent) -> 
         connection.sendall(b"wrong\n")
         connection.close()
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=look, daemon=True)
     thread.start()
     assert run(slow, data=b"alice\0sekrit-password\0\0")[0] == 1
     thread.join()
