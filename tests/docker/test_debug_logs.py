@@ -56,6 +56,8 @@ def assert_keys_hidden(lines: list[str]) -> None:
     shown = re.findall(r"private_key\S*_password=(.{1,8})", text)
     assert shown, "the debug log has no key at all"
     assert set(shown) == {"<hidden>"}
+    # 2.4 hides the wrapped key too, as the name of its block has "pass" in it.
+    assert set(re.findall(r"crypt_private_key_file=(.{1,8})", text)) <= {"<hidden>"}
     for value in re.findall(r"mail_crypt_global_private_key\d?=(\S+)", text):
         if "<hidden>" not in value:
             assert ":2:aes-256-ctr:" in value or ":" not in value, value[:60]
