@@ -10,8 +10,10 @@ CONTRACT
 
 from __future__ import annotations
 
+import bisect
 import json
 import logging
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -27,6 +29,8 @@ from mailseal.login.workers import Workers
 STATUS_PAGE = 200
 """Users in one answer to `status`."""
 
+_LIST_FRESH = 60.0
+
 _T = TypeVar("_T")
 
 
@@ -41,6 +45,7 @@ class Management:
         self._sessions = sessions
         self._workers = workers
         self._log = log
+        self._listing: tuple[float, list[str]] = (0.0, [])
         self.verbs: dict[str, Verb] = {
             "enroll": self._enroll,
             "passwd": self._passwd,
@@ -172,13 +177,21 @@ class Management:
                 raise NotEnrolled(f"{users[0]} is not enrolled")
         else:
             after = fields.get("after", b"").decode("utf-8", "replace")
-            listed = await self._workers.run(self._vault.users)
-            later = [user for user in listed if user > after]
+            listed = await self._listed(again=bool(after))
+            later = listed[bisect.bisect_right(listed, after) :]
             users, more = later[:STATUS_PAGE], len(later) > STATUS_PAGE
         found = await self._workers.run(lambda: [self._describe(user) for user in users])
         answer = {"sessions": str(len(self._sessions)).encode()}
         answer["users"] = json.dumps(found).encode()
         return "ok", {**answer, "more": b"1"} if more else answer
+
+    async def _listed(self, *, again: bool) -> list[str]:
+        """All users, sorted; further pages come from the same list, as long as it is fresh."""
+        at, listed = self._listing
+        if not again or time.monotonic() - at > _LIST_FRESH:
+            listed = await self._workers.run(self._vault.users)
+            self._listing = (time.monotonic(), listed)
+        return listed
 
     def _marked(self, user: str) -> bool:
         return self._vault.public.is_marked(user)
