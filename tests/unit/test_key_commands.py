@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from cryptography.hazmat.primitives import serialization
 
 from mailseal.crypto import dcrypt
 from mailseal.crypto.eckeys import PrivateKey
+from mailseal.errors import TemporaryError
 from mailseal.keys.public import PublicStore
 from tests.unit.agent_process import CHEAP, HOOKS, AgentProcess, running
 
@@ -414,6 +417,36 @@ class TestUnenroll:
         assert enrolled.run("unenroll", USER, *where, "--force", sentence).returncode == 0
         assert not opens(enrolled, b"pw")
         assert PublicStore(f"{tmp_path}/state/public").lookup(USER) is None
+
+    def test_follows_links_and_keeps_mail_back_meanwhile(
+        self, enrolled: AgentProcess, tmp_path: Path
+    ) -> None:
+        maildir, elsewhere = tmp_path / "Maildir", tmp_path / "other disk"
+        for folder in (maildir / "cur", elsewhere / "cur"):
+            folder.mkdir(parents=True)
+        (maildir / ".Archive").symlink_to(elsewhere)
+        (elsewhere / "loop").symlink_to(maildir)
+        public = PublicStore(f"{tmp_path}/state/public")
+        key = public.lookup(USER)
+        assert key is not None
+        (elsewhere / "cur" / "1").write_bytes(dcrypt.seal(key, b"sealed\n"))
+        seen: list[str] = []
+
+        def watch() -> None:
+            while not seen:
+                with contextlib.suppress(TemporaryError):
+                    if public.lookup(USER) is not None:
+                        continue
+                seen.append("kept back")
+                seen.append(enrolled.ask("unlock", user=USER.encode(), password=b"pw").status)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        done = enrolled.run("unenroll", USER, "--maildir", str(maildir))
+        watcher.join()
+        assert done.returncode == 64 and b"1 mails of alice@example.org are sealed" in done.stderr
+        assert seen == ["kept back", "temporary"]
+        assert public.lookup(USER) is not None and opens(enrolled, b"pw")
 
     def test_refuses_while_it_is_not_known_where_the_mail_lies(
         self, enrolled: AgentProcess

@@ -20,8 +20,12 @@ def register(commands: Commands) -> None:
 
 
 def check(context: Context) -> int:
-    """Silent but for one line: errors name file, line and option."""
+    """One line: errors name file, line and option.  Warnings are about Dovecot's configuration."""
+    from mailseal.admin import dovecot_check
+
     sys.stdout.write(f"{context.config.path}: ok\n")
+    for warning in dovecot_check.warnings():
+        sys.stderr.write(f"mailseal: warning: {warning}\n")
     return 0
 
 

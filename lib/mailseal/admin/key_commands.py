@@ -73,6 +73,10 @@ def enroll(context: Context) -> int:
     password = Passwords(from_stdin=arguments.stdin).ask(f"password of {arguments.user}", new=True)
     reply = context.ask("enroll", user=os.fsencode(arguments.user), password=password)
     sys.stdout.write(f"{reply.text('user')} is enrolled, key {reply.text('key_id')[:16]}\n")
+    sys.stderr.write(
+        "mailseal: hint: an IMAP session that is open now still saves in clear: "
+        f"`doveadm kick {reply.text('user')}`\n"
+    )
     if set(reply.text("kinds").split(",")) <= {"login", "app"}:
         sys.stderr.write(
             f"mailseal: warning: {reply.text('user')} has {NO_SECOND_WAY}\n"

@@ -43,14 +43,23 @@ class QuotaStatus:
             raise self._full(f"the mailbox of {user} is full: {action}")
         raise TemporaryError(f"quota-status says of {user}: {action}")
 
+    def _connected(self) -> socket.socket:
+        if not isinstance(self._address, str):
+            return socket.create_connection(self._address, self._timeout)
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.settimeout(self._timeout)
+            sock.connect(self._address)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
     def _ask(self, question: bytes) -> str:
-        unix = isinstance(self._address, str)
         deadline = time.monotonic() + self._timeout
         answer = b""
         try:
-            with socket.socket(socket.AF_UNIX if unix else socket.AF_INET) as sock:
-                sock.settimeout(self._timeout)
-                sock.connect(self._address)
+            with self._connected() as sock:
                 sock.sendall(question)
                 while b"\n\n" not in answer and len(answer) < _MAX_ANSWER:
                     sock.settimeout(max(deadline - time.monotonic(), 0.001))

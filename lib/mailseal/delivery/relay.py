@@ -161,8 +161,9 @@ class _Connection:
             return data_reply
         at_line_start = True
         for piece in message.pieces:
-            self._send(stuffed(piece, at_line_start))
-            at_line_start = piece.endswith(b"\r\n")
+            if piece:
+                self._send(stuffed(piece, at_line_start))
+                at_line_start = piece.endswith(b"\r\n")
         self._send(b".\r\n")
         return self._reply()
 

@@ -5,7 +5,8 @@ LAYOUT
     FOLDER/mailseal-public-keys   says that this is the folder, and not an empty
                                   mount point
     FOLDER/NAME.json              format, version, user, key id, public key
-    FOLDER/enrolled/NAME          the user is enrolled, whatever happens to the key
+    FOLDER/enrolled/NAME          the user is enrolled, whatever happens to the key;
+                                  not empty while the user is being unenrolled
     Folders have mode 0711 (open by name, no listing), files 0644.
 
 CONTRACT
@@ -40,6 +41,7 @@ FORMAT = "mailseal-public-key"
 VERSION = 1
 FOLDER_MARK = "mailseal-public-keys"
 _MARK_TEXT = b"mailseal public keys, version 1\n"
+_LEAVING = b"is being unenrolled\n"
 _FIELDS = {"format", "version", "user", "key_id", "spki"}
 _MAX_FILE = 16384
 # An entry holds about 1 KB, so 20 MB at most.
@@ -97,7 +99,7 @@ class PublicStore:
         user = normalise(user)
         name = file_name(user)
         mark = self._mark_path(name)
-        if not os.path.exists(mark):
+        if not os.path.exists(mark) or os.path.getsize(mark):
             durable.replace(mark, b"", mode=0o644)
         durable.replace(self._key_path(name), _encode(user, key), mode=0o644)
 
@@ -107,6 +109,21 @@ class PublicStore:
         durable.remove(self._key_path(name))
         durable.remove(self._mark_path(name))
         self._cache.pop(name, None)
+
+    def suspend(self, user: str) -> None:
+        """Take the key away but not the mark: mail waits, until publish() or withdraw()."""
+        name = file_name(user)
+        durable.replace(self._mark_path(name), _LEAVING, mode=0o644)
+        durable.remove(self._key_path(name))
+
+    def is_suspended(self, user: str) -> bool:
+        """Whether suspend() was the last that happened."""
+        try:
+            return os.path.getsize(self._mark_path(file_name(user))) > 0
+        except FileNotFoundError:
+            return False
+        except OSError as exc:
+            raise durable.error_of(exc, f"cannot tell whether {user} is enrolled") from None
 
     def is_marked(self, user: str) -> bool:
         """Whether the enrolled mark is there, whatever the state of the key file."""

@@ -16,6 +16,7 @@ FAILURES
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -160,7 +161,10 @@ class Lifecycle:
         A keyring that is there already, is intact and differs is replaced only
         with `force`, and then too only if no key pair would be lost.
         """
-        keyring = Keyring.parse(data, user)
+        with self._store.locked(user):
+            return self._restore(user, Keyring.parse(data, user), data, force)
+
+    def _restore(self, user: str, keyring: Keyring, data: bytes, force: bool) -> str:
         try:
             there = self._store.load(user)
         except NotEnrolled:
@@ -168,6 +172,10 @@ class Lifecycle:
         except Damaged as exc:
             found = f"damaged ({exc})"
         else:
+            # A change that began before must not take the backup for what it started from.
+            keyring = dataclasses.replace(
+                keyring, revision=max(keyring.revision, there.revision + 1)
+            )
             found = "the same" if there.encode() == data else "another one"
             lost = [key for key in there.keys if not keyring.holds(key.public.key_id)]
             if lost:
@@ -180,15 +188,23 @@ class Lifecycle:
                     f"{user} has another keyring than the backup",
                     hint="--force puts the backup's passwords, codes and slots in its place",
                 )
-        with self._store.locked(user):
-            if found != "the same":
-                self._store.overwrite(keyring)
-            with contextlib.suppress(MailsealError):
-                published = self._vault.public.lookup(user)
-                if published is not None and published.key_id == keyring.current.key_id:
-                    return found
-            self._vault.public.publish(user, keyring.current)
+        if found != "the same":
+            self._store.overwrite(keyring)
+        with contextlib.suppress(MailsealError):
+            published = self._vault.public.lookup(user)
+            if published is not None and published.key_id == keyring.current.key_id:
+                return found
+        self._vault.public.publish(user, keyring.current)
         return found
+
+    def suspend(self, user: str) -> None:
+        """Let mail for the user wait, and nobody log in: the first half of unenroll().
+
+        Ended by unenroll(), or by Vault.repair().
+        """
+        with self._store.locked(user):
+            self._store.load(user)
+            self._vault.public.suspend(user)
 
     def unenroll(self, user: str) -> None:
         """Forget the user's keys for ever.  The caller has made sure that no mail needs them.

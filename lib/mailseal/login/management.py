@@ -61,6 +61,7 @@ class Management:
             "export": self._export,
             "backup": self._backup,
             "restore": self._restore,
+            "suspend": self._suspend,
             "unenroll": self._unenroll,
             "status": self._status,
             "lock": self._lock,
@@ -163,6 +164,11 @@ class Management:
         force = "force" in fields
         job = lambda: self._life.restore(user, data, force=force)  # noqa: E731
         return "ok", {"found": (await self._do(user, "restore", job)).encode()}
+
+    async def _suspend(self, fields: Fields) -> Answer:
+        user = user_of(fields)
+        await self._do(user, "suspend", lambda: self._life.suspend(user))
+        return "ok", {}
 
     async def _unenroll(self, fields: Fields) -> Answer:
         user = user_of(fields)

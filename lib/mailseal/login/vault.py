@@ -181,6 +181,11 @@ class Vault:
         return ("not published", b"") if published is None else ("", published.key_id)
 
     def _publish_again(self, user: str, keys: Sequence[PublicKey]) -> None:
+        if self.public.is_suspended(user):
+            raise TemporaryError(
+                f"{user} is being unenrolled",
+                hint=f"to keep the user, run `mailseal repair {user}`",
+            )
         state, found = self._published(user)
         current = keys[-1]
         if found == current.key_id:
