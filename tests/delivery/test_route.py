@@ -12,6 +12,9 @@ import pytest
 from mailseal.crypto.eckeys import PrivateKey
 from mailseal.delivery.commit import seal_group
 from mailseal.delivery.lmtp_syntax import Address
+from mailseal.delivery.message import Envelope
+from mailseal.delivery.relay import Relay
+from mailseal.delivery.relayed import relay_one
 from mailseal.delivery.route import Router
 from mailseal.delivery.userdb import Account
 from mailseal.errors import (
@@ -21,7 +24,7 @@ from mailseal.errors import (
     RecipientRefused,
     TemporaryError,
 )
-from tests.delivery.store import Here, files
+from tests.delivery.store import Here, files, mail
 
 ALICE = Address("alice", "example.org")
 
@@ -219,3 +222,15 @@ def test_an_enrolled_user_without_a_home_is_a_store_that_is_not_mounted(here: He
         Router(here.config).route(ALICE)
     with pytest.raises(NoSuchUser):
         Router(here.config).route(Address("nobody", "example.org"))
+
+
+def test_who_enrols_while_the_mail_comes_in_is_not_relayed_in_clear(here: Here) -> None:
+    router = Router(here.config)
+    route = router.route(Address("plain", "example.org"))
+    assert (route.action, route.key) == ("relay", None)
+    here.enrol("plain@example.org")
+    envelope = Envelope(Address("s", "example.com"), "client", "", "mx.example.org")
+    nobody = Relay(os.path.join(here.dir, "nobody-listens"), 1, "mx.example.org", "nobody")
+    outcome = relay_one(route, envelope, mail(b"Subject: x\r\n\r\n"), router, nobody)
+    assert outcome.reply.code == 451
+    assert "enrolled while" in outcome.reply.text
