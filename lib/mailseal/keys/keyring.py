@@ -34,7 +34,7 @@ from typing import Any
 
 from mailseal.crypto import kdf
 from mailseal.crypto.eckeys import CURVES, PrivateKey, PublicKey
-from mailseal.errors import Conflict, Damaged, NewerFormat, UsageError, WrongPassword
+from mailseal.errors import Damaged, NewerFormat, UsageError, WrongPassword
 from mailseal.keys import codes, slots
 from mailseal.keys.names import normalise
 from mailseal.keys.sealed import SealedKey, list_tag
@@ -347,15 +347,6 @@ class Opened:
         if len(new) > MAX_SLOTS:
             raise UsageError(f"a keyring holds at most {MAX_SLOTS} slots")
         self.keyring = dataclasses.replace(self.keyring, slots=new)
-
-
-def check_revision(found: Keyring, expected: int) -> None:
-    """Raise Conflict unless the stored keyring is the one that a change started from."""
-    if found.revision != expected:
-        raise Conflict(
-            f"the keyring of {found.user} was changed by somebody else at the same time",
-            hint="nothing was written; try again",
-        )
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -38,8 +38,8 @@ import threading
 from collections.abc import Iterator
 
 from mailseal import durable
-from mailseal.errors import AlreadyEnrolled, BadUserName, Damaged, NotEnrolled
-from mailseal.keys.keyring import Keyring, check_revision
+from mailseal.errors import AlreadyEnrolled, BadUserName, Conflict, Damaged, NotEnrolled
+from mailseal.keys.keyring import Keyring
 from mailseal.keys.names import file_name, user_of
 
 # 64 keys and 64 slots take about 60 KB.
@@ -97,7 +97,7 @@ class Keystore:
     def save(self, keyring: Keyring, *, before: Keyring) -> Keyring:
         """Replace `before` by `keyring`; returns what was stored, with its new revision."""
         with self.locked(keyring.user):
-            check_revision(self.load(keyring.user), before.revision)
+            _check_revision(self.load(keyring.user), before.revision)
             stored = dataclasses.replace(keyring, revision=before.revision + 1)
             durable.replace(self._path(keyring.user), stored.encode())
         return stored
@@ -169,3 +169,12 @@ class Keystore:
         finally:
             held.discard(stripe)
             os.close(fd)
+
+
+def _check_revision(found: Keyring, expected: int) -> None:
+    """Raise Conflict unless the stored keyring is the one that a change started from."""
+    if found.revision != expected:
+        raise Conflict(
+            f"the keyring of {found.user} was changed by somebody else at the same time",
+            hint="nothing was written; try again",
+        )
