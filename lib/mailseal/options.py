@@ -455,6 +455,13 @@ OPTIONS: tuple[Option, ...] = (
         "Worker processes.",
     ),
     Option(
+        "delivery.commit_threads",
+        8,
+        _number(1, 64),
+        "number 1..64",
+        "Threads of a worker that write and sync mails; mails that wait are shared among them.",
+    ),
+    Option(
         "delivery.secrets_ahead",
         500,
         _number(1, 100000),
