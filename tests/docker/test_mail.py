@@ -132,7 +132,7 @@ def test_unknown_user_is_refused_by_smtp(site: Site) -> None:
 def test_sieve_user_is_relayed_and_sealed(site: Site) -> None:
     script = b'require ["fileinto", "mailbox"];\nfileinto :create "Fruit";\n'
     site.run(
-        f"install -d -o vmail -g vmail -m 700 {MAIL}/dave; "
+        f"install -d -o vmail -g vmail -m 700 {MAIL} {MAIL}/dave; "
         f"cat > {MAIL}/dave/.dovecot.sieve; chown vmail: {MAIL}/dave/.dovecot.sieve",
         stdin=script,
     )
