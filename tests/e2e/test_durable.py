@@ -58,7 +58,7 @@ def test_kill_9_under_load_loses_nothing(lab: Lab, user: str) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(random.choice(victims), signal.SIGKILL)
                 kills += 1
-    lab.wait_delivered(timeout=90)
+    lab.wait_delivered(timeout=180)
     assert kills >= 5
     got: dict[int, list[bytes]] = collections.defaultdict(list)
     for body in lab.inbox(user):
