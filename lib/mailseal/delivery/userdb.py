@@ -285,16 +285,17 @@ class Cached:
         self._seconds = seconds
         self._kept: dict[str, tuple[float, Account | None]] = {}
 
-    def remembered(self, address: str) -> tuple[bool, Account | None]:
-        """(known, answer), without asking anybody."""
+    def remembered(self, address: str, grace: float = 0) -> tuple[bool, Account | None]:
+        """(known, answer), without asking anybody; `grace` seconds longer than usual."""
         kept = self._kept.get(address)
-        if kept is None or kept[0] < time.monotonic():
+        if kept is None or kept[0] + grace < time.monotonic():
             return False, None
         return True, kept[1]
 
     def lookup(self, address: str) -> Account | None:
         """The answer, asked for if need be.  Failures are not kept."""
-        known, account = self.remembered(address)
+        # Whoever was told just now that it is known must not have to wait for Dovecot.
+        known, account = self.remembered(address, 1)
         if known:
             return account
         account = self._source.lookup(address)
