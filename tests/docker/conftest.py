@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -143,6 +144,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 _passed: list[str] = []
+_told: list[str] = []
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -151,14 +153,18 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say how many tests ran on each version, or that the containers were skipped."""
+    """Count the tests on each version, or note that the containers were skipped."""
     skipped = any(
         report.nodeid.startswith("tests/docker/")
         for report in terminalreporter.stats.get("skipped", [])
     )
-    told = tally.lines(_passed, f"containers SKIPPED: {NO_ENGINE}" if skipped else None)
+    _told[:] = tally.lines(_passed, f"containers SKIPPED: {NO_ENGINE}" if skipped else None)
     os.makedirs(os.path.dirname(tally.PATH), exist_ok=True)
     with open(tally.PATH, "w", encoding="utf-8") as stream:
-        stream.write("\n".join(told) + "\n")
-    for line in told:
-        terminalreporter.write_line(line)
+        stream.write("\n".join(_told) + "\n")
+
+
+def pytest_unconfigure() -> None:
+    """Say it last of all, where it is seen."""
+    for line in _told:
+        sys.stdout.write(f"{line}\n")
