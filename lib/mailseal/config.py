@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mailseal.errors import ConfigError
-from mailseal.options import OPTIONS, Option, octal_mode
+from mailseal.option_types import octal_mode
+from mailseal.options import OPTIONS, Option
 
 DEFAULT_PATH = "/etc/mailseal/mailseal.yaml"
 

@@ -3,17 +3,28 @@
 
 Everything about the configuration is made from this table: the loader,
 `mailseal check-config`, `mailseal print-config` and the documentation.
-A check function returns the value in the unit the code uses (bytes, seconds)
-and raises ValueError for anything else.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import re
 from collections.abc import Callable
 from typing import Any
+
+from mailseal.option_types import (
+    absolute_path,
+    choice,
+    duration,
+    header_rule,
+    list_of,
+    number,
+    octal_mode,
+    optional,
+    size,
+    socket_name,
+    text,
+    user_or_uid,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,169 +38,67 @@ class Option:
     help: str
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value or any(ord(c) < 32 for c in value):
-        raise ValueError
-    return value
-
-
-def _path(value: Any) -> str:
-    if not _text(value).startswith("/"):
-        raise ValueError
-    return os.path.normpath(str(value))
-
-
-def _switch(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError
-    return value
-
-
-def _user(value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return str(value)
-    return _text(value)
-
-
-def _optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value is None else check(value)
-
-
-def _choice(*values: str) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            value = str(value)  # 2.3 without quotes is a number in YAML
-        if value not in values:
-            raise ValueError
-        return str(value)
-
-    return check
-
-
-def _list(check: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
-    def check_list(value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, (list, tuple)):
-            raise ValueError
-        return tuple(check(v) for v in value)
-
-    return check_list
-
-
-def _number(low: int, high: int) -> Callable[[Any], int]:
-    def check(value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError
-        return value
-
-    return check
-
-
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-
-
-def _size(value: Any) -> int:
-    match = re.fullmatch(r"(\d{1,15})([KMG]?)", str(value))
-    if match is None or isinstance(value, bool) or int(match[1]) == 0:
-        raise ValueError
-    return int(match[1]) * _UNITS[match[2]]
-
-
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def _duration(value: Any) -> int:
-    match = re.fullmatch(r"(\d{1,9})([smhd]?)", str(value))
-    if match is None or isinstance(value, bool) or int(match[1]) == 0:
-        raise ValueError
-    return int(match[1]) * _SECONDS[match[2]]
-
-
-def octal_mode(value: Any) -> int:
-    if not isinstance(value, str) or re.fullmatch(r"0?[0-7]{3}", value) is None:
-        raise ValueError
-    return int(value, 8)
-
-
-def _socket(value: Any) -> str:
-    """`/path` is a unix socket, `host:port` or `[v6]:port` is TCP."""
-    text = _text(value)
-    if text.startswith("/"):
-        return os.path.normpath(text)
-    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]/\s]+):(\d{1,5})", text)
-    if match is None or int(match[2]) > 65535:
-        raise ValueError
-    return text
-
-
-def _header_rule(value: Any) -> str:
-    """The form only; what folder names can be is checked where rules are used."""
-    text = _text(value)
-    if re.fullmatch(r"[!-9;-~]+:\s*\S.*=>\s*[^\s*%~].*", text) is None:
-        raise ValueError
-    return text
-
-
 OPTIONS: tuple[Option, ...] = (
     Option(
         "state_dir",
         "/var/lib/mailseal",
-        _path,
+        absolute_path,
         "absolute path",
         "Keyrings (keys/, for the agent only) and public keys (public/, for the delivery filter).",
     ),
     Option(
         "log.to",
         "syslog",
-        lambda v: v if v in ("syslog", "stderr") else _path(v),
+        lambda v: v if v in ("syslog", "stderr") else absolute_path(v),
         "syslog, stderr or an absolute path",
         "Where log lines go.  syslog uses the mail facility.",
     ),
     Option(
         "dovecot.version",
         "auto",
-        _choice("auto", "2.3", "2.4"),
+        choice("auto", "2.3", "2.4"),
         "auto, 2.3 or 2.4",
         "Which Dovecot the agent answers to.  auto asks `dovecot --version` at start.",
     ),
     Option(
         "dovecot.userdb_socket",
         "/run/dovecot/auth-userdb",
-        _path,
+        absolute_path,
         "absolute path",
         "Dovecot's auth-userdb socket; it knows home, mail location, uid and gid of each user.",
     ),
     Option(
         "dovecot.lmtp_socket",
         "/run/dovecot/lmtp",
-        _socket,
+        socket_name,
         "absolute path or host:port",
         "Dovecot's own LMTP, for recipients whose mail mailseal does not store itself.",
     ),
     Option(
         "dovecot.quota_socket",
         None,
-        _optional(_socket),
+        optional(socket_name),
         "absolute path or host:port, or null",
         "Dovecot's quota-status service.  null: mailseal asks nobody about quota.",
     ),
     Option(
         "dovecot.timeout",
         "30s",
-        _duration,
+        duration,
         "duration",
         "How long to wait for an answer of Dovecot's before the mail is deferred.",
     ),
     Option(
         "agent.user",
         "mailseal",
-        _user,
+        user_or_uid,
         "user name or uid",
         "The user the agent runs as.  Nobody else can read the keyrings.",
     ),
     Option(
         "agent.socket",
         "/run/mailseal/agent.sock",
-        _path,
+        absolute_path,
         "absolute path",
         "Where the agent listens.",
     ),
@@ -203,63 +112,63 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "agent.login_users",
         ("root", "dovecot"),
-        _list(_user),
+        list_of(user_or_uid),
         "list of user names or uids",
         "Who may unlock keyrings with a password: the user that runs Dovecot's auth.",
     ),
     Option(
         "agent.admin_users",
         ("root",),
-        _list(_user),
+        list_of(user_or_uid),
         "list of user names or uids",
         "Who may enrol, change passwords and end sessions.",
     ),
     Option(
         "agent.parallel",
         2,
-        _number(1, 256),
+        number(1, 256),
         "number 1..256",
         "Argon2id runs at a time.  Memory is this times the profile's: 2 x 64 MiB.",
     ),
     Option(
         "agent.queue",
         64,
-        _number(1, 10000),
+        number(1, 10000),
         "number 1..10000",
         "Unlocks that may wait for a free run; one more is a temporary failure.",
     ),
     Option(
         "agent.idle_timeout",
         "30m",
-        _duration,
+        duration,
         "duration",
         "A session that no login has used for so long is forgotten.",
     ),
     Option(
         "agent.absolute_timeout",
         "12h",
-        _duration,
+        duration,
         "duration",
         "A session is forgotten so long after its first login, used or not.",
     ),
     Option(
         "keys.curve",
         "prime256v1",
-        _choice("prime256v1", "secp384r1", "secp521r1"),
+        choice("prime256v1", "secp384r1", "secp521r1"),
         "prime256v1, secp384r1 or secp521r1",
         "Curve of new key pairs.",
     ),
     Option(
         "keys.kdf",
         "standard",
-        _choice("standard", "low-memory", "high-memory", "insecure-testing"),
+        choice("standard", "low-memory", "high-memory", "insecure-testing"),
         "standard, low-memory, high-memory or insecure-testing",
         "Argon2id profile of new slots.  standard: 64 MiB, 3 passes, 4 lanes.",
     ),
     Option(
         "keys.escrow",
         None,
-        _optional(_path),
+        optional(absolute_path),
         "absolute path",
         "File with the organisation's public key (PEM): every keyring gets a slot that the "
         "private key, kept elsewhere, opens.",
@@ -267,28 +176,28 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "login.enroll",
         "manual",
-        _choice("manual", "at-login"),
+        choice("manual", "at-login"),
         "manual or at-login",
         "at-login makes a key pair at the first login behind another passdb.",
     ),
     Option(
         "login.enroll_for",
         (),
-        _list(_text),
+        list_of(text),
         "list of user names or @domains",
         "With `enroll: at-login`: for whom.  Empty: for everybody.",
     ),
     Option(
         "login.keyless_services",
         ("smtp", "submission", "sieve"),
-        _list(_text),
+        list_of(text),
         "list of Dovecot's service names",
         "Logins that read no mail: the password is checked as for the others, no key is given.",
     ),
     Option(
         "login.stale_password",
         "refuse",
-        _choice("refuse", "limited"),
+        choice("refuse", "limited"),
         "refuse or limited",
         "The other passdb accepts a password that the keyring does not: refuse the login as a "
         "temporary failure, or let it in without the key.",
@@ -296,14 +205,14 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "delivery.user",
         "vmail",
-        _user,
+        user_or_uid,
         "user name or uid",
         "The user that owns the mail store; mailseal-lmtp runs as it.",
     ),
     Option(
         "delivery.listen",
         ("/run/mailseal/lmtp.sock",),
-        _list(_socket),
+        list_of(socket_name),
         "list of paths or host:port",
         "Where mailseal-lmtp listens.",
     ),
@@ -317,154 +226,154 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "delivery.hostname",
         None,
-        _optional(_text),
+        optional(text),
         "host name",
         "Name in greetings and Received lines.  Default: this host's name.",
     ),
     Option(
         "delivery.userdb",
         "dovecot",
-        _choice("dovecot", "template"),
+        choice("dovecot", "template"),
         "dovecot or template",
         "Where home and mail location come from: Dovecot's userdb, or delivery.home below.",
     ),
     Option(
         "delivery.home",
         "/var/mail/vhosts/%d/%n",
-        _path,
+        absolute_path,
         "absolute path with %u, %n, %d",
         "With `userdb: template`: a user's home (%u user, %n local part, %d domain).",
     ),
     Option(
         "delivery.maildir",
         "~/Maildir",
-        _text,
+        text,
         "path, ~ is the home",
         "With `userdb: template`, or where Dovecot's userdb gives no mail location: the Maildir.",
     ),
     Option(
         "delivery.userdb_cache",
         "10s",
-        _duration,
+        duration,
         "duration",
         "How long an answer of the user database is used again.  Unknown users are never kept.",
     ),
     Option(
         "delivery.recipient_delimiter",
         "+",
-        _optional(_choice("+", "-", "_", "=", "/", "#")),
+        optional(choice("+", "-", "_", "=", "/", "#")),
         "one of + - _ = / # or null",
         "Parts the user from the detail in a recipient's local part, as in Dovecot and Postfix.",
     ),
     Option(
         "delivery.detail_folder",
         "existing",
-        _choice("existing", "create", "ignore"),
+        choice("existing", "create", "ignore"),
         "existing, create or ignore",
         "What user+folder does: deliver there if the folder exists, make it, or nothing.",
     ),
     Option(
         "delivery.header_rules",
         (),
-        _list(_header_rule),
+        list_of(header_rule),
         "list of HEADER: VALUE => FOLDER",
         'Folders without Sieve, as "X-Spam: Yes => Junk"; * in VALUE stands for anything.',
     ),
     Option(
         "delivery.over_quota",
         "defer",
-        _choice("defer", "reject"),
+        choice("defer", "reject"),
         "defer or reject",
         "Mail for a full mailbox: 452, and it stays in the queue, or 552.",
     ),
     Option(
         "delivery.sieve_script",
         "~/.dovecot.sieve",
-        _optional(_text),
+        optional(text),
         "path, ~ is the home, or null",
         "A user with a file of this name has a Sieve script: Dovecot delivers, and seals.",
     ),
     Option(
         "delivery.not_enrolled",
         "deliver",
-        _choice("deliver", "defer", "reject"),
+        choice("deliver", "defer", "reject"),
         "deliver, defer or reject",
         "Mail for users without a key pair: hand to Dovecot in clear, keep queued, or refuse.",
     ),
     Option(
         "delivery.sizes",
         "S,W",
-        _choice("S,W", "S", "none"),
+        choice("S,W", "S", "none"),
         "S,W or S or none",
         "Sizes in file names.  Without W Dovecot cannot size a logged-out user's mail (quota).",
     ),
     Option(
         "delivery.message_limit",
         "100M",
-        _size,
+        size,
         "size",
         "Largest mail.",
     ),
     Option(
         "delivery.in_flight_limit",
         "256M",
-        _size,
+        size,
         "size",
         "Mail held in memory at a time, all workers together; one more waits, then gets 452.",
     ),
     Option(
         "delivery.in_flight_wait",
         "60s",
-        _duration,
+        duration,
         "duration",
         "How long a mail waits for room in delivery.in_flight_limit before it is told 452.",
     ),
     Option(
         "delivery.recipient_limit",
         1000,
-        _number(1, 50000),
+        number(1, 50000),
         "number 1..50000",
         "Recipients in one transaction.",
     ),
     Option(
         "delivery.connection_limit",
         100,
-        _number(1, 10000),
+        number(1, 10000),
         "number 1..10000",
         "Connections at a time, a worker.",
     ),
     Option(
         "delivery.idle_timeout",
         "5m",
-        _duration,
+        duration,
         "duration",
         "A client that is silent for so long is told 421 and cut off.",
     ),
     Option(
         "delivery.deadline",
         "5m",
-        _duration,
+        duration,
         "duration",
         "mailseal-deliver gives up after so long, and the mail is deferred.",
     ),
     Option(
         "delivery.workers",
         2,
-        _number(1, 256),
+        number(1, 256),
         "number 1..256",
         "Worker processes.",
     ),
     Option(
         "delivery.commit_threads",
         8,
-        _number(1, 64),
+        number(1, 64),
         "number 1..64",
         "Threads of a worker that write and sync mails; mails that wait are shared among them.",
     ),
     Option(
         "delivery.secrets_ahead",
         500,
-        _number(1, 100000),
+        number(1, 100000),
         "number 1..100000",
         "Message secrets each worker makes ahead when idle; each saves 0.6 ms when mail comes.",
     ),
