@@ -32,12 +32,12 @@ from __future__ import annotations
 import dataclasses
 
 from mailseal.delivery.data_stream import DataStream
+from mailseal.delivery.lmtp_commands import mail_from, rcpt_to
 from mailseal.delivery.lmtp_events import Data, End, Event, Mail, Piece, Quit, Recipient, Reset
 from mailseal.delivery.lmtp_syntax import (
     Refused,
     Reply,
     helo_name,
-    parse_path,
 )
 
 MAX_LINE = 4096
@@ -266,40 +266,19 @@ class Session:
             raise Refused(503, "5.5.1", "say LHLO first")
         if self.mail is not None:
             raise Refused(503, "5.5.1", _SEQUENCE)
-        if argument[:5].upper() != b"FROM:":
-            raise Refused(501, "5.5.4", "syntax: MAIL FROM:<address>")
-        sender, parameters = parse_path(argument[5:].strip(b" "), sender=True)
-        size = parameters.pop("SIZE", "0")
-        body = parameters.pop("BODY", "7BIT").upper()
-        utf8 = parameters.pop("SMTPUTF8", None)
-        if not size.isascii() or not size.isdigit() or len(size) > 20 or utf8 not in (None, ""):
-            raise Refused(501, "5.5.4", "bad parameter value")
-        if body not in ("7BIT", "8BITMIME"):
-            raise Refused(501, "5.5.4", "unknown BODY type")
-        if parameters:
-            raise Refused(555, "5.5.4", "unknown MAIL parameter")
-        if int(size) > self.limits.message:
-            raise Refused(552, "5.3.4", f"message too large, the limit is {self.limits.message}")
-        # An address in UTF-8 is taken without SMTPUTF8 too: Postfix takes it from a client and
-        # hands it on that way, and a refusal here would be a bounce.
-        mail = Mail(sender, int(size), utf8 is not None, body == "8BITMIME")
-        self._awaiting = mail
+        self._awaiting = mail = mail_from(argument, self.limits.message)
         return mail
 
     def _rcpt(self, argument: bytes) -> Event | None:
         if self.mail is None:
             raise Refused(503, "5.5.1", _SEQUENCE)
-        if argument[:3].upper() != b"TO:":
-            raise Refused(501, "5.5.4", "syntax: RCPT TO:<address>")
-        address, parameters = parse_path(argument[3:].strip(b" "), sender=False)
-        if parameters:
-            raise Refused(555, "5.5.4", "unknown RCPT parameter")
+        recipient = rcpt_to(argument)
         if self.accepted >= self.limits.recipients:
             # No violation: the client sends to the others later (RFC 5321, 4.5.3.1.10).
             self._out.append(b"452 4.5.3 too many recipients\r\n")
             return None
-        self._awaiting = event = Recipient(address)
-        return event
+        self._awaiting = recipient
+        return recipient
 
     def _data(self, argument: bytes) -> Event:
         self._no_argument(argument)

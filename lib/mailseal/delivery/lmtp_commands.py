@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: MIT
+"""The arguments of MAIL and RCPT, turned into events or refused."""
+
+from __future__ import annotations
+
+from mailseal.delivery.lmtp_events import Mail, Recipient
+from mailseal.delivery.lmtp_syntax import Refused, parse_path
+
+
+def mail_from(argument: bytes, limit: int) -> Mail:
+    """`FROM:<address> KEY=VALUE …`.  `limit` is the largest mail in bytes.  Raises Refused."""
+    if argument[:5].upper() != b"FROM:":
+        raise Refused(501, "5.5.4", "syntax: MAIL FROM:<address>")
+    sender, parameters = parse_path(argument[5:].strip(b" "), sender=True)
+    size = parameters.pop("SIZE", "0")
+    body = parameters.pop("BODY", "7BIT").upper()
+    utf8 = parameters.pop("SMTPUTF8", None)
+    if not size.isascii() or not size.isdigit() or len(size) > 20 or utf8 not in (None, ""):
+        raise Refused(501, "5.5.4", "bad parameter value")
+    if body not in ("7BIT", "8BITMIME"):
+        raise Refused(501, "5.5.4", "unknown BODY type")
+    if parameters:
+        raise Refused(555, "5.5.4", "unknown MAIL parameter")
+    if int(size) > limit:
+        raise Refused(552, "5.3.4", f"message too large, the limit is {limit}")
+    # An address in UTF-8 is taken without SMTPUTF8 too: Postfix takes it from a client and
+    # hands it on that way, and a refusal here would be a bounce.
+    return Mail(sender, int(size), utf8 is not None, body == "8BITMIME")
+
+
+def rcpt_to(argument: bytes) -> Recipient:
+    """`TO:<address>`.  Raises Refused."""
+    if argument[:3].upper() != b"TO:":
+        raise Refused(501, "5.5.4", "syntax: RCPT TO:<address>")
+    address, parameters = parse_path(argument[3:].strip(b" "), sender=False)
+    if parameters:
+        raise Refused(555, "5.5.4", "unknown RCPT parameter")
+    return Recipient(address)
