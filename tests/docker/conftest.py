@@ -143,13 +143,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items[next(places)] = item
 
 
-_passed: list[str] = []
 _told: list[str] = []
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.when == "call" and report.passed:
-        _passed.append(report.nodeid)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -158,7 +152,12 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         report.nodeid.startswith("tests/docker/")
         for report in terminalreporter.stats.get("skipped", [])
     )
-    _told[:] = tally.lines(_passed, f"containers SKIPPED: {NO_ENGINE}" if skipped else None)
+    passed = [
+        report.nodeid
+        for report in terminalreporter.stats.get("passed", [])
+        if report.when == "call"
+    ]
+    _told[:] = tally.lines(passed, f"containers SKIPPED: {NO_ENGINE}" if skipped else None)
     os.makedirs(os.path.dirname(tally.PATH), exist_ok=True)
     with open(tally.PATH, "w", encoding="utf-8") as stream:
         stream.write("\n".join(_told) + "\n")
