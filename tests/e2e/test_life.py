@@ -7,7 +7,6 @@ One lab behind a passwd-file, with everything that Dovecot can log turned on.
 from __future__ import annotations
 
 import base64
-import os
 import re
 import smtplib
 import time
@@ -21,7 +20,7 @@ from mailseal.errors import WrongPassword
 from tests.e2e.mails import HEADERS
 from tests.lab import ALICE, Imap, Lab, Pop3, Refused
 from tests.lab.dovecot import installed_version, snippet
-from tests.lab.place import REPOSITORY, free_ports
+from tests.lab.place import free_ports
 from tests.lab.smtp import send
 
 SENDER = "eve@example.net"
@@ -67,7 +66,6 @@ class Life(Lab):
         places = {
             **self.dovecot.wanted.places,
             "/etc/dovecot/master-users": masters,
-            "/usr/lib/mailseal/dovecot-conf": os.path.join(REPOSITORY, "dovecot-conf"),
         }
         if version.startswith("2.3."):
             socket = f"MAILSEAL_SOCKET={self.agent_socket}"
