@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import socket
 import stat
 from collections.abc import Mapping, Sequence
 
 from mailseal.config import Config, socket_address
+from mailseal.daemon import drop_root, user_ids
 from mailseal.errors import ConfigError
 
 _BACKLOG = 512
@@ -100,7 +100,7 @@ def _open_unix(path: str, config: Config) -> socket.socket:
         sock.bind(path)
         os.chmod(path, config["delivery.socket_mode"])
         if os.geteuid() == 0:
-            os.chown(path, *_ids(config["delivery.user"]))
+            os.chown(path, *user_ids(config["delivery.user"], "delivery.user"))
         sock.listen(_BACKLOG)
     except BaseException:
         sock.close()
@@ -124,31 +124,13 @@ def _remove_stale(path: str) -> None:
     raise ConfigError(f"cannot listen on {path}: somebody else already does")
 
 
-def _ids(user: str) -> tuple[int, int]:
-    """uid and gid of a name or number.  A number without an entry is its own group."""
-    try:
-        entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
-    except KeyError:
-        if user.isdigit():
-            return int(user), int(user)
-        raise ConfigError(f"delivery.user: there is no user {user}") from None
-    return entry.pw_uid, entry.pw_gid
-
-
 def become(user: str) -> None:
     """Be that user from here on.  Raises ConfigError if that cannot be."""
-    uid, gid = _ids(user)
+    uid, gid = user_ids(user, "delivery.user")
     if os.geteuid() == uid:
         return
     if os.geteuid() != 0:
         raise ConfigError(f"started as uid {os.geteuid()}, but delivery.user is {user}")
     if uid == 0:
         raise ConfigError("delivery.user must not be root")
-    try:
-        name = pwd.getpwuid(uid).pw_name
-    except KeyError:
-        os.setgroups([])
-    else:
-        os.initgroups(name, gid)
-    os.setgid(gid)
-    os.setuid(uid)
+    drop_root(uid, gid)

@@ -28,13 +28,13 @@ import contextlib
 import gc
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
 
 from mailseal import config as configuration
 from mailseal.config import Config
+from mailseal.daemon import notify
 from mailseal.delivery import listen
 from mailseal.delivery.folders import Folders
 from mailseal.delivery.log import DeliveryLog
@@ -166,14 +166,7 @@ class Server:
                 os.kill(pid, signal.SIGTERM)
 
     def _notify(self, text: str) -> None:
-        """Tell systemd; it may not be there."""
-        if not self._notify_socket:
-            return
-        address = self._notify_socket
-        if address.startswith("@"):
-            address = "\0" + address[1:]
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.sendto(text.encode(), address)
+        notify(self._notify_socket, text)
 
 
 def _where(exc: BaseException) -> str:

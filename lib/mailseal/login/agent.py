@@ -38,6 +38,7 @@ from mailseal import logs
 from mailseal.config import Config
 from mailseal.crypto import kdf
 from mailseal.crypto.eckeys import PublicKey
+from mailseal.daemon import drop_root, notify, user_ids
 from mailseal.errors import ConfigError, Damaged, MailsealError, UsageError
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
@@ -154,7 +155,7 @@ def main(argv: list[str]) -> int:
 
 def run(config: Config) -> None:
     """Start, serve, stop."""
-    uid, gid = hardening.user_ids(config["agent.user"], "agent.user")
+    uid, gid = user_ids(config["agent.user"], "agent.user")
     login_uids = _uids(config, "agent.login_users")
     admin_uids = _uids(config, "agent.admin_users")
     version = dovecot_version(config)
@@ -175,7 +176,8 @@ def run(config: Config) -> None:
     listener, lock = startup.listen(config, _login_group(config))
     with contextlib.closing(listener):
         got = {"memory_locked": hardening.lock_memory()}
-        hardening.become(uid, gid)
+        if os.geteuid() == 0 and uid != 0:
+            drop_root(uid, gid)
         got.update(hardening.forbid_dumps())
         log.info("hardening: %s", ", ".join(f"{name}={value}" for name, value in got.items()))
         if cost.name == "insecure-testing":
@@ -219,7 +221,7 @@ async def _serve(agent: Agent, listener: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, agent.service.sessions.end_all)
-    _notify_ready()
+    notify(os.environ.get("NOTIFY_SOCKET"), "READY=1")
     await agent.serve(listener, stop)
 
 
@@ -249,13 +251,13 @@ def dovecot_version(config: Config) -> str:
 
 
 def _uids(config: Config, option: str) -> frozenset[int]:
-    return frozenset(hardening.user_ids(name, option)[0] for name in config[option])
+    return frozenset(user_ids(name, option)[0] for name in config[option])
 
 
 def _login_group(config: Config) -> int | None:
     """The group of the first of agent.login_users that is not root; None if there is none."""
     for name in config["agent.login_users"]:
-        uid, gid = hardening.user_ids(name, "agent.login_users")
+        uid, gid = user_ids(name, "agent.login_users")
         if uid != 0:
             return gid
     return None
@@ -278,13 +280,3 @@ def _escrow_key(config: Config) -> PublicKey | None:
 def _peer_uid(connection: socket.socket) -> int:
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return int(struct.unpack("3i", raw)[1])
-
-
-def _notify_ready() -> None:
-    """Tell systemd, if it asked (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, contextlib.suppress(OSError):
-        notify.connect("\0" + address[1:] if address.startswith("@") else address)
-        notify.send(b"READY=1")

@@ -20,12 +20,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import grp
 import os
-import pwd
 import resource
-
-from mailseal.errors import ConfigError
 
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
@@ -62,29 +58,3 @@ def forbid_dumps() -> dict[str, str]:
         done = "yes" if value else "no"
         got[name] = f"unknown ({os.strerror(ctypes.get_errno())})" if failed else done
     return got
-
-
-def user_ids(name: str, option: str) -> tuple[int, int]:
-    """uid and gid of a user given by name or number.  ConfigError names the option."""
-    try:
-        if name.isdecimal():
-            with contextlib.suppress(KeyError):
-                return int(name), pwd.getpwuid(int(name)).pw_gid
-            return int(name), int(name)
-        entry = pwd.getpwnam(name)
-    except (KeyError, OverflowError):
-        raise ConfigError(f"option {option}: there is no user {name}") from None
-    return entry.pw_uid, entry.pw_gid
-
-
-def become(uid: int, gid: int) -> None:
-    """Drop root for good, with no other groups.  Does nothing for somebody else than root."""
-    if os.geteuid() != 0 or uid == 0:
-        return
-    groups = []
-    with contextlib.suppress(KeyError):
-        name = pwd.getpwuid(uid).pw_name
-        groups = [entry.gr_gid for entry in grp.getgrall() if name in entry.gr_mem]
-    os.setgroups(groups)
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)

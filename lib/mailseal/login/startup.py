@@ -25,15 +25,15 @@ from collections.abc import Iterator
 
 from mailseal import durable
 from mailseal.config import Config
+from mailseal.daemon import user_ids
 from mailseal.errors import ConfigError, TemporaryError
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
-from mailseal.login import hardening
 
 
 def init(config: Config) -> str:
     """Make what is missing of the store.  Returns its folder.  Needs root, or to be agent.user."""
-    uid, gid = hardening.user_ids(config["agent.user"], "agent.user")
+    uid, gid = user_ids(config["agent.user"], "agent.user")
     owner = (uid, gid) if os.geteuid() == 0 else None
     state: str = config["state_dir"]
     if not os.path.isdir(os.path.dirname(state)):

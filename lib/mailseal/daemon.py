@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT
+"""What both daemons do at their start: find a user, drop root for good, tell systemd.
+
+FAILURES
+    user_ids() raises ConfigError that names the option.  drop_root() raises
+    OSError if the kernel refuses.  notify() never fails: systemd is a listener.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import socket
+
+from mailseal.errors import ConfigError
+
+
+def user_ids(name: str, option: str) -> tuple[int, int]:
+    """uid and gid of a user given by name or number; a number without an entry is its own group."""
+    try:
+        if name.isdecimal():
+            with contextlib.suppress(KeyError):
+                return int(name), pwd.getpwuid(int(name)).pw_gid
+            return int(name), int(name)
+        entry = pwd.getpwnam(name)
+    except (KeyError, OverflowError):
+        raise ConfigError(f"option {option}: there is no user {name}") from None
+    return entry.pw_uid, entry.pw_gid
+
+
+def drop_root(uid: int, gid: int) -> None:
+    """Become this user, with the groups the user has and none of root's."""
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        os.setgroups([])
+    else:
+        os.initgroups(name, gid)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+
+
+def notify(address: str | None, text: str) -> None:
+    """Tell systemd, if `address` (NOTIFY_SOCKET) says that it listens (sd_notify(3))."""
+    if not address:
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.connect("\0" + address[1:] if address.startswith("@") else address)
+        systemd.send(text.encode())
