@@ -17,6 +17,7 @@ from typing import Any
 from mailseal.crypto.eckeys import PrivateKey
 from tests.bench import delivery, login, oneshot, reading
 from tests.bench.peers import DovecotPeer, MailsealPeer
+from tests.lab.dovecot import installed_version
 from tests.lab.place import REPOSITORY, LabError, Place
 
 GOALS = {
@@ -66,6 +67,7 @@ def machine() -> dict[str, object]:
     """What the figures were taken on."""
     done = subprocess.run(["df", "-T", "/tmp"], capture_output=True, text=True)
     return {
+        "dovecot": installed_version(),
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cores": os.cpu_count(),
         "kernel": platform.release(),
@@ -76,7 +78,8 @@ def machine() -> dict[str, object]:
 
 def table(results: dict[str, Any]) -> str:
     """For people."""
-    lines = ["mails per second, 16 sessions, fsync on; medians", ""]
+    version = results["machine"]["dovecot"]
+    lines = [f"mails per second beside Dovecot {version}, 16 sessions, fsync on; medians", ""]
     names = list(next(iter(results["delivery"].values())))
     lines.append(f"{'':8}" + "".join(f"{name:>27}" for name in names))
     for size, rates in results["delivery"].items():

@@ -2,11 +2,13 @@
 """BODY[] of 1,000 mails through Dovecot's imap: sealed by mailseal, and by mail_crypt itself.
 
 Both stores are read by the same Dovecot with the same key, each mail 4 KB.
-The difference is in the files: 1 PBKDF2 round against 2048.
+The difference is in the files: 1 PBKDF2 round against 2048.  That all of them are
+sealed is looked at first: a mail_crypt that does nothing would be fast.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import statistics
@@ -14,11 +16,12 @@ import time
 from collections.abc import Callable
 
 from tests.bench.delivery import send, settle
-from tests.bench.peers import PASSWORD, USER, DovecotPeer, MailsealPeer
+from tests.bench.peers import PASSWORD, USER, DovecotPeer, MailsealPeer, Peer
 from tests.lab.place import LabError
 
 COUNT = 1000
 SIZE = 4096
+MAGIC = b"CRYPTED\x03"
 
 
 def run(
@@ -32,6 +35,7 @@ def run(
     for peer in (crypt, seal):
         peer.empty()
         send(peer.lmtp, SIZE, COUNT)
+        expect_sealed(peer)
     settle()
     seconds: dict[str, list[float]] = {crypt.name: [], seal.name: []}
     for number in range(rounds + 1):
@@ -44,6 +48,15 @@ def run(
         name: {"median": statistics.median(found), "rounds": [round(s, 3) for s in found]}
         for name, found in seconds.items()
     }
+
+
+def expect_sealed(peer: Peer) -> None:
+    """Raises LabError if a mail in new/ lies in clear."""
+    new = os.path.join(peer.maildir, "new")
+    for name in os.listdir(new):
+        with open(os.path.join(new, name), "rb") as stream:
+            if stream.read(8) != MAGIC:
+                raise LabError(f"{peer.name} has stored a mail that is not sealed")
 
 
 def read_all(address: tuple[str, int]) -> float:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 
-from tests.lab.dovecot import installed_version
+from tests.lab.dovecot import installed_version, series
 from tests.lab.place import REPOSITORY, LabError
 
 PATH = os.path.join(REPOSITORY, "build", "dovecot-versions.txt")
@@ -18,7 +18,7 @@ NATIVE: dict[str, int] = {}
 def lines(passed: list[str], skipped: str | None) -> list[str]:
     """A line per version.  passed: ids of the tests; skipped: why there were no containers."""
     try:
-        here = ".".join(installed_version().split(".")[:2])
+        here = series(installed_version())
     except LabError:
         here = "none"
     told = []

@@ -162,10 +162,14 @@ def installed_version() -> str:
     return match[0]
 
 
+def series(version: str) -> str:
+    """The part of a version that names the configuration language: 2.3."""
+    return ".".join(version.split(".")[:2])
+
+
 def snippet(version: str, name: str, places: Mapping[str, str]) -> str:
     """A shipped file of dovecot-conf/, with the lab's folders in place of the installed ones."""
-    series = ".".join(version.split(".")[:2])
-    path = os.path.join(REPOSITORY, "dovecot-conf", series, f"{name}.conf")
+    path = os.path.join(REPOSITORY, "dovecot-conf", series(version), f"{name}.conf")
     try:
         with open(path, encoding="utf-8") as stream:
             text = stream.read()
@@ -177,11 +181,10 @@ def snippet(version: str, name: str, places: Mapping[str, str]) -> str:
 
 
 def _dialect(version: str) -> Callable[[Wanted], str]:
-    series = ".".join(version.split(".")[:2])
     try:
-        module = importlib.import_module(_DIALECTS[series])
+        module = importlib.import_module(_DIALECTS[series(version)])
     except (KeyError, ModuleNotFoundError):
-        raise LabError(f"the lab knows no Dovecot {series}") from None
+        raise LabError(f"the lab knows no Dovecot {series(version)}") from None
     made: Callable[[Wanted], str] = module.configuration
     return made
 

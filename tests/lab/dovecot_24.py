@@ -91,10 +91,10 @@ def configuration(wanted: Wanted) -> str:
             pop3_port=wanted.pop3_port,
         )
     ]
+    if wanted.auth in ("passwd-file", "behind-passwd-file"):
+        parts.append(_PASSWD_FILE.format(users_file=wanted.users_file))
     if wanted.sealing:
         names = ["mailseal", "lmtp-relay"]
-        if wanted.auth in ("passwd-file", "behind-passwd-file"):
-            parts.append(_PASSWD_FILE.format(users_file=wanted.users_file))
         if wanted.auth not in (None, "passwd-file"):
             names.append(f"auth-{wanted.auth}")
         parts += [snippet(version, name, wanted.places) for name in names]

@@ -73,18 +73,29 @@ class Place:
         quick = tempfile.mkdtemp(prefix="mailseal-", dir=quick_root)
         os.chmod(quick, 0o711)
         place = cls(folder, quick, keep)
+        place._furnish()
+        return place
+
+    def within(self, name: str) -> Place:
+        """A new place inside this one, for one more server; it goes when this one goes."""
+        place = Place(self.path(name), self.quick_path(name), self.keep)
+        for folder in (place.dir, place.quick):
+            os.mkdir(folder, 0o711)
+        place._furnish()
+        return place
+
+    def _furnish(self) -> None:
         for name in ("log", "mail", "dovecot", "postfix"):
-            os.makedirs(place.path(name), exist_ok=True)
-        os.chown(place.path("mail"), MAIL_UID, MAIL_UID)
+            os.makedirs(self.path(name), exist_ok=True)
+        os.chown(self.path("mail"), MAIL_UID, MAIL_UID)
         for name, mode, owner in (
             ("cache", 0o700, MAIL_UID),
             ("tmp", 0o700, MAIL_UID),
             ("dovecot", 0o755, 0),
         ):
-            os.mkdir(place.quick_path(name))
-            os.chmod(place.quick_path(name), mode)
-            os.chown(place.quick_path(name), owner, owner)
-        return place
+            os.mkdir(self.quick_path(name))
+            os.chmod(self.quick_path(name), mode)
+            os.chown(self.quick_path(name), owner, owner)
 
     def path(self, *parts: str) -> str:
         return os.path.join(self.dir, *parts)
