@@ -294,6 +294,14 @@ OPTIONS: tuple[Option, ...] = (
         "A user with a file of this name has a Sieve script: Dovecot delivers, and seals.",
     ),
     Option(
+        "delivery.sieve",
+        "user-scripts",
+        choice("user-scripts", "always"),
+        "user-scripts or always",
+        "Whose mail goes through Dovecot, and its Sieve: those who have a script, or all users, "
+        "for scripts of the site (sieve_before and the like).",
+    ),
+    Option(
         "delivery.not_enrolled",
         "deliver",
         choice("deliver", "defer", "reject"),

@@ -209,10 +209,23 @@ def test_scripts(here: Here) -> None:
     assert action(sieve="~/other.sieve") == "seal"
     assert action(sieve="file:~/sieve;active=~/.dovecot.sieve") == "relay"
     assert action(sieve="%{odd}") == "relay"
+    for name in ("sieve_before", "sieve_after2", "sieve_default", "sieve_script/site/path"):
+        assert action(**{"sieve": "~/other.sieve", name: "/etc/s"}) == "relay"
     os.unlink(os.path.join(home, ".dovecot.sieve"))
     os.symlink("loop", os.path.join(home, "loop"))
     with pytest.raises(MailsealError):
         action(sieve="~/loop")
+
+
+def test_sieve_for_all_goes_through_dovecot_or_waits(here: Here) -> None:
+    here.config = here.configure(sieve="always")
+    route = routed(here, extra=fields(here.keys["alice@example.org"]))
+    assert (route.action, route.why) == ("relay", "sieve for all")
+    for extra in ({}, fields(PrivateKey.generate())):
+        with pytest.raises(TemporaryError):
+            routed(here, extra=extra)
+    here.config = here.configure()
+    assert routed(here).action == "seal"
 
 
 def test_an_enrolled_user_without_a_home_is_a_store_that_is_not_mounted(here: Here) -> None:

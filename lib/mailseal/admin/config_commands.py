@@ -24,7 +24,7 @@ def check(context: Context) -> int:
     from mailseal.admin import dovecot_check
 
     sys.stdout.write(f"{context.config.path}: ok\n")
-    for warning in dovecot_check.warnings():
+    for warning in dovecot_check.warnings(context.config):
         sys.stderr.write(f"mailseal: warning: {warning}\n")
     return 0
 

@@ -3,7 +3,7 @@
 
     unknown user                                  NoSuchUser (550 5.1.1)
     enrolled, Maildir of ours                     seal: mailseal stores it itself
-    enrolled, but with a Sieve script, another    relay: Dovecot's mail_crypt seals, if its
+    enrolled, but with Sieve to run, another      relay: Dovecot's mail_crypt seals, if its
       mail format, or another uid                   user database hands it the same public key
     mailbox full, says dovecot.quota_socket       MailboxFull (452), MailboxFullRefused (552)
     not enrolled                                  delivery.not_enrolled: relay in clear,
@@ -40,6 +40,9 @@ from mailseal.errors import (
 from mailseal.keys.names import normalise
 from mailseal.keys.public import PublicStore
 
+_SITE_SCRIPTS = ("sieve_before", "sieve_after", "sieve_default", "sieve_script")
+"""Userdb fields that name scripts beside the user's own: of 2.3, and the last one of 2.4."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Route:
@@ -71,6 +74,7 @@ class Router:
         self._keys = PublicStore(config.public_dir)
         self._delimiter: str | None = config["delivery.recipient_delimiter"]
         self._script: str | None = config["delivery.sieve_script"]
+        self._sieve_for_all = config["delivery.sieve"] == "always"
         self._not_enrolled: str = config["delivery.not_enrolled"]
         self._certain = config["delivery.userdb"] != "template"
         self._uid = os.geteuid()
@@ -145,9 +149,13 @@ class Router:
             return "not a Maildir"
         if account.uid is not None and account.uid != self._uid:
             return "another uid"
+        if self._sieve_for_all:
+            return "sieve for all"
         return "sieve script" if self._has_script(account) else None
 
     def _has_script(self, account: Account) -> bool:
+        if any(name.startswith(_SITE_SCRIPTS) for name in account.extra):
+            return True
         location = account.extra.get("sieve", self._script)
         if not location:
             return False

@@ -32,6 +32,9 @@ from mailseal.keys.names import normalise
 
 _MAX_ANSWER = 1 << 18
 _HARMLESS = ("INDEX", "INDEXPVT", "INDEXCACHE", "CONTROL", "VOLATILEDIR", "LAYOUT", "NO-NOSELECT")
+_LAYOUTS = ("maildir++", "fs")  # with LAYOUT=index Dovecot's INBOX has a folder of another name
+_ELSEWHERE = re.compile(r"namespace\b.*|mailbox_(?!list_(?:layout|index)).*")
+"""Names of userdb fields that may put mails where the fields below do not say."""
 _ESCAPES = {"0": "\0", "1": "\x01", "t": "\t", "n": "\n", "r": "\r"}
 _UNESCAPES = {v: f"\x01{k}" for k, v in _ESCAPES.items()}
 
@@ -93,11 +96,18 @@ def layout_of(extra: dict[str, str]) -> str:
 
 
 def maildir_of(extra: dict[str, str], user: str, home: str, default: str) -> str | None:
-    """The Maildir named by userdb fields in the form of 2.3 (`mail`) or 2.4 (`mail_path`)."""
-    if "mail_driver" in extra or "mail_path" in extra:
+    """The Maildir named by userdb fields in the form of 2.3 (`mail`) or 2.4 (`mail_path`).
+
+    None if INBOX is not that Maildir itself, or may not be.
+    """
+    if layout_of(extra) not in _LAYOUTS or any(map(_ELSEWHERE.fullmatch, extra)):
+        return None
+    if "mail_driver" in extra or "mail_path" in extra or "mail_inbox_path" in extra:
         if extra.get("mail_driver", "maildir") != "maildir":
             return None
-        return expand(extra.get("mail_path") or default, user, home)
+        path = expand(extra.get("mail_path") or default, user, home)
+        inbox = extra.get("mail_inbox_path") or "."
+        return path if inbox == "." or expand(inbox, user, home) == path else None
     location = extra.get("mail")
     if not location:
         return expand(default, user, home)
@@ -105,10 +115,14 @@ def maildir_of(extra: dict[str, str], user: str, home: str, default: str) -> str
     path, *options = rest.split(":")
     if kind != "maildir" or not path:
         return None
-    # INBOX= and the like put the mails elsewhere; where the index lies is no matter here.
-    if any(option.partition("=")[0].upper() not in _HARMLESS for option in options):
-        return None
-    return expand(path, user, home)
+    maildir = expand(path, user, home)
+    for option in options:
+        name, _, value = option.partition("=")
+        # Others put the mails elsewhere; where the index lies is no matter here.
+        same = name.upper() == "INBOX" and expand(value, user, home) == maildir
+        if not same and name.upper() not in _HARMLESS:
+            return None
+    return maildir
 
 
 class Template:

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: MIT
+"""Where Dovecot alone can deliver: Sieve scripts of the site, an INBOX beside the Maildir."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import ALICE, Imap, Lab
+from tests.lab.dovecot import installed_version
+from tests.lab.place import MAIL_UID
+from tests.lab.smtp import send, send_lmtp
+
+SENDER = "eve@example.net"
+PLAIN = "plain@example.org"
+APART = "apart@example.org"
+HAM = b"Subject: tangerine\r\nFrom: eve@example.net\r\n\r\nin the cellar\r\n"
+SPAM = b"X-Spam-Flag: YES\r\n" + HAM
+SCRIPT = """\
+require ["fileinto", "mailbox"];
+if header "X-Spam-Flag" "YES" { fileinto :create "Spam"; stop; }
+"""
+
+_DOVECOT = {}
+_DOVECOT["2.3"] = """
+protocol lmtp {
+  mail_plugins = $mail_plugins sieve
+}
+plugin {
+  sieve_before = SCRIPT
+}
+"""
+_DOVECOT["2.4"] = """
+protocol lmtp {
+  mail_plugins {
+    sieve = yes
+  }
+}
+sieve_script site {
+  type = before
+  path = SCRIPT
+}
+"""
+_INBOX_APART = {
+    "2.3": "userdb_mail=maildir:~/Maildir:INBOX=~/Apart",
+    "2.4": "userdb_mail_inbox_path=~/Apart",
+}
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Lab]:
+    """Dovecot files spam for everybody; mailseal's configuration knows nothing of it."""
+    series = installed_version()[:3]
+    made = Lab(
+        dict.fromkeys((ALICE, APART), "password"),
+        auth="behind-passwd-file",
+        plain_users={PLAIN: "password"},
+    )
+    script = made.place.path("sieve", "spam.sieve")
+    made.dovecot.write_config(_DOVECOT[series].replace("SCRIPT", script))
+    made.dovecot.write_users(
+        dict.fromkeys((ALICE, APART, PLAIN), "password"), {APART: _INBOX_APART[series]}
+    )
+    os.mkdir(os.path.dirname(script))
+    with open(script, "w", encoding="ascii") as stream:
+        stream.write(SCRIPT)
+    os.chown(os.path.dirname(script), MAIL_UID, MAIL_UID)  # it is compiled beside itself
+    with made:
+        yield made
+
+
+def configured(site: Lab, **delivery: str) -> None:
+    site.write_config({f"delivery.{name}": value for name, value in delivery.items()})
+    site.restart_delivery()
+
+
+def check_config(site: Lab) -> str:
+    """What check-config warns of, with the lab's Dovecot in the place of the system's."""
+    doveconf = site.place.path("bin", "doveconf")
+    if not os.path.exists(doveconf):
+        os.mkdir(os.path.dirname(doveconf))
+        with open(doveconf, "w", encoding="ascii") as stream:
+            stream.write(f'#!/bin/sh\nexec /usr/bin/doveconf -c {site.dovecot.config} "$@"\n')
+        os.chmod(doveconf, 0o755)
+    done = subprocess.run(
+        [os.path.join(site.hooks, "mailseal"), "-c", site.config_path, "check-config"],
+        capture_output=True,
+        text=True,
+        env={"PATH": f"{os.path.dirname(doveconf)}:/usr/bin:/bin"},
+    )
+    assert done.returncode == 0
+    return done.stderr
+
+
+def first_bytes(paths: list[str]) -> list[bytes]:
+    found = []
+    for path in paths:
+        with open(path, "rb") as stream:
+            found.append(stream.read(7))
+    return found
+
+
+def test_check_config_notices_and_the_option_settles_it(site: Lab) -> None:
+    said = check_config(site)
+    assert re.fullmatch(
+        r"mailseal: warning: Dovecot has Sieve scripts of the site "
+        r"\((sieve_before|sieve_script site)\): .*`delivery.sieve: always`.*\n",
+        said,
+    ), said
+    configured(site, sieve="always")
+    assert check_config(site) == ""
+
+
+def test_the_script_files_spam_of_an_enrolled_user_and_it_lies_sealed(site: Lab) -> None:
+    configured(site, sieve="always")
+    send(site.smtp, SENDER, [ALICE, PLAIN], SPAM)
+    send(site.smtp, SENDER, [ALICE], HAM)
+    site.wait_delivered()
+    assert first_bytes(site.stored(ALICE, "Spam")) == [b"CRYPTED"]
+    assert first_bytes(site.stored(ALICE)) == [b"CRYPTED"]
+    assert first_bytes(site.stored(PLAIN, "Spam")) == [b"Return-"]
+    with site.login() as imap:
+        assert [b"\r\nX-Spam-Flag: YES\r\n" in body for body in imap.bodies("Spam")] == [True]
+        assert [body.endswith(HAM[-17:]) for body in imap.bodies()] == [True]
+    assert re.search(
+        rf"to=<{ALICE}>, action=relayed, keyid=[0-9a-f]{{16}}, .*\(sieve for all; ", site.log_text()
+    )
+    assert "Error" not in site.dovecot.log_text()
+
+
+def test_without_the_key_from_dovecots_userdb_it_waits(site: Lab) -> None:
+    configured(site, sieve="always")
+    before = site.stored(ALICE), site.stored(ALICE, "Spam")
+    site.stop_agent()
+    try:
+        assert send_lmtp(site.lmtp, SENDER, [ALICE], SPAM)[0][0] == 451
+    finally:
+        site.start_agent()
+    assert (site.stored(ALICE), site.stored(ALICE, "Spam")) == before
+
+
+def test_an_inbox_apart_gets_the_mail_sealed(site: Lab) -> None:
+    configured(site)
+    assert send_lmtp(site.lmtp, SENDER, [APART], HAM)[0][0] == 250
+    assert f"to=<{APART}>, action=relayed" in site.log_text()
+    (name,) = os.listdir(os.path.join(site.home(APART), "Apart", "new"))
+    assert first_bytes([os.path.join(site.home(APART), "Apart", "new", name)]) == [b"CRYPTED"]
+    assert site.stored(APART) == []
+    with Imap(site.imap, APART, "password") as imap:
+        assert [body.endswith(HAM) for body in imap.bodies()] == [True]
