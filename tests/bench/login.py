@@ -87,9 +87,6 @@ def started(variant: str) -> Iterator[Lab]:
     """A lab's Dovecot and agent, without Postfix and deliveries."""
     lab = Lab({ALICE: PASSWORD, BOB: PASSWORD}, auth=variant, kdf="standard")
     try:
-        if variant.endswith("-lua"):  # 2.4 has a setting for it, in the snippet
-            socket = f"MAILSEAL_SOCKET={lab.agent_socket}"
-            lab.dovecot.write_config(extra=f"import_environment = $import_environment {socket}\n")
         lab.mailseal("init")
         lab.start_agent()
         for user in (ALICE, BOB):

@@ -79,6 +79,11 @@ userdb {{
 }}
 """
 
+# Lua gets no settings in 2.3.
+_LUA = """\
+import_environment = $import_environment MAILSEAL_SOCKET={socket}
+"""
+
 
 def configuration(wanted: Wanted) -> str:
     """The whole dovecot.conf: the servers, the shipped snippets, what the lab changes."""
@@ -93,8 +98,10 @@ def configuration(wanted: Wanted) -> str:
     ]
     if wanted.sealing:
         names = ["mailseal", "lmtp-relay"]
-        if wanted.auth not in (None, "passwd-file"):
+        if wanted.auth and wanted.auth != "passwd-file":
             names.append(f"auth-{wanted.auth}")
+            if wanted.auth.endswith("-lua"):
+                parts.append(_LUA.format(socket=wanted.place.quick_path("agent.sock")))
         parts += [snippet(version, name, wanted.places) for name in names]
     if wanted.auth == "passwd-file":
         parts.append(_PASSWD_FILE.format(users_file=wanted.users_file))
