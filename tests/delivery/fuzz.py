@@ -21,6 +21,7 @@ from mailseal.delivery.lmtp_syntax import Reply
 
 _LINES = [b"LHLO x", b"MAIL FROM:<a@b>", b"RCPT TO:<c@d>", b"RCPT TO:<x@unknown>", b"DATA", b"."]
 _LINES += [b"RSET", b"NOOP", b"QUIT", b"MAIL FROM:<a@b> SIZE=5 BODY=8BITMIME SMTPUTF8", b"EHLO x"]
+_LINES += [b"XFORWARD IDENT=A+2B1", b"XFORWARD IDENT=[unavailable]", b"XFORWARD IDENT"]
 _BITS = [b"MAIL FROM:<>", b"\r", b"\n", b".", b"\r\n", b"\r\n.\r\n", b"text", b"\0", b"\xff"]
 _BITS += [b"x" * 700, b" SIZE=9", b" SIZE=999", b"<", b">", b'"', b"BDAT 5 LAST\r\n"]
 _WORDS = [line + b"\r\n" for line in _LINES] + _BITS
@@ -39,7 +40,7 @@ class Peer:
     """A server's side around a Session, which remembers and checks."""
 
     def __init__(self, limits: Limits) -> None:
-        self.session = Session(limits, "h")
+        self.session = Session(limits, "h", trusted=True)
         self.out = self.session.output()
         self.mails: list[tuple[list[str], bytes]] = []
         self._recipients: list[str] = []

@@ -90,7 +90,7 @@ def test_hup_takes_a_new_configuration_and_lets_old_work_end() -> None:
         eventually(lambda: "configuration reloaded" in daemon.log_text())
         new = daemon.connect()
         new.send(b"LHLO x\r\n")
-        lines = [new.line() for _ in range(7)]
+        lines = [new.line() for _ in range(8)]
         assert "250-SIZE 2097152" in lines
         assert old.command(f"RCPT TO:<{ALICE}>").startswith("250 ")
         assert old.command("DATA").startswith("354 ")
@@ -270,3 +270,26 @@ def test_memory_is_bounded_and_nothing_is_spooled(announced: bool) -> None:
             with open(path, "rb") as stream:
                 assert MARK not in stream.read()
         assert daemon.mails(ALICE)[0].endswith(body.replace(b"\r\n", b"\n"))
+
+
+def test_the_queue_id_from_xforward_is_logged_for_its_transaction_only() -> None:
+    received = b"Received: by mx (Postfix)\r\n\tid BBBBB; x\r\n"
+    with running(message_limit="64K") as daemon:
+        client = daemon.connect().hello()
+        for command in ("XFORWARD IDENT=AA+41+41+2D1", "MAIL FROM:<>"):
+            assert client.command(command).startswith("250 ")
+        assert client.command("RCPT TO:<nobody@example.org>").startswith("550 ")
+        assert client.command("RSET").startswith("250 ")
+        for ident in ("IDENT=CCCCC", "IDENT=[UNAVAILABLE]", "IDENT=DDDDD", ""):
+            if ident:
+                assert client.command(f"XFORWARD {ident}") == "250 2.0.0 OK"
+            body = received + b"x" * (70000 if ident == "IDENT=DDDDD" else 1) + b"\r\n"
+            client.mail([ALICE], body)
+        ids = re.findall(r"\]: (\S+): to=<.*(?:dsn=)(\S+),", daemon.log_text())
+        assert ids == [
+            ("AAAA-1", "5.1.1"),
+            ("CCCCC", "2.0.0"),
+            ("BBBBB", "2.0.0"),
+            ("DDDDD", "5.3.4"),
+            ("BBBBB", "2.0.0"),
+        ]

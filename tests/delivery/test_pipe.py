@@ -56,6 +56,16 @@ def test_a_sender_that_is_not_understood_defers(daemon: Daemon, sender: bytes) -
     assert (done.returncode, done.stdout[:5]) == (75, b"4.3.5")
 
 
+@pytest.mark.parametrize(
+    ("given", "logged"), [("4Abc9", "4Abc9"), (b"a b=\xff+", "a?b???"), ("x" * 300, "x" * 64)]
+)
+def test_the_queue_id_reaches_the_daemons_log(
+    daemon: Daemon, given: str | bytes, logged: str
+) -> None:
+    assert deliver(daemon, HEAD, "-q", given).returncode == 0
+    assert f" {logged}: to=<alice@example.org>, action=sealed" in daemon.log_text()
+
+
 def test_addresses_without_their_quotes(daemon: Daemon) -> None:
     """As pipe(8) gives them without flags=q."""
     done = deliver(daemon, HEAD, "-f", "c d@example.com", to="a b@example.org")

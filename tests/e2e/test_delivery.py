@@ -206,6 +206,26 @@ def test_the_log_line_has_postfixs_queue_id(lab: Lab, user: str) -> None:
     assert re.search(rf"postfix/lmtp\[\d+\]: {match[1]}: to=<{user}>.* Sealed\)", log)
 
 
+def test_the_queue_id_without_any_received_line(lab: Lab, user: str) -> None:
+    lab.postfix.stop()
+    lab.postfix.postconf("-e", "header_checks = regexp:{{/^Received:/ IGNORE}}")
+    lab.postfix.start()
+    try:
+        send(lab.smtp, SENDER, [user, f"ghost-{user}"], MAIL)
+        lab.wait_delivered()
+    finally:
+        lab.postfix.stop()
+        lab.postfix.postconf("-X", "header_checks")
+        lab.postfix.start()
+    (mail,) = lab.inbox(user)
+    assert mail.count(b"Received: ") == 1  # our own
+    log = lab.log_text()
+    match = re.search(rf"(\w+): to=<{user}>, action=sealed, keyid=", log)
+    assert match is not None
+    assert re.search(rf"postfix/lmtp\[\d+\]: {match[1]}: to=<{user}>.* Sealed\)", log)
+    assert f"{match[1]}: to=<ghost-{user}>, from=<{SENDER}>, action=none, dsn=5.1.1" in log
+
+
 def test_folders(lab: Lab, user: str) -> None:
     local = user.partition("@")[0]
     with lab.login(user) as imap:

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailseal.delivery.lmtp_commands import xforward
 from mailseal.delivery.lmtp_events import End
 from mailseal.delivery.lmtp_protocol import MAX_LINE, Limits, Session
 from mailseal.delivery.lmtp_syntax import Refused, parse_path
@@ -56,6 +58,27 @@ def test_too_few_replies_are_refused() -> None:
     assert isinstance(session.next_event(), End)
     with pytest.raises(RuntimeError):
         session.finish([])
+
+
+def test_xforward_is_for_trusted_clients_only() -> None:
+    session = Session(Limits(1000, 5), "h")
+    session.output()
+    session.receive(b"LHLO x\r\nXFORWARD IDENT=A1\r\n")
+    assert session.next_event() is None
+    out = session.output()
+    assert b"XFORWARD" not in out
+    assert out.endswith(b"\r\n550 5.7.0 insufficient authorization\r\n")
+    assert session.ident == ""
+
+
+@given(st.binary(max_size=300))
+def test_xforward_takes_nothing_that_could_change_a_log_line(value: bytes) -> None:
+    try:
+        ident = xforward(b"IDENT=" + value)
+    except Refused as refused:
+        assert refused.reply.code == 501
+        return
+    assert re.fullmatch(r"[0-9A-Za-z._?-]{0,64}", ident)
 
 
 def test_memory_for_a_line_is_bounded() -> None:

@@ -48,7 +48,9 @@ class Connection:
         self.worker = worker
         self.socket = sock
         self.fd = sock.fileno()
-        self.session = Session(limits, worker.hostname)
+        # Who may name the queue id for the log: whoever is on this host.
+        local = client_ip in ("", "::1") or client_ip.startswith("127.")
+        self.session = Session(limits, worker.hostname, trusted=local)
         self.client_ip = client_ip
         self.deadline = 0.0
         self.writing = False
@@ -139,7 +141,7 @@ class Connection:
             if self._request is not None:
                 break
         if session.discarding and self._message.size:
-            self._queue_id = self._message.queue_id()
+            self._queue_id = self._queue_id or self._message.queue_id()
             self._forget_mail()
         if self._draining and not session.in_transaction and not self.busy and not session.closed:
             self._go_down()
@@ -233,6 +235,7 @@ class Connection:
             self._go_down()
             return
         client = self.session.client
+        self._queue_id = self.session.ident
         self._routes = []
         self._envelope = Envelope(
             mail.sender, client, self.client_ip, self.worker.hostname, mail.utf8
@@ -279,7 +282,8 @@ class Connection:
             self.session.accept_recipient()
             return
         sender = str(self._envelope.sender) if self._envelope is not None else ""
-        self.worker.log.refused(sender, str(address), result.reply, result.detail)
+        queue_id = self._queue_id or "NOQUEUE"
+        self.worker.log.refused(queue_id, sender, str(address), result.reply, result.detail)
         self.session.refuse(result.reply)
 
     def _end(self, end: End) -> None:

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""The arguments of MAIL and RCPT, turned into events or refused."""
+"""The arguments of MAIL, RCPT and XFORWARD, turned into events or refused."""
 
 from __future__ import annotations
 
+import re
+
 from mailseal.delivery.lmtp_events import Mail, Recipient
 from mailseal.delivery.lmtp_syntax import Refused, parse_path
+
+_IDENT = re.compile(rb" *IDENT=((?:[!-*,-<>-~]|\+[0-9A-F]{2}){1,255}) *", re.I)
 
 
 def mail_from(argument: bytes, limit: int) -> Mail:
@@ -36,3 +40,20 @@ def rcpt_to(argument: bytes) -> Recipient:
     if parameters:
         raise Refused(555, "5.5.4", "unknown RCPT parameter")
     return Recipient(address)
+
+
+def xforward(argument: bytes) -> str:
+    """`IDENT=xtext`: the client's queue id, "" if it has none.  Raises Refused.
+
+    Of Postfix's XFORWARD (XFORWARD_README) only what is announced: a name for the log.
+    """
+    match = _IDENT.fullmatch(argument)
+    if match is None:
+        raise Refused(501, "5.5.4", "syntax: XFORWARD IDENT=xtext")
+    ident = re.sub(rb"\+(..)", lambda m: bytes.fromhex(m[1].decode()), match[1])
+    if re.fullmatch(rb"[!-~]+", ident) is None:
+        raise Refused(501, "5.5.4", "bad IDENT value")
+    if ident.upper() == b"[UNAVAILABLE]":
+        return ""
+    # Nothing that looks like another part of a log line.
+    return re.sub("[^0-9A-Za-z._-]", "?", ident.decode())[:64]

@@ -32,7 +32,7 @@ from __future__ import annotations
 import dataclasses
 
 from mailseal.delivery.data_stream import DataStream
-from mailseal.delivery.lmtp_commands import mail_from, rcpt_to
+from mailseal.delivery.lmtp_commands import mail_from, rcpt_to, xforward
 from mailseal.delivery.lmtp_events import Data, End, Event, Mail, Piece, Quit, Recipient, Reset
 from mailseal.delivery.lmtp_syntax import (
     Refused,
@@ -76,13 +76,17 @@ class Session:
         "client_valid",
         "closed",
         "hostname",
+        "ident",
         "limits",
         "mail",
+        "trusted",
     )
 
-    def __init__(self, limits: Limits, hostname: str) -> None:
+    def __init__(self, limits: Limits, hostname: str, *, trusted: bool = False) -> None:
         self.limits = limits
         self.hostname = hostname
+        self.trusted = trusted  # may say XFORWARD
+        self.ident = ""
         self.client = ""
         self.client_valid = False
         self.mail: Mail | None = None
@@ -235,6 +239,9 @@ class Session:
         if name == b"VRFY":
             self._out.append(Reply(252, "2.5.0", "send some mail and see").wire())
             return None
+        if name == b"XFORWARD":
+            self._xforward(argument)
+            return None
         if name in (b"HELO", b"EHLO"):
             raise Refused(500, "5.5.1", "this is LMTP: say LHLO")
         raise Refused(500, "5.5.1", "unknown command")
@@ -256,10 +263,19 @@ class Session:
             "PIPELINING",
             f"SIZE {self.limits.message}",
             "SMTPUTF8",
+            *(["XFORWARD IDENT"] if self.trusted else []),
         )
         self._out.append(b"".join(f"250-{line}\r\n".encode() for line in lines[:-1]))
         self._out.append(f"250 {lines[-1]}\r\n".encode())
         return self._reset()
+
+    def _xforward(self, argument: bytes) -> None:
+        if not self.trusted:
+            raise Refused(550, "5.7.0", "insufficient authorization")
+        if self.mail is not None:
+            raise Refused(503, "5.5.1", "mail transaction in progress")
+        self.ident = xforward(argument)
+        self._out.append(_OK.wire())
 
     def _mail(self, argument: bytes) -> Event:
         if not self.client:
@@ -357,6 +373,7 @@ class Session:
     def _end_transaction(self) -> None:
         self.mail = None
         self.accepted = 0
+        self.ident = ""
 
     def _refuse(self, refused: Refused) -> None:
         self._out.append(refused.reply.wire())

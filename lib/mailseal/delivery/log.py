@@ -74,11 +74,11 @@ class DeliveryLog:
             f"({detail or reply.text})",
         )
 
-    def refused(self, sender: str, to: str, reply: Reply, why: str) -> None:
-        """A RCPT that was answered with a failure; the queue id is not known yet."""
+    def refused(self, queue_id: str, sender: str, to: str, reply: Reply, why: str) -> None:
+        """A RCPT that was answered with a failure; often before the queue id is known."""
         self._write(
             syslog.LOG_WARNING,
-            f"NOQUEUE: to=<{to}>, from=<{sender}>, action=none, dsn={reply.enhanced}, "
+            f"{queue_id}: to=<{to}>, from=<{sender}>, action=none, dsn={reply.enhanced}, "
             f"status={_STATUS.get(reply.code // 100, 'deferred')} ({why})",
         )
 

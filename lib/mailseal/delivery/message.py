@@ -76,7 +76,7 @@ class Message:
     def queue_id(self) -> str:
         """Postfix's queue id, from the topmost Received field; "NOQUEUE" if there is none.
 
-        Postfix sends the id along with XFORWARD only if told to, and always writes it there.
+        For a client that did not say it with XFORWARD; Postfix always writes it there.
         """
         found = _QUEUE_ID.search(self.head(_HEAD).partition(b"\r\n\r\n")[0])
         return found[1].decode() if found is not None else "NOQUEUE"

@@ -194,7 +194,7 @@ def _deliver(options: _Options, message: Message, mbox_sender: str | None) -> li
         signal.alarm(config["delivery.deadline"])
         sockets = [configuration.socket_address(name) for name in config["delivery.listen"]]
     for address in sockets:
-        replies = _by_daemon(address, envelope, recipients, message)
+        replies = _by_daemon(address, envelope, recipients, message, options.queue_id)
         if replies is not None:
             return replies
     from mailseal.delivery.single import deliver_alone
@@ -203,13 +203,17 @@ def _deliver(options: _Options, message: Message, mbox_sender: str | None) -> li
 
 
 def _by_daemon(
-    address: str | tuple[str, int], envelope: Envelope, recipients: list[Address], message: Message
+    address: str | tuple[str, int],
+    envelope: Envelope,
+    recipients: list[Address],
+    message: Message,
+    queue_id: str | None,
 ) -> list[Reply] | None:
     """The daemon's replies; None if none listens there."""
     daemon = Relay(address, _DEADLINE, "localhost", "mailseal-lmtp")
     replies: list[Reply] = []
     for recipient in recipients:
-        reply = daemon.deliver_if_there(envelope, recipient, message)
+        reply = daemon.deliver_if_there(envelope, recipient, message, queue_id)
         if reply is None:
             return None if not replies else [*replies, Reply(451, "4.3.0", "the daemon went away")]
         replies.append(reply)

@@ -70,9 +70,16 @@ class _Connection:
         self.pipelining = "PIPELINING" in words
         self.utf8 = "SMTPUTF8" in words
         self.body_8bit = "8BITMIME" in words
+        self._takes_ident = "XFORWARD IDENT" in features.text.split("\n")
 
     def close(self) -> None:
         self._socket.close()
+
+    def name_mail(self, queue_id: str) -> None:
+        """Tell the queue id of the mail that comes next, for the log, if the server cares."""
+        if self._takes_ident:
+            text = re.sub("[^0-9A-Za-z._-]", "?", queue_id)[:64]
+            self._command(f"XFORWARD IDENT={text}\r\n".encode())
 
     def quiet(self) -> bool:
         """Whether the connection is open and nothing unexpected has come."""
@@ -190,11 +197,13 @@ class Relay:
         return self._deliver(connection, envelope, recipient, message)
 
     def deliver_if_there(
-        self, envelope: Envelope, recipient: Address, message: Message
+        self, envelope: Envelope, recipient: Address, message: Message, queue_id: str | None
     ) -> Reply | None:
         """The same, but None if nobody listens at the address: nothing was sent then."""
         try:
             connection = self._new()
+            if queue_id:
+                connection.name_mail(queue_id)
         except NotThere:
             return None
         except TemporaryError as broken:
