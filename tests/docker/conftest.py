@@ -39,15 +39,14 @@ def engine() -> None:
 
 @pytest.fixture(scope="session")
 def images(engine: None) -> None:
-    """The image of each version; Docker's cache makes it a matter of a second."""
+    """All of tests/docker/Dockerfile that is used; Docker's cache makes it a matter of a second."""
     for suite in SUITES.values():
         subprocess.run([os.path.join(_HERE, "base-image"), suite], check=True)
-        tag = f"mailseal-stack:{suite}"
-        done = subprocess.run(
-            ["docker", "build", "-q", "--build-arg", f"SUITE={suite}", "-t", tag, _HERE],
-            capture_output=True,
-            text=True,
-        )
+    wanted = [("stack", suite) for suite in SUITES.values()] + [("machine", "trixie")]
+    for target, suite in wanted:
+        command = ["docker", "build", "-q", "--build-arg", f"SUITE={suite}", "--target", target]
+        tag = f"mailseal-{target}:{suite}"
+        done = subprocess.run([*command, "-t", tag, _HERE], capture_output=True, text=True)
         if done.returncode:
             pytest.fail(f"docker build of {tag} failed: {(done.stdout + done.stderr)[-3000:]}")
 
