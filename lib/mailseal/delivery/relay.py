@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mailseal.config import Config
 
 _LINE = re.compile(r"(\d{3})([ -])(?:([245]\.\d{1,3}\.\d{1,3}) )?(.*)", re.DOTALL)
+_DONE = range(250, 260)
 _MISUNDERSTOOD = frozenset((421, 500, 501, 502, 503, 504, 555))
 _MAX_REPLY = 65536
 _KEEP_IDLE = 20.0
@@ -151,15 +152,18 @@ class _Connection:
         if self.pipelining:
             self._send(b"".join(commands))
         data_reply = None
-        for command, code in zip(commands, (250, 250, 354), strict=True):
+        for command, codes in zip(commands, (_DONE, _DONE, (354,)), strict=True):
             if not self.pipelining:
                 self._send(command)
             reply = self._reply()
-            if reply.code != code:
+            if reply.code not in codes:
+                if reply.code < 400:
+                    # Or a 250 to DATA would be taken for the last word, and the mail for stored.
+                    self._expect(reply, codes[0])
                 data_reply = data_reply or reply
                 if not self.pipelining:
                     break
-            elif data_reply is not None and code == 354:
+            elif data_reply is not None and codes == (354,):
                 # It wants a mail nobody is to get: an odd peer, and no way to go on with it.
                 self.close()
                 return data_reply

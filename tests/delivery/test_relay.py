@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: MIT
+"""The LMTP client before servers that misbehave: nothing is called delivered that was not taken."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from mailseal.delivery.lmtp_syntax import Address, Reply
+from mailseal.delivery.message import Envelope
+from mailseal.delivery.relay import Relay
+from tests.delivery.store import mail
+
+BODY = b"Subject: x\r\n\r\n.dot\r\n"
+TO = Address("alice", "example.org")
+GOOD = ["220 hi", "250-me\r\n250 PIPELINING", "250 ok", "250 ok", "354 go", "250 2.0.0 stored"]
+GREETING, LHLO, MAIL, RCPT, DATA, END = range(6)
+
+
+class Server:
+    """Says `replies` one after the other: a greeting, then one a command; None closes."""
+
+    def __init__(self, path: str, replies: Sequence[str | None]) -> None:
+        self.path = path
+        self.taken: list[bytes] = []
+        self.connections = 0
+        self._replies = replies
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.bind(path)
+        self._server.listen()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            client, _ = self._server.accept()
+            self.connections += 1
+            with client, contextlib.suppress(OSError):
+                self._client(client)
+
+    def _client(self, client: socket.socket) -> None:
+        lines = client.makefile("rb")
+        replies = iter(self._replies)
+        body: list[bytes] = []
+        in_mail = False
+        while True:
+            reply = next(replies, "250 ok")
+            if reply is None:
+                return
+            if reply == "silence":
+                client.settimeout(5)
+                client.recv(1)
+                return
+            if in_mail and reply[:1] == "2":
+                self.taken.append(b"".join(body))
+            client.sendall(reply.encode() + b"\r\n")
+            in_mail = reply.startswith("354")
+            line = lines.readline()
+            while in_mail and line not in (b"", b".\r\n"):
+                body.append(line)
+                line = lines.readline()
+            if line == b"":
+                return
+
+
+@pytest.fixture
+def delivered(tmp_path: Path) -> Callable[..., tuple[Reply, Server]]:
+    def deliver(replies: Sequence[str | None]) -> tuple[Reply, Server]:
+        server = Server(str(tmp_path / "lmtp"), replies)
+        relay = Relay(server.path, 0.5, "mx.example.org", "there")
+        envelope = Envelope(Address("s", "example.com"), "client", "", "mx.example.org")
+        return relay.deliver(envelope, TO, mail(BODY)), server
+
+    return deliver
+
+
+def changed(where: int, *replies: str | None) -> list[str | None]:
+    return [*GOOD[:where], *replies, *GOOD[where + 1 :]]
+
+
+def test_taken(delivered: Callable[..., tuple[Reply, Server]]) -> None:
+    reply, server = delivered(GOOD)
+    assert reply == Reply(250, "2.0.0", "stored")
+    assert server.taken == [BODY.replace(b".dot", b"..dot")]
+
+
+def test_the_server_may_say_that_it_forwards(
+    delivered: Callable[..., tuple[Reply, Server]],
+) -> None:
+    """251 is one of RFC 5321's replies to RCPT."""
+    reply, server = delivered(changed(RCPT, "251 2.1.5 will forward"))
+    assert (reply.code, len(server.taken)) == (250, 1)
+
+
+STRANGE: list[str | None] = ["299 what", "399 what", "250 ok", "354 go", "199 x", "999 x", "250"]
+STRANGE += ["hello", "", "\0\xff", "421 going down", "503 sequence", "502 no", "x" * 70000]
+STRANGE += ["250-never\r\n" * 9000 + "250-ends", "silence", None]
+
+
+@pytest.mark.parametrize("where", range(6), ids=["greeting", "lhlo", "mail", "rcpt", "data", "end"])
+@pytest.mark.parametrize("answer", STRANGE, ids=lambda text: ascii(text)[:12])
+@pytest.mark.parametrize("pipelining", [True, False], ids=["pipelining", "one-by-one"])
+def test_strange_answers(
+    delivered: Callable[..., tuple[Reply, Server]],
+    where: int,
+    answer: str | None,
+    pipelining: bool,
+) -> None:
+    replies = changed(where, answer)
+    if not pipelining and where != LHLO:
+        replies[LHLO] = "250 me"
+    reply, server = delivered(replies)
+    if reply.ok:
+        assert server.taken, reply
+    else:
+        assert 400 <= reply.code < 500, reply
+
+
+@pytest.mark.parametrize("where", [GREETING, LHLO, MAIL, RCPT, DATA])
+def test_an_answer_too_many_is_no_delivery(
+    delivered: Callable[..., tuple[Reply, Server]], where: int
+) -> None:
+    reply, server = delivered(changed(where, f"{GOOD[where]}\r\n{GOOD[where]}"))
+    if reply.ok:
+        assert server.taken, reply
+
+
+@pytest.mark.parametrize("where", [MAIL, RCPT, DATA, END])
+@pytest.mark.parametrize("code", [450, 451, 452, 550, 552, 554])
+def test_a_clear_refusal_is_passed_on(
+    delivered: Callable[..., tuple[Reply, Server]], where: int, code: int
+) -> None:
+    rest = ["503 5.5.1 sequence"] * (DATA - where)
+    refused = f"{code} {code // 100}.2.3 <{TO}> no"
+    reply, server = delivered([*GOOD[:where], refused, *rest])
+    assert (reply.code, reply.enhanced, reply.text) == (code, f"{code // 100}.2.3", "no")
+    assert server.taken == []
