@@ -50,7 +50,7 @@ def test_a_dot_where_the_mail_is_read_in_pieces(daemon: Daemon, shift: int) -> N
     assert stored.endswith(HEAD + filler + tail)
 
 
-@pytest.mark.parametrize("sender", [b"s\xff@example.com", b"x" * 400 + b"@b"])
+@pytest.mark.parametrize("sender", [b"s\xff@example.com", b"x" * 4000 + b"@b"])
 def test_a_sender_that_is_not_understood_defers(daemon: Daemon, sender: bytes) -> None:
     done = deliver(daemon, HEAD, "-f", sender)
     assert (done.returncode, done.stdout[:5]) == (75, b"4.3.5")

@@ -226,6 +226,15 @@ def test_the_queue_id_without_any_received_line(lab: Lab, user: str) -> None:
     assert f"{match[1]}: to=<ghost-{user}>, from=<{SENDER}>, action=none, dsn=5.1.1" in log
 
 
+def test_a_long_sender_is_no_reason_to_bounce(lab: Lab, user: str) -> None:
+    sender = f"{'x' * 400}@example.net"
+    send(lab.smtp, sender, [user, PLAIN], MAIL)
+    lab.wait_delivered()
+    with Imap(lab.imap, PLAIN, "password") as imap:
+        for bodies in (lab.inbox(user), imap.bodies()):
+            assert bodies[-1].startswith(f"Return-Path: <{sender}>\r\n".encode())
+
+
 def test_folders(lab: Lab, user: str) -> None:
     local = user.partition("@")[0]
     with lab.login(user) as imap:

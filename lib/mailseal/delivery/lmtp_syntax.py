@@ -5,7 +5,7 @@ Everything a peer sends in a command line is parsed here and nowhere else.  A
 part that does not parse raises Refused, which is the reply itself.  Addresses are
 taken a little wider than RFC 5321 writes them, because such ones exist (dots
 anywhere in a local part, no domain), and never wider than bytes that cannot
-hurt: no control characters, valid UTF-8, at most 256 bytes.
+hurt: no control characters, valid UTF-8, at most 256 bytes, or 2048 for a sender's.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import re
 from mailseal.errors import MailsealError
 
 MAX_PATH = 256
+MAX_SENDER = 2048
+"""Postfix takes longer senders than RFC 5321 allows; refusing one would bounce its mail."""
 
 
 # Plain classes and no `typing`: mailseal-deliver imports this for each mail, and dataclasses
@@ -114,8 +116,9 @@ def parse_path(text: bytes, *, sender: bool) -> tuple[Address, dict[str, str]]:
 
     `sender` allows <>.  Raises Refused (501, 553).
     """
+    most = MAX_SENDER if sender else MAX_PATH
     quick = _PLAIN.fullmatch(text)
-    if quick is not None and len(quick[1]) + len(quick[2]) < MAX_PATH:
+    if quick is not None and len(quick[1]) + len(quick[2]) < most:
         address = Address(quick[1].decode(), quick[2].decode())
         return address, _parameters(quick[3].decode()) if quick[3] else {}
     what = "sender" if sender else "recipient"
@@ -139,7 +142,7 @@ def parse_path(text: bytes, *, sender: bool) -> tuple[Address, dict[str, str]]:
     rest = line[position + 1 :]
     if (rest and not rest.startswith(" ")) or (not local and (domain or not sender)):
         raise bad
-    if len(str(address).encode()) > MAX_PATH:
+    if len(str(address).encode()) > most:
         raise Refused(501, "5.1.7" if sender else "5.1.3", f"{what} address too long")
     return address, _parameters(rest.strip(" "))
 
