@@ -373,7 +373,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "delivery.commit_threads",
-        8,
+        4,
         number(1, 64),
         "number 1..64",
         "Threads of a worker that write and sync mails; mails that wait are shared among them.",

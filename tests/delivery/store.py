@@ -11,7 +11,7 @@ import yaml
 from mailseal import config as configuration
 from mailseal.config import Config
 from mailseal.crypto.dcrypt import open_sealed
-from mailseal.crypto.eckeys import PrivateKey
+from mailseal.crypto.eckeys import CURVES, PrivateKey
 from mailseal.delivery.commit import SealJob, Store, make_store, seal_group
 from mailseal.delivery.lmtp_syntax import Address
 from mailseal.delivery.message import Envelope, Message
@@ -56,7 +56,8 @@ class Here:
         return self.add_user(user)
 
     def store(self) -> Store:
-        return make_store(self.config, Router(self.config), SecretPool(0))
+        secrets = SecretPool(0, CURVES[self.config["keys.curve"]])
+        return make_store(self.config, Router(self.config), secrets)
 
     def jobs(self, *addresses: str, body: bytes = b"Subject: x\r\n\r\ntext\r\n") -> list[SealJob]:
         """A job per address, all of one mail."""

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailseal.crypto import dcrypt
-from mailseal.crypto.dcrypt import MessageSecret, Sealer, inspect, open_sealed, seal
-from mailseal.crypto.eckeys import CURVES, PrivateKey
+from mailseal.crypto.dcrypt import MessageSecret, inspect, open_sealed, seal, seal_stream
+from mailseal.crypto.eckeys import CURVES, Curve, PrivateKey
 from mailseal.errors import Damaged, MailsealError, NoKey, NotSealed
 
 VECTORS = json.loads(
@@ -57,8 +57,13 @@ def test_check_hash_is_the_chain_of_the_format() -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.binary(max_size=2000), max_size=8))
 def test_pieces_do_not_matter(pieces: list[bytes]) -> None:
-    sealer = Sealer(KEY.public)
-    sealed = sealer.header + b"".join(map(sealer.update, pieces)) + sealer.finish()
+    sealed = b"".join(bytes(piece) for piece in seal_stream(KEY.public, pieces))
+    assert opened(sealed) == b"".join(pieces)
+
+
+def test_large_pieces() -> None:
+    pieces = [b"a" * 65536, b"b" * 65537, b"", b"c" * 200_000]
+    sealed = b"".join(bytes(piece) for piece in seal_stream(KEY.public, pieces))
     assert opened(sealed) == b"".join(pieces)
 
 
@@ -69,10 +74,15 @@ def test_each_mail_has_its_own_secret() -> None:
 
 
 def test_a_secret_seals_once() -> None:
-    secret = MessageSecret.new()
+    secret = MessageSecret(KEY.public.curve)
     seal(KEY.public, MAIL, secret=secret)
     with pytest.raises(RuntimeError):
         seal(KEY.public, MAIL, secret=secret)
+
+
+@pytest.mark.parametrize("curve", CURVES.values(), ids=CURVES)
+def test_a_secret_made_ahead_for_another_curve(curve: Curve) -> None:
+    assert opened(seal(KEY.public, MAIL, secret=MessageSecret(curve))) == MAIL
 
 
 def test_every_flipped_bit_is_refused() -> None:

@@ -9,7 +9,7 @@ key, 12 GCM nonce, 16 AAD) is wrapped to the recipient's public key by an
 ephemeral ECDH; the whole message is one AES-256-GCM ciphertext.
 
 CONTRACT
-    Sealer streams.  A message secret seals one message, ever: a second one
+    A message secret seals one message, ever: a second one
     under the same key and nonce would give both away.
     open_sealed() yields nothing before the tag is checked.
 
@@ -31,11 +31,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from mailseal.crypto.eckeys import PrivateKey, PublicKey
+from mailseal.crypto.eckeys import Curve, PrivateKey, PublicKey, uncompressed
 from mailseal.errors import Damaged, NoKey, NotSealed
 
 
@@ -66,6 +66,7 @@ _FIXED_SIZE = 48  # up to and with the key data length
 _MAX_ROUNDS = 100_000
 _COUNTERS = tuple(i.to_bytes(4, "big") for i in range(1, 2049))
 _PIECE = 1 << 20
+_BLOCK = 1 << 16
 
 
 def check_hash(secret: bytes) -> bytes:
@@ -82,69 +83,72 @@ def check_hash(secret: bytes) -> bytes:
 
 
 class MessageSecret:
-    """Key, nonce and AAD of one message, with their check hash.
+    """Key, nonce and AAD of one message, their check hash, and an ephemeral key pair.
 
     Making one is most of the work of sealing a small mail, and needs neither
-    recipient nor mail: it can be done ahead of time.
+    recipient nor mail, only the recipient's curve: it can be done ahead of time.
     """
 
-    __slots__ = ("_secret", "check")
+    __slots__ = ("_secret", "check", "curve", "ephemeral", "point")
 
-    def __init__(self) -> None:
+    def __init__(self, curve: Curve) -> None:
         self._secret: bytes | None = os.urandom(SECRET_SIZE)
         self.check = check_hash(self._secret)
+        self._new_ephemeral(curve)
 
-    @classmethod
-    def new(cls) -> MessageSecret:
-        """A fresh secret."""
-        return cls()
+    def _new_ephemeral(self, curve: Curve) -> None:
+        self.curve = curve
+        self.ephemeral = ec.generate_private_key(curve.algorithm)
+        self.point = uncompressed(self.ephemeral.public_key())
 
-    def take(self) -> bytes:
-        """Hand out the 60 bytes, once."""
+    def take(self, curve: Curve) -> bytes:
+        """Hand out the 60 bytes, once, with an ephemeral key on `curve`."""
         secret, self._secret = self._secret, None
         if secret is None:
             raise RuntimeError("a message secret seals one message only")
+        if curve is not self.curve:
+            self._new_ephemeral(curve)
         return secret
 
 
-class Sealer:
-    """Seals one message: write `header`, then every `update`, then `finish()`."""
-
-    __slots__ = ("_gcm", "header")
-
-    def __init__(
-        self, public: PublicKey, *, secret: MessageSecret | None = None, rounds: int = ROUNDS
-    ) -> None:
-        secret = secret or MessageSecret()
-        raw = secret.take()
-        self.header = _header(public, raw, secret.check, rounds)
-        self._gcm = Cipher(algorithms.AES(raw[:32]), modes.GCM(raw[32:44])).encryptor()
-        self._gcm.authenticate_additional_data(raw[44:])
-
-    def update(self, data: bytes | memoryview) -> bytes:
-        """The ciphertext of this piece, equally long."""
-        return self._gcm.update(data)
-
-    def finish(self) -> bytes:
-        """The tag, 16 bytes, that ends the stream."""
-        self._gcm.finalize()
-        return self._gcm.tag
-
-
 def seal(public: PublicKey, data: bytes, *, secret: MessageSecret | None = None) -> bytes:
-    """A whole message at once."""
-    sealer = Sealer(public, secret=secret)
-    return b"".join((sealer.header, sealer.update(data), sealer.finish()))
+    """A whole message at once.  For 4 KB two thirds of what seal_stream() takes."""
+    secret = secret or MessageSecret(public.curve)
+    raw = secret.take(public.curve)
+    sealed = AESGCM(raw[:32]).encrypt(raw[32:44], data, raw[44:])
+    return _header(public, raw, secret) + sealed
 
 
-def _header(public: PublicKey, secret: bytes, check: bytes, rounds: int) -> bytes:
-    ephemeral = ec.generate_private_key(public.curve.algorithm)
-    point = ephemeral.public_key().public_bytes(
-        serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
-    )
-    shared = ephemeral.exchange(ec.ECDH(), public.key)
-    cipher = _wrapping(shared, point, rounds).encryptor()
-    wrapped = cipher.update(secret + b"\x04" * 4) + cipher.finalize()  # PKCS#7 to 64 bytes
+def seal_stream(
+    public: PublicKey, pieces: Iterable[bytes], *, secret: MessageSecret | None = None
+) -> Iterator[bytes | memoryview]:
+    """A message in pieces: header, the ciphertext of each, tag.
+
+    Each is to be used before the next is asked for: they share one buffer.  With a new
+    one for each of 256 KB, the kernel's clearing of fresh memory took six times the
+    cipher's time (1 MB: 2.6 ms; 0.4 ms so).
+    """
+    secret = secret or MessageSecret(public.curve)
+    raw = secret.take(public.curve)
+    yield _header(public, raw, secret)
+    gcm = Cipher(algorithms.AES(raw[:32]), modes.GCM(raw[32:44])).encryptor()
+    gcm.authenticate_additional_data(raw[44:])
+    buffer = bytearray(_BLOCK + 16)  # the library asks for a block more
+    out = memoryview(buffer)
+    for piece in pieces:
+        view = memoryview(piece)
+        for start in range(0, len(view), _BLOCK):
+            part = view[start : start + _BLOCK]
+            yield out[: gcm.update_into(part, buffer)]
+    gcm.finalize()
+    yield gcm.tag
+
+
+def _header(public: PublicKey, raw: bytes, secret: MessageSecret) -> bytes:
+    shared = secret.ephemeral.exchange(ec.ECDH(), public.key)
+    point = secret.point
+    cipher = _wrapping(shared, point, ROUNDS).encryptor()
+    wrapped = cipher.update(raw + b"\x04" * 4) + cipher.finalize()  # PKCS#7 to 64 bytes
     key_data = b"".join(
         (
             bytes((1, KEY_TYPE_EC)),
@@ -153,8 +157,8 @@ def _header(public: PublicKey, secret: bytes, check: bytes, rounds: int) -> byte
             point,
             len(wrapped).to_bytes(4, "big"),
             wrapped,
-            len(check).to_bytes(4, "big"),
-            check,
+            len(secret.check).to_bytes(4, "big"),
+            secret.check,
         )
     )
     return b"".join(
@@ -163,7 +167,7 @@ def _header(public: PublicKey, secret: bytes, check: bytes, rounds: int) -> byte
             (_FIXED_SIZE + len(key_data)).to_bytes(4, "big"),
             AES_256_GCM,
             SHA_256,
-            rounds.to_bytes(4, "big"),
+            ROUNDS.to_bytes(4, "big"),
             len(key_data).to_bytes(4, "big"),
             key_data,
         )

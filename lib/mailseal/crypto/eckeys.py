@@ -69,6 +69,13 @@ _BY_OID = {curve.oid: curve for curve in CURVES.values()}
 _BY_LIBRARY_NAME = {curve.algorithm.name: curve for curve in CURVES.values()}
 
 
+def uncompressed(key: ec.EllipticCurvePublicKey) -> bytes:
+    """The key's point (SEC 1): 65, 97 or 133 bytes."""
+    return key.public_bytes(
+        serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class PublicKey:
     """The half that seals."""
@@ -122,9 +129,7 @@ class PublicKey:
     @property
     def point(self) -> bytes:
         """The point, uncompressed (SEC 1): 65, 97 or 133 bytes."""
-        return self.key.public_bytes(
-            serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
-        )
+        return uncompressed(self.key)
 
     def dovecot_string(self) -> str:
         """The form for Dovecot's settings and userdb fields."""

@@ -32,10 +32,9 @@ if TYPE_CHECKING:
     from mailseal.delivery.worker import Worker
 
 READ = 64 * 1024
-"""Bytes read at a time; also the least that is reserved for a mail."""
+"""Bytes read at a time; also the least that is reserved for a mail.
 
-READ_MOST = 4 * READ
-"""Bytes read at a time of a mail whose size is known."""
+Larger pieces cost more: malloc() takes memory for more than 128 KB afresh from the kernel."""
 
 _PROGRESS = 4096
 _NO_MEMORY = Reply(452, "4.3.1", "too much mail at a time, try again later")
@@ -82,15 +81,13 @@ class Connection:
         if self.busy or self._out:
             self.worker.pause(self)
             return
-        amount = READ
         if self.session.in_data and not self.session.discarding:
             free = self._reserved - self._message.size
             if free < READ and not self._grow():
                 return
-            amount = max(READ, min(self._reserved - self._message.size, READ_MOST))
         buffer = self.worker.buffer
         try:
-            count = self.socket.recv_into(buffer, amount)
+            count = self.socket.recv_into(buffer)
         except BlockingIOError:
             return
         except OSError as exc:

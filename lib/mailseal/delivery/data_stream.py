@@ -35,22 +35,18 @@ class DataStream:
     def feed(self, data: bytes) -> bytes:
         """The next piece of the mail, possibly empty."""
         data = self._carry + data
-        end = data.find(_END)
+        # The end, or a dot to be taken off, or mostly neither: one look tells.
+        dot = data.find(b"\r\n.")
+        end = data.find(_END, dot) if dot >= 0 else -1
         if end >= 0:
             self.rest = data[end + 5 :]
-            return self._unstuffed(data[: end + 2])
-        self._carry = b""
-        if data.endswith(_BEGINNINGS):
-            held = next(s for s in _BEGINNINGS if data.endswith(s))
-            self._carry = held
-            data = data[: -len(held)]
-        return self._unstuffed(data)
-
-    def _unstuffed(self, data: bytes) -> bytes:
-        if not data:
-            return data
-        data = data.replace(b"\r\n.", b"\r\n")
-        if self._virtual:
+            data = data[: end + 2]
+        else:
+            self._carry = next((held for held in _BEGINNINGS if data.endswith(held)), b"")
+            data = data[: len(data) - len(self._carry)]
+        if dot >= 0:
+            data = data.replace(b"\r\n.", b"\r\n")
+        if self._virtual and data:
             self._virtual = 0
             return data[2:]
         return data

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 
 from mailseal import config as configuration
+from mailseal.crypto.eckeys import CURVES
 from mailseal.delivery import listen, outcome, relay
 from mailseal.delivery.commit import SealJob, make_store, seal_group
 from mailseal.delivery.lmtp_syntax import Address, Reply
@@ -36,7 +37,7 @@ def deliver_alone(
     to = "syslog" if config["log.to"] == "stderr" else config["log.to"]
     log = DeliveryLog(to, "mailseal-deliver")
     router = Router(config)
-    store = make_store(config, router, SecretPool(0))
+    store = make_store(config, router, SecretPool(0, CURVES[config["keys.curve"]]))
     dovecot = relay.dovecot(config, envelope.hostname)
     replies: list[Reply] = []
     for recipient in recipients:

@@ -26,10 +26,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mailseal.config import Config
+from mailseal.crypto.eckeys import CURVES
 from mailseal.delivery import outcome, relay
 from mailseal.delivery.budget import Budget
 from mailseal.delivery.commit import Committer, SealJob, make_store
-from mailseal.delivery.connection import READ_MOST, Connection, routed_outcome
+from mailseal.delivery.connection import READ, Connection, routed_outcome
 from mailseal.delivery.lmtp_protocol import Limits
 from mailseal.delivery.lmtp_syntax import Address
 from mailseal.delivery.log import DeliveryLog
@@ -88,7 +89,7 @@ class Worker:
         self._limits = Limits(config["delivery.message_limit"], config["delivery.recipient_limit"])
         self._most: int = config["delivery.connection_limit"]
         self._relay = relay.dovecot(config, hostname)
-        self._secrets = SecretPool(config["delivery.secrets_ahead"])
+        self._secrets = SecretPool(config["delivery.secrets_ahead"], CURVES[config["keys.curve"]])
         self._committer = Committer(
             make_store(config, self.router, self._secrets),
             self._group_done,
@@ -107,7 +108,7 @@ class Worker:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
         # One for all clients: recv() would make a large object for each read and shrink it.
-        self.buffer = memoryview(bytearray(READ_MOST))
+        self.buffer = memoryview(bytearray(READ))
         self._stopping = False
         self._swept = 0.0
         self._quiet_since = 0.0

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Maildir: names as Dovecot gives them, and deliveries that survive a power cut.
 
-    staged = stage(maildir, pieces, sizes)     # tmp/, written, not yet synced
+    staged = stage(maildir, pieces)            # tmp/, written, not yet synced
+    staged.sizes = ",S=…,W=…"
     errors = commit([staged, …])               # synced, in new/, folders synced
 
 CONTRACT
@@ -60,29 +61,38 @@ class Staged:
     """A mail in tmp/, complete but not durable.  Ends with commit() or discard()."""
 
     maildir: str
-    temporary: str
-    target: str
-    fd: int
+    name: str
+    fd: int = -1
+    sizes: str = ""
+    """The end of its later name: ",S=…,W=…", or nothing."""
     moved: bool = False
 
+    @property
+    def temporary(self) -> str:
+        """Its path in tmp/."""
+        return f"{self.maildir}/tmp/{self.name}"  # noqa: S108 - the Maildir's own
 
-def stage(maildir: str, pieces: Iterable[bytes], sizes: str = "") -> Staged:
-    """Write a mail into tmp/; `sizes` ends its later name (",S=…,W=…").
+    @property
+    def target(self) -> str:
+        """Its path in new/."""
+        return f"{self.maildir}/new/{self.name}{self.sizes}"
+
+
+def stage(maildir: str, pieces: Iterable[bytes | memoryview]) -> Staged:
+    """Write a mail into tmp/.
 
     A Maildir that does not exist is made.  After an error nothing is left behind.
     """
-    name = unique_name()
-    temporary = f"{maildir}/tmp/{name}"  # noqa: S108 - the Maildir's own
+    staged = Staged(maildir, unique_name())
     with durable.reporting(f"cannot write to {maildir}"):
         try:
-            fd = durable.open_new(temporary, FILE_MODE)
+            staged.fd = durable.open_new(staged.temporary, FILE_MODE)
         except FileNotFoundError:
             create(maildir)
-            fd = durable.open_new(temporary, FILE_MODE)
-        staged = Staged(maildir, temporary, f"{maildir}/new/{name}{sizes}", fd)
+            staged.fd = durable.open_new(staged.temporary, FILE_MODE)
         try:
             for piece in pieces:
-                durable.write_all(fd, piece)
+                durable.write_all(staged.fd, piece)
         except BaseException:
             discard(staged)
             raise
