@@ -31,8 +31,10 @@
 -- AUTH CACHE
 --     2.4 caches a Lua passdb only if the script defines a cache key; this one does not, on
 --     purpose: a cached answer would outlive `mailseal lock` and a changed password.  2.3
---     caches under %u unless told otherwise (only with auth_cache_size > 0), so the 2.3 line
---     above makes every session its own cache entry.  An empty `cache_key=` crashes 2.3.19.
+--     caches under %u unless told otherwise (only with auth_cache_size > 0), so the 2.3 passdb
+--     line above makes every session its own cache entry; an empty `cache_key=` crashes 2.3.19
+--     there.  The userdb takes it, and is not cached.  Who logs in to 2.3 without a session,
+--     as Postfix does to let a client send, is cached there as with any passdb.
 
 local socket_unix = require "socket.unix"
 
