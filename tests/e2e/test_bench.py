@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: MIT
+"""`make bench` compares what it says it does: who seals, seals, and all of it can be read.
+
+Nothing is measured here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from mailseal.crypto.eckeys import PrivateKey
+from tests.bench import delivery, oneshot, reading
+from tests.bench.peers import DovecotPeer, MailsealPeer
+from tests.lab.place import LabError, Place
+
+
+def test_the_servers_that_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "COUNT", 20)
+    monkeypatch.setattr(oneshot, "COUNT", 1)
+    with contextlib.ExitStack() as last_first:
+        place = Place.make()
+        last_first.callback(place.remove)
+        key = PrivateKey.generate()
+        plain = DovecotPeer("plain", place, None)
+        crypt = DovecotPeer("mail-crypt", place, key)
+        reader = DovecotPeer("reader", place, key)
+        seal = MailsealPeer("mailseal", place, place.copy_code(), key, reader)
+        for peer in (plain, crypt, reader, seal):
+            last_first.callback(peer.stop)
+            peer.start()
+        assert delivery.one_round(plain, 4096, 20) > 0
+        with pytest.raises(LabError, match="not sealed"):
+            reading.expect_sealed(plain)
+        assert set(oneshot.run(seal)) == {"deliver_ms", "worker_mib"}
+        told: list[str] = []
+        seconds = reading.run(crypt, seal, reader, 1, told.append)
+        assert list(seconds) == ["mail-crypt", "mailseal"]
+        assert len(told) == 2
