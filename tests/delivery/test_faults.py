@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,8 @@ class Faults:
             result = real(target, *args, **options)
             if name == "open":
                 self._paths[result] = path
+            elif name == "close":
+                del self._paths[target]
             self.history.append((name, path))
             return result
 
@@ -150,6 +153,34 @@ def test_every_call_fails_while_the_maildir_is_made(
         if fail_at and not faults.failed_kind:
             break
         fail_at += 1
+    assert fail_at > 20
+
+
+def test_a_folder_whose_sync_failed_is_synced_before_the_next_mail_is_accepted(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Home and Maildir are new; the first mail fails at each place, the second one is taken."""
+    fail_at = 0
+    while True:
+        fail_at += 1
+        here = Here(str(tmp_path / str(fail_at)))
+        home = here.enrol("alice@example.org")
+        first, second = (here.jobs("alice@example.org") for _ in range(2))
+        shutil.rmtree(os.path.dirname(home))
+        with monkeypatch.context() as patch:
+            faults = Faults(patch, os.path.join(here.dir, "homes"))
+            faults.active, faults.fail_at = True, fail_at
+            seal_group(first, here.store())
+            through, faults.fail_at = faults.count < fail_at, 0
+            seal_group(second, here.store())
+        assert second[0].result is not None
+        assert second[0].result.reply.ok
+        maildir = second[0].route.maildir
+        for folder in (os.path.dirname(home), home, maildir, f"{maildir}/new"):
+            made = faults.history.index(("mkdir", folder))
+            assert ("fsync", os.path.dirname(folder)) in faults.history[made:], (fail_at, folder)
+        if through:
+            break
     assert fail_at > 20
 
 

@@ -145,6 +145,11 @@ def create(maildir: str) -> None:
     while not os.path.isdir(path) and os.path.dirname(path) != path:
         missing.append(path)
         path = os.path.dirname(path)
+    # Whoever made this one may not have come to its sync yet, or failed there.  A folder that
+    # cannot be read cannot be synced; then nobody of this user made it just now.
+    above = os.path.dirname(path)
+    with durable.reporting(f"cannot sync {above}"), contextlib.suppress(PermissionError):
+        durable.sync_folder(above)
     for path in reversed(missing):
         durable.make_folder(path, mode=FOLDER_MODE)
     for name in _SUBFOLDERS:
