@@ -140,6 +140,20 @@ def test_a_named_folder_is_kept_and_taken_up_again() -> None:
         subprocess.run(["rm", "-rf", folder], check=True)
 
 
+def test_a_lab_that_died_while_starting_is_taken_up_again() -> None:
+    folder = tempfile.mkdtemp(prefix="mailseal-died-", dir="/tmp")
+    os.chmod(folder, 0o711)
+    try:
+        died = Lab({ALICE: "first"}, directory=folder)
+        died.place.remove()
+        users = Place.remembered(folder)
+        assert users == {ALICE: "first"}
+        with Lab(users, directory=folder) as lab, lab.login():
+            pass
+    finally:
+        shutil.rmtree(folder)
+
+
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [

@@ -81,6 +81,8 @@ class Lab:
             raise
 
     def _prepare(self) -> None:
+        # First of all, so that a lab that dies on the way can be taken up again.
+        self.place.remember(self.users)
         smtp, lmtp, imap, pop3 = free_ports(4)
         self.dir = self.place.dir
         self.smtp = ("127.0.0.1", smtp)
@@ -164,7 +166,6 @@ class Lab:
             self.dovecot.start()
             self.start_delivery()
             self.postfix.start()
-            self.place.remember(self.users)
         except BaseException:
             self.stop()
             raise
