@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: MIT
+"""quota-status: asked by every kind of address, and doubts are temporary failures."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mailseal import config as configuration
+from mailseal.delivery.quota import QuotaStatus
+from mailseal.errors import MailboxFull, MailboxFullRefused, TemporaryError
+
+USER = "alice@example.org"
+QUESTION = (
+    b"request=smtpd_access_policy\nprotocol_state=RCPT\nprotocol_name=ESMTP\n"
+    b"recipient=alice@example.org\nsize=77\n\n"
+)
+
+
+class Service:
+    """Answers each question with `answer`; keeps the questions."""
+
+    def __init__(self, listener: socket.socket, name: str) -> None:
+        self.name = name
+        self.answer = b""
+        self.asked: list[bytes] = []
+        self._listener = listener
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                with client, contextlib.suppress(OSError):
+                    self.asked.append(client.recv(65536))
+                    client.sendall(self.answer)
+                    if not self.answer:
+                        client.settimeout(5)
+                        client.recv(1)  # says nothing until the other side has had enough
+
+
+@pytest.fixture(params=["unix", "IPv4", "IPv6"])
+def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
+    if request.param == "unix":
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(tmp_path / "quota"))
+        listener.listen()
+        name = str(tmp_path / "quota")
+    elif request.param == "IPv4":
+        listener = socket.create_server(("127.0.0.1", 0))
+        name = "127.0.0.1:{}".format(*listener.getsockname()[1:])
+    else:
+        try:
+            listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
+        except OSError as exc:
+            pytest.skip(f"no IPv6 here: {exc.strerror}")
+        name = f"[::1]:{listener.getsockname()[1]}"
+    with listener:
+        yield Service(listener, name)
+
+
+@pytest.fixture
+def ask(service: Service) -> Callable[..., None]:
+    def require(answer: bytes, over_quota: str = "defer") -> None:
+        service.answer = answer
+        text = f'dovecot: {{quota_socket: "{service.name}", timeout: 1s}}\n'
+        config = configuration.parse(text + f"delivery: {{over_quota: {over_quota}}}\n")
+        QuotaStatus(config).require_room(USER, 77)
+
+    return require
+
+
+@pytest.mark.parametrize("answer", [b"action=DUNNO\n\n", b"action=OK\n\n", b"x=y\naction=ok\n\n"])
+def test_room(ask: Callable[..., None], service: Service, answer: bytes) -> None:
+    ask(answer)
+    assert service.asked == [QUESTION]
+
+
+def test_full(ask: Callable[..., None]) -> None:
+    full = b"action=552 5.2.2 Mailbox is full\n\n"
+    with pytest.raises(MailboxFull):
+        ask(full)
+    with pytest.raises(MailboxFullRefused):
+        ask(full, "reject")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"action=451 4.3.0 internal error\n\n",
+        b"action=DEFER_IF_PERMIT later\n\n",
+        b"action=550 5.1.1 who\n\n",
+        b"action=\n\n",
+        b"reaction=OK\n\n",
+        b"\n\n",
+        b"\xff" * 100000,
+        b"",
+    ],
+)
+def test_doubts_are_temporary(ask: Callable[..., None], answer: bytes) -> None:
+    with pytest.raises(TemporaryError) as caught:
+        ask(answer, "reject")
+    assert not isinstance(caught.value, MailboxFull)
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    for name in (f"{tmp_path}/nobody", "[::1]:1", "127.0.0.1:1"):
+        config = configuration.parse(f'dovecot: {{quota_socket: "{name}", timeout: 1s}}')
+        with pytest.raises(TemporaryError):
+            QuotaStatus(config).require_room(USER, 0)
