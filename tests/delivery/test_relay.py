@@ -69,11 +69,13 @@ class Server:
 
 @pytest.fixture
 def delivered(tmp_path: Path) -> Callable[..., tuple[Reply, Server]]:
-    def deliver(replies: Sequence[str | None]) -> tuple[Reply, Server]:
+    def deliver(
+        replies: Sequence[str | None], body: bytes = BODY, piece: int = 1000
+    ) -> tuple[Reply, Server]:
         server = Server(str(tmp_path / "lmtp"), replies)
         relay = Relay(server.path, 0.5, "mx.example.org", "there")
         envelope = Envelope(Address("s", "example.com"), "client", "", "mx.example.org")
-        return relay.deliver(envelope, TO, mail(BODY)), server
+        return relay.deliver(envelope, TO, mail(body, piece)), server
 
     return deliver
 
@@ -86,6 +88,18 @@ def test_taken(delivered: Callable[..., tuple[Reply, Server]]) -> None:
     reply, server = delivered(GOOD)
     assert reply == Reply(250, "2.0.0", "stored")
     assert server.taken == [BODY.replace(b".dot", b"..dot")]
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 7, 1000])
+def test_no_bare_line_feed_is_passed_on(
+    delivered: Callable[..., tuple[Reply, Server]], piece: int
+) -> None:
+    """Whoever takes LF . LF for the end of a mail would take what follows for commands."""
+    body = b"a\n.\nMAIL FROM:<x@y>\r\n\n.\r\n\r\n.b\r\r\n.\n\n.c\rd\r\n"
+    reply, server = delivered(GOOD, body, piece)
+    assert reply.ok
+    wire = b"a\r\n..\r\nMAIL FROM:<x@y>\r\n\r\n..\r\n\r\n..b\r\r\n..\r\n\r\n..c\rd\r\n"
+    assert server.taken == [wire]
 
 
 def test_the_server_may_say_that_it_forwards(

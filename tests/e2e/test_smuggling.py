@@ -10,10 +10,11 @@ import time
 import pytest
 
 from tests.e2e.mails import HEADERS, crlf
-from tests.lab import Lab
+from tests.lab import ALICE, Imap, Lab
 from tests.lab.smtp import raw_data, send_lmtp
 
 SENDER = "eve@example.net"
+PLAIN = "plain@example.org"
 NOT_ENDS = [
     b"\n.\n",
     b"\n.\r\n",
@@ -47,6 +48,19 @@ def test_a_false_end_does_not_split_a_mail(lab: Lab, user: str, end: bytes) -> N
     # Nothing but a dot that is first after CR LF is taken away.
     expected = re.sub(rb"\r\n\.", b"\r\n", body)
     assert mail.endswith(crlf(HEADERS + expected).replace(b"\0", b"\x80"))
+
+
+@pytest.mark.parametrize("end", NOT_ENDS, ids=repr)
+def test_nor_does_it_on_the_way_through_dovecot(behind_lab: Lab, end: bytes) -> None:
+    """Mail for who is not enrolled, or has a Sieve script, goes through Dovecot's LMTP."""
+    before = len(behind_lab.stored(ALICE))
+    replies = raw_data(
+        behind_lab.lmtp, SENDER, [PLAIN], HEADERS + b"before" + end + forged(ALICE) + b".\r\n"
+    )
+    assert [code for code, _ in replies] == [250]
+    with Imap(behind_lab.imap, PLAIN, "password") as imap:
+        assert imap.bodies()[-1].endswith(b"forged mail\r\n")
+    assert len(behind_lab.stored(ALICE)) == before
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7])

@@ -173,8 +173,12 @@ class _Connection:
         at_line_start = True
         for piece in message.pieces:
             if piece:
+                if piece.count(b"\n") != piece.count(b"\r\n"):
+                    # Dovecot 2.3 takes LF . LF for the end of a mail, and what follows for
+                    # commands.  It stores LF whatever the line end was.
+                    piece = re.sub(rb"(?<!\r)\n", b"\r\n", piece)
                 self._send(stuffed(piece, at_line_start))
-                at_line_start = piece.endswith(b"\r\n")
+                at_line_start = piece.endswith(b"\n")
         self._send(b".\r\n")
         return self._reply()
 
