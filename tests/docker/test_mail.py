@@ -232,6 +232,11 @@ def test_cat_opens_a_stored_mail(site: Site) -> None:
     assert opened.encode().endswith(mail.replace(b"\r\n", b"\n"))
 
 
+def test_check_config_finds_nothing(site: Site) -> None:
+    """What docs/install.md makes of Dovecot's configuration fits mailseal's."""
+    assert site.run("mailseal check-config 2>&1") == "/etc/mailseal/mailseal.yaml: ok\n"
+
+
 def test_services_run_hardened(site: Site) -> None:
     """Each as its own user, with nothing of root left; the keyrings out of the filter's reach."""
     for unit, user in (("mailseal-agent", "mailseal"), ("mailseal-lmtp", "vmail")):
@@ -251,6 +256,24 @@ def test_services_run_hardened(site: Site) -> None:
     assert site.run(f"stat -c '%U %a' {keys}").split() == ["mailseal", "700"]
     assert site.status(f"runuser -u vmail -- ls {keys}") != 0
     assert site.status(f"runuser -u mailseal -- ls {MAIL}") != 0
+
+
+def test_the_agent_has_no_network_and_locked_memory(site: Site) -> None:
+    """Locking needs a limit that not every container has: memory is locked, or the log says no."""
+
+    def of(unit: str, file: str) -> str:
+        pid = site.run(f"systemctl show -p MainPID --value {unit}").strip()
+        return site.run(f"cat /proc/{pid}/{file}")
+
+    def interfaces(unit: str) -> list[str]:
+        return re.findall(r"^ *(\S+):", of(unit, "net/dev"), re.M)
+
+    assert "eth0" in interfaces("mailseal-lmtp")
+    assert interfaces("mailseal-agent") == ["lo"]
+    unlimited = re.search(r"^Max locked memory +unlimited", of("mailseal-agent", "limits"), re.M)
+    (locked,) = re.findall(r"^VmLck:\s+(\d+) kB", of("mailseal-agent", "status"), re.M)
+    told = re.findall(r"hardening: memory_locked=(yes|no)", site.log())
+    assert (told[-1] == "yes") == bool(unlimited) == (int(locked) > 0)
 
 
 def test_another_uid_gets_nothing_from_the_agent(site: Site) -> None:
