@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from mailseal.delivery.pipe import _READ
+from mailseal.delivery.lmtp_syntax import Reply
+from mailseal.delivery.pipe import _READ, exit_status
 from tests.delivery.daemon import Daemon
 from tests.lab.place import REPOSITORY
 
@@ -72,6 +76,42 @@ def test_addresses_without_their_quotes(daemon: Daemon) -> None:
     assert done.returncode == 0, done.stdout
     (stored,) = daemon.mails("a b@example.org")
     assert stored.startswith(b'Return-Path: <"c d"@example.com>\n')
+
+
+def test_a_daemon_that_says_nothing_is_given_up_in_time(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "lmtp"))
+        silent.listen()
+        config = tmp_path / "mailseal.yaml"
+        config.write_text(f"delivery: {{deadline: 1s, listen: [{tmp_path}/lmtp]}}\n")
+        start = time.monotonic()
+        done = subprocess.run(
+            [HOOK, "-c", config, "x@example.org"], input=HEAD, capture_output=True, timeout=60
+        )
+    assert (done.returncode, done.stdout) == (75, b"4.4.7 delivery took too long")
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(
+    ("code", "enhanced", "status"),
+    [
+        (250, "2.0.0", 0),
+        (550, "5.1.1", 67),
+        (501, "5.1.3", 67),
+        (552, "5.3.4", 65),
+        (552, "5.2.2", 77),
+        (550, "5.7.1", 77),
+        (451, "4.3.0", 75),
+        (452, "4.2.2", 75),
+        (421, "4.3.2", 75),
+        (354, "", 75),
+        (600, "5.1.1", 75),
+    ],
+)
+def test_exit_statuses_are_those_that_pipe_does_not_mistake(
+    code: int, enhanced: str, status: int
+) -> None:
+    assert exit_status(Reply(code, enhanced, "")) == status
 
 
 @pytest.mark.parametrize("redirection", [">&-", "| true"])

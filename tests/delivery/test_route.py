@@ -217,6 +217,16 @@ def test_scripts(here: Here) -> None:
         action(sieve="~/loop")
 
 
+def test_keys_under_another_name_than_dovecots_defer(here: Here) -> None:
+    """`mailseal enroll alice@example.org`, where Dovecot calls the user alice."""
+    with pytest.raises(TemporaryError, match="there is a key of alice@example"):
+        routed(here, user="alice")
+    here.public.withdraw("alice@example.org")
+    assert routed(here, user="alice").why == "not enrolled"
+    here.enrol("alice")
+    assert routed(here, user="alice").action == "seal"
+
+
 def test_sieve_for_all_goes_through_dovecot_or_waits(here: Here) -> None:
     here.config = here.configure(sieve="always")
     route = routed(here, extra=fields(here.keys["alice@example.org"]))

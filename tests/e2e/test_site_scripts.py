@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where Dovecot alone can deliver: Sieve scripts of the site, an INBOX beside the Maildir."""
+"""Where Dovecot alone can deliver: Sieve scripts of the site, an INBOX apart, other formats."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from tests.lab.smtp import send, send_lmtp
 SENDER = "eve@example.net"
 PLAIN = "plain@example.org"
 APART = "apart@example.org"
+BOXED = "boxed@example.org"
+NESTED = "nested@example.org"
 HAM = b"Subject: tangerine\r\nFrom: eve@example.net\r\n\r\nin the cellar\r\n"
 SPAM = b"X-Spam-Flag: YES\r\n" + HAM
 SCRIPT = """\
@@ -45,9 +47,24 @@ sieve_script site {
   path = SCRIPT
 }
 """
-_INBOX_APART = {
-    "2.3": "userdb_mail=maildir:~/Maildir:INBOX=~/Apart",
-    "2.4": "userdb_mail_inbox_path=~/Apart",
+# As dovecot-conf/2.4/lmtp-relay.conf says: no index in memory for mdbox.
+_INDEX_ON_DISK = """
+protocol lmtp {
+  mail_index_path =
+  mail_cache_path = QUICK/cache/%{user}
+}
+"""
+_FIELDS = {
+    "2.3": {
+        APART: "userdb_mail=maildir:~/Maildir:INBOX=~/Apart",
+        BOXED: "userdb_mail=mdbox:~/mdbox:INDEXCACHE=QUICK/cache/%u",
+        NESTED: "userdb_mail=maildir:~/Maildir:LAYOUT=fs",
+    },
+    "2.4": {
+        APART: "userdb_mail_inbox_path=~/Apart",
+        BOXED: "userdb_mail_driver=mdbox userdb_mail_path=~/mdbox",
+        NESTED: "userdb_mail_path=~/Maildir userdb_mailbox_list_layout=fs",
+    },
 }
 
 
@@ -56,14 +73,15 @@ def site() -> Iterator[Lab]:
     """Dovecot files spam for everybody; mailseal's configuration knows nothing of it."""
     series = installed_version()[:3]
     made = Lab(
-        dict.fromkeys((ALICE, APART), "password"),
+        dict.fromkeys((ALICE, APART, BOXED, NESTED), "password"),
         auth="behind-passwd-file",
         plain_users={PLAIN: "password"},
     )
     script = made.place.path("sieve", "spam.sieve")
     made.dovecot.write_config(_DOVECOT[series].replace("SCRIPT", script))
     made.dovecot.write_users(
-        dict.fromkeys((ALICE, APART, PLAIN), "password"), {APART: _INBOX_APART[series]}
+        dict.fromkeys((ALICE, APART, BOXED, NESTED, PLAIN), "password"),
+        {user: text.replace("QUICK", made.place.quick) for user, text in _FIELDS[series].items()},
     )
     os.mkdir(os.path.dirname(script))
     with open(script, "w", encoding="ascii") as stream:
@@ -152,3 +170,39 @@ def test_an_inbox_apart_gets_the_mail_sealed(site: Lab) -> None:
     assert site.stored(APART) == []
     with Imap(site.imap, APART, "password") as imap:
         assert [body.endswith(HAM) for body in imap.bodies()] == [True]
+
+
+def test_another_format_is_sealed_by_dovecot(site: Lab) -> None:
+    configured(site)
+    if installed_version().startswith("2.4"):
+        more = _DOVECOT["2.4"] + _INDEX_ON_DISK
+        more = more.replace("SCRIPT", site.place.path("sieve", "spam.sieve"))
+        site.dovecot.write_config(more.replace("QUICK", site.place.quick))
+        site.dovecot.restart()
+    assert send_lmtp(site.lmtp, SENDER, [BOXED], HAM)[0][0] == 250
+    assert f"to=<{BOXED}>, action=relayed" in site.log_text()
+    files = [
+        os.path.join(where, name)
+        for where, _, names in os.walk(os.path.join(site.home(BOXED), "mdbox"))
+        for name in names
+    ]
+    assert any(os.path.basename(path).startswith("m.") for path in files)
+    for path in files:
+        with open(path, "rb") as stream:
+            content = stream.read()
+        assert b"tangerine" not in content, path
+        assert b"cellar" not in content, path
+    with Imap(site.imap, BOXED, "password") as imap:
+        assert [body.endswith(HAM) for body in imap.bodies()] == [True]
+
+
+def test_folders_on_the_file_system_get_their_mail(site: Lab) -> None:
+    configured(site)
+    with Imap(site.imap, NESTED, "password") as imap:
+        imap.command(b"CREATE Lists/age")
+    for address in (NESTED, NESTED.replace("@", "+Lists.age@")):
+        assert send_lmtp(site.lmtp, SENDER, [address], HAM)[0][0] == 250
+        assert f"to=<{address}>, action=sealed" in site.log_text()
+    with Imap(site.imap, NESTED, "password") as imap:
+        for folder in ("INBOX", "Lists/age"):
+            assert [body.endswith(HAM) for body in imap.bodies(folder)] == [True]

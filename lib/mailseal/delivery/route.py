@@ -97,6 +97,7 @@ class Router:
             raise NoSuchUser(f"user unknown: {name}")
         key = self.key_of(account.user)
         if key is None:
+            self._require_no_other_name(name, account.user)
             return self._in_clear(address, account, detail)
         obstacle = self._obstacle(account)
         if obstacle is None:
@@ -126,6 +127,15 @@ class Router:
             with contextlib.suppress(BadUserName):
                 if self.key_of(normalise(name)) is not None:
                     raise TemporaryError(f"the home of {name} is missing, but there is a key")
+
+    def _require_no_other_name(self, name: str, user: str) -> None:
+        """Keys filed under the address of a user whom Dovecot calls by another name: a slip."""
+        with contextlib.suppress(BadUserName):
+            if normalise(name) != user and self.key_of(normalise(name)) is not None:
+                raise TemporaryError(
+                    f"there is a key of {name}, but Dovecot's name for this user is {user}",
+                    hint=f"enrol {user}, and unenrol {name}",
+                )
 
     def _split(self, address: Address) -> tuple[str, str]:
         """User name and detail, parted as Dovecot does it: at the first delimiter."""
