@@ -79,6 +79,15 @@ def test_a_stop_finishes_the_transaction_and_begins_no_other() -> None:
         assert not os.path.exists(daemon.socket)
 
 
+def _announces(daemon: Daemon, line: str) -> bool:
+    """Whether LHLO is answered so.  An old worker may take one more client, and send it away."""
+    with contextlib.suppress(ConnectionError):
+        client = daemon.connect()
+        client.send(b"LHLO x\r\n")
+        return line in [client.line() for _ in range(8)]
+    return False
+
+
 def test_hup_takes_a_new_configuration_and_lets_old_work_end() -> None:
     with running(message_limit="1M") as daemon:
         old = daemon.connect().hello()
@@ -88,10 +97,7 @@ def test_hup_takes_a_new_configuration_and_lets_old_work_end() -> None:
         daemon.write_config()
         daemon.server.signal(signal.SIGHUP)
         eventually(lambda: "configuration reloaded" in daemon.log_text())
-        new = daemon.connect()
-        new.send(b"LHLO x\r\n")
-        lines = [new.line() for _ in range(8)]
-        assert "250-SIZE 2097152" in lines
+        eventually(lambda: _announces(daemon, "250-SIZE 2097152"))
         assert old.command(f"RCPT TO:<{ALICE}>").startswith("250 ")
         assert old.command("DATA").startswith("354 ")
         old.send(b"x\r\n.\r\n")
