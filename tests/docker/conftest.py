@@ -14,12 +14,21 @@ import pytest
 from tests.docker import tally
 from tests.docker.native import Native
 from tests.docker.site import NAMES, Site
-from tests.lab.place import REPOSITORY
+from tests.lab.dovecot import installed_version, series
+from tests.lab.place import REPOSITORY, LabError
 from tests.lab.process import interrupt_on_signals
 
 _HERE = os.path.join(REPOSITORY, "tests", "docker")
 SUITES = {"2.3": "bookworm", "2.4": "trixie"}
 NO_ENGINE = "no Docker engine answers: tests/docker/engine start"
+
+
+def other() -> str:
+    """The version that this machine does not have: tests/e2e runs on it in a container."""
+    try:
+        return "2.3" if series(installed_version()) == "2.4" else "2.4"
+    except LabError:
+        return "2.4"
 
 
 def pytest_sessionstart() -> None:
@@ -42,7 +51,7 @@ def images(engine: None) -> None:
     """All of tests/docker/Dockerfile that is used; Docker's cache makes it a matter of a second."""
     for suite in SUITES.values():
         subprocess.run([os.path.join(_HERE, "base-image"), suite], check=True)
-    wanted = [("stack", suite) for suite in SUITES.values()] + [("machine", "trixie")]
+    wanted = [("stack", suite) for suite in SUITES.values()] + [("machine", SUITES[other()])]
     for target, suite in wanted:
         command = ["docker", "build", "-q", "--build-arg", f"SUITE={suite}", "--target", target]
         tag = f"mailseal-{target}:{suite}"
@@ -70,6 +79,7 @@ def docker_compose_project_name() -> str:
 @pytest.fixture(scope="session")
 def docker_setup(images: None) -> list[str]:
     os.environ["MAILSEAL_REPOSITORY"] = REPOSITORY
+    os.environ["MAILSEAL_OTHER"] = SUITES[other()]
     return ["up -d"]
 
 
@@ -92,8 +102,8 @@ def hosts(docker_services: Any) -> Iterator[dict[str, Site]]:
                 return found
 
             made[service] = Site(version, container.decode().split()[-1], port)
-    container = docker_services._docker_compose.execute("ps -q debian13")
-    made["debian13"] = Site("2.4", container.decode().split()[-1], lambda inside: inside)
+    container = docker_services._docker_compose.execute("ps -q other")
+    made["other"] = Site(other(), container.decode().split()[-1], lambda inside: inside)
     for site in made.values():
         site.wait_booted()
     yield made
@@ -101,14 +111,14 @@ def hosts(docker_services: Any) -> Iterator[dict[str, Site]]:
 
 @pytest.fixture(scope="session", autouse=True)
 def native(request: pytest.FixtureRequest, engine: None) -> Iterator[Native | None]:
-    """The suite on Debian 13, begun at once: it runs beside the other tests, on a core of its own.
+    """The suite on the other Debian, begun at once: it runs beside the other tests.
 
     None if test_native.py is not among what was asked for.
     """
     if not any("test_native.py" in item.nodeid for item in request.session.items):
         yield None
         return
-    began = Native(request.getfixturevalue("hosts")["debian13"])
+    began = Native(request.getfixturevalue("hosts")["other"])
     yield began
     began.stop()
 

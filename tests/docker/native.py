@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""tests/e2e inside a Debian 13 container, beside what the tests outside do."""
+"""tests/e2e inside a container of the other Debian, beside what the tests outside do."""
 
 from __future__ import annotations
 

@@ -104,7 +104,8 @@ class Site:
                 break
             time.sleep(0.5)
         if state != "running":
-            raise CommandFailed(f"the container is {state}: " + self.run("systemctl --failed"))
+            why = self.run("systemctl --failed --no-pager; journalctl --no-pager -p warning -n 20")
+            raise CommandFailed(f"the container is {state}: {why}")
 
     def look(self) -> tuple[frozenset[str], str]:
         """Names of all files that last, and the settings of Postfix and Dovecot."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The lab's own tests and the demo on a Debian 13 machine: the container stands in for one."""
+"""The lab's own tests and the demo on a machine of the other Debian: a container stands in."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from tests.docker import tally
 from tests.docker.native import COPY, Native
 
 
-def test_end_to_end_suite_on_debian_13(native: Native) -> None:
-    """tests/e2e, every test of it, on Dovecot 2.4: nothing is skipped."""
+def test_end_to_end_suite_on_the_other_debian(native: Native) -> None:
+    """tests/e2e, every test of it, on the Dovecot that this machine lacks: nothing is skipped."""
     said = native.wait(600)
     summary = said.strip().splitlines()[-1]
     # "211 passed in 90.11s (0:01:30)", and nothing failed, no error
     match = re.match(r"(\d+) passed(, \d+ warnings?)? in ", summary)
     assert match, said[-6000:]
-    tally.NATIVE["2.4"] = int(match[1])
+    tally.NATIVE[native.site.version] = int(match[1])
     assert int(match[1]) > 150, summary
 
 
-def test_demo_on_debian_13(native: Native) -> None:
+def test_demo_on_the_other_debian(native: Native) -> None:
     said = native.site.run(f"cd {COPY} && make demo 2>&1")
-    assert re.search(r"Dovecot 2\.4\.", said)
+    assert f"Dovecot {native.site.version}." in said
     assert "promises kept" in said
