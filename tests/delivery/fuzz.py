@@ -15,8 +15,9 @@ import sys
 import time
 from collections.abc import Iterable
 
+from mailseal.delivery.command_lines import MAX_LINE
 from mailseal.delivery.lmtp_events import Data, End, Mail, Piece, Quit, Recipient
-from mailseal.delivery.lmtp_protocol import MAX_LINE, Limits, Session
+from mailseal.delivery.lmtp_protocol import Limits, Session
 from mailseal.delivery.lmtp_syntax import Reply
 
 _LINES = [b"LHLO x", b"MAIL FROM:<a@b>", b"RCPT TO:<c@d>", b"RCPT TO:<x@unknown>", b"DATA", b"."]

@@ -31,17 +31,12 @@ from __future__ import annotations
 
 import dataclasses
 
+from mailseal.delivery.command_lines import CommandLines, EndlessLine
 from mailseal.delivery.data_stream import DataStream
 from mailseal.delivery.lmtp_commands import mail_from, rcpt_to, xforward
 from mailseal.delivery.lmtp_events import Data, End, Event, Mail, Piece, Quit, Recipient, Reset
-from mailseal.delivery.lmtp_syntax import (
-    Refused,
-    Reply,
-    helo_name,
-)
+from mailseal.delivery.lmtp_syntax import Refused, Reply, helo_name
 
-MAX_LINE = 4096
-MAX_GARBAGE = 1 << 20
 MAX_ERRORS = 20
 
 
@@ -62,11 +57,10 @@ class Session:
 
     __slots__ = (
         "_awaiting",
-        "_buffer",
         "_discarding",
         "_end",
         "_errors",
-        "_garbage",
+        "_lines",
         "_out",
         "_quit_told",
         "_size",
@@ -93,10 +87,9 @@ class Session:
         self.accepted = 0
         self.closed = False
         self._awaiting: Event | None = None
-        self._buffer = b""
+        self._lines = CommandLines()
         self._out: list[bytes] = []
         self._errors = 0
-        self._garbage = 0
         self._stream: DataStream | None = None
         self._size = 0
         self._discarding: Reply | None = None
@@ -124,7 +117,7 @@ class Session:
     @property
     def buffered(self) -> int:
         """Bytes held that were not acted upon yet."""
-        return len(self._buffer)
+        return len(self._lines)
 
     @property
     def awaited(self) -> Event | None:
@@ -138,7 +131,7 @@ class Session:
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the peer."""
-        self._buffer = self._buffer + data if self._buffer else data
+        self._lines.add(data)
 
     def output(self) -> bytes:
         """What is to be sent, handed out once."""
@@ -158,55 +151,35 @@ class Session:
                 self._awaiting, self._end = self._end, None
                 return self._awaiting
             if self._stream is not None:
-                if not self._buffer:
+                if not self._lines:
                     return None
                 piece = self._next_piece(self._stream)
                 if piece is not None:
                     return piece
                 continue
-            line = self._next_line()
-            if line is None:
-                if self.closed:
-                    continue
-                return None
             try:
+                line = self._lines.next()
+                if line is None:
+                    return None
                 event = self._command(line)
             except Refused as refused:
                 self._refuse(refused)
+                continue
+            except EndlessLine:
+                self.close(Reply(421, "4.7.0", f"{self.hostname} line too long"))
                 continue
             if event is not None:
                 return event
         return None
 
-    def _next_line(self) -> bytes | None:
-        """The next command line without its end; None if it is not all there."""
-        end = self._buffer.find(b"\r\n")
-        if 0 <= end <= MAX_LINE and not self._garbage:
-            line, self._buffer = self._buffer[:end], self._buffer[end + 2 :]
-            return line
-        if end < 0 and len(self._buffer) <= MAX_LINE:
-            return None
-        # Too long: forget it, but for the last byte, which may be the CR of its end.
-        keep = end if end >= 0 else len(self._buffer) - 1
-        self._garbage += keep
-        self._buffer = self._buffer[keep:]
-        if self._garbage > MAX_GARBAGE:
-            self.close(Reply(421, "4.7.0", f"{self.hostname} line too long"))
-        elif end >= 0:
-            self._buffer = self._buffer[2:]
-            self._garbage = 0
-            self._refuse(Refused(500, "5.5.2", "line too long"))
-            return self._next_line()
-        return None
-
     def _next_piece(self, stream: DataStream) -> Piece | None:
-        data, self._buffer = self._buffer, b""
-        piece = stream.feed(data)
+        piece = stream.feed(self._lines.take())
         self._size += len(piece)
         if self._size > self.limits.message:
             self.discard(Reply(552, "5.3.4", "message too large"))
         if stream.rest is not None:
-            self._buffer, self._stream = stream.rest, None
+            self._lines.add(stream.rest)
+            self._stream = None
             self._end = End(self._discarding)
         return Piece(piece) if piece and self._discarding is None else None
 
@@ -353,7 +326,7 @@ class Session:
         self._awaiting = None
         self._stream = None
         self._end = None
-        self._buffer = b""
+        self._lines = CommandLines()
         self.closed = True
         self._end_transaction()
 

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""The peer's bytes while they are commands: lines that end in CR LF (RFC 5321, 2.3.8).
+
+CONTRACT
+    A line is handed out when its CR LF is there.  A longer one than MAX_LINE is
+    forgotten as it comes, so that no more than MAX_LINE bytes are held apart from
+    what add() got last.
+
+FAILURES
+    Refused (500) when the end of a line was reached that is too long, and
+    EndlessLine when more than MAX_GARBAGE bytes of one were read.
+"""
+
+from __future__ import annotations
+
+from mailseal.delivery.lmtp_syntax import Refused
+
+MAX_LINE = 4096
+MAX_GARBAGE = 1 << 20
+
+
+class EndlessLine(Exception):
+    """It makes no sense to wait for this line's end."""
+
+
+class CommandLines:
+    """Bytes in, lines out."""
+
+    __slots__ = ("_at", "_data", "_garbage")
+
+    def __init__(self) -> None:
+        self._data = b""
+        self._at = 0
+        self._garbage = 0
+
+    def __len__(self) -> int:
+        return len(self._data) - self._at
+
+    def add(self, data: bytes) -> None:
+        """Append the peer's bytes."""
+        rest = self.take()
+        self._data = rest + data if rest else data
+
+    def take(self) -> bytes:
+        """All that is there, whatever it is."""
+        data, at = self._data, self._at
+        self._data, self._at = b"", 0
+        return data[at:]
+
+    def next(self) -> bytes | None:
+        """The next line without its end; None if it is not all there."""
+        start = self._at
+        end = self._data.find(b"\r\n", start)
+        size = (end if end >= 0 else len(self._data)) - start
+        if size <= MAX_LINE and not (self._garbage and end >= 0):
+            if end < 0:
+                return None
+            self._at = end + 2
+            return self._data[start:end]
+        # Too long: forget it, but for the last byte, which may be the CR of its end.
+        skipped = size if end >= 0 else size - 1
+        self._at += skipped
+        self._garbage += skipped
+        if self._garbage > MAX_GARBAGE:
+            raise EndlessLine
+        if end < 0:
+            return None
+        self._at += 2
+        self._garbage = 0
+        raise Refused(500, "5.5.2", "line too long")
