@@ -15,13 +15,13 @@ import statistics
 import time
 from collections.abc import Callable
 
+from mailseal.crypto.dcrypt import is_sealed
 from tests.bench.delivery import send, settle
 from tests.bench.peers import PASSWORD, USER, DovecotPeer, MailsealPeer, Peer
 from tests.lab.place import LabError
 
 COUNT = 1000
 SIZE = 4096
-MAGIC = b"CRYPTED\x03"
 
 
 def run(
@@ -55,7 +55,7 @@ def expect_sealed(peer: Peer) -> None:
     new = os.path.join(peer.maildir, "new")
     for name in os.listdir(new):
         with open(os.path.join(new, name), "rb") as stream:
-            if stream.read(8) != MAGIC:
+            if not is_sealed(stream.read(16)):
                 raise LabError(f"{peer.name} has stored a mail that is not sealed")
 
 

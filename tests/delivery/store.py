@@ -11,12 +11,11 @@ import yaml
 from mailseal import config as configuration
 from mailseal.config import Config
 from mailseal.crypto.dcrypt import open_sealed
-from mailseal.crypto.eckeys import CURVES, PrivateKey
+from mailseal.crypto.eckeys import PrivateKey
 from mailseal.delivery.commit import SealJob, Store, make_store, seal_group
 from mailseal.delivery.lmtp_syntax import Address
 from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.route import Router
-from mailseal.delivery.seal import SecretPool
 from mailseal.keys.public import PublicStore
 
 
@@ -56,8 +55,7 @@ class Here:
         return self.add_user(user)
 
     def store(self) -> Store:
-        secrets = SecretPool(0, CURVES[self.config["keys.curve"]])
-        return make_store(self.config, Router(self.config), secrets)
+        return make_store(self.config, Router(self.config), 0)
 
     def jobs(self, *addresses: str, body: bytes = b"Subject: x\r\n\r\ntext\r\n") -> list[SealJob]:
         """A job per address, all of one mail."""

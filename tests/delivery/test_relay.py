@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from mailseal.delivery.lmtp_syntax import Address, Reply
 from mailseal.delivery.message import Envelope
 from mailseal.delivery.relay import Relay
 from tests.delivery.store import mail
+from tests.listener import serve, unix_listener
 
 BODY = b"Subject: x\r\n\r\n.dot\r\n"
 TO = Address("alice", "example.org")
@@ -30,19 +29,10 @@ class Server:
         self.taken: list[bytes] = []
         self.connections = 0
         self._replies = replies
-        self._server = socket.socket(socket.AF_UNIX)
-        self._server.bind(path)
-        self._server.listen()
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            client, _ = self._server.accept()
-            self.connections += 1
-            with client, contextlib.suppress(OSError):
-                self._client(client)
+        serve(unix_listener(path), self._client)
 
     def _client(self, client: socket.socket) -> None:
+        self.connections += 1
         lines = client.makefile("rb")
         replies = iter(self._replies)
         body: list[bytes] = []

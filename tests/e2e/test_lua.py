@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator
 
@@ -14,6 +13,7 @@ import pytest
 
 from tests.lab import ALICE, BOB, Imap, Lab, LabError, Refused
 from tests.lab.dovecot import installed_version, series
+from tests.listener import serve, unix_listener
 
 SERIES = series(installed_version())
 LUA = {"2.3": "mailseal-only-lua", "2.4": "mailseal-only"}[SERIES]
@@ -47,25 +47,19 @@ class StandIn:
 
     def __init__(self, path: str) -> None:
         self.answer: bytes | None = None
-        self._socket = socket.socket(socket.AF_UNIX)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-        self._socket.bind(path)
+        self._socket = unix_listener(path)
         os.chmod(path, 0o666)
-        self._socket.listen()
-        threading.Thread(target=self._serve, daemon=True).start()
+        serve(self._socket, self._client)
 
-    def _serve(self) -> None:
-        silent = []
-        with contextlib.suppress(OSError):  # closed
-            while True:
-                connection, _ = self._socket.accept()
-                if self.answer is None:
-                    silent.append(connection)
-                    continue
-                with connection, connection.makefile("rb") as stream:
-                    stream.readline()
-                    connection.sendall(self.answer)
+    def _client(self, client: socket.socket) -> None:
+        with client.makefile("rb") as stream:
+            stream.readline()
+            if self.answer is None:
+                stream.read()  # until the other side has had enough
+            else:
+                client.sendall(self.answer)
 
     def close(self) -> None:
         self._socket.close()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import ALICE, Imap, Lab
-from tests.lab.dovecot import installed_version
+from tests.lab.dovecot import installed_version, series
 from tests.lab.place import MAIL_UID
 from tests.lab.smtp import send, send_lmtp
 
@@ -71,17 +71,17 @@ _FIELDS = {
 @pytest.fixture(scope="module")
 def site() -> Iterator[Lab]:
     """Dovecot files spam for everybody; mailseal's configuration knows nothing of it."""
-    series = installed_version()[:3]
+    language = series(installed_version())
     made = Lab(
         dict.fromkeys((ALICE, APART, BOXED, NESTED), "password"),
         auth="behind-passwd-file",
         plain_users={PLAIN: "password"},
     )
     script = made.place.path("sieve", "spam.sieve")
-    made.dovecot.write_config(_DOVECOT[series].replace("SCRIPT", script))
+    made.dovecot.write_config(_DOVECOT[language].replace("SCRIPT", script))
     made.dovecot.write_users(
         dict.fromkeys((ALICE, APART, BOXED, NESTED, PLAIN), "password"),
-        {user: text.replace("QUICK", made.place.quick) for user, text in _FIELDS[series].items()},
+        {user: text.replace("QUICK", made.place.quick) for user, text in _FIELDS[language].items()},
     )
     os.mkdir(os.path.dirname(script))
     with open(script, "w", encoding="ascii") as stream:
@@ -174,7 +174,7 @@ def test_an_inbox_apart_gets_the_mail_sealed(site: Lab) -> None:
 
 def test_another_format_is_sealed_by_dovecot(site: Lab) -> None:
     configured(site)
-    if installed_version().startswith("2.4"):
+    if series(installed_version()) == "2.4":
         more = _DOVECOT["2.4"] + _INDEX_ON_DISK
         more = more.replace("SCRIPT", site.place.path("sieve", "spam.sieve"))
         site.dovecot.write_config(more.replace("QUICK", site.place.quick))

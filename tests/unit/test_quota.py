@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 from mailseal import config as configuration
 from mailseal.delivery.quota import QuotaStatus
 from mailseal.errors import MailboxFull, MailboxFullRefused, TemporaryError
+from tests.listener import serve, unix_listener
 
 USER = "alice@example.org"
 QUESTION = (
@@ -29,28 +28,21 @@ class Service:
         self.name = name
         self.answer = b""
         self.asked: list[bytes] = []
-        self._listener = listener
-        threading.Thread(target=self._serve, daemon=True).start()
+        serve(listener, self._client)
 
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                with client, contextlib.suppress(OSError):
-                    self.asked.append(client.recv(65536))
-                    client.sendall(self.answer)
-                    if not self.answer:
-                        client.settimeout(5)
-                        client.recv(1)  # says nothing until the other side has had enough
+    def _client(self, client: socket.socket) -> None:
+        self.asked.append(client.recv(65536))
+        client.sendall(self.answer)
+        if not self.answer:
+            client.settimeout(5)
+            client.recv(1)  # says nothing until the other side has had enough
 
 
 @pytest.fixture(params=["unix", "IPv4", "IPv6"])
 def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
     if request.param == "unix":
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(tmp_path / "quota"))
-        listener.listen()
         name = str(tmp_path / "quota")
+        listener = unix_listener(name)
     elif request.param == "IPv4":
         listener = socket.create_server(("127.0.0.1", 0))
         name = "127.0.0.1:{}".format(*listener.getsockname()[1:])

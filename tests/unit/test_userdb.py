@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from mailseal.delivery.userdb import (
     unescape,
 )
 from mailseal.errors import BadUserName, TemporaryError
+from tests.listener import serve, unix_listener
 
 
 @given(st.text())
@@ -122,27 +121,18 @@ class Peer:
         self.answer = b""
         self.connections = 0
         self.questions: list[bytes] = []
-        self._server = socket.socket(socket.AF_UNIX)
-        self._server.bind(path)
-        self._server.listen()
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            client, _ = self._server.accept()
-            self.connections += 1
-            threading.Thread(target=self._client, args=(client,), daemon=True).start()
+        serve(unix_listener(path), self._client)
 
     def _client(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError):
-            client.sendall(b"VERSION\t1\t2\nSPID\t99\n")
-            for line in client.makefile("rb"):
-                if not line.startswith(b"USER"):
-                    continue
-                self.questions.append(line)
-                if self.answer == b"close":
-                    return
-                client.sendall(self.answer.replace(b"ID", line.split(b"\t")[1]))
+        self.connections += 1
+        client.sendall(b"VERSION\t1\t2\nSPID\t99\n")
+        for line in client.makefile("rb"):
+            if not line.startswith(b"USER"):
+                continue
+            self.questions.append(line)
+            if self.answer == b"close":
+                return
+            client.sendall(self.answer.replace(b"ID", line.split(b"\t")[1]))
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def warnings(config: Config) -> list[str]:
     """Sentences for people; empty if nothing is wrong, or nothing can be told."""
     found = []
     for protocol in ("imap", "pop3", "lmtp"):
-        plugins = _doveconf("-f", f"protocol={protocol}", "-h", "mail_plugins")
+        plugins = _plugins(protocol)
         if plugins is not None and "mail_crypt" not in plugins:
             found.append(
                 f"Dovecot does not load mail_crypt in protocol {protocol}: sealed mail cannot be "
@@ -66,9 +66,12 @@ def _sieve(config: Config) -> list[str]:
     return []
 
 
+def _plugins(protocol: str) -> str | None:
+    return _doveconf("-f", f"protocol={protocol}", "-h", "mail_plugins")
+
+
 def _loads_sieve(protocol: str) -> bool:
-    plugins = _doveconf("-f", f"protocol={protocol}", "-h", "mail_plugins") or ""
-    return re.search(r"\bsieve\b(?! = no)", plugins) is not None
+    return re.search(r"\bsieve\b(?! = no)", _plugins(protocol) or "") is not None
 
 
 def _site_scripts(protocol: str) -> list[str]:

@@ -24,6 +24,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from mailseal.config import Config
+from mailseal.crypto.eckeys import CURVES
 from mailseal.delivery import outcome
 from mailseal.delivery.folders import Folders
 from mailseal.delivery.lmtp_syntax import Reply
@@ -59,9 +60,10 @@ class Store:
     secrets: SecretPool
 
 
-def make_store(config: Config, router: Router, secrets: SecretPool) -> Store:
-    """The Store that the configuration describes."""
+def make_store(config: Config, router: Router, secrets_ahead: int) -> Store:
+    """The Store that the configuration describes, with room for so many secrets."""
     folders = Folders(config["delivery.header_rules"], config["delivery.detail_folder"])
+    secrets = SecretPool(secrets_ahead, CURVES[config["keys.curve"]])
     return Store(router, folders, config["delivery.sizes"], secrets)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 from mailseal.delivery.lmtp_events import Mail, Recipient
-from mailseal.delivery.lmtp_syntax import Refused, parse_path
+from mailseal.delivery.lmtp_syntax import Refused, loggable_id, parse_path
 
 _IDENT = re.compile(rb" *IDENT=((?:[!-*,-<>-~]|\+[0-9A-F]{2}){1,255}) *", re.I)
 
@@ -55,5 +55,4 @@ def xforward(argument: bytes) -> str:
         raise Refused(501, "5.5.4", "bad IDENT value")
     if ident.upper() == b"[UNAVAILABLE]":
         return ""
-    # Nothing that looks like another part of a log line.
-    return re.sub("[^0-9A-Za-z._-]", "?", ident.decode())[:64]
+    return loggable_id(ident.decode())

@@ -66,6 +66,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+def loggable_id(queue_id: str) -> str:
+    """A queue id that somebody named: nothing that looks like another part of a log line."""
+    return re.sub("[^0-9A-Za-z._-]", "?", queue_id)[:64]
+
+
 # Everything but some ASCII and the C1 controls.  Written the other way round, with
 # \u00a0-\U0010ffff, each of these takes 3 ms to compile, for mailseal-deliver at every mail.
 _ATOM = re.compile(r'[^\x00-\x20"(),:;<>@\[\\\]\x7f-\x9f]+')

@@ -12,10 +12,10 @@ FAILURES
 
 from __future__ import annotations
 
-import socket
 import time
 
 from mailseal.config import Config, socket_address
+from mailseal.delivery.dial import dial
 from mailseal.errors import MailboxFull, MailboxFullRefused, TemporaryError
 
 _MAX_ANSWER = 65536
@@ -43,23 +43,11 @@ class QuotaStatus:
             raise self._full(f"the mailbox of {user} is full: {action}")
         raise TemporaryError(f"quota-status says of {user}: {action}")
 
-    def _connected(self) -> socket.socket:
-        if not isinstance(self._address, str):
-            return socket.create_connection(self._address, self._timeout)
-        sock = socket.socket(socket.AF_UNIX)
-        try:
-            sock.settimeout(self._timeout)
-            sock.connect(self._address)
-        except OSError:
-            sock.close()
-            raise
-        return sock
-
     def _ask(self, question: bytes) -> str:
         deadline = time.monotonic() + self._timeout
         answer = b""
         try:
-            with self._connected() as sock:
+            with dial(self._address, self._timeout) as sock:
                 sock.sendall(question)
                 while b"\n\n" not in answer and len(answer) < _MAX_ANSWER:
                     sock.settimeout(max(deadline - time.monotonic(), 0.001))

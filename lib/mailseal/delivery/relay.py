@@ -22,7 +22,8 @@ import threading
 import time
 
 from mailseal.delivery.data_stream import stuffed
-from mailseal.delivery.lmtp_syntax import Address, Reply
+from mailseal.delivery.dial import dial
+from mailseal.delivery.lmtp_syntax import Address, Reply, loggable_id
 from mailseal.delivery.message import Envelope, Message
 from mailseal.errors import TemporaryError
 
@@ -52,14 +53,8 @@ class _Connection:
         self._timeout = timeout
         self._buffer = b""
         self.idle_since = 0.0
-        family = socket.AF_UNIX if isinstance(address, str) else socket.AF_UNSPEC
         try:
-            if family == socket.AF_UNIX:
-                self._socket = socket.socket(family, socket.SOCK_STREAM)
-                self._socket.settimeout(timeout)
-                self._socket.connect(address)
-            else:
-                self._socket = socket.create_connection(address, timeout)  # type: ignore[arg-type]
+            self._socket = dial(address, timeout)
         except (FileNotFoundError, ConnectionRefusedError) as exc:
             raise NotThere(f"cannot connect: {exc.strerror}") from None
         except OSError as exc:
@@ -79,8 +74,7 @@ class _Connection:
     def name_mail(self, queue_id: str) -> None:
         """Tell the queue id of the mail that comes next, for the log, if the server cares."""
         if self._takes_ident:
-            text = re.sub("[^0-9A-Za-z._-]", "?", queue_id)[:64]
-            self._command(f"XFORWARD IDENT={text}\r\n".encode())
+            self._command(f"XFORWARD IDENT={loggable_id(queue_id)}\r\n".encode())
 
     def quiet(self) -> bool:
         """Whether the connection is open and nothing unexpected has come."""

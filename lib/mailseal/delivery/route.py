@@ -123,19 +123,22 @@ class Router:
 
         Dovecot's "no such user" is certain; a template knows only what folders there are.
         """
-        if not self._certain:
-            with contextlib.suppress(BadUserName):
-                if self.key_of(normalise(name)) is not None:
-                    raise TemporaryError(f"the home of {name} is missing, but there is a key")
+        if not self._certain and self._is_key_name(name):
+            raise TemporaryError(f"the home of {name} is missing, but there is a key")
 
     def _require_no_other_name(self, name: str, user: str) -> None:
         """Keys filed under the address of a user whom Dovecot calls by another name: a slip."""
+        if name != user and self._is_key_name(name):
+            raise TemporaryError(
+                f"there is a key of {name}, but Dovecot's name for this user is {user}",
+                hint=f"enrol {user}, and unenrol {name}",
+            )
+
+    def _is_key_name(self, name: str) -> bool:
+        """Whether there is a key under the name as it was given to us."""
         with contextlib.suppress(BadUserName):
-            if normalise(name) != user and self.key_of(normalise(name)) is not None:
-                raise TemporaryError(
-                    f"there is a key of {name}, but Dovecot's name for this user is {user}",
-                    hint=f"enrol {user}, and unenrol {name}",
-                )
+            return self.key_of(normalise(name)) is not None
+        return False
 
     def _split(self, address: Address) -> tuple[str, str]:
         """User name and detail, parted as Dovecot does it: at the first delimiter."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 
 from mailseal import config as configuration
-from mailseal.crypto.eckeys import CURVES
 from mailseal.delivery import listen, outcome, relay
 from mailseal.delivery.commit import SealJob, make_store, seal_group
 from mailseal.delivery.lmtp_syntax import Address, Reply
@@ -18,7 +17,6 @@ from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.outcome import Outcome
 from mailseal.delivery.relayed import relay_one
 from mailseal.delivery.route import Router
-from mailseal.delivery.seal import SecretPool
 from mailseal.errors import MailsealError
 
 
@@ -37,7 +35,7 @@ def deliver_alone(
     to = "syslog" if config["log.to"] == "stderr" else config["log.to"]
     log = DeliveryLog(to, "mailseal-deliver")
     router = Router(config)
-    store = make_store(config, router, SecretPool(0, CURVES[config["keys.curve"]]))
+    store = make_store(config, router, 0)
     dovecot = relay.dovecot(config, envelope.hostname)
     replies: list[Reply] = []
     for recipient in recipients:

@@ -22,11 +22,11 @@ import contextlib
 import dataclasses
 import os
 import re
-import socket
 import threading
 import time
 
 from mailseal.config import Config, socket_address
+from mailseal.delivery.dial import dial
 from mailseal.errors import BadUserName, TemporaryError
 from mailseal.keys.names import normalise
 
@@ -163,13 +163,11 @@ class _Connection:
     """One connection to the auth-userdb socket, used by one thread at a time."""
 
     def __init__(self, address: str, timeout: float) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = dial(address, timeout)
         self._timeout = timeout
         self._buffer = b""
         self._number = 0
         try:
-            self._socket.settimeout(timeout)
-            self._socket.connect(address)
             self._socket.sendall(b"VERSION\t1\t0\n")
         except OSError:
             self._socket.close()

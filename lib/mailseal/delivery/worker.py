@@ -25,7 +25,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mailseal.config import Config
-from mailseal.crypto.eckeys import CURVES
 from mailseal.delivery import outcome, relay
 from mailseal.delivery.budget import Budget
 from mailseal.delivery.commit import Committer, SealJob, make_store
@@ -37,7 +36,6 @@ from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.outcome import Outcome
 from mailseal.delivery.relayed import relay_one
 from mailseal.delivery.route import Route, Router
-from mailseal.delivery.seal import SecretPool
 
 _LOOKUP_THREADS = 8
 _RELAY_THREADS = 32
@@ -88,12 +86,9 @@ class Worker:
         self._limits = Limits(config["delivery.message_limit"], config["delivery.recipient_limit"])
         self._most: int = config["delivery.connection_limit"]
         self._relay = relay.dovecot(config, hostname)
-        self._secrets = SecretPool(config["delivery.secrets_ahead"], CURVES[config["keys.curve"]])
-        self._committer = Committer(
-            make_store(config, self.router, self._secrets),
-            self._group_done,
-            config["delivery.commit_threads"],
-        )
+        store = make_store(config, self.router, config["delivery.secrets_ahead"])
+        self._secrets = store.secrets
+        self._committer = Committer(store, self._group_done, config["delivery.commit_threads"])
         self._lookups = concurrent.futures.ThreadPoolExecutor(_LOOKUP_THREADS, "lookup")
         self._relays = concurrent.futures.ThreadPoolExecutor(_RELAY_THREADS, "relay")
         self._listeners = {sock.fileno(): sock for sock in listeners}
