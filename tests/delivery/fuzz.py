@@ -15,10 +15,10 @@ import sys
 import time
 from collections.abc import Iterable
 
-from mailseal.delivery.command_lines import MAX_LINE
-from mailseal.delivery.lmtp_events import Data, End, Mail, Piece, Quit, Recipient
-from mailseal.delivery.lmtp_protocol import Limits, Session
-from mailseal.delivery.lmtp_syntax import Reply
+from mailseal.delivery.lmtp.command_lines import MAX_LINE
+from mailseal.delivery.lmtp.events import Data, End, Mail, Piece, Quit, Recipient
+from mailseal.delivery.lmtp.protocol import Limits, Session
+from mailseal.delivery.lmtp.syntax import Reply
 
 _LINES = [b"LHLO x", b"MAIL FROM:<a@b>", b"RCPT TO:<c@d>", b"RCPT TO:<x@unknown>", b"DATA", b"."]
 _LINES += [b"RSET", b"NOOP", b"QUIT", b"MAIL FROM:<a@b> SIZE=5 BODY=8BITMIME SMTPUTF8", b"EHLO x"]

@@ -13,7 +13,7 @@ from mailseal.config import Config
 from mailseal.crypto.dcrypt import open_sealed
 from mailseal.crypto.eckeys import PrivateKey
 from mailseal.delivery.commit import SealJob, Store, make_store, seal_group
-from mailseal.delivery.lmtp_syntax import Address
+from mailseal.delivery.lmtp.syntax import Address
 from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.route import Router
 from mailseal.keys.public import PublicStore

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mailseal.delivery.lmtp_syntax import Reply
+from mailseal.delivery.lmtp.syntax import Reply
 from mailseal.delivery.pipe import _READ, exit_status
 from tests.delivery.daemon import Daemon
 from tests.lab.place import REPOSITORY

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mailseal.delivery.lmtp_syntax import Address, Reply
+from mailseal.delivery.dovecot.relay import Relay
+from mailseal.delivery.lmtp.syntax import Address, Reply
 from mailseal.delivery.message import Envelope
-from mailseal.delivery.relay import Relay
 from tests.delivery.store import mail
 from tests.listener import serve, unix_listener
 

@@ -11,12 +11,12 @@ import pytest
 
 from mailseal.crypto.eckeys import PrivateKey
 from mailseal.delivery.commit import seal_group
-from mailseal.delivery.lmtp_syntax import Address
+from mailseal.delivery.dovecot.relay import Relay
+from mailseal.delivery.dovecot.userdb import Account
+from mailseal.delivery.lmtp.syntax import Address
 from mailseal.delivery.message import Envelope
-from mailseal.delivery.relay import Relay
 from mailseal.delivery.relayed import relay_one
 from mailseal.delivery.route import Router
-from mailseal.delivery.userdb import Account
 from mailseal.errors import (
     MailsealError,
     NoSuchUser,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailseal.delivery.data_stream import DataStream, stuffed
+from mailseal.delivery.lmtp.data_stream import DataStream, stuffed
 
 # Mostly the bytes that matter, so that their meetings are frequent.
 BYTES = st.lists(st.sampled_from([b"\r", b"\n", b".", b"\r\n", b"\r\n.", b"a"]), max_size=40).map(

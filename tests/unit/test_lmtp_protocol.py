@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailseal.delivery.command_lines import MAX_LINE
-from mailseal.delivery.lmtp_commands import xforward
-from mailseal.delivery.lmtp_events import End
-from mailseal.delivery.lmtp_protocol import Limits, Session
-from mailseal.delivery.lmtp_syntax import Refused, parse_path
+from mailseal.delivery.lmtp.command_lines import MAX_LINE
+from mailseal.delivery.lmtp.commands import xforward
+from mailseal.delivery.lmtp.events import End
+from mailseal.delivery.lmtp.protocol import Limits, Session
+from mailseal.delivery.lmtp.syntax import Refused, parse_path
 from tests.delivery.fuzz import Peer, words
 
 WHOLE = (

@@ -19,7 +19,7 @@ from mailseal.delivery.folders import (
     modified_utf7,
     parse_rule,
 )
-from mailseal.delivery.lmtp_syntax import Address, Reply, printable
+from mailseal.delivery.lmtp.syntax import Address, Reply, printable
 from mailseal.delivery.message import Envelope, Message, Stored, date, trace_headers
 from mailseal.mailbox import maildir
 from tests.delivery.store import mail

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mailseal import config as configuration
-from mailseal.delivery.quota import QuotaStatus
+from mailseal.delivery.dovecot.quota import QuotaStatus
 from mailseal.errors import MailboxFull, MailboxFullRefused, TemporaryError
 from tests.listener import serve, unix_listener
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailseal import config as configuration
-from mailseal.delivery.userdb import (
+from mailseal.delivery.dovecot.userdb import (
     Cached,
     DovecotUserdb,
     Template,

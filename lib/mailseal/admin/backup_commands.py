@@ -21,7 +21,7 @@ from mailseal.admin.prompt import Passwords
 from mailseal.errors import Damaged, MailsealError, NotEnrolled, UsageError, WrongPassword
 
 if TYPE_CHECKING:
-    from mailseal.admin.cli import Commands, Context
+    from mailseal.admin.command import Commands, Context
     from mailseal.crypto.eckeys import PrivateKey
     from mailseal.keys.keyring import Keyring, Opened
 

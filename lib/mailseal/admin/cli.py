@@ -25,73 +25,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
 
 from mailseal import config as configuration
 from mailseal import errors
-from mailseal.config import Config
-from mailseal.errors import MailsealError, NotPermitted, TemporaryError, UsageError
-from mailseal.login.client import AgentClient, Reply
-
-# Several Argon2id runs may be waiting before ours.
-_TIMEOUT = 120.0
-
-
-class Context:
-    """What a command works with."""
-
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self.arguments = arguments
-        self.config_path: str = arguments.config
-        self._config: Config | None = None
-
-    @property
-    def config(self) -> Config:
-        """The configuration, read when it is first needed."""
-        if self._config is None:
-            self._config = configuration.load(self.config_path)
-        return self._config
-
-    def ask(self, verb: str, **fields: bytes) -> Reply:
-        """One request to the agent.  Anything but "ok" raises the error it stands for."""
-        with AgentClient(self.config["agent.socket"], _TIMEOUT) as agent:
-            reply = agent.request(verb, **fields)
-        if reply.status == "ok":
-            return reply
-        raise error_of(reply)
-
-
-def error_of(reply: Reply) -> MailsealError:
-    """The error that an answer of the agent stands for."""
-    if reply.status == "denied":
-        return NotPermitted(
-            f"the key agent does not take orders from uid {os.getuid()}",
-            hint="see agent.admin_users in the configuration",
-        )
-    if reply.status != "error":
-        return TemporaryError(reply.text("reason") or f"the key agent says {reply.status}")
-    found = getattr(errors, reply.text("class"), None)
-    if not (isinstance(found, type) and issubclass(found, MailsealError)):
-        found = MailsealError
-    return found(reply.text("message"), hint=reply.text("hint") or None)
-
-
-Command = Callable[[Context], int]
-
-
-class Commands:
-    """The table of commands, each with its arguments."""
-
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._adder = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(self, name: str, run: Command, text: str) -> argparse.ArgumentParser:
-        """A command; returns its parser, for the arguments."""
-        parser = self._adder.add_parser(
-            name, help=text, description=f"{text[:1].upper()}{text[1:]}."
-        )
-        parser.set_defaults(run=run)
-        return parser
+from mailseal.admin.command import Command, Commands, Context
+from mailseal.errors import MailsealError, UsageError
 
 
 class _Parser(argparse.ArgumentParser):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mailseal.config import describe
 
 if TYPE_CHECKING:
-    from mailseal.admin.cli import Commands, Context
+    from mailseal.admin.command import Commands, Context
 
 
 def register(commands: Commands) -> None:

@@ -15,7 +15,7 @@ import re
 import subprocess
 
 from mailseal.config import Config
-from mailseal.delivery.userdb import expand, layout_of, maildir_of
+from mailseal.delivery.dovecot.userdb import expand, layout_of, maildir_of
 
 _SAMPLE = ("user@example.org", "/home/user")
 # How 2.4 writes what 2.3 writes as %h, %u, %n and %d.

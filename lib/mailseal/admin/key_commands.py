@@ -21,7 +21,7 @@ from mailseal.errors import TemporaryError
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
-    from mailseal.admin.cli import Commands, Context
+    from mailseal.admin.command import Commands, Context
 
 NO_SECOND_WAY = "no second way in: a forgotten password means LOST MAIL"
 

@@ -22,7 +22,7 @@ from mailseal.crypto.eckeys import PrivateKey
 from mailseal.errors import TemporaryError
 
 if TYPE_CHECKING:
-    from mailseal.admin.cli import Commands, Context
+    from mailseal.admin.command import Commands, Context
 
 _HEADER = 65536
 

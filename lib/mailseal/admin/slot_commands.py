@@ -17,7 +17,7 @@ from mailseal.admin.prompt import Passwords
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
-    from mailseal.admin.cli import Commands, Context
+    from mailseal.admin.command import Commands, Context
 
 
 def register(commands: Commands) -> None:

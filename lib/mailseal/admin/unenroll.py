@@ -25,7 +25,7 @@ from mailseal.errors import MailsealError, NotEnrolled, UsageError
 from mailseal.keys.names import normalise
 
 if TYPE_CHECKING:
-    from mailseal.admin.cli import Commands, Context
+    from mailseal.admin.command import Commands, Context
 
 
 # A mail whose key was looked up is stored within this time, in seconds: the key is looked up
@@ -90,7 +90,7 @@ def _require_no_sealed_mail(context: Context, user: str, folders: list[str], dou
 
 def _folders(context: Context, user: str) -> tuple[list[str], str]:
     """Where mail of the user may lie, and why that may be not all, if so."""
-    from mailseal.delivery import userdb
+    from mailseal.delivery.dovecot import userdb
 
     folders = [os.path.abspath(path) for path in context.arguments.maildir]
     try:

@@ -27,7 +27,7 @@ from mailseal.config import Config
 from mailseal.crypto.eckeys import CURVES
 from mailseal.delivery import outcome
 from mailseal.delivery.folders import Folders
-from mailseal.delivery.lmtp_syntax import Reply
+from mailseal.delivery.lmtp.syntax import Reply
 from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.outcome import Outcome
 from mailseal.delivery.route import Route, Router

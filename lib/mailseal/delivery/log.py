@@ -19,7 +19,7 @@ import sys
 import syslog
 import time
 
-from mailseal.delivery.lmtp_syntax import Reply, printable
+from mailseal.delivery.lmtp.syntax import Reply, printable
 from mailseal.errors import MailsealError
 
 _STATUS = {2: "sent", 4: "deferred", 5: "bounced"}

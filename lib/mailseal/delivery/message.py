@@ -12,7 +12,7 @@ import os
 import re
 import time
 
-from mailseal.delivery.lmtp_syntax import Address, printable
+from mailseal.delivery.lmtp.syntax import Address, printable
 
 TYPE_CHECKING = False  # `typing` takes 3 ms to import; type checkers know the name
 if TYPE_CHECKING:

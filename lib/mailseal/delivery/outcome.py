@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from mailseal.delivery.lmtp_syntax import Address, Reply
+from mailseal.delivery.lmtp.syntax import Address, Reply
 from mailseal.errors import (
     DiskFull,
     MailboxFull,

@@ -28,9 +28,9 @@ from __future__ import annotations
 import os
 import signal
 
-from mailseal.delivery.lmtp_syntax import Address, Refused, Reply, parse_path, printable
+from mailseal.delivery.dovecot.relay import Relay
+from mailseal.delivery.lmtp.syntax import Address, Refused, Reply, parse_path, printable
 from mailseal.delivery.message import Envelope, Message
-from mailseal.delivery.relay import Relay
 from mailseal.errors import (
     EX_DATAERR,
     EX_NOPERM,

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from mailseal.delivery import outcome
+from mailseal.delivery.dovecot.relay import Relay
 from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.outcome import Outcome
-from mailseal.delivery.relay import Relay
 from mailseal.delivery.route import Route, Router
 from mailseal.errors import MailsealError, TemporaryError
 

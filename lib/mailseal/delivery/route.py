@@ -25,10 +25,10 @@ from typing import Literal
 
 from mailseal.config import Config
 from mailseal.crypto.eckeys import PublicKey
-from mailseal.delivery import userdb
-from mailseal.delivery.lmtp_syntax import Address
-from mailseal.delivery.quota import QuotaStatus
-from mailseal.delivery.userdb import Account
+from mailseal.delivery.dovecot import userdb
+from mailseal.delivery.dovecot.quota import QuotaStatus
+from mailseal.delivery.dovecot.userdb import Account
+from mailseal.delivery.lmtp.syntax import Address
 from mailseal.errors import (
     BadUserName,
     MailsealError,

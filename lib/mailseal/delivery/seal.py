@@ -15,7 +15,7 @@ import collections
 from mailseal.crypto import dcrypt
 from mailseal.crypto.dcrypt import MessageSecret
 from mailseal.crypto.eckeys import Curve, PublicKey
-from mailseal.delivery.lmtp_syntax import Address
+from mailseal.delivery.lmtp.syntax import Address
 from mailseal.delivery.message import Envelope, Message, Stored, trace_headers
 from mailseal.mailbox import maildir
 from mailseal.mailbox.maildir import Staged

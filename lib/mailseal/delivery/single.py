@@ -9,9 +9,11 @@ from __future__ import annotations
 import time
 
 from mailseal import config as configuration
-from mailseal.delivery import listen, outcome, relay
+from mailseal.delivery import outcome
 from mailseal.delivery.commit import SealJob, make_store, seal_group
-from mailseal.delivery.lmtp_syntax import Address, Reply
+from mailseal.delivery.daemon import listen
+from mailseal.delivery.dovecot import relay
+from mailseal.delivery.lmtp.syntax import Address, Reply
 from mailseal.delivery.log import DeliveryLog
 from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.outcome import Outcome

@@ -43,11 +43,11 @@ from mailseal.errors import ConfigError, Damaged, MailsealError, UsageError
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
 from mailseal.login import hardening, protocol, startup
-from mailseal.login.answers import error_answer
-from mailseal.login.management import Management
-from mailseal.login.service import Policy, Service
+from mailseal.login.admin_verbs import AdminVerbs
+from mailseal.login.login_verbs import LoginVerbs, Policy
 from mailseal.login.sessions import Sessions
 from mailseal.login.vault import Vault
+from mailseal.login.verbs import error_answer
 from mailseal.login.workers import Workers
 
 # A caller that says nothing for so long is cut off, in seconds.
@@ -57,11 +57,11 @@ _REFUSAL = 5
 
 
 class Agent:
-    """The server around a Service: who may speak, and the lines."""
+    """The server around the verbs: who may speak, and the lines."""
 
     def __init__(
         self,
-        service: Service,
+        service: LoginVerbs,
         *,
         login_uids: frozenset[int],
         admin_uids: frozenset[int],
@@ -194,11 +194,11 @@ def run(config: Config) -> None:
         vault.publish_missing()
         idle, absolute = config["agent.idle_timeout"], config["agent.absolute_timeout"]
         sessions = Sessions(idle=idle, absolute=absolute)
-        service = Service(
+        service = LoginVerbs(
             vault,
             sessions,
             workers,
-            admin_verbs=Management(vault, sessions, workers, log).verbs,
+            admin_verbs=AdminVerbs(vault, sessions, workers, log).verbs,
             version=version,
             policy=policy,
             log=log,

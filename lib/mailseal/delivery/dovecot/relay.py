@@ -21,9 +21,9 @@ import socket
 import threading
 import time
 
-from mailseal.delivery.data_stream import stuffed
-from mailseal.delivery.dial import dial
-from mailseal.delivery.lmtp_syntax import Address, Reply, loggable_id
+from mailseal.delivery.dovecot.dial import dial
+from mailseal.delivery.lmtp.data_stream import stuffed
+from mailseal.delivery.lmtp.syntax import Address, Reply, loggable_id
 from mailseal.delivery.message import Envelope, Message
 from mailseal.errors import TemporaryError
 

@@ -31,11 +31,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from mailseal.delivery.command_lines import CommandLines, EndlessLine
-from mailseal.delivery.data_stream import DataStream
-from mailseal.delivery.lmtp_commands import mail_from, rcpt_to, xforward
-from mailseal.delivery.lmtp_events import Data, End, Event, Mail, Piece, Quit, Recipient, Reset
-from mailseal.delivery.lmtp_syntax import Refused, Reply, helo_name
+from mailseal.delivery.lmtp.command_lines import CommandLines, EndlessLine
+from mailseal.delivery.lmtp.commands import mail_from, rcpt_to, xforward
+from mailseal.delivery.lmtp.data_stream import DataStream
+from mailseal.delivery.lmtp.events import Data, End, Event, Mail, Piece, Quit, Recipient, Reset
+from mailseal.delivery.lmtp.syntax import Refused, Reply, helo_name
 
 MAX_ERRORS = 20
 

@@ -26,7 +26,7 @@ import threading
 import time
 
 from mailseal.config import Config, socket_address
-from mailseal.delivery.dial import dial
+from mailseal.delivery.dovecot.dial import dial
 from mailseal.errors import BadUserName, TemporaryError
 from mailseal.keys.names import normalise
 

@@ -14,10 +14,10 @@ from mailseal.crypto import kdf
 from mailseal.crypto.eckeys import PrivateKey
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
+from mailseal.login.admin_verbs import AdminVerbs
+from mailseal.login.login_verbs import LoginVerbs, Policy
 from mailseal.login.mailcrypt_fields import login_fields
-from mailseal.login.management import Management
 from mailseal.login.protocol import Fields
-from mailseal.login.service import Policy, Service
 from mailseal.login.sessions import Sessions
 from mailseal.login.vault import Vault
 from mailseal.login.workers import Workers
@@ -39,8 +39,8 @@ class World:
         self.workers = Workers(parallel=2, queue=8, memory_kib=1024)
         self.vault = Vault(store, public, curve="prime256v1", cost=CHEAP, derive=self.derive)
         self.sessions = Sessions(idle=60, absolute=600, clock=lambda: self.now)
-        verbs = Management(self.vault, self.sessions, self.workers, LOG).verbs
-        self.service = Service(
+        verbs = AdminVerbs(self.vault, self.sessions, self.workers, LOG).verbs
+        self.service = LoginVerbs(
             self.vault,
             self.sessions,
             self.workers,
@@ -201,7 +201,7 @@ def test_an_unexpected_exception_is_temporary_and_shows_nothing(
     monkeypatch.setattr(enrolled.vault, "unlock", broken)
     status, fields = enrolled.ask("unlock", user=USER, password=b"pw")
     assert status == "temporary" and b"secret" not in fields["reason"]
-    assert "ZeroDivisionError at test_service.py" in caplog.text
+    assert "ZeroDivisionError at test_verbs.py" in caplog.text
     assert "secret text" not in caplog.text
 
 

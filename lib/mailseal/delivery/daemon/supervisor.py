@@ -35,7 +35,7 @@ from collections.abc import Mapping, Sequence
 from mailseal import config as configuration
 from mailseal.config import Config
 from mailseal.daemon import notify
-from mailseal.delivery import listen
+from mailseal.delivery.daemon import listen
 from mailseal.delivery.folders import Folders
 from mailseal.delivery.log import DeliveryLog
 from mailseal.errors import EX_CONFIG, EX_OK, ConfigError, MailsealError
@@ -91,7 +91,7 @@ class Server:
             for number in (signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            from mailseal.delivery.worker import Worker
+            from mailseal.delivery.daemon.worker import Worker
 
             hostname = listen.hostname(self.config)
             worker = Worker(self.config, hostname, self._sockets, self.log, self._orphan_read)
@@ -213,7 +213,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     except (MailsealError, OSError) as error:
         print(f"mailseal-lmtp: error: {error}", file=sys.stderr)
         return getattr(error, "exit_status", 75)
-    import mailseal.delivery.worker  # noqa: F401 - once, and shared by all workers
+    import mailseal.delivery.daemon.worker  # noqa: F401 - once, and shared by all workers
 
     gc.collect()
     gc.freeze()

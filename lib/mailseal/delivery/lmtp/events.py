@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from mailseal.delivery.lmtp_syntax import Address, Reply
+from mailseal.delivery.lmtp.syntax import Address, Reply
 
 
 @dataclasses.dataclass(slots=True)

@@ -19,11 +19,11 @@ from typing import TypeVar
 
 from mailseal.errors import MailsealError, NotEnrolled
 from mailseal.keys.slots import EscrowSlot
-from mailseal.login.answers import Answer, Verb, needed, note_enrolment, user_of
 from mailseal.login.lifecycle import Lifecycle
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions
 from mailseal.login.vault import Vault
+from mailseal.login.verbs import Answer, Verb, needed, note_enrolment, user_of
 from mailseal.login.workers import Workers
 
 STATUS_PAGE = 200
@@ -34,7 +34,7 @@ _LIST_FRESH = 60.0
 _T = TypeVar("_T")
 
 
-class Management:
+class AdminVerbs:
     """Verbs for administrators."""
 
     def __init__(

@@ -19,17 +19,17 @@ import time
 from typing import TYPE_CHECKING
 
 from mailseal.delivery import outcome
-from mailseal.delivery.budget import Request
-from mailseal.delivery.lmtp_events import Data, End, Event, Mail, Piece, Quit, Recipient, Reset
-from mailseal.delivery.lmtp_protocol import Limits, Session
-from mailseal.delivery.lmtp_syntax import Address, Reply
+from mailseal.delivery.daemon.budget import Request
+from mailseal.delivery.lmtp.events import Data, End, Event, Mail, Piece, Quit, Recipient, Reset
+from mailseal.delivery.lmtp.protocol import Limits, Session
+from mailseal.delivery.lmtp.syntax import Address, Reply
 from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.outcome import Outcome
 from mailseal.delivery.route import Route
 from mailseal.errors import MailsealError
 
 if TYPE_CHECKING:
-    from mailseal.delivery.worker import Worker
+    from mailseal.delivery.daemon.worker import Worker
 
 READ = 64 * 1024
 """Bytes read at a time; also the least that is reserved for a mail.

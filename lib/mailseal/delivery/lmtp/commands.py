@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import re
 
-from mailseal.delivery.lmtp_events import Mail, Recipient
-from mailseal.delivery.lmtp_syntax import Refused, loggable_id, parse_path
+from mailseal.delivery.lmtp.events import Mail, Recipient
+from mailseal.delivery.lmtp.syntax import Refused, loggable_id, parse_path
 
 _IDENT = re.compile(rb" *IDENT=((?:[!-*,-<>-~]|\+[0-9A-F]{2}){1,255}) *", re.I)
 

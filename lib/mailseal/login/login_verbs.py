@@ -35,11 +35,11 @@ from mailseal.errors import (
 from mailseal.keys.keystore import Stamp
 from mailseal.keys.names import normalise
 from mailseal.keys.slots import MAX_PASSWORD, check_password
-from mailseal.login.answers import Answer, Verb, error_answer, note_enrolment
 from mailseal.login.mailcrypt_fields import Named, login_fields, public_fields
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions
 from mailseal.login.vault import Unlocked, Vault
+from mailseal.login.verbs import Answer, Verb, error_answer, note_enrolment
 from mailseal.login.workers import Workers
 
 _WRONG_FOR = 5.0
@@ -63,8 +63,8 @@ class Policy:
         return not self.enroll_for or user in self.enroll_for or domain in self.enroll_for
 
 
-class Service:
-    """Login verbs here, admin verbs as given (management.py has them)."""
+class LoginVerbs:
+    """Login verbs here, admin verbs as given (admin_verbs.py has them)."""
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ FAILURES
 
 from __future__ import annotations
 
-from mailseal.delivery.lmtp_syntax import Refused
+from mailseal.delivery.lmtp.syntax import Refused
 
 MAX_LINE = 4096
 MAX_GARBAGE = 1 << 20

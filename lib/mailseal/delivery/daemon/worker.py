@@ -25,12 +25,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mailseal.config import Config
-from mailseal.delivery import outcome, relay
-from mailseal.delivery.budget import Budget
+from mailseal.delivery import outcome
 from mailseal.delivery.commit import Committer, SealJob, make_store
-from mailseal.delivery.connection import READ, Connection, routed_outcome
-from mailseal.delivery.lmtp_protocol import Limits
-from mailseal.delivery.lmtp_syntax import Address
+from mailseal.delivery.daemon.budget import Budget
+from mailseal.delivery.daemon.connection import READ, Connection, routed_outcome
+from mailseal.delivery.dovecot import relay
+from mailseal.delivery.lmtp.protocol import Limits
+from mailseal.delivery.lmtp.syntax import Address
 from mailseal.delivery.log import DeliveryLog
 from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.outcome import Outcome

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 
 from mailseal.config import Config, socket_address
-from mailseal.delivery.dial import dial
+from mailseal.delivery.dovecot.dial import dial
 from mailseal.errors import MailboxFull, MailboxFullRefused, TemporaryError
 
 _MAX_ANSWER = 65536

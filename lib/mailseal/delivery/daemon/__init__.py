@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The processes of mailseal-lmtp: supervisor, workers, their connections and memory."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The LMTP protocol, without any I/O."""
