@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from mailseal.errors import ConfigError
-from mailseal.option_types import octal_mode
-from mailseal.options import OPTIONS, Option
+from mailseal.options import OPTIONS, Option, Options
 
 DEFAULT_PATH = "/etc/mailseal/mailseal.yaml"
 
@@ -33,24 +31,20 @@ def socket_address(value: str) -> str | tuple[str, int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Checked values by dotted name, in the units the code uses (bytes, seconds)."""
+class Config(Options):
+    """Checked values as attributes, in the units the code uses (bytes, seconds)."""
 
-    path: str
-    values: Mapping[str, Any]
-
-    def __getitem__(self, name: str) -> Any:
-        return self.values[name]
+    path: str = DEFAULT_PATH
 
     @property
     def keys_dir(self) -> str:
         """Folder of the keyrings; the agent's alone."""
-        return os.path.join(self.values["state_dir"], "keys")
+        return os.path.join(self.state_dir, "keys")
 
     @property
     def public_dir(self) -> str:
         """Folder of the public keys; readable for the delivery filter."""
-        return os.path.join(self.values["state_dir"], "public")
+        return os.path.join(self.state_dir, "public")
 
 
 def load(path: str = DEFAULT_PATH) -> Config:
@@ -76,11 +70,19 @@ def parse(text: str, path: str = "mailseal.yaml") -> Config:
         raise ConfigError(f"{path}:{line}: {exc.problem or 'not valid YAML'}") from None
     except yaml.YAMLError:
         raise ConfigError(f"{path}: not valid YAML") from None
-    values = {option.name: option.check(option.default) for option in OPTIONS}
+    config = Config(path=path)
     if root is not None:
         for name, node in _walk(root, path):
-            values[name] = _checked(name, node, path)
-    return Config(path, values)
+            config = _with(config, name, _checked(name, node, path))
+    return config
+
+
+def _with(options: Any, name: str, value: Any) -> Any:
+    """A copy of the configuration, or of a section, in which one option has this value."""
+    head, _, rest = name.partition(".")
+    return dataclasses.replace(
+        options, **{head: _with(getattr(options, head), rest, value) if rest else value}
+    )
 
 
 def _walk(root: Any, path: str) -> list[tuple[str, Any]]:
@@ -124,13 +126,15 @@ def _checked(name: str, node: Any, path: str) -> Any:
     try:
         loader = yaml.SafeLoader("")
         value = loader.construct_object(node, deep=True)
-        return option.check(value)
+        return option.kind.check(value)
     except (ValueError, TypeError, yaml.YAMLError):
-        raise ConfigError(f"{path}:{line}: option {name} takes {option.takes}") from None
+        raise ConfigError(f"{path}:{line}: option {name} takes {option.kind.takes}") from None
 
 
 def describe(config: Config) -> str:
     """The configuration in force as YAML that `load` accepts, with each option's meaning."""
+    import textwrap
+
     lines: list[str] = []
     section = ""
     for option in OPTIONS:
@@ -139,16 +143,15 @@ def describe(config: Config) -> str:
             lines.append(f"{head}:")
             section = head
         indent = "  " if head else ""
-        lines.append(f"{indent}# {option.help}")
-        lines.append(f"{indent}{tail}: {_yaml(option, config[option.name])}")
+        usual = _yaml(option, option.kind.check(option.default))
+        mark = f"{indent}# "
+        for about in (option.help, f"Takes {option.kind.takes}.  Default: {usual}"):
+            lines += textwrap.wrap(about, 96, initial_indent=mark, subsequent_indent=mark)
+        lines.append(f"{indent}{tail}: {_yaml(option, option.value_in(config))}")
     return "\n".join(lines) + "\n"
 
 
 def _yaml(option: Option, value: Any) -> str:
     import json
 
-    if option.check is octal_mode:
-        return f'"{value:04o}"'
-    if isinstance(value, tuple):
-        return json.dumps(list(value))
-    return json.dumps(value)
+    return json.dumps(option.kind.write(value))  # a tuple becomes a list

@@ -1,104 +1,172 @@
 # SPDX-License-Identifier: MIT
-"""What an option may hold: a check a kind.
+"""The kinds of values an option may take.
 
-A check returns the value in the unit the code uses (bytes, seconds) and raises
-ValueError for anything else.  Values come from YAML, of whatever type it gave them.
+A kind has a check, which turns what YAML gave into the value that the code uses
+(bytes, seconds, an int for a mode) and raises ValueError for anything else, and
+`takes`, which says to people what the check accepts.  The two stand together so
+that they agree.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
 
 
-def text(value: Any) -> str:
+@dataclasses.dataclass(frozen=True)
+class Kind(Generic[T]):
+    """One kind of value: how it is checked, and the words for it."""
+
+    check: Callable[[Any], T]
+    takes: str
+    write: Callable[[T], object] = lambda value: value
+    """The value as it stands in the file."""
+
+
+def _text(value: Any) -> str:
     if not isinstance(value, str) or not value or any(ord(c) < 32 for c in value):
         raise ValueError
     return value
 
 
-def absolute_path(value: Any) -> str:
-    if not text(value).startswith("/"):
+def text(takes: str) -> Kind[str]:
+    """Any text in one line; `takes` says what it should be."""
+    return Kind(_text, takes)
+
+
+def _absolute_path(value: Any) -> str:
+    if not _text(value).startswith("/"):
         raise ValueError
     return os.path.normpath(str(value))
 
 
-def switch(value: Any) -> bool:
+absolute_path = Kind(_absolute_path, "an absolute path")
+
+
+def _switch(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError
     return value
 
 
-def user_or_uid(value: Any) -> str:
+switch = Kind(_switch, "yes or no")
+
+
+def _user_or_uid(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return str(value)
-    return text(value)
+    return _text(value)
 
 
-def optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value is None else check(value)
+user_or_uid = Kind(_user_or_uid, "a user name or a uid")
 
 
-def choice(*values: str) -> Callable[[Any], str]:
+def optional(kind: Kind[T]) -> Kind[T | None]:
+    """The kind, or null for none."""
+
+    def check(value: Any) -> T | None:
+        return None if value is None else kind.check(value)
+
+    return Kind(check, f"{kind.takes}, or null")
+
+
+def _one_of(words: tuple[str, ...]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def choice(*words: str) -> Kind[str]:
+    """One of these words."""
+
     def check(value: Any) -> str:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             value = str(value)  # 2.3 without quotes is a number in YAML
-        if value not in values:
+        if value not in words:
             raise ValueError
         return str(value)
 
-    return check
+    return Kind(check, _one_of(words))
 
 
-def list_of(check: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
-    def check_list(value: Any) -> tuple[Any, ...]:
+def word_or(kind: Kind[str], *words: str) -> Kind[str]:
+    """One of these words, or a value of the kind."""
+    return Kind(
+        lambda value: value if value in words else kind.check(value),
+        _one_of((*words, kind.takes)),
+    )
+
+
+def list_of(kind: Kind[T]) -> Kind[tuple[T, ...]]:
+    """Any number of values of the kind, none at all too."""
+
+    def check(value: Any) -> tuple[T, ...]:
         if not isinstance(value, (list, tuple)):
             raise ValueError
-        return tuple(check(v) for v in value)
+        return tuple(kind.check(v) for v in value)
 
-    return check_list
+    return Kind(check, f"a list, each entry {kind.takes}")
 
 
-def number(low: int, high: int) -> Callable[[Any], int]:
+def number(low: int, high: int) -> Kind[int]:
+    """A whole number; both ends belong to the range."""
+
     def check(value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise ValueError
         return value
 
-    return check
+    return Kind(check, f"a number from {low} to {high}")
+
+
+def _with_unit(value: int, units: dict[str, int]) -> str | int:
+    """The number with the largest unit that divides it."""
+    unit = max((u for u in units if value % units[u] == 0), key=lambda u: units[u])
+    return f"{value // units[unit]}{unit}" if unit else value
 
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
-def size(value: Any) -> int:
+def _size(value: Any) -> int:
     match = re.fullmatch(r"(\d{1,15})([KMG]?)", str(value))
     if match is None or isinstance(value, bool) or int(match[1]) == 0:
         raise ValueError
     return int(match[1]) * _UNITS[match[2]]
 
 
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+size = Kind(_size, "a size (4096, 512K, 100M, 1G)", lambda value: _with_unit(value, _UNITS))
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def duration(value: Any) -> int:
+def _duration(value: Any) -> int:
     match = re.fullmatch(r"(\d{1,9})([smhd]?)", str(value))
     if match is None or isinstance(value, bool) or int(match[1]) == 0:
         raise ValueError
-    return int(match[1]) * _SECONDS[match[2]]
+    return int(match[1]) * _SECONDS[match[2] or "s"]
 
 
-def octal_mode(value: Any) -> int:
+duration = Kind(
+    _duration, "a duration (30s, 5m, 12h, 7d)", lambda value: _with_unit(value, _SECONDS)
+)
+
+
+def _octal_mode(value: Any) -> int:
     if not isinstance(value, str) or re.fullmatch(r"0?[0-7]{3}", value) is None:
         raise ValueError
     return int(value, 8)
 
 
-def socket_name(value: Any) -> str:
+octal_mode = Kind(_octal_mode, "an octal mode in quotes", lambda value: f"{value:04o}")
+
+
+def _socket_name(value: Any) -> str:
     """`/path` is a unix socket, `host:port` or `[v6]:port` is TCP."""
-    name = text(value)
+    name = _text(value)
     if name.startswith("/"):
         return os.path.normpath(name)
     match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]/\s]+):(\d{1,5})", name)
@@ -107,9 +175,15 @@ def socket_name(value: Any) -> str:
     return name
 
 
-def header_rule(value: Any) -> str:
+socket_name = Kind(_socket_name, "an absolute path or host:port")
+
+
+def _header_rule(value: Any) -> str:
     """The form only; what folder names can be is checked where rules are used."""
-    name = text(value)
+    name = _text(value)
     if re.fullmatch(r"[!-9;-~]+:\s*\S.*=>\s*[^\s*%~].*", name) is None:
         raise ValueError
     return name
+
+
+header_rule = Kind(_header_rule, '"HEADER: VALUE => FOLDER"')

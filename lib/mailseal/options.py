@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""The table of options: name, default, what it takes, what it means.
+"""The table of options: type, default, what it takes, what it means.
 
-Everything about the configuration is made from this table: the loader,
-`mailseal check-config`, `mailseal print-config` and the documentation.
+Everything about the configuration is made from this table: the attributes of
+`Config`, the loader, `mailseal check-config` and `mailseal print-config`.  An
+option is one field of a section: `config.delivery.workers` is `delivery:
+workers:` in the file.  Its annotation is the type that its kind yields; mypy
+compares the two.
+
+A help text says what the option does and, where that is not plain, when to
+change it.  print-config adds what the option takes and its default.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+import operator
+from typing import Any, TypeVar, cast
 
 from mailseal.option_types import (
+    Kind,
     absolute_path,
     choice,
     duration,
@@ -24,365 +31,361 @@ from mailseal.option_types import (
     socket_name,
     text,
     user_or_uid,
+    word_or,
 )
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One option: where it stands, what it takes, what it does."""
+    """What is known about one option; `default` is as one would write it in the file."""
 
     name: str
+    kind: Kind[Any]
     default: Any
-    check: Callable[[Any], Any]
-    takes: str
     help: str
 
+    def value_in(self, options: Options) -> Any:
+        """The checked value."""
+        return operator.attrgetter(self.name)(options)
 
-OPTIONS: tuple[Option, ...] = (
-    Option(
-        "state_dir",
-        "/var/lib/mailseal",
-        absolute_path,
-        "absolute path",
-        "Keyrings (keys/, for the agent only) and public keys (public/, for the delivery filter).",
-    ),
-    Option(
-        "log.to",
+
+def option(kind: Kind[T], default: object, help: str) -> T:  # noqa: A002
+    """A field of a section."""
+    about = Option("", kind, default, help)
+    field: Any = dataclasses.field(default=kind.check(default), metadata={"option": about})
+    return cast(T, field)
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """log: where log lines go."""
+
+    to: str = option(
+        word_or(absolute_path, "syslog", "stderr"),
         "syslog",
-        lambda v: v if v in ("syslog", "stderr") else absolute_path(v),
-        "syslog, stderr or an absolute path",
         "Where log lines go.  syslog uses the mail facility.",
-    ),
-    Option(
-        "dovecot.version",
-        "auto",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Dovecot:
+    """dovecot: how Dovecot is asked."""
+
+    version: str = option(
         choice("auto", "2.3", "2.4"),
-        "auto, 2.3 or 2.4",
-        "Which Dovecot the agent answers to.  auto asks `dovecot --version` at start.",
-    ),
-    Option(
-        "dovecot.userdb_socket",
+        "auto",
+        "The Dovecot version that the agent answers to.  auto asks `dovecot --version` at start; "
+        "set it where that command is not installed.",
+    )
+    userdb_socket: str = option(
+        absolute_path,
         "/run/dovecot/auth-userdb",
-        absolute_path,
-        "absolute path",
-        "Dovecot's auth-userdb socket; it knows home, mail location, uid and gid of each user.",
-    ),
-    Option(
-        "dovecot.lmtp_socket",
-        "/run/dovecot/lmtp",
+        "Dovecot's auth-userdb socket.  It gives home, mail location, uid and gid of each user.",
+    )
+    lmtp_socket: str = option(
         socket_name,
-        "absolute path or host:port",
-        "Dovecot's own LMTP, for recipients whose mail mailseal does not store itself.",
-    ),
-    Option(
-        "dovecot.quota_socket",
-        None,
+        "/run/dovecot/lmtp",
+        "Dovecot's own LMTP server.  It gets the mail that mailseal does not store itself.",
+    )
+    quota_socket: str | None = option(
         optional(socket_name),
-        "absolute path or host:port, or null",
-        "Dovecot's quota-status service.  null: mailseal asks nobody about quota.",
-    ),
-    Option(
-        "dovecot.timeout",
+        None,
+        "Dovecot's quota-status service, which is asked before a mail is stored.  null: no quota "
+        "is checked.  Set it if your users have quotas.",
+    )
+    timeout: int = option(
+        duration,
         "30s",
-        duration,
-        "duration",
-        "How long to wait for an answer of Dovecot's before the mail is deferred.",
-    ),
-    Option(
-        "agent.user",
+        "How long to wait for an answer from Dovecot.  After that the mail is deferred.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Agent:
+    """agent: the daemon that holds the keys."""
+
+    user: str = option(
+        user_or_uid,
         "mailseal",
-        user_or_uid,
-        "user name or uid",
-        "The user the agent runs as.  Nobody else can read the keyrings.",
-    ),
-    Option(
-        "agent.socket",
+        "The user that the agent runs as.  Only this user and root can read the keyrings.",
+    )
+    socket: str = option(
+        absolute_path,
         "/run/mailseal/agent.sock",
-        absolute_path,
-        "absolute path",
-        "Where the agent listens.",
-    ),
-    Option(
-        "agent.socket_mode",
+        "The socket on which the agent listens.",
+    )
+    socket_mode: int = option(
+        octal_mode,
         "0660",
-        octal_mode,
-        "octal mode in quotes",
-        "Mode of the socket; its group is that of the first of login_users that is not root.",
-    ),
-    Option(
-        "agent.login_users",
+        "Mode of that socket.  Its group is the group of the first user in login_users that is "
+        "not root.",
+    )
+    login_users: tuple[str, ...] = option(
+        list_of(user_or_uid),
         ("root", "dovecot"),
+        "The users that may open keyrings with a password: those that run Dovecot's auth "
+        "processes.",
+    )
+    admin_users: tuple[str, ...] = option(
         list_of(user_or_uid),
-        "list of user names or uids",
-        "Who may unlock keyrings with a password: the user that runs Dovecot's auth.",
-    ),
-    Option(
-        "agent.admin_users",
         ("root",),
-        list_of(user_or_uid),
-        "list of user names or uids",
-        "Who may enrol, change passwords and end sessions.",
-    ),
-    Option(
-        "agent.parallel",
-        2,
+        "The users that may enroll, change passwords and end sessions.",
+    )
+    parallel: int = option(
         number(1, 256),
-        "number 1..256",
-        "Argon2id runs at a time.  Memory is this times the profile's: 2 x 64 MiB.",
-    ),
-    Option(
-        "agent.queue",
+        2,
+        "Number of passwords that are checked with Argon2id at the same time.  Each check takes "
+        "the memory of the profile in keys.kdf.  Raise it if you have many logins and many cores.",
+    )
+    queue: int = option(
+        number(1, 10000),
         64,
-        number(1, 10000),
-        "number 1..10000",
-        "Unlocks that may wait for a free run; one more is a temporary failure.",
-    ),
-    Option(
-        "agent.idle_timeout",
+        "Number of logins that may wait for such a check.  Further ones get a temporary failure.",
+    )
+    idle_timeout: int = option(
+        duration,
         "30m",
+        "The agent forgets a user's key when no login has used it for this long.",
+    )
+    absolute_timeout: int = option(
         duration,
-        "duration",
-        "A session that no login has used for so long is forgotten.",
-    ),
-    Option(
-        "agent.absolute_timeout",
         "12h",
-        duration,
-        "duration",
-        "A session is forgotten so long after its first login, used or not.",
-    ),
-    Option(
-        "keys.curve",
-        "prime256v1",
+        "The agent forgets a user's key this long after the login that opened it, even if it is "
+        "still in use.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """keys: what new keys and slots are like."""
+
+    curve: str = option(
         choice("prime256v1", "secp384r1", "secp521r1"),
-        "prime256v1, secp384r1 or secp521r1",
-        "Curve of new key pairs.",
-    ),
-    Option(
-        "keys.kdf",
-        "standard",
+        "prime256v1",
+        "Curve of new key pairs.  Keys that exist keep theirs.",
+    )
+    kdf: str = option(
         choice("standard", "low-memory", "high-memory", "insecure-testing"),
-        "standard, low-memory, high-memory or insecure-testing",
-        "Argon2id profile of new slots.  standard: 64 MiB, 3 passes, 4 lanes.",
-    ),
-    Option(
-        "keys.escrow",
-        None,
+        "standard",
+        "Argon2id profile of new slots.  standard: 64 MiB, 3 passes, 4 lanes.  Use low-memory "
+        "on a small machine.",
+    )
+    escrow: str | None = option(
         optional(absolute_path),
-        "absolute path",
-        "File with the organisation's public key (PEM): every keyring gets a slot that the "
-        "private key, kept elsewhere, opens.",
-    ),
-    Option(
-        "login.enroll",
-        "manual",
-        choice("manual", "at-login"),
-        "manual or at-login",
-        "at-login makes a key pair at the first login behind another passdb.",
-    ),
-    Option(
-        "login.enroll_for",
-        (),
-        list_of(text),
-        "list of user names or @domains",
-        "With `enroll: at-login`: for whom.  Empty: for everybody.",
-    ),
-    Option(
-        "login.keyless_services",
-        ("smtp", "submission", "sieve"),
-        list_of(text),
-        "list of Dovecot's service names",
-        "Logins that read no mail: the password is checked as for the others, no key is given.",
-    ),
-    Option(
-        "login.stale_password",
-        "refuse",
-        choice("refuse", "limited"),
-        "refuse or limited",
-        "The other passdb accepts a password that the keyring does not: refuse the login as a "
-        "temporary failure, or let it in without the key.",
-    ),
-    Option(
-        "delivery.user",
-        "vmail",
-        user_or_uid,
-        "user name or uid",
-        "The user that owns the mail store; mailseal-lmtp runs as it.",
-    ),
-    Option(
-        "delivery.listen",
-        ("/run/mailseal/lmtp.sock",),
-        list_of(socket_name),
-        "list of paths or host:port",
-        "Where mailseal-lmtp listens.",
-    ),
-    Option(
-        "delivery.socket_mode",
-        "0666",
-        octal_mode,
-        "octal mode in quotes",
-        "Mode of the unix sockets in delivery.listen; the folder decides who gets that far.",
-    ),
-    Option(
-        "delivery.hostname",
         None,
-        optional(text),
-        "host name",
-        "Name in greetings and Received lines.  Default: this host's name.",
-    ),
-    Option(
-        "delivery.userdb",
-        "dovecot",
-        choice("dovecot", "template"),
-        "dovecot or template",
-        "Where home and mail location come from: Dovecot's userdb, or delivery.home below.",
-    ),
-    Option(
-        "delivery.home",
-        "/var/mail/vhosts/%d/%n",
-        absolute_path,
-        "absolute path with %u, %n, %d",
-        "With `userdb: template`: a user's home (%u user, %n local part, %d domain).",
-    ),
-    Option(
-        "delivery.maildir",
-        "~/Maildir",
-        text,
-        "path, ~ is the home",
-        "With `userdb: template`, or where Dovecot's userdb gives no mail location: the Maildir.",
-    ),
-    Option(
-        "delivery.userdb_cache",
-        "10s",
-        duration,
-        "duration",
-        "How long an answer of the user database is used again.  Unknown users are never kept.",
-    ),
-    Option(
-        "delivery.recipient_delimiter",
-        "+",
-        optional(choice("+", "-", "_", "=", "/", "#")),
-        "one of + - _ = / # or null",
-        "Parts the user from the detail in a recipient's local part, as in Dovecot and Postfix.",
-    ),
-    Option(
-        "delivery.detail_folder",
-        "existing",
-        choice("existing", "create", "ignore"),
-        "existing, create or ignore",
-        "What user+folder does: deliver there if the folder exists, make it, or nothing.",
-    ),
-    Option(
-        "delivery.header_rules",
+        "File with the organisation's public key (PEM).  Every keyring then gets a slot that the "
+        "organisation's private key opens.  Keep the private key on another machine.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Login:
+    """login: what happens at a login."""
+
+    enroll: str = option(
+        choice("manual", "at-login"),
+        "manual",
+        "at-login makes a key pair at a user's first login, with the password that another passdb "
+        "has accepted.",
+    )
+    enroll_for: tuple[str, ...] = option(
+        list_of(text("a user name or @domain")),
         (),
+        "Whom `enroll: at-login` is for.  Empty: everybody.",
+    )
+    keyless_services: tuple[str, ...] = option(
+        list_of(text("a service name of Dovecot's")),
+        ("smtp", "submission", "sieve"),
+        "Services that read no mail.  Their logins are checked like all others but get no key.",
+    )
+    stale_password: str = option(
+        choice("refuse", "limited"),
+        "refuse",
+        "What happens when the other passdb accepts a password that the keyring does not know.  "
+        "refuse: the login fails as a temporary failure.  limited: the user logs in without the "
+        "key.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Delivery:
+    """delivery: how mail comes in."""
+
+    user: str = option(
+        user_or_uid,
+        "vmail",
+        "The user that owns the mail store.  mailseal-lmtp runs as this user.",
+    )
+    listen: tuple[str, ...] = option(
+        list_of(socket_name),
+        ("/run/mailseal/lmtp.sock",),
+        "Where mailseal-lmtp listens for Postfix.",
+    )
+    socket_mode: int = option(
+        octal_mode,
+        "0666",
+        "Mode of the unix sockets in delivery.listen.  The permissions of the folder also count.",
+    )
+    hostname: str | None = option(
+        optional(text("a host name")),
+        None,
+        "Host name in greetings and Received lines.  null: the name of this host.",
+    )
+    userdb: str = option(
+        choice("dovecot", "template"),
+        "dovecot",
+        "Where a user's home and mail location come from.  dovecot asks Dovecot's userdb.  "
+        "template uses delivery.home, for a host that runs no Dovecot.",
+    )
+    home: str = option(
+        absolute_path,
+        "/var/mail/vhosts/%d/%n",
+        "With `userdb: template`: a user's home directory.  %u is the user name, %n the part "
+        "before the @, %d the domain.",
+    )
+    maildir: str = option(
+        text("a path, in which ~ is the home directory"),
+        "~/Maildir",
+        "The Maildir, with `userdb: template` or where Dovecot's userdb gives no mail location.",
+    )
+    userdb_cache: int = option(
+        duration,
+        "10s",
+        "How long an answer of the userdb is used again.  Answers about users that do not exist "
+        "are not kept.",
+    )
+    recipient_delimiter: str | None = option(
+        optional(choice("+", "-", "_", "=", "/", "#")),
+        "+",
+        "Separates the user from the detail in a recipient's address, as in user+detail.  Use the "
+        "same value as in Postfix and Dovecot.",
+    )
+    detail_folder: str = option(
+        choice("existing", "create", "ignore"),
+        "existing",
+        "What is done with mail for user+detail.  existing: it goes to the folder of that name if "
+        "there is one.  create: the folder is made.  ignore: it goes to INBOX.",
+    )
+    header_rules: tuple[str, ...] = option(
         list_of(header_rule),
-        "list of HEADER: VALUE => FOLDER",
-        'Folders without Sieve, as "X-Spam: Yes => Junk"; * in VALUE stands for anything.',
-    ),
-    Option(
-        "delivery.over_quota",
-        "defer",
+        (),
+        'Sorts mail into folders without Sieve, as "X-Spam: Yes => Junk".  * in VALUE stands for '
+        "any text.",
+    )
+    over_quota: str = option(
         choice("defer", "reject"),
-        "defer or reject",
-        "Mail for a full mailbox: 452, and it stays in the queue, or 552.",
-    ),
-    Option(
-        "delivery.sieve_script",
+        "defer",
+        "Mail for a full mailbox.  defer: 452, the mail stays in the queue.  reject: 552.",
+    )
+    sieve_script: str | None = option(
+        optional(text("a path, in which ~ is the home directory")),
         "~/.dovecot.sieve",
-        optional(text),
-        "path, ~ is the home, or null",
-        "A user with a file of this name has a Sieve script: Dovecot delivers, and seals.",
-    ),
-    Option(
-        "delivery.sieve",
-        "user-scripts",
+        "A user who has this file has a Sieve script: the mail goes through Dovecot, which seals "
+        "it.  null: nobody has one.",
+    )
+    sieve: str = option(
         choice("user-scripts", "always"),
-        "user-scripts or always",
-        "Whose mail goes through Dovecot, and its Sieve: those who have a script, or all users, "
-        "for scripts of the site (sieve_before and the like).",
-    ),
-    Option(
-        "delivery.not_enrolled",
-        "deliver",
+        "user-scripts",
+        "Whose mail goes through Dovecot and its Sieve: that of users who have a script, or that "
+        "of all users.  Use always if your site has scripts for everybody (sieve_before and the "
+        "like).",
+    )
+    not_enrolled: str = option(
         choice("deliver", "defer", "reject"),
-        "deliver, defer or reject",
-        "Mail for users without a key pair: hand to Dovecot in clear, keep queued, or refuse.",
-    ),
-    Option(
-        "delivery.sizes",
-        "S,W",
+        "deliver",
+        "Mail for users without a key pair: deliver it in clear through Dovecot, defer it, or "
+        "reject it.",
+    )
+    sizes: str = option(
         choice("S,W", "S", "none"),
-        "S,W or S or none",
-        "Sizes in file names.  Without W Dovecot cannot size a logged-out user's mail (quota).",
-    ),
-    Option(
-        "delivery.message_limit",
+        "S,W",
+        "Sizes of the clear mail in file names.  S and none tell less about a mail, but Dovecot "
+        "then cannot count the quota of a user who is logged out.",
+    )
+    message_limit: int = option(
+        size,
         "100M",
+        "Largest mail.  Use the same value as Postfix's message_size_limit, or more.",
+    )
+    in_flight_limit: int = option(
         size,
-        "size",
-        "Largest mail.",
-    ),
-    Option(
-        "delivery.in_flight_limit",
         "256M",
-        size,
-        "size",
-        "Mail held in memory at a time, all workers together; one more waits, then gets 452.",
-    ),
-    Option(
-        "delivery.in_flight_wait",
+        "Memory for mail that is being received, all workers together.  When it is used up, "
+        "further mail waits.",
+    )
+    in_flight_wait: int = option(
+        duration,
         "60s",
-        duration,
-        "duration",
-        "How long a mail waits for room in delivery.in_flight_limit before it is told 452.",
-    ),
-    Option(
-        "delivery.recipient_limit",
-        1000,
+        "How long a mail waits for memory before it gets 452.",
+    )
+    recipient_limit: int = option(
         number(1, 50000),
-        "number 1..50000",
-        "Recipients in one transaction.",
-    ),
-    Option(
-        "delivery.connection_limit",
-        100,
+        1000,
+        "Largest number of recipients of one mail in one transaction.",
+    )
+    connection_limit: int = option(
         number(1, 10000),
-        "number 1..10000",
-        "Connections at a time, a worker.",
-    ),
-    Option(
-        "delivery.idle_timeout",
-        "5m",
+        100,
+        "Largest number of connections that one worker serves at the same time.",
+    )
+    idle_timeout: int = option(
         duration,
-        "duration",
-        "A client that is silent for so long is told 421 and cut off.",
-    ),
-    Option(
-        "delivery.deadline",
         "5m",
+        "A client that sends nothing for this long gets 421 and is disconnected.",
+    )
+    deadline: int = option(
         duration,
-        "duration",
-        "mailseal-deliver gives up after so long, and the mail is deferred.",
-    ),
-    Option(
-        "delivery.workers",
-        2,
+        "5m",
+        "mailseal-deliver gives up after this time, and the mail is deferred.  Keep it below the "
+        "time limit of pipe(8).",
+    )
+    workers: int = option(
         number(1, 256),
-        "number 1..256",
-        "Worker processes.",
-    ),
-    Option(
-        "delivery.commit_threads",
-        4,
+        2,
+        "Number of worker processes.  Use the number of CPU cores.",
+    )
+    commit_threads: int = option(
         number(1, 64),
-        "number 1..64",
-        "Threads of a worker that write and sync mails; mails that wait are shared among them.",
-    ),
-    Option(
-        "delivery.secrets_ahead",
-        500,
+        4,
+        "Number of threads in each worker that write mail to disk.",
+    )
+    secrets_ahead: int = option(
         number(1, 100000),
-        "number 1..100000",
-        "Message secrets each worker makes ahead when idle; each saves 0.7 ms when mail comes.",
-    ),
-)
+        500,
+        "Number of ephemeral keys that each worker makes in advance while it is idle.  Each one "
+        "saves 0.7 ms when a mail arrives.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """All sections, and the options that stand in none."""
+
+    state_dir: str = option(
+        absolute_path,
+        "/var/lib/mailseal",
+        "Folder of the keyrings (keys/, for the agent only) and of the public keys (public/, for "
+        "the delivery filter).",
+    )
+    log: Log = Log()
+    dovecot: Dovecot = Dovecot()
+    agent: Agent = Agent()
+    keys: Keys = Keys()
+    login: Login = Login()
+    delivery: Delivery = Delivery()
+
+
+def _table(section: Any, prefix: str) -> list[Option]:
+    found = []
+    for field in dataclasses.fields(section):
+        if "option" in field.metadata:
+            about: Option = field.metadata["option"]
+            found.append(dataclasses.replace(about, name=f"{prefix}{field.name}"))
+        else:
+            found += _table(field.default, f"{prefix}{field.name}.")
+    return found
+
+
+OPTIONS: tuple[Option, ...] = tuple(_table(Options, ""))

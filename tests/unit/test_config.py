@@ -12,16 +12,28 @@ from mailseal.options import OPTIONS
 
 
 def test_what_is_printed_loads_again_unchanged() -> None:
-    first = config.parse("delivery:\n  workers: 3\n  in_flight_limit: 64M\nlog: {to: stderr}\n")
+    first = config.parse(
+        "delivery:\n  workers: 3\n  in_flight_limit: 64M\n  idle_timeout: 90\nlog: {to: stderr}\n"
+    )
     again = config.parse(config.describe(first))
-    assert dict(again.values) == dict(first.values)
-    assert first["delivery.in_flight_limit"] == 64 << 20
+    assert again == first
+    assert first.delivery.in_flight_limit == 64 << 20
 
 
 def test_every_option_is_described_once() -> None:
-    text = config.describe(config.parse(""))
+    lines = config.describe(config.parse("")).split("\n")
+    text = " ".join(" ".join(line.strip().removeprefix("# ") for line in lines).split())
     for option in OPTIONS:
-        assert text.count(option.help) == 1, option.name
+        about = " ".join(f"{option.help} Takes {option.kind.takes}. Default: ".split())
+        assert text.count(about) == 1, option.name
+
+
+def test_an_option_is_an_attribute_and_a_wrong_name_is_none() -> None:
+    changed = config.parse("delivery: {workers: 3}\nstate_dir: /x//y")
+    assert (changed.delivery.workers, changed.keys_dir) == (3, "/x/y/keys")
+    assert changed.delivery.commit_threads == config.Config().delivery.commit_threads == 4
+    with pytest.raises(AttributeError):
+        _ = changed.delivery.wokers  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -30,19 +42,22 @@ def test_every_option_is_described_once() -> None:
         ("stat_dir: /x", "c.yaml:1: unknown option stat_dir"),
         ("delivery:\n  wokers: 2", "c.yaml:2: unknown option delivery.wokers"),
         ("delivery: 3", "c.yaml:1: option delivery must hold options"),
-        ("delivery:\n\n  workers: many", "c.yaml:3: option delivery.workers takes number 1..256"),
-        ("delivery: {workers: 0}", "takes number"),
-        ("delivery: {workers: true}", "takes number"),
-        ("delivery: {message_limit: 10X}", "takes size"),
-        ("delivery: {idle_timeout: -3}", "takes duration"),
-        ("delivery: {listen: [1]}", "takes list of paths or host:port"),
-        ("agent: {socket: relative}", "takes absolute path"),
-        ("agent: {socket_mode: 0660}", "octal mode in quotes"),
+        (
+            "delivery:\n\n  workers: many",
+            "c.yaml:3: option delivery.workers takes a number",
+        ),
+        ("delivery: {workers: 0}", "takes a number from 1 to 256"),
+        ("delivery: {workers: true}", "takes a number"),
+        ("delivery: {message_limit: 10X}", "takes a size"),
+        ("delivery: {idle_timeout: -3}", "takes a duration"),
+        ("delivery: {listen: [1]}", "takes a list, each entry an absolute path or host:port"),
+        ("agent: {socket: relative}", "takes an absolute path"),
+        ("agent: {socket_mode: 0660}", "an octal mode in quotes"),
         ("dovecot: {version: 2.5}", "takes auto, 2.3 or 2.4"),
         ("state_dir: /a\nstate_dir: /b", "c.yaml:2: option state_dir stands here twice"),
         ("- 1", "the file must hold options"),
         ("a: [", "c.yaml:1: "),
-        ("state_dir: &x !!python/object:os.system {}", "takes absolute path"),
+        ("state_dir: &x !!python/object:os.system {}", "takes an absolute path"),
     ],
 )
 def test_mistakes_are_named(text: str, says: str) -> None:

@@ -62,7 +62,7 @@ def ask(service: Service) -> Callable[..., None]:
         service.answer = answer
         text = f'dovecot: {{quota_socket: "{service.name}", timeout: 1s}}\n'
         config = configuration.parse(text + f"delivery: {{over_quota: {over_quota}}}\n")
-        QuotaStatus(config).require_room(USER, 77)
+        QuotaStatus(service.name, config).require_room(USER, 77)
 
     return require
 
@@ -104,4 +104,4 @@ def test_nobody_there(tmp_path: Path) -> None:
     for name in (f"{tmp_path}/nobody", "[::1]:1", "127.0.0.1:1"):
         config = configuration.parse(f'dovecot: {{quota_socket: "{name}", timeout: 1s}}')
         with pytest.raises(TemporaryError):
-            QuotaStatus(config).require_room(USER, 0)
+            QuotaStatus(name, config).require_room(USER, 0)

@@ -34,7 +34,7 @@ class Context:
 
     def ask(self, verb: str, **fields: bytes) -> Reply:
         """One request to the agent.  Anything but "ok" raises the error it stands for."""
-        with AgentClient(self.config["agent.socket"], _TIMEOUT) as agent:
+        with AgentClient(self.config.agent.socket, _TIMEOUT) as agent:
             reply = agent.request(verb, **fields)
         if reply.status == "ok":
             return reply

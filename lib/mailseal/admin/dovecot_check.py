@@ -49,7 +49,7 @@ def warnings(config: Config) -> list[str]:
 def _sieve(config: Config) -> list[str]:
     """Scripts of the site that would not run, or not where they are expected to."""
     running = [protocol for protocol in ("lmtp", "lda") if _loads_sieve(protocol)]
-    if config["delivery.sieve"] == "always":
+    if config.delivery.sieve == "always":
         if "lmtp" in running or _doveconf("protocols") is None:
             return []
         return [
@@ -91,14 +91,14 @@ def _site_scripts(protocol: str) -> list[str]:
 def _location(config: Config) -> list[str]:
     """Where Dovecot looks for new mail of users whose userdb entry says nothing about it."""
     fields = _inbox_fields()
-    ours = expand(config["delivery.maildir"], *_SAMPLE)
+    ours = expand(config.delivery.maildir, *_SAMPLE)
     if ours is None or not any(fields.values()) or re.search("%[^hund]", str(fields)):
         return []  # a template that only Dovecot can fill in
     if maildir_of(fields, *_SAMPLE, ours) == ours and layout_of(fields) == "maildir++":
         return []
     theirs = ", ".join(f"{name} = {value}" for name, value in fields.items() if value)
     return [
-        f"Dovecot has {theirs}, mailseal has delivery.maildir {config['delivery.maildir']}: where "
+        f"Dovecot has {theirs}, mailseal has delivery.maildir {config.delivery.maildir}: where "
         "the user database gives no mail location, mail would lie where Dovecot does not look; "
         "make them the same, or have the user database give the location"
     ]

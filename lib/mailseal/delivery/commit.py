@@ -62,9 +62,9 @@ class Store:
 
 def make_store(config: Config, router: Router, secrets_ahead: int) -> Store:
     """The Store that the configuration describes, with room for so many secrets."""
-    folders = Folders(config["delivery.header_rules"], config["delivery.detail_folder"])
-    secrets = SecretPool(secrets_ahead, CURVES[config["keys.curve"]])
-    return Store(router, folders, config["delivery.sizes"], secrets)
+    folders = Folders(config.delivery.header_rules, config.delivery.detail_folder)
+    secrets = SecretPool(secrets_ahead, CURVES[config.keys.curve])
+    return Store(router, folders, config.delivery.sizes, secrets)
 
 
 def seal_group(jobs: Sequence[SealJob], store: Store) -> None:

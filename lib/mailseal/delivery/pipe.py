@@ -191,8 +191,8 @@ def _deliver(options: _Options, message: Message, mbox_sender: str | None) -> li
         from mailseal import config as configuration
 
         config = configuration.load(options.config)
-        signal.alarm(config["delivery.deadline"])
-        sockets = [configuration.socket_address(name) for name in config["delivery.listen"]]
+        signal.alarm(config.delivery.deadline)
+        sockets = [configuration.socket_address(name) for name in config.delivery.listen]
     for address in sockets:
         replies = _by_daemon(address, envelope, recipients, message, options.queue_id)
         if replies is not None:

@@ -72,13 +72,14 @@ class Router:
     def __init__(self, config: Config) -> None:
         self._users = userdb.from_config(config)
         self._keys = PublicStore(config.public_dir)
-        self._delimiter: str | None = config["delivery.recipient_delimiter"]
-        self._script: str | None = config["delivery.sieve_script"]
-        self._sieve_for_all = config["delivery.sieve"] == "always"
-        self._not_enrolled: str = config["delivery.not_enrolled"]
-        self._certain = config["delivery.userdb"] != "template"
+        self._delimiter = config.delivery.recipient_delimiter
+        self._script = config.delivery.sieve_script
+        self._sieve_for_all = config.delivery.sieve == "always"
+        self._not_enrolled = config.delivery.not_enrolled
+        self._certain = config.delivery.userdb != "template"
         self._uid = os.geteuid()
-        self._quota = QuotaStatus(config) if config["dovecot.quota_socket"] else None
+        service = config.dovecot.quota_socket
+        self._quota = QuotaStatus(service, config) if service else None
 
     def is_quick(self, address: Address) -> bool:
         """Whether route() will answer without waiting for anybody."""

@@ -31,17 +31,17 @@ def deliver_alone(
 ) -> list[Reply]:
     """One reply per recipient.  Raises ConfigError before anything was done."""
     config = configuration.load(config_path or configuration.DEFAULT_PATH)
-    listen.become(config["delivery.user"])
+    listen.become(config.delivery.user)
     envelope.hostname = listen.hostname(config)
     # stderr is no place for a log here: pipe(8) takes it for the status text.
-    to = "syslog" if config["log.to"] == "stderr" else config["log.to"]
+    to = "syslog" if config.log.to == "stderr" else config.log.to
     log = DeliveryLog(to, "mailseal-deliver")
     router = Router(config)
     store = make_store(config, router, 0)
     dovecot = relay.dovecot(config, envelope.hostname)
     replies: list[Reply] = []
     for recipient in recipients:
-        if message.size > config["delivery.message_limit"]:
+        if message.size > config.delivery.message_limit:
             reply = Reply(552, "5.3.4", "message too large")
             result = Outcome(reply, "none", None, reply.text)
         else:

@@ -155,20 +155,20 @@ def main(argv: list[str]) -> int:
 
 def run(config: Config) -> None:
     """Start, serve, stop."""
-    uid, gid = user_ids(config["agent.user"], "agent.user")
-    login_uids = _uids(config, "agent.login_users")
-    admin_uids = _uids(config, "agent.admin_users")
+    uid, gid = user_ids(config.agent.user, "agent.user")
+    login_uids = _uids(config.agent.login_users, "agent.login_users")
+    admin_uids = _uids(config.agent.admin_users, "agent.admin_users")
     version = dovecot_version(config)
     escrow = _escrow_key(config)
     policy = Policy(
-        config["login.stale_password"],
-        config["login.enroll"] == "at-login",
-        tuple(entry.lower() for entry in config["login.enroll_for"]),
-        frozenset(config["login.keyless_services"]),
+        config.login.stale_password,
+        config.login.enroll == "at-login",
+        tuple(entry.lower() for entry in config.login.enroll_for),
+        frozenset(config.login.keyless_services),
     )
-    cost = kdf.PROFILES[config["keys.kdf"]]
+    cost = kdf.PROFILES[config.keys.kdf]
     os.umask(0o077)
-    log = logs.open_log(config["log.to"], "mailseal-agent")
+    log = logs.open_log(config.log.to, "mailseal-agent")
     store, public = Keystore(config.keys_dir), PublicStore(config.public_dir)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stopped_early)  # until the loop takes over
@@ -183,16 +183,16 @@ def run(config: Config) -> None:
         if cost.name == "insecure-testing":
             log.warning("keys.kdf is insecure-testing: new slots protect nothing")
         workers = Workers(
-            parallel=config["agent.parallel"],
-            queue=config["agent.queue"],
-            memory_kib=config["agent.parallel"] * cost.memory_kib,
+            parallel=config.agent.parallel,
+            queue=config.agent.queue,
+            memory_kib=config.agent.parallel * cost.memory_kib,
         )
-        curve = config["keys.curve"]
+        curve = config.keys.curve
         vault = Vault(
             store, public, curve=curve, cost=cost, escrow=escrow, derive=workers.derive, log=log
         )
         vault.publish_missing()
-        idle, absolute = config["agent.idle_timeout"], config["agent.absolute_timeout"]
+        idle, absolute = config.agent.idle_timeout, config.agent.absolute_timeout
         sessions = Sessions(idle=idle, absolute=absolute)
         service = LoginVerbs(
             vault,
@@ -207,7 +207,7 @@ def run(config: Config) -> None:
         log.info("listening on %s for Dovecot %s, uid=%d", listener.getsockname(), version, uid)
         asyncio.run(_serve(agent, listener))
     with contextlib.suppress(OSError):
-        os.unlink(config["agent.socket"])
+        os.unlink(config.agent.socket)
     os.close(lock)
 
 
@@ -229,7 +229,7 @@ def dovecot_version(config: Config) -> str:
     """ "2.3" or "2.4": as configured, or what `dovecot --version` says."""
     import subprocess
 
-    configured = str(config["dovecot.version"])
+    configured = config.dovecot.version
     if configured != "auto":
         return configured
     hint = "set dovecot.version to 2.3 or 2.4"
@@ -250,13 +250,13 @@ def dovecot_version(config: Config) -> str:
     raise ConfigError(f"dovecot {said.strip()[:40]} is neither 2.3 nor 2.4", hint=hint)
 
 
-def _uids(config: Config, option: str) -> frozenset[int]:
-    return frozenset(user_ids(name, option)[0] for name in config[option])
+def _uids(names: tuple[str, ...], option: str) -> frozenset[int]:
+    return frozenset(user_ids(name, option)[0] for name in names)
 
 
 def _login_group(config: Config) -> int | None:
     """The group of the first of agent.login_users that is not root; None if there is none."""
-    for name in config["agent.login_users"]:
+    for name in config.agent.login_users:
         uid, gid = user_ids(name, "agent.login_users")
         if uid != 0:
             return gid
@@ -265,7 +265,7 @@ def _login_group(config: Config) -> int | None:
 
 def _escrow_key(config: Config) -> PublicKey | None:
     """The organisation's public key, if there is one.  ConfigError if it cannot be read."""
-    path = config["keys.escrow"]
+    path = config.keys.escrow
     if path is None:
         return None
     try:

@@ -33,9 +33,9 @@ from mailseal.keys.public import PublicStore
 
 def init(config: Config) -> str:
     """Make what is missing of the store.  Returns its folder.  Needs root, or to be agent.user."""
-    uid, gid = user_ids(config["agent.user"], "agent.user")
+    uid, gid = user_ids(config.agent.user, "agent.user")
     owner = (uid, gid) if os.geteuid() == 0 else None
-    state: str = config["state_dir"]
+    state = config.state_dir
     if not os.path.isdir(os.path.dirname(state)):
         raise ConfigError(f"option state_dir: {os.path.dirname(state)} is not there")
     durable.make_folder(state, mode=0o711)
@@ -48,7 +48,7 @@ def require_store(config: Config) -> None:
     """Raise ConfigError unless init() was here."""
     if not PublicStore(config.public_dir).is_ready() or not os.path.isdir(config.keys_dir):
         raise ConfigError(
-            f"option state_dir: {config['state_dir']} is not a store of keys",
+            f"option state_dir: {config.state_dir} is not a store of keys",
             hint="is its file system mounted? for a new installation, run `mailseal init`",
         )
 
@@ -59,7 +59,7 @@ def listen(config: Config, login_group: int | None) -> tuple[socket.socket, int]
     `login_group` is the group of those who may log users in: with mode 0660 they
     can connect and the rest of the machine cannot.
     """
-    path: str = config["agent.socket"]
+    path = config.agent.socket
     folder = os.path.dirname(path)
     if not os.path.isdir(os.path.dirname(folder)):
         raise ConfigError(f"option agent.socket: {os.path.dirname(folder)} is not there")
@@ -69,7 +69,7 @@ def listen(config: Config, login_group: int | None) -> tuple[socket.socket, int]
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with _made_with(0o777 & ~config["agent.socket_mode"], login_group):
+        with _made_with(0o777 & ~config.agent.socket_mode, login_group):
             listener.bind(path)
         listener.listen(1024)
     return listener, lock

@@ -24,7 +24,7 @@ _FIRST_INHERITED = 3
 
 def hostname(config: Config) -> str:
     """The name for greetings and Received lines."""
-    name: str | None = config["delivery.hostname"]
+    name = config.delivery.hostname
     return name or socket.gethostname()
 
 
@@ -46,7 +46,7 @@ def open_all(config: Config) -> list[socket.socket]:
     """Bind everything in delivery.listen."""
     sockets: list[socket.socket] = []
     try:
-        for name in config["delivery.listen"]:
+        for name in config.delivery.listen:
             sockets.append(_open(name, config))
     except BaseException:
         close_all(sockets)
@@ -56,17 +56,17 @@ def open_all(config: Config) -> list[socket.socket]:
 
 def reopen(new: Config, old: Config, sockets: Sequence[socket.socket]) -> list[socket.socket]:
     """The sockets for `new`: those of `old` that stay, and new ones.  All or nothing."""
-    have = dict(zip(old["delivery.listen"], sockets, strict=True))
+    have = dict(zip(old.delivery.listen, sockets, strict=True))
     made: dict[str, socket.socket] = {}
     try:
-        for name in new["delivery.listen"]:
+        for name in new.delivery.listen:
             if name not in have:
                 made[name] = _open(name, new)
     except BaseException:
         close_all(list(made.values()))
         raise
-    close_all([sock for name, sock in have.items() if name not in new["delivery.listen"]])
-    return [have.get(name) or made[name] for name in new["delivery.listen"]]
+    close_all([sock for name, sock in have.items() if name not in new.delivery.listen])
+    return [have.get(name) or made[name] for name in new.delivery.listen]
 
 
 def close_all(sockets: Sequence[socket.socket]) -> None:
@@ -98,9 +98,9 @@ def _open_unix(path: str, config: Config) -> socket.socket:
     try:
         sock.setblocking(False)
         sock.bind(path)
-        os.chmod(path, config["delivery.socket_mode"])
+        os.chmod(path, config.delivery.socket_mode)
         if os.geteuid() == 0:
-            os.chown(path, *user_ids(config["delivery.user"], "delivery.user"))
+            os.chown(path, *user_ids(config.delivery.user, "delivery.user"))
         sock.listen(_BACKLOG)
     except BaseException:
         sock.close()

@@ -52,8 +52,8 @@ class Server:
         self._notify_socket = environ.get("NOTIFY_SOCKET")
         self._inherited = listen.inherited(environ)
         self._sockets = self._inherited or listen.open_all(config)
-        listen.become(config["delivery.user"])
-        self.log = DeliveryLog(config["log.to"])
+        listen.become(config.delivery.user)
+        self.log = DeliveryLog(config.log.to)
         self._workers: dict[int, float] = {}
         self._retiring: set[int] = set()
         # Workers see its other end close when this process is gone, however it went.
@@ -63,7 +63,7 @@ class Server:
         """Serve until told to stop."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._start_workers()
-        names = ", ".join(self.config["delivery.listen"])
+        names = ", ".join(self.config.delivery.listen)
         self.log.started(names if not self._inherited else "inherited sockets", len(self._workers))
         self._notify("READY=1")
         while True:
@@ -77,7 +77,7 @@ class Server:
                 return EX_OK
 
     def _start_workers(self) -> None:
-        while len(self._workers) < self.config["delivery.workers"]:
+        while len(self._workers) < self.config.delivery.workers:
             self._start_worker()
 
     def _start_worker(self) -> None:
@@ -128,9 +128,9 @@ class Server:
         self._notify(f"RELOADING=1\nMONOTONIC_USEC={now}")
         try:
             config = checked(self.config.path)
-            if config["delivery.user"] != self.config["delivery.user"]:
+            if config.delivery.user != self.config.delivery.user:
                 raise ConfigError("delivery.user can only be changed by a restart")
-            log = DeliveryLog(config["log.to"])
+            log = DeliveryLog(config.log.to)
             sockets = self._sockets
             if not self._inherited:
                 sockets = listen.reopen(config, self.config, self._sockets)
@@ -185,15 +185,15 @@ def _where(exc: BaseException) -> str:
 def checked(path: str) -> Config:
     """Load the configuration and check what only matters here."""
     config = configuration.load(path)
-    share = config["delivery.in_flight_limit"] // config["delivery.workers"]
-    if share < config["delivery.message_limit"] + (1 << 17):
+    share = config.delivery.in_flight_limit // config.delivery.workers
+    if share < config.delivery.message_limit + (1 << 17):
         raise ConfigError(
-            f"{path}: delivery.in_flight_limit, shared by {config['delivery.workers']} workers, "
+            f"{path}: delivery.in_flight_limit, shared by {config.delivery.workers} workers, "
             "has no room for one mail of delivery.message_limit",
             hint="raise delivery.in_flight_limit, or lower delivery.workers",
         )
     try:
-        Folders(config["delivery.header_rules"], config["delivery.detail_folder"])
+        Folders(config.delivery.header_rules, config.delivery.detail_folder)
     except ValueError:
         raise ConfigError(f"{path}: delivery.header_rules names what cannot be a folder") from None
     return config

@@ -80,16 +80,16 @@ class Worker:
         self.hostname = hostname
         self.router = Router(config)
         self.budget = Budget(
-            config["delivery.in_flight_limit"] // config["delivery.workers"],
-            config["delivery.in_flight_wait"],
+            config.delivery.in_flight_limit // config.delivery.workers,
+            config.delivery.in_flight_wait,
         )
-        self.idle_timeout: int = config["delivery.idle_timeout"]
-        self._limits = Limits(config["delivery.message_limit"], config["delivery.recipient_limit"])
-        self._most: int = config["delivery.connection_limit"]
+        self.idle_timeout = config.delivery.idle_timeout
+        self._limits = Limits(config.delivery.message_limit, config.delivery.recipient_limit)
+        self._most = config.delivery.connection_limit
         self._relay = relay.dovecot(config, hostname)
-        store = make_store(config, self.router, config["delivery.secrets_ahead"])
+        store = make_store(config, self.router, config.delivery.secrets_ahead)
         self._secrets = store.secrets
-        self._committer = Committer(store, self._group_done, config["delivery.commit_threads"])
+        self._committer = Committer(store, self._group_done, config.delivery.commit_threads)
         self._lookups = concurrent.futures.ThreadPoolExecutor(_LOOKUP_THREADS, "lookup")
         self._relays = concurrent.futures.ThreadPoolExecutor(_RELAY_THREADS, "relay")
         self._listeners = {sock.fileno(): sock for sock in listeners}

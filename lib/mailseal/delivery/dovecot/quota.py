@@ -24,10 +24,10 @@ _MAX_ANSWER = 65536
 class QuotaStatus:
     """The service at dovecot.quota_socket; a connection for each question."""
 
-    def __init__(self, config: Config) -> None:
-        self._address = socket_address(config["dovecot.quota_socket"])
-        self._timeout = float(config["dovecot.timeout"])
-        self._full = MailboxFull if config["delivery.over_quota"] == "defer" else MailboxFullRefused
+    def __init__(self, service: str, config: Config) -> None:
+        self._address = socket_address(service)
+        self._timeout = float(config.dovecot.timeout)
+        self._full = MailboxFull if config.delivery.over_quota == "defer" else MailboxFullRefused
 
     def require_room(self, user: str, size: int) -> None:
         """Return if `size` bytes fit; `size` 0 asks whether the mailbox is full already."""

@@ -253,5 +253,5 @@ def dovecot(config: Config, hostname: str) -> Relay:
     """Dovecot's LMTP, as the configuration names it."""
     from mailseal.config import socket_address
 
-    address = socket_address(config["dovecot.lmtp_socket"])
-    return Relay(address, float(config["dovecot.timeout"]), hostname, "Dovecot's LMTP")
+    address = socket_address(config.dovecot.lmtp_socket)
+    return Relay(address, float(config.dovecot.timeout), hostname, "Dovecot's LMTP")

@@ -129,8 +129,8 @@ class Template:
     """Users as `delivery.home` lays them out: a user exists if the home does."""
 
     def __init__(self, config: Config) -> None:
-        self._home: str = config["delivery.home"]
-        self._maildir: str = config["delivery.maildir"]
+        self._home = config.delivery.home
+        self._maildir = config.delivery.maildir
 
     def lookup(self, address: str) -> Account | None:
         """See the module's contract."""
@@ -229,11 +229,11 @@ class DovecotUserdb:
     """Dovecot's own user databases, whatever their driver."""
 
     def __init__(self, config: Config) -> None:
-        address = socket_address(config["dovecot.userdb_socket"])
+        address = socket_address(config.dovecot.userdb_socket)
         assert isinstance(address, str)  # noqa: S101 - options.py takes only a path
         self._address = address
-        self._timeout = float(config["dovecot.timeout"])
-        self._maildir: str = config["delivery.maildir"]
+        self._timeout = float(config.dovecot.timeout)
+        self._maildir = config.delivery.maildir
         self._idle: list[_Connection] = []
         self._lock = threading.Lock()
 
@@ -322,6 +322,6 @@ class Cached:
 
 def from_config(config: Config) -> Cached:
     """The user database that the configuration names."""
-    kind = config["delivery.userdb"]
+    kind = config.delivery.userdb
     source = Template(config) if kind == "template" else DovecotUserdb(config)
-    return Cached(source, float(config["delivery.userdb_cache"]))
+    return Cached(source, float(config.delivery.userdb_cache))
