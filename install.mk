@@ -18,7 +18,7 @@ SYSUSERSDIR = $(PREFIX)/lib/sysusers.d
 TMPFILESDIR = $(PREFIX)/lib/tmpfiles.d
 
 # What postmasters type, or name in a .forward or in master.cf.
-COMMANDS = mailseal $(notdir $(wildcard hooks/mailseal-deliver))
+COMMANDS = mailseal $(notdir $(wildcard hooks/mailseal-deliver hooks/mailseal-set-hash))
 
 # The shipped files say /usr/lib/mailseal; here they get the paths of this installation.
 FIT = sed -e 's|/usr/lib/mailseal/dovecot-conf|$(SHAREDIR)/dovecot-conf|g' \
@@ -52,7 +52,7 @@ install:
 
 uninstall:
 	rm -rf "$(DESTDIR)$(LIBDIR)" "$(DESTDIR)$(SHAREDIR)"
-	rm -f $(foreach name,mailseal mailseal-deliver,"$(DESTDIR)$(PREFIX)/bin/$(name)")
+	rm -f $(foreach name,mailseal mailseal-deliver mailseal-set-hash,"$(DESTDIR)$(PREFIX)/bin/$(name)")
 	rm -f "$(DESTDIR)$(UNITDIR)/mailseal-agent.service" "$(DESTDIR)$(UNITDIR)/mailseal-lmtp.service"
 	rm -f "$(DESTDIR)$(SYSUSERSDIR)/mailseal.conf" "$(DESTDIR)$(TMPFILESDIR)/mailseal.conf"
 	@echo "left alone: /etc/mailseal, and /var/lib/mailseal with the keyrings"

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""A new hash in one row of a table: SQLite, PostgreSQL (psycopg 3) or MariaDB (PyMySQL).
+
+The values are parameters of the query, never part of its text.  A change that would
+touch more or fewer rows than one is rolled back.
+
+FAILURES
+    NoSuchUser (no row), Damaged (several), Unreachable: certainly nothing has changed.
+    TemporaryError when the connection broke while the change was being committed: then
+    nobody knows.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from mailseal.errors import (
+    EX_UNAVAILABLE,
+    ConfigError,
+    Damaged,
+    MailsealError,
+    NoSuchUser,
+    TemporaryError,
+)
+from mailseal.panel.configuration import Database
+
+_PATIENCE = 20
+"""Seconds to connect, and to wait for a lock on the row."""
+
+
+class Unreachable(MailsealError):
+    """The database did not take the change."""
+
+    exit_status = EX_UNAVAILABLE
+
+
+def write(database: Database, user: str, hashed: str) -> None:
+    """Run the query of the configuration for one user."""
+    query = database.query
+    if database.kind == "sqlite":
+        query = re.sub(r"%\((user|hash)\)s", r":\1", query)  # SQLite's own way to name a parameter
+    if not database.prefix:
+        hashed = hashed.partition("}")[2]
+    try:
+        connection = _connect(database)
+    except MailsealError:
+        raise
+    except Exception as exc:
+        raise Unreachable(f"cannot reach the database ({type(exc).__name__})") from None
+    try:
+        try:
+            cursor = connection.cursor()
+            cursor.execute(query, {"user": user, "hash": hashed})
+            rows = cursor.rowcount
+        except Exception as exc:
+            # Not its text, which may quote the parameters.
+            raise Unreachable(f"the database refused the query ({type(exc).__name__})") from None
+        if rows == 0:
+            raise NoSuchUser(f"the database does not hold {user}")
+        if rows != 1:
+            raise Damaged(f"the query would change {rows} rows")
+        try:
+            connection.commit()
+        except Exception as exc:
+            raise TemporaryError(
+                f"it is not known whether the database has the new hash ({type(exc).__name__})"
+            ) from None
+    finally:
+        _close(connection)
+
+
+def _close(connection: Any) -> None:
+    """What was not committed is rolled back."""
+    try:
+        connection.close()
+    except Exception:
+        return  # the server has gone, and takes the transaction along
+
+
+def _connect(database: Database) -> Any:
+    if database.kind == "sqlite":
+        import sqlite3
+
+        return sqlite3.connect(f"file:{_quoted(database.path)}?mode=rw", _PATIENCE, uri=True)
+    try:
+        if database.kind == "postgresql":
+            import psycopg
+
+            options = f"-c lock_timeout={_PATIENCE}s -c statement_timeout={_PATIENCE}s"
+            given = {"connect_timeout": _PATIENCE, "options": options, **database.connect}
+            return psycopg.connect(**given)
+        import pymysql
+    except ImportError:
+        package = {"postgresql": "python3-psycopg", "mariadb": "python3-pymysql"}[database.kind]
+        raise ConfigError(
+            f"{database.kind} needs the package {package}", hint=f"apt-get install {package}"
+        ) from None
+    # FOUND_ROWS: rows that fit, not rows that differ.
+    flag = pymysql.constants.CLIENT.FOUND_ROWS
+    timeouts = {
+        "connect_timeout": _PATIENCE,
+        "read_timeout": 2 * _PATIENCE,
+        "write_timeout": 2 * _PATIENCE,
+        "init_command": f"SET innodb_lock_wait_timeout = {_PATIENCE}",
+        "charset": "utf8mb4",
+    }
+    return pymysql.connect(client_flag=flag, **{**timeouts, **database.connect})
+
+
+def _quoted(path: str) -> str:
+    from urllib.parse import quote
+
+    return quote(path)
