@@ -81,13 +81,14 @@ class Here:
 
 
 def mail(body: bytes, piece: int = 1 << 16) -> Message:
-    """A message in pieces, none of which splits a CR LF."""
+    """A message in pieces as small as `piece`, none of which splits a CR LF."""
     message = Message()
+    message.size = len(body)
     while body:
         cut = piece
         while body[cut - 1 : cut] == b"\r":
             cut += 1
-        message.add(body[:cut])
+        message.pieces.append(body[:cut])
         body = body[cut:]
     return message
 

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import signal
 import socket
 import stat
+import struct
 import subprocess
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -214,6 +217,46 @@ def _memory(pid: int, field: str) -> int:
         match = re.search(rf"{field}:\s+(\d+) kB", stream.read())
     assert match is not None
     return int(match[1]) * 1024
+
+
+def _unread(sock: socket.socket) -> bool:
+    """Whether the other side has not read all that was sent (unix sockets)."""
+    return struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0] > 0
+
+
+FRAMES = {
+    "two-byte-writes": b"ab",
+    "empty-lines": b"\r\n",
+    "short-headers": b"A:b\r\n",
+    "cr-alone": b"\r",
+    "one-byte-lines": b"x\r\n" * 1000,
+    "dots": b"..\r\n" * 1000,
+}
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_memory_is_bounded_however_a_mail_is_cut_up(frame: str) -> None:
+    """Each write is read for itself; what it takes in memory is about its size."""
+    write = FRAMES[frame]
+    count = min(100_000, (2 << 20) // len(write))
+    with running() as daemon:
+        client = daemon.connect().hello()
+        pid = workers(daemon)[0]
+        client.mail([ALICE], b"x" * 60000 + b"\r\n")  # what is taken once for all mails
+        for line in ("MAIL FROM:<>", f"RCPT TO:<{ALICE}>", "DATA"):
+            client.command(line)
+        base = _memory(pid, "VmRSS")
+        for _ in range(count):
+            client.send(write)
+            while _unread(client.socket):
+                os.sched_yield()
+        grown = _memory(pid, "VmRSS") - base
+        size = count * len(write)
+        assert grown < size + size // 4 + (1 << 20), f"{grown >> 10} KiB for {size >> 10}"
+        client.send(b"\r\n.\r\n")
+        assert client.reply().startswith("250 2.0.0")
+        taken = re.sub(rb"(\A|\r\n)\.", rb"\1", write * count + b"\r\n")
+        assert daemon.mails(ALICE)[1].endswith(re.sub(rb"(?<!\r)\r\n", b"\n", taken))
 
 
 MARK = b"plaintext must stay in memory"

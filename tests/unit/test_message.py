@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import time
@@ -20,7 +21,7 @@ from mailseal.delivery.folders import (
     parse_rule,
 )
 from mailseal.delivery.lmtp.syntax import Address, Reply, printable
-from mailseal.delivery.message import Envelope, Message, Stored, date, trace_headers
+from mailseal.delivery.message import PIECE, Envelope, Message, Stored, date, trace_headers
 from mailseal.mailbox import maildir
 from tests.delivery.store import mail
 
@@ -40,12 +41,25 @@ def test_sizes_are_those_of_what_is_stored(body: bytes, piece: int) -> None:
 
 
 def test_cr_cr_lf_between_two_pieces() -> None:
-    message = Message()
-    message.add(b"a\r")
-    message.add(b"\r\nb\r\n")
+    message = mail(b"a\r\r\nb\r\n", 2)
+    message.pieces = [b"a\r", b"\r\nb\r\n"]
     stored = Stored(b"", message)
     assert b"".join(stored) == b"a\r\r\nb\n"
     assert (stored.size, stored.with_crlf) == (6, 7)
+
+
+@given(st.lists(st.integers(0, 2 * PIECE), max_size=8))
+def test_small_pieces_are_joined_and_nothing_is_lost(sizes: list[int]) -> None:
+    message = Message()
+    given = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
+    for piece in given:
+        message.add(piece)
+        assert message.size == sum(map(len, message.pieces))
+    assert b"".join(message.pieces) == b"".join(given)
+    assert message.head(70000) == b"".join(given)[:70000]
+    for one, two in itertools.pairwise(message.pieces):
+        assert len(one) + len(two) > PIECE
+        assert isinstance(one, bytes)  # no room for more
 
 
 @pytest.mark.parametrize(

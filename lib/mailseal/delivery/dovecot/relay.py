@@ -165,7 +165,7 @@ class _Connection:
             self._expect(self._command(b"RSET\r\n"), 250)
             return data_reply
         at_line_start = True
-        for piece in message.pieces:
+        for piece in map(bytes, message.pieces):
             if piece:
                 if piece.count(b"\n") != piece.count(b"\r\n"):
                     # Dovecot 2.3 takes LF . LF for the end of a mail, and what follows for
