@@ -10,7 +10,6 @@ import re
 import signal
 import socket
 import stat
-import struct
 import subprocess
 import termios
 import threading
@@ -21,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.delivery.daemon import Daemon
+from tests.listener import serve, unix_listener
 
 ALICE = "alice@example.org"
 
@@ -219,9 +219,41 @@ def _memory(pid: int, field: str) -> int:
     return int(match[1]) * 1024
 
 
+def _cpu(pid: int) -> float:
+    """Seconds of processor time, of all threads."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as stream:
+        fields = stream.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_who_hangs_up_while_dovecot_takes_its_time_costs_nothing() -> None:
+    """epoll tells of a closed connection in each turn of the loop, wanted or not."""
+    asked = threading.Event()
+
+    def silent(client: socket.socket) -> None:
+        asked.set()
+        time.sleep(60)
+
+    with Daemon({"delivery": {"workers": 1}, "dovecot": {"timeout": "4s"}}) as daemon:
+        daemon.add_user(ALICE)
+        with unix_listener(daemon.path("dovecot-lmtp")) as dovecot:
+            os.chmod(daemon.path("dovecot-lmtp"), 0o777)
+            serve(dovecot, silent)
+            client = daemon.connect().hello()
+            for line in ("MAIL FROM:<>", f"RCPT TO:<{ALICE}>", "DATA"):
+                client.command(line)
+            client.send(b"x\r\n.\r\n")
+            assert asked.wait(10)
+            client.close()
+            eventually(lambda: "connection closed before the reply" in daemon.log_text())
+            before = _cpu(workers(daemon)[0])
+            time.sleep(1)
+            assert _cpu(workers(daemon)[0]) - before < 0.1
+
+
 def _unread(sock: socket.socket) -> bool:
     """Whether the other side has not read all that was sent (unix sockets)."""
-    return struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0] > 0
+    return fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)) != bytes(4)
 
 
 FRAMES = {

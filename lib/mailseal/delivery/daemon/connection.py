@@ -76,10 +76,16 @@ class Connection:
 
     # --- bytes in and out ---------------------------------------------------
 
-    def readable(self) -> None:
-        """The socket has bytes, or its end."""
+    def readable(self, hung_up: bool) -> None:
+        """The socket has bytes, or its end.  `hung_up`: nobody will read what we send.
+
+        epoll tells of a client that hung up again and again, asked or not, so it cannot wait.
+        """
         if self.busy or self._out:
-            self.worker.pause(self)
+            if hung_up:
+                self._lost("connection closed")
+            else:
+                self.worker.pause(self)
             return
         if self.session.in_data and not self.session.discarding:
             free = self._reserved - self._message.size
@@ -192,7 +198,9 @@ class Connection:
         return f"{name}[{self.client_ip}]" if self.client_ip else name
 
     def _lost(self, why: str) -> None:
-        if self.session.in_transaction:
+        if isinstance(self.session.awaited, End):
+            self.worker.log.lost(self.client, f"{why} before the reply, the mail may come again")
+        elif self.session.in_transaction:
             self.worker.log.lost(self.client, f"{why} in a transaction, nothing was delivered")
         self.close()
 

@@ -44,7 +44,7 @@ _QUIET = 0.05
 """Seconds without any event before secrets are made ahead.  Made in every gap between two
 commands, they took three quarters of the lock's time from the mails of a burst."""
 
-_ALWAYS = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
+_HUNG_UP = select.EPOLLHUP | select.EPOLLERR
 
 
 class _Delivery:
@@ -158,8 +158,8 @@ class Worker:
         if client is not None:
             if events & select.EPOLLOUT:
                 client.writable()
-            if events & _ALWAYS and not client.closed:
-                client.readable()
+            if events & (select.EPOLLIN | _HUNG_UP) and not client.closed:
+                client.readable(bool(events & _HUNG_UP))
         elif fd in self._listeners:
             self._accept(self._listeners[fd])
         elif fd == self._wake:
