@@ -149,6 +149,10 @@ class Daemon:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the daemon, if it runs, and remove the folder."""
         self.server.stop()
         shutil.rmtree(self.dir, ignore_errors=True)
 

@@ -131,17 +131,21 @@ def test_hup_with_a_wrong_configuration_changes_nothing(change: dict[str, Any]) 
 
 
 def test_a_wrong_configuration_does_not_start() -> None:
-    daemon = Daemon({"delivery": {"workers": 200}})
-    hook = daemon.server.command
-    done = subprocess.run(hook, capture_output=True, text=True, timeout=20)
+    with contextlib.closing(Daemon({"delivery": {"workers": 200}})) as daemon:
+        hook = daemon.server.command
+        done = subprocess.run(hook, capture_output=True, text=True, timeout=20)
     assert done.returncode == 78
     assert done.stdout == ""
     assert re.fullmatch(r"mailseal-lmtp: error: .*in_flight_limit.*\n", done.stderr)
 
 
 def test_sockets_and_readiness_from_systemd() -> None:
-    daemon = Daemon({"delivery": {"workers": 1}})
-    daemon.enrol(ALICE)
+    with contextlib.closing(Daemon({"delivery": {"workers": 1}})) as daemon:
+        daemon.enrol(ALICE)
+        _started_by_systemd(daemon)
+
+
+def _started_by_systemd(daemon: Daemon) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notify.bind(daemon.path("notify"))
