@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What both daemons do at their start: find a user, drop root for good, tell systemd.
+"""What both daemons do at their start: find a user, open the log, drop root, tell systemd.
 
 FAILURES
-    user_ids() raises ConfigError that names the option.  drop_root() raises
-    OSError if the kernel refuses.  notify() never fails: systemd is a listener.
+    user_ids() raises ConfigError that names the option; open_log() as logs.py
+    says.  drop_root() raises OSError if the kernel refuses.  notify() never fails:
+    systemd is a listener.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import os
 import pwd
 import socket
 
+from mailseal.config import Config
 from mailseal.errors import ConfigError
+from mailseal.logs import Ids, Log
 
 
-def user_ids(name: str, option: str) -> tuple[int, int]:
+def user_ids(name: str, option: str) -> Ids:
     """uid and gid of a user given by name or number; a number without an entry is its own group."""
     try:
         if name.isdecimal():
@@ -27,6 +30,16 @@ def user_ids(name: str, option: str) -> tuple[int, int]:
     except (KeyError, OverflowError):
         raise ConfigError(f"option {option}: there is no user {name}") from None
     return entry.pw_uid, entry.pw_gid
+
+
+def open_log(config: Config, program: str, user: Ids | None) -> Log:
+    """The log of a program that is about to become `user`; None if it is that already."""
+    uid, gid = user or (os.geteuid(), os.getegid())
+    with contextlib.suppress(ConfigError):
+        uid = user_ids(config.agent.user, "agent.user")[0]
+    with contextlib.suppress(ConfigError):
+        gid = user_ids(config.delivery.user, "delivery.user")[1]
+    return Log(config.log.to, program, user=user, owner=(uid, gid))
 
 
 def drop_root(uid: int, gid: int) -> None:

@@ -1,64 +1,264 @@
 # SPDX-License-Identifier: MIT
-"""Where log lines go: syslog's mail facility, standard error, or a file.
+"""Log lines of all programs: to syslog's mail facility, to standard error, or to a file.
 
-Each line begins with PROGRAM[PID].  Control characters are written as \\xNN, so
-that nobody can forge a line through a user name.
+    2026-01-31T12:00:00+01:00 HOST PROGRAM[PID]: TEXT
+
+syslog adds time and host by itself.  Control characters are written as \\xNN, so that nobody can
+forge a line through a user name.
+
+CONTRACT
+    write() never raises, and never waits longer than 50 ms a second: a full
+    disk or a syslog that hangs stops neither mail nor logins.  Lines that are
+    lost are counted, and the next line that gets through tells how many.
+    A file is opened before root is dropped.  Root makes it for agent.user and
+    for the group of delivery.user, so that both daemons can write; in a folder
+    that others can change, the daemon's own user opens it instead.
+    After a rotation the new file is found within a second, or by reopen(); as
+    long as it cannot be opened, the old one is written.
 
 FAILURES
-    A log that cannot be opened is ConfigError at start.  A machine without
+    ConfigError if the file cannot be opened at the start.  A machine without
     /dev/log (a container) gets its lines on standard error.
 """
 
 from __future__ import annotations
 
-import logging
-import logging.handlers
+import contextlib
+import functools
 import os
+import re
+import select
+import socket
+import stat
 import sys
+import time
+from collections.abc import Iterator
 
 from mailseal.errors import ConfigError
+from mailseal.paths import Folder, open_folder
 
+ERROR, WARNING, INFO = 3, 4, 6
+"""syslog's severities, for write()."""
+
+_FACILITY_MAIL = 2 << 3
 _SYSLOG = "/dev/log"
+_LONGEST = 4000  # bytes; a pipe takes 4,096 at once, or none of them
+_PATIENCE = 0.05
+_LOOK_EVERY = 1.0
+_FILE = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+Ids = tuple[int, int]
+"""uid and gid."""
 
 
-class _OneLine(logging.Formatter):
-    """One record, one line."""
+class Log:
+    """Where one program's lines go."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return "".join(c if c >= " " and c != "\x7f" else f"\\x{ord(c):02x}" for c in text)
+    def __init__(
+        self, target: str, program: str, *, user: Ids | None = None, owner: Ids | None = None
+    ) -> None:
+        """`target` is the option log.to; `user` the one that the program becomes; `owner` of a
+        file that root makes."""
+        self.target = target
+        self._program = program
+        self._lost = 0
+        self._hung_until = 0.0
+        self._sink: _Syslog | _Stderr | _File
+        if target == "syslog" and os.path.exists(_SYSLOG):
+            self._sink = _Syslog()
+        elif target in ("syslog", "stderr"):
+            self._sink = _Stderr()
+        else:
+            self._sink = _File(target, user, owner)
 
+    def write(self, severity: int, text: str) -> None:
+        """Write one line."""
+        if not self._send(severity, text):
+            self._lost += 1
+        elif self._lost:
+            note = f"warning: {self._lost} log lines were lost before the last one"
+            if self._send(WARNING, note):
+                self._lost = 0
 
-def open_log(target: str, program: str, *, level: int = logging.INFO) -> logging.Logger:
-    """The logger of a daemon.  `target` is the option log.to."""
-    logger = logging.getLogger(f"mailseal.{program}")
-    logger.setLevel(level)
-    logger.propagate = False
-    for old in list(logger.handlers):
-        logger.removeHandler(old)
-        old.close()
-    logger.addHandler(_handler(target, program))
-    return logger
+    def reopen(self) -> None:
+        """Begin the new file after a rotation; nothing to do for the other targets."""
+        if isinstance(self._sink, _File):
+            self._sink.look(again=True)
 
-
-def _handler(target: str, program: str) -> logging.Handler:
-    ident = f"{program}[{os.getpid()}]: "
-    handler: logging.Handler
-    if target == "syslog" and os.path.exists(_SYSLOG):
-        syslog = logging.handlers.SysLogHandler(
-            _SYSLOG, facility=logging.handlers.SysLogHandler.LOG_MAIL
-        )
-        syslog.ident = ident
-        syslog.setFormatter(_OneLine("%(levelname)s: %(message)s"))
-        return syslog
-    if target in ("syslog", "stderr"):
-        handler = logging.StreamHandler(sys.stderr)
-    else:
+    def _send(self, severity: int, text: str) -> bool:
+        line = f"{self._program}[{os.getpid()}]: {_CONTROL.sub(_escaped, text)}"
+        data = line.encode("utf-8", "backslashreplace")[:_LONGEST]
         try:
-            handler = logging.FileHandler(target, encoding="utf-8")
+            self._sink.send(severity, data)
+        except BlockingIOError:
+            return self._wait_and_send(severity, data)
+        except OSError:
+            return False
+        return True
+
+    def _wait_and_send(self, severity: int, data: bytes) -> bool:
+        """Whoever reads the lines is slow: wait a little, but not for every line."""
+        now = time.monotonic()
+        if now < self._hung_until:
+            return False
+        poll = select.poll()
+        poll.register(self._sink.fd, select.POLLOUT)
+        try:
+            poll.poll(_PATIENCE * 1000)
+            self._sink.send(severity, data)
+        except OSError:
+            self._hung_until = time.monotonic() + 1
+            return False
+        return True
+
+
+class _Syslog:
+    """The local syslog.  Not by syslog(3), which waits for as long as the other side hangs."""
+
+    def __init__(self) -> None:
+        self._socket = self._connected()
+
+    @property
+    def fd(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, severity: int, data: bytes) -> None:
+        stamp = time.strftime("%b %e %H:%M:%S")
+        packet = f"<{_FACILITY_MAIL | severity}>{stamp} ".encode() + data
+        try:
+            self._socket.send(packet, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            raise
+        except OSError:  # syslog was started anew
+            self._socket.close()
+            self._socket = self._connected()
+            self._socket.send(packet, socket.MSG_DONTWAIT)
+
+    @staticmethod
+    def _connected() -> socket.socket:
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with contextlib.suppress(OSError):
+            made.connect(_SYSLOG)
+        return made
+
+
+class _Stderr:
+    """Standard error, whatever it is, without waiting for its reader."""
+
+    def __init__(self) -> None:
+        self.fd = sys.stderr.fileno()
+        self._socket: socket.socket | None = None
+        if stat.S_ISSOCK(os.fstat(self.fd).st_mode):
+            self._socket = socket.socket(fileno=os.dup(self.fd))
+            return
+        # A description of our own: O_NONBLOCK must not reach others who have the same terminal.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        with contextlib.suppress(OSError):
+            self.fd = os.open(f"/proc/self/fd/{self.fd}", flags)
+
+    def send(self, _severity: int, data: bytes) -> None:
+        if self._socket is not None:
+            self._socket.send(_stamped(data), socket.MSG_DONTWAIT)
+        else:
+            os.write(self.fd, _stamped(data))
+
+
+class _File:
+    """A file that may be moved away at any time."""
+
+    def __init__(self, path: str, user: Ids | None, owner: Ids | None) -> None:
+        self.path = path
+        self._looked = time.monotonic()
+        self._torn = False
+        try:
+            self.fd = _open_file(path, user, owner)
+        except ConfigError as exc:
+            raise ConfigError(f"option log.to: {exc}", hint=exc.hint) from None
         except OSError as exc:
-            raise ConfigError(f"option log.to: cannot open {target}: {exc.strerror}") from None
-    handler.setFormatter(
-        _OneLine(f"%(asctime)s {ident}%(levelname)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
-    )
-    return handler
+            raise ConfigError(f"option log.to: cannot open {path}: {exc.strerror}") from None
+
+    def send(self, _severity: int, data: bytes) -> None:
+        self.look()
+        line = (b"\n" if self._torn else b"") + _stamped(data)
+        written = os.write(self.fd, line)
+        self._torn = written < len(line)
+        if self._torn:
+            raise OSError
+
+    def look(self, *, again: bool = False) -> None:
+        """Open the file anew if the name has gone to another one."""
+        now = time.monotonic()
+        if not again and now - self._looked < _LOOK_EVERY:
+            return
+        self._looked = now
+        with contextlib.suppress(OSError, ConfigError):
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.lstat(self.path), os.fstat(self.fd)):
+                    return
+            new = _open_file(self.path, None, None)
+            # In its place, so that it needs no telling where else the number is known.
+            os.dup2(new, self.fd, inheritable=False)
+            os.close(new)
+            self._torn = False
+
+
+def _open_file(path: str, user: Ids | None, owner: Ids | None) -> int:
+    """Open for appending: a regular file that has no second name, never through a link."""
+    with open_folder(os.path.dirname(path)) as folder:
+        name = os.path.basename(path)
+        if os.geteuid() != 0 or folder.own or user is None:
+            return _opened(folder, name, owner if os.geteuid() == 0 else None)
+        with _acting_as(user):
+            return _opened(folder, name, None)
+
+
+def _opened(folder: Folder, name: str, owner: Ids | None) -> int:
+    try:
+        fd = os.open(name, _FILE | os.O_EXCL, 0o600, dir_fd=folder.fd)
+        made = True
+    except FileExistsError:
+        fd = os.open(name, _FILE & ~os.O_CREAT, dir_fd=folder.fd)
+        made = False
+    try:
+        state = os.fstat(fd)
+        if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
+            raise ConfigError(f"{folder.path}/{name} is no plain file, or has a second name")
+        if made:
+            os.fchmod(fd, 0o660)
+            if owner is not None:
+                os.fchown(fd, *owner)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+@contextlib.contextmanager
+def _acting_as(user: Ids) -> Iterator[None]:
+    """Be this user for a moment, and root again."""
+    groups = os.getgroups()
+    gid = os.getegid()
+    os.setgroups([])
+    os.setegid(user[1])
+    os.seteuid(user[0])
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(gid)
+        os.setgroups(groups)
+
+
+_host = functools.cache(socket.gethostname)
+
+
+def _stamped(data: bytes) -> bytes:
+    zone = time.strftime("%z")
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S") + zone[:3] + ":" + zone[3:5]
+    return f"{stamp} {_host()} ".encode() + data + b"\n"
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

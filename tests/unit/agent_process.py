@@ -34,7 +34,8 @@ class AgentProcess:
         me = os.getuid()
         self.config.write_text(
             f"state_dir: {self.folder}/state\n"
-            "log: {to: stderr}\ndovecot: {version: 2.3}\n"
+            "dovecot: {version: 2.3}\n"
+            f"{'' if 'log:' in options else 'log: {to: stderr}'}\n"
             f"agent:\n  user: {self.user}\n  socket: {self.socket}\n"
             f"  admin_users: [{me}]\n  login_users: [{me}, 60604]\n"
             f"{options}"

@@ -164,13 +164,17 @@ def test_a_crash_loses_sessions_only(agent: AgentProcess) -> None:
     assert agent.log_text().count("session=new") == 2
 
 
-def test_sighup_ends_sessions(agent: AgentProcess) -> None:
-    agent.ask("enroll", user=USER, password=b"pw")
-    agent.ask("unlock", user=USER, password=b"pw")
-    os.kill(agent.pid, signal.SIGHUP)
-    time.sleep(0.2)
-    assert agent.ask("status").text("sessions") == "0"
-    assert agent.ask("unlock", user=USER, password=b"pw").status == "ok"
+def test_sighup_opens_the_log_anew_and_ends_no_session(folder: Path) -> None:
+    file = folder / "mailseal.log"
+    with running(folder, f"{CHEAP}log: {{to: {file}}}\n") as agent:
+        agent.ask("enroll", user=USER, password=b"pw")
+        agent.ask("unlock", user=USER, password=b"pw")
+        file.rename(folder / "mailseal.log.1")
+        os.kill(agent.pid, signal.SIGHUP)
+        agent.ask("lookup", user=USER)  # the signal was before
+        assert agent.ask("status").text("sessions") == "1"
+        agent.ask("unlock", user=USER, password=b"pw")
+        assert "session=cached" in file.read_text()
 
 
 def test_a_second_agent_refuses_to_start(agent: AgentProcess) -> None:

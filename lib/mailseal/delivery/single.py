@@ -6,9 +6,12 @@ It must run as delivery.user, or as root, and then becomes that user.
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from mailseal import config as configuration
+from mailseal.config import Config
+from mailseal.daemon import open_log, user_ids
 from mailseal.delivery import outcome
 from mailseal.delivery.commit import SealJob, make_store, seal_group
 from mailseal.delivery.daemon import listen
@@ -19,7 +22,8 @@ from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.outcome import Outcome
 from mailseal.delivery.relayed import relay_one
 from mailseal.delivery.route import Router
-from mailseal.errors import MailsealError
+from mailseal.errors import ConfigError, MailsealError
+from mailseal.logs import Log
 
 
 def deliver_alone(
@@ -31,11 +35,9 @@ def deliver_alone(
 ) -> list[Reply]:
     """One reply per recipient.  Raises ConfigError before anything was done."""
     config = configuration.load(config_path or configuration.DEFAULT_PATH)
+    log = _log(config)
     listen.become(config.delivery.user)
     envelope.hostname = listen.hostname(config)
-    # stderr is no place for a log here: pipe(8) takes it for the status text.
-    to = "syslog" if config.log.to == "stderr" else config.log.to
-    log = DeliveryLog(to, "mailseal-deliver")
     router = Router(config)
     store = make_store(config, router, 0)
     dovecot = relay.dovecot(config, envelope.hostname)
@@ -67,3 +69,15 @@ def deliver_alone(
         )
         replies.append(result.reply)
     return replies
+
+
+def _log(config: Config) -> DeliveryLog:
+    """The log of one mail.  No mail waits for it: syslog takes the place of what cannot be opened.
+
+    stderr is no place for it: pipe(8) takes it for the status text.
+    """
+    with contextlib.suppress(ConfigError):
+        if config.log.to != "stderr":
+            user = user_ids(config.delivery.user, "delivery.user")
+            return DeliveryLog(open_log(config, "mailseal-deliver", user))
+    return DeliveryLog(Log("syslog", "mailseal-deliver"))

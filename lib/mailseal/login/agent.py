@@ -11,7 +11,9 @@ DESCRIPTION
     unlock, agent.admin_users may do everything, others are refused.  One agent a socket;
     a socket file that a crash left behind is replaced.
     SIGTERM and SIGINT overwrite all sessions and end it with status 0.
-    SIGHUP ends all sessions and goes on.
+    SIGHUP opens the log file anew and changes nothing else: `mailseal lock` ends sessions,
+    and a new configuration needs a restart.  With WatchdogSec= systemd starts
+    an agent anew that hangs; its sessions are lost.
 
 DIAGNOSTICS
     Exit status 78 for a wrong configuration, 75 for what may pass.  Every
@@ -32,23 +34,25 @@ import signal
 import socket
 import struct
 import sys
+from collections.abc import Mapping
 
 from mailseal import config as configuration
-from mailseal import logs
 from mailseal.config import Config
 from mailseal.crypto import kdf
 from mailseal.crypto.eckeys import PublicKey
-from mailseal.daemon import drop_root, notify, user_ids
+from mailseal.daemon import drop_root, notify, open_log, user_ids
 from mailseal.errors import ConfigError, Damaged, MailsealError, UsageError
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
 from mailseal.login import hardening, protocol, startup
 from mailseal.login.admin_verbs import AdminVerbs
+from mailseal.login.log import logger
 from mailseal.login.login_verbs import LoginVerbs, Policy
 from mailseal.login.sessions import Sessions
 from mailseal.login.vault import Vault
 from mailseal.login.verbs import error_answer
 from mailseal.login.workers import Workers
+from mailseal.logs import Log
 
 # A caller that says nothing for so long is cut off, in seconds.
 _SILENCE = 300
@@ -168,7 +172,8 @@ def run(config: Config) -> None:
     )
     cost = kdf.PROFILES[config.keys.kdf]
     os.umask(0o077)
-    log = logs.open_log(config.log.to, "mailseal-agent")
+    lines = open_log(config, "mailseal-agent", (uid, gid))
+    log = logger(lines)
     store, public = Keystore(config.keys_dir), PublicStore(config.public_dir)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stopped_early)  # until the loop takes over
@@ -204,8 +209,8 @@ def run(config: Config) -> None:
             log=log,
         )
         agent = Agent(service, login_uids=login_uids, admin_uids=admin_uids, log=log)
-        log.info("listening on %s for Dovecot %s, uid=%d", listener.getsockname(), version, uid)
-        asyncio.run(_serve(agent, listener))
+        log.info("listening on %s for Dovecot %s, uid=%d", config.agent.socket, version, uid)
+        asyncio.run(_serve(agent, listener, lines))
     with contextlib.suppress(OSError):
         os.unlink(config.agent.socket)
     os.close(lock)
@@ -215,14 +220,26 @@ def _stopped_early(_number: int, _frame: object) -> None:
     sys.exit(0)
 
 
-async def _serve(agent: Agent, listener: socket.socket) -> None:
+async def _serve(agent: Agent, listener: socket.socket, lines: Log) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, agent.service.sessions.end_all)
+    loop.add_signal_handler(signal.SIGHUP, lines.reopen)
     notify(os.environ.get("NOTIFY_SOCKET"), "READY=1")
-    await agent.serve(listener, stop)
+    watchdog = asyncio.create_task(_feed_watchdog(os.environ))
+    try:
+        await agent.serve(listener, stop)
+    finally:
+        watchdog.cancel()
+
+
+async def _feed_watchdog(environ: Mapping[str, str]) -> None:
+    """Tell systemd from the loop that the loop is alive (WatchdogSec=): else it starts us anew."""
+    every = int(environ.get("WATCHDOG_USEC", "0")) / 2e6
+    while every:
+        notify(environ.get("NOTIFY_SOCKET"), "WATCHDOG=1")
+        await asyncio.sleep(every)
 
 
 def dovecot_version(config: Config) -> str:

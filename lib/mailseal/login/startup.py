@@ -5,9 +5,8 @@ CONTRACT
     init() makes the folders of keyrings and public keys.  The agent itself never
     does: a state_dir whose file system is not mounted looks like a new one, and
     with a new one nobody is enrolled and mail would go in clear.
-    listen() gives one socket to one agent.  Root names no file here that
-    another user could have put in its place: modes and groups are given when a
-    file is made, the lock is opened without following links.
+    listen() gives one socket to one agent.  Root follows no name here that
+    another user could have changed: see paths.py and sockets.py.
 
 FAILURES
     ConfigError: not initialised, or a folder above is missing.  TemporaryError:
@@ -21,14 +20,17 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
 
-from mailseal import durable
+from mailseal import durable, sockets
 from mailseal.config import Config
 from mailseal.daemon import user_ids
 from mailseal.errors import ConfigError, TemporaryError
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
+from mailseal.paths import open_folder
+from mailseal.sockets import made_with
+
+_BACKLOG = 1024
 
 
 def init(config: Config) -> str:
@@ -61,22 +63,27 @@ def listen(config: Config, login_group: int | None) -> tuple[socket.socket, int]
     """
     path = config.agent.socket
     folder = os.path.dirname(path)
-    if not os.path.isdir(os.path.dirname(folder)):
-        raise ConfigError(f"option agent.socket: {os.path.dirname(folder)} is not there")
-    durable.make_folder(folder, mode=0o755)
+    with (
+        open_folder(os.path.dirname(folder)) as above,
+        made_with(0o022, None),
+        contextlib.suppress(FileExistsError),
+    ):
+        os.mkdir(os.path.basename(folder), 0o755, dir_fd=above.fd)
     with durable.reporting(f"cannot listen on {path}"):
-        lock = _lock(f"{path}.lock", path)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with _made_with(0o777 & ~config.agent.socket_mode, login_group):
-            listener.bind(path)
-        listener.listen(1024)
-    return listener, lock
+        lock = _lock(path)
+        try:
+            mode = config.agent.socket_mode
+            return sockets.listen(path, mode=mode, group=login_group, backlog=_BACKLOG), lock
+        except BaseException:
+            os.close(lock)
+            raise
 
 
-def _lock(name: str, path: str) -> int:
-    lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+def _lock(path: str) -> int:
+    name = os.path.basename(path) + ".lock"
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    with open_folder(os.path.dirname(path)) as folder:
+        lock = os.open(name, flags, 0o600, dir_fd=folder.fd)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
@@ -85,16 +92,3 @@ def _lock(name: str, path: str) -> int:
             raise TemporaryError(f"another mailseal-agent listens on {path}") from None
         raise
     return lock
-
-
-@contextlib.contextmanager
-def _made_with(umask: int, group: int | None) -> Iterator[None]:
-    """Give what is made in the block this umask and group, without naming it again."""
-    old_umask, old_group = os.umask(umask), os.getegid()
-    try:
-        if group is not None and os.geteuid() == 0:
-            os.setegid(group)
-        yield
-    finally:
-        os.setegid(old_group)
-        os.umask(old_umask)

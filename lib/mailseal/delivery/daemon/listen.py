@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import stat
 from collections.abc import Mapping, Sequence
 
+from mailseal import sockets
 from mailseal.config import Config, socket_address
 from mailseal.daemon import drop_root, user_ids
 from mailseal.errors import ConfigError
@@ -33,49 +33,43 @@ def inherited(environ: Mapping[str, str]) -> list[socket.socket]:
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     count = int(environ.get("LISTEN_FDS", "0") or "0")
-    sockets = []
+    found = []
     for fd in range(_FIRST_INHERITED, _FIRST_INHERITED + count):
         os.set_inheritable(fd, False)
         sock = socket.socket(fileno=fd)
         sock.setblocking(False)
-        sockets.append(sock)
-    return sockets
+        found.append(sock)
+    return found
 
 
 def open_all(config: Config) -> list[socket.socket]:
     """Bind everything in delivery.listen."""
-    sockets: list[socket.socket] = []
-    try:
-        for name in config.delivery.listen:
-            sockets.append(_open(name, config))
-    except BaseException:
-        close_all(sockets)
-        raise
-    return sockets
+    return reopen(config, (), ())
 
 
-def reopen(new: Config, old: Config, sockets: Sequence[socket.socket]) -> list[socket.socket]:
-    """The sockets for `new`: those of `old` that stay, and new ones.  All or nothing."""
-    have = dict(zip(old.delivery.listen, sockets, strict=True))
+def reopen(
+    new: Config, names: Sequence[str], opened: Sequence[socket.socket]
+) -> list[socket.socket]:
+    """The sockets for `new`: those of `names` that stay, and new ones.  All or nothing."""
+    have = dict(zip(names, opened, strict=True))
     made: dict[str, socket.socket] = {}
     try:
         for name in new.delivery.listen:
             if name not in have:
                 made[name] = _open(name, new)
     except BaseException:
-        close_all(list(made.values()))
+        close_all(made)
         raise
-    close_all([sock for name, sock in have.items() if name not in new.delivery.listen])
+    close_all({name: sock for name, sock in have.items() if name not in new.delivery.listen})
     return [have.get(name) or made[name] for name in new.delivery.listen]
 
 
-def close_all(sockets: Sequence[socket.socket]) -> None:
+def close_all(opened: Mapping[str, socket.socket]) -> None:
     """Close, and take the names of unix sockets away."""
-    for sock in sockets:
-        with contextlib.suppress(OSError):
-            name = sock.getsockname()
-            sock.close()
-            if isinstance(name, str) and name:
+    for name, sock in opened.items():
+        sock.close()
+        if name.startswith("/"):
+            with contextlib.suppress(OSError):
                 os.unlink(name)
 
 
@@ -83,45 +77,17 @@ def _open(name: str, config: Config) -> socket.socket:
     address = socket_address(name)
     try:
         if isinstance(address, str):
-            return _open_unix(address, config)
+            _, group = user_ids(config.delivery.user, "delivery.user")
+            mode = config.delivery.socket_mode
+            sock = sockets.listen(address, mode=mode, group=group, backlog=_BACKLOG)
+            sock.setblocking(False)
+            return sock
         family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][0]
         sock = socket.create_server(address, family=family, backlog=_BACKLOG)
     except OSError as exc:
         raise ConfigError(f"cannot listen on {name}: {exc.strerror}") from None
     sock.setblocking(False)
     return sock
-
-
-def _open_unix(path: str, config: Config) -> socket.socket:
-    _remove_stale(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.bind(path)
-        os.chmod(path, config.delivery.socket_mode)
-        if os.geteuid() == 0:
-            os.chown(path, *user_ids(config.delivery.user, "delivery.user"))
-        sock.listen(_BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _remove_stale(path: str) -> None:
-    """Take away a socket that a killed daemon left; never one that is in use."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise ConfigError(f"cannot listen on {path}: there is a file that is no socket")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            os.unlink(path)
-            return
-    raise ConfigError(f"cannot listen on {path}: somebody else already does")
 
 
 def become(user: str) -> None:

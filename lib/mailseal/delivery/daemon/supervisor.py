@@ -14,7 +14,7 @@ DESCRIPTION
     SIGHUP           reads the configuration anew: new workers with the new
                      one, the old ones finish theirs.  If anything in it is wrong, nothing
                      changes and the log says why.  delivery.user needs a restart.
-    NOTIFY_SOCKET    gets READY=1, RELOADING=1 and STOPPING=1 (Type=notify-reload)
+    NOTIFY_SOCKET    gets READY=1, RELOADING=1 and STOPPING=1 (Type=notify)
 
 DIAGNOSTICS
     Exit status 78 for a wrong configuration, with one line on stderr; 75 if it
@@ -34,7 +34,7 @@ from collections.abc import Mapping, Sequence
 
 from mailseal import config as configuration
 from mailseal.config import Config
-from mailseal.daemon import notify
+from mailseal.daemon import notify, open_log, user_ids
 from mailseal.delivery.daemon import listen
 from mailseal.delivery.folders import Folders
 from mailseal.delivery.log import DeliveryLog
@@ -52,8 +52,9 @@ class Server:
         self._notify_socket = environ.get("NOTIFY_SOCKET")
         self._inherited = listen.inherited(environ)
         self._sockets = self._inherited or listen.open_all(config)
+        lines = open_log(config, "mailseal-lmtp", user_ids(config.delivery.user, "delivery.user"))
+        self.log = DeliveryLog(lines)
         listen.become(config.delivery.user)
-        self.log = DeliveryLog(config.log.to)
         self._workers: dict[int, float] = {}
         self._retiring: set[int] = set()
         # Workers see its other end close when this process is gone, however it went.
@@ -130,10 +131,10 @@ class Server:
             config = checked(self.config.path)
             if config.delivery.user != self.config.delivery.user:
                 raise ConfigError("delivery.user can only be changed by a restart")
-            log = DeliveryLog(config.log.to)
+            log = self._log_for(config)
             sockets = self._sockets
             if not self._inherited:
-                sockets = listen.reopen(config, self.config, self._sockets)
+                sockets = listen.reopen(config, self.config.delivery.listen, self._sockets)
         except (MailsealError, OSError) as exc:
             error = exc if isinstance(exc, MailsealError) else ConfigError(str(exc))
             self.log.not_reloaded(error)
@@ -148,11 +149,18 @@ class Server:
         self.log.reloaded()
         self._notify("READY=1")
 
+    def _log_for(self, config: Config) -> DeliveryLog:
+        """The log there is, its file opened anew; or that of another log.to."""
+        if config.log.to != self.config.log.to:
+            return DeliveryLog(open_log(config, "mailseal-lmtp", None))
+        self.log.lines.reopen()
+        return self.log
+
     def _stop(self) -> None:
         self._notify("STOPPING=1")
         self.log.stopping()
         if not self._inherited:
-            listen.close_all(self._sockets)
+            listen.close_all(dict(zip(self.config.delivery.listen, self._sockets, strict=True)))
         everyone = [*self._workers, *self._retiring]
         self._signal(everyone)
         for pid in everyone:
