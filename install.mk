@@ -3,13 +3,15 @@
 #
 #   PREFIX      where it goes (/usr/local)
 #   DESTDIR     put in front of every path, for packagers
-#   MAIL_GROUP  group of the user that owns the mail store (vmail)
+#   MAIL_USER   the user that owns the mail store (vmail); delivery.user in mailseal.yaml
+#   MAIL_GROUP  its group (of the same name)
 #
 # install starts nothing and touches no configuration; uninstall leaves /etc/mailseal and
 # /var/lib/mailseal alone: the keyrings in it are the only way to the sealed mail.
 
 PREFIX ?= /usr/local
-MAIL_GROUP ?= vmail
+MAIL_USER ?= vmail
+MAIL_GROUP ?= $(MAIL_USER)
 
 LIBDIR = $(PREFIX)/lib/mailseal
 SHAREDIR = $(PREFIX)/share/mailseal
@@ -20,10 +22,13 @@ TMPFILESDIR = $(PREFIX)/lib/tmpfiles.d
 # What postmasters type, or name in a .forward or in master.cf.
 COMMANDS = mailseal $(notdir $(wildcard hooks/mailseal-deliver hooks/mailseal-set-hash))
 
-# The shipped files say /usr/lib/mailseal; here they get the paths of this installation.
+# The shipped files say /usr/lib/mailseal and vmail; here they get the paths and the names of this
+# installation.
 FIT = sed -e 's|/usr/lib/mailseal/dovecot-conf|$(SHAREDIR)/dovecot-conf|g' \
 	-e 's|/usr/lib/mailseal|$(LIBDIR)|g' -e 's|@PREFIX@|$(PREFIX)|g' \
-	-e 's|@MAIL_GROUP@|$(MAIL_GROUP)|g'
+	-e 's|@MAIL_GROUP@|$(MAIL_GROUP)|g' \
+	-e 's/\<gid\( *= *\)vmail\>/gid\1$(MAIL_GROUP)/g' \
+	-e 's/\<\(user\|uid\)\( *= *\)vmail\>/\1\2$(MAIL_USER)/g'
 
 PACKAGE_FILES = $(shell cd lib && find mailseal -name '*.py' -o -name py.typed | LC_ALL=C sort)
 TEXT_FILES = $(shell find dovecot-conf postfix-conf docs -type f | LC_ALL=C sort)

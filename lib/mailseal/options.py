@@ -81,12 +81,12 @@ class Dovecot:
     )
     userdb_socket: str = option(
         absolute_path,
-        "/run/dovecot/auth-userdb",
-        "Dovecot's auth-userdb socket.  It gives home, mail location, uid and gid of each user.",
+        "/run/dovecot/mailseal-userdb",
+        "A userdb socket of Dovecot's.  It gives home, mail location, uid and gid of each user.",
     )
     lmtp_socket: str = option(
         socket_name,
-        "/run/dovecot/lmtp",
+        "/run/dovecot/mailseal-relay",
         "Dovecot's own LMTP server.  It gets the mail that mailseal does not store itself.",
     )
     quota_socket: str | None = option(

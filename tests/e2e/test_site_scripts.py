@@ -47,13 +47,6 @@ sieve_script site {
   path = SCRIPT
 }
 """
-# As dovecot-conf/2.4/lmtp-relay.conf says: no index in memory for mdbox.
-_INDEX_ON_DISK = """
-protocol lmtp {
-  mail_index_path =
-  mail_cache_path = QUICK/cache/%{user}
-}
-"""
 _FIELDS = {
     "2.3": {
         APART: "userdb_mail=maildir:~/Maildir:INBOX=~/Apart",
@@ -174,11 +167,6 @@ def test_an_inbox_apart_gets_the_mail_sealed(site: Lab) -> None:
 
 def test_another_format_is_sealed_by_dovecot(site: Lab) -> None:
     configured(site)
-    if series(installed_version()) == "2.4":
-        more = _DOVECOT["2.4"] + _INDEX_ON_DISK
-        more = more.replace("SCRIPT", site.place.path("sieve", "spam.sieve"))
-        site.dovecot.write_config(more.replace("QUICK", site.place.quick))
-        site.dovecot.restart()
     assert send_lmtp(site.lmtp, SENDER, [BOXED], HAM)[0][0] == 250
     assert f"to=<{BOXED}>, action=relayed" in site.log_text()
     files = [

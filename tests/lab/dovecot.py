@@ -82,8 +82,8 @@ class Dovecot:
         self.imap = ("127.0.0.1", wanted.imap_port)
         self.pop3 = ("127.0.0.1", wanted.pop3_port)
         self.config = wanted.place.path("dovecot", "dovecot.conf")
-        self.lmtp_socket = os.path.join(wanted.base_dir, "lmtp")
-        self.userdb_socket = os.path.join(wanted.base_dir, "auth-userdb")
+        self.lmtp_socket = os.path.join(wanted.base_dir, "mailseal-relay")
+        self.userdb_socket = os.path.join(wanted.base_dir, "mailseal-userdb")
         self.write_config()
         self._server = Server(
             "Dovecot",
@@ -136,11 +136,10 @@ class Dovecot:
             raise LabError(f"doveadm {args[0]} ended with {done.returncode}: {error}")
         return done.stdout
 
-    def settings(self, name: str) -> str:
+    def settings(self, name: str, *filters: str) -> str:
         """The value of one setting, as Dovecot understands its configuration."""
-        done = subprocess.run(
-            [_program("doveconf"), "-c", self.config, "-h", name], capture_output=True, text=True
-        )
+        command = [_program("doveconf"), "-c", self.config, *filters, "-h", name]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise LabError(f"doveconf: {done.stderr.strip()}")
         return done.stdout.strip()

@@ -19,7 +19,7 @@ auth_failure_delay = 0
 mail_max_userip_connections = 200
 first_valid_uid = 1000
 shutdown_clients = yes
-mail_location = maildir:~/Maildir
+mail_location = maildir:~/Maildir{index_cache}
 service imap-login {{
   inet_listener imap {{
     port = {imap_port}
@@ -55,13 +55,13 @@ namespace inbox {{
 # sockets is the lab's own.
 _OURS = """\
 service auth {
-  unix_listener auth-userdb {
+  unix_listener mailseal-userdb {
     mode = 0777
     user = root
   }
 }
 service lmtp {
-  unix_listener lmtp {
+  unix_listener mailseal-relay {
     mode = 0666
     user = root
   }
@@ -88,8 +88,10 @@ import_environment = $import_environment MAILSEAL_SOCKET={socket}
 def configuration(wanted: Wanted) -> str:
     """The whole dovecot.conf: the servers, the shipped snippets, what the lab changes."""
     version = installed_version()
+    index_cache = f":INDEXCACHE={wanted.place.quick_path('cache')}/%u" if wanted.sealing else ""
     parts = [
         _SERVER.format(
+            index_cache=index_cache,
             base_dir=wanted.base_dir,
             log_path=wanted.log_path,
             imap_port=wanted.imap_port,

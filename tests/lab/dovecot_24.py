@@ -66,13 +66,13 @@ userdb passwd-file {{
 # What a postmaster fits to the site in the snippets: see dovecot_23.
 _OURS = """\
 service auth {
-  unix_listener auth-userdb {
+  unix_listener mailseal-userdb {
     mode = 0777
     user = root
   }
 }
 service lmtp {
-  unix_listener lmtp {
+  unix_listener mailseal-relay {
     mode = 0666
     user = root
   }

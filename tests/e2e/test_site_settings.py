@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""What a site has set, dovecot-conf does not replace: mail location, formats, listeners, owners."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import ALICE, Imap, Lab
+from tests.lab.dovecot import installed_version, series
+from tests.lab.search import search_folder
+from tests.lab.smtp import send_lmtp
+
+SENDER = "eve@example.net"
+PLAIN = "plain@example.org"
+BOXED = "boxed@example.org"
+MAIL = b"Subject: tangerine\r\nFrom: eve@example.net\r\nMessage-ID: <1@x>\r\n\r\nin the cellar\r\n"
+
+# Dovecot's own listeners as a site may have them, and sdbox for one user of each kind.
+_SITE = """
+service lmtp {
+  unix_listener lmtp {
+    mode = 0600
+    user = nobody
+  }
+}
+service auth {
+  unix_listener auth-userdb {
+    mode = 0600
+    user = nobody
+  }
+}
+"""
+_SDBOX = {
+    "2.3": "userdb_mail=sdbox:~/sdbox:INDEXCACHE=QUICK/cache/%u",
+    "2.4": "userdb_mail_driver=sdbox userdb_mail_path=~/sdbox",
+}
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Lab]:
+    """Alice and boxed are enrolled, plain is not; boxed and plain have sdbox."""
+    made = Lab(
+        dict.fromkeys((ALICE, BOXED), "password"),
+        auth="behind-passwd-file",
+        plain_users={PLAIN: "password"},
+        dovecot_extra=_SITE,
+    )
+    fields = _SDBOX[series(installed_version())].replace("QUICK", made.place.quick)
+    made.dovecot.write_users(
+        dict.fromkeys((ALICE, BOXED, PLAIN), "password"), {PLAIN: fields, BOXED: fields}
+    )
+    with made:
+        yield made
+
+
+@pytest.mark.parametrize("user", [PLAIN, BOXED])
+def test_sdbox_is_delivered_by_dovecot(site: Lab, user: str) -> None:
+    """Whether enrolled or not; a subject is on the disk only of who is not."""
+    assert send_lmtp(site.lmtp, SENDER, [user], MAIL)[0][0] == 250
+    with Imap(site.imap, user, "password") as imap:
+        assert [body.endswith(MAIL) for body in imap.bodies()] == [True]
+    hits = search_folder(site.home(user), ["tangerine"])
+    assert bool(hits) == (user == PLAIN)
+    log = site.dovecot.log_text()
+    assert "Panic" not in log
+    assert "Error: " not in log
+
+
+def test_the_listeners_of_the_site_stay_as_they_are(site: Lab) -> None:
+    for name in ("lmtp", "auth-userdb"):
+        path = os.path.join(site.dovecot.wanted.base_dir, name)
+        found = os.stat(path)
+        assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o600, 65534), name
+
+
+def test_the_mail_location_of_the_site_stays_as_it_is(site: Lab) -> None:
+    """Only the place of the index cache is added to it."""
+    if series(installed_version()) == "2.4":
+        assert site.dovecot.settings("mail_path") == "~/Maildir"
+        assert site.dovecot.settings("mail_index_path") == ""
+        return
+    cache = site.place.quick_path("cache")
+    for protocol in ("imap", "lmtp", "lda"):
+        asked = ("-f", f"protocol={protocol}")
+        assert site.dovecot.settings("mail_location", *asked) == (
+            f"maildir:~/Maildir:INDEXCACHE={cache}/%u"
+        )
