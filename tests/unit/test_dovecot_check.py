@@ -1,126 +1,339 @@
 # SPDX-License-Identifier: MIT
-"""What check-config says of Dovecot's configuration: a program in doveconf's place answers."""
+"""What check-config says of Dovecot's configuration, read by the doveconf installed here."""
 
 from __future__ import annotations
 
+import glob
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mailseal import config as configuration
 from mailseal.admin import dovecot_check
+from mailseal.admin.finding import ERROR, WARNING
+from mailseal.doveconf import Doveconf, DoveconfError, parse
+from tests.lab.dovecot import installed_version
 
-SITE_23 = "plugin {\n  sieve_before2 = /etc/s\n  sieve_global = /g\n}\n"
-SITE_24 = "sieve_script site {\n  path = /etc/s\n  type = after\n}\n"
-AT_COPY = "sieve_script ham {\n  cause = copy\n  path = /etc/s\n  type = before\n}\n"
-PERSONAL = "plugin {\n  sieve = file:~/sieve;active=~/.dovecot.sieve\n  sieve_before = \n}\n"
-LOADED = {"protocol=lmtp mail_plugins": "mail_crypt sieve"}
-NOT_LOADED = {"protocol=lmtp mail_plugins": "mail_crypt = yes\nsieve = no\nimap_sieve = yes"}
+VERSION = installed_version()[:3]
+ROOT = Path(__file__).parents[2]
+SNIPPETS = ROOT / "dovecot-conf" / VERSION
 
+only_23 = pytest.mark.skipif(VERSION != "2.3", reason="in Dovecot 2.3's language")
+only_24 = pytest.mark.skipif(VERSION != "2.4", reason="in Dovecot 2.4's language")
 
-@pytest.fixture
-def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function: doveconf's answers by its arguments without -f and -h, and options, to warnings.
+BASE = {
+    "2.3": "protocols = imap pop3 lmtp\nssl = no\nmail_location = maildir:~/Maildir\n"
+    "namespace inbox {\n  inbox = yes\n}\n",
+    "2.4": "dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\n"
+    "protocols = imap pop3 lmtp\nssl = no\nmail_driver = maildir\nmail_path = ~/Maildir\n"
+    "namespace inbox {\n  inbox = yes\n}\n",
+}[VERSION]
 
-    The last argument alone is asked for too, for what is the same in all protocols.
-    """
+# What the site has before our snippets; those of 2.3 bring it themselves.
+SITE = {
+    "2.3": {},
+    "2.4": {
+        "auth-behind-passwd-file": "passdb passwd-file {\n  passwd_file_path = /etc/u\n}\n"
+        "userdb passwd-file {\n  passwd_file_path = /etc/u\n}\n",
+        "auth-behind-sql": "sql_driver = sqlite\nsqlite_path = /x\npassdb sql {\n  query = a\n}\n"
+        "userdb sql {\n  query = b\n}\n",
+        "auth-behind-sql-prefetch": "sql_driver = sqlite\nsqlite_path = /x\n"
+        "passdb sql {\n  query = a\n}\nuserdb prefetch {\n}\nuserdb sql {\n  query = b\n}\n",
+        "auth-behind-ldap": "ldap_uris = ldap://x\nldap_base = dc=x\npassdb ldap {\n  bind = yes\n"
+        "}\nuserdb ldap {\n}\n",
+        "auth-behind-pam": "passdb pam {\n}\nuserdb passwd {\n}\n",
+    },
+}[VERSION]
 
-    def warnings(answers: dict[str, str], **delivery: str) -> list[str]:
-        fixed = {"protocols": "protocols = imap", "mail_plugins": "mail_crypt"}
-        for name, text in {**fixed, **answers}.items():
-            (tmp_path / name.replace("/", "_")).write_text(text)
-        program = tmp_path / "doveconf"
-        program.write_text(
-            "#!/bin/bash\n"
-            "words=()\n"
-            'for word; do [[ $word == -[fh] ]] || words+=("$word"); done\n'
-            f"cd {tmp_path}\n"
-            'cat "${words[*]}" 2>/dev/null || cat "${words[-1]}" 2>/dev/null || true\n'
-        )
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-        text = "\n".join(f"  {name}: {value}" for name, value in delivery.items())
-        return dovecot_check.warnings(configuration.parse(f"delivery:\n{text}\n" if text else ""))
-
-    return warnings
-
-
-def test_nothing_to_say(said: Any) -> None:
-    assert said({}) == []
+Check = Callable[..., list[tuple[str, str]]]
 
 
-def test_mail_crypt(said: Any) -> None:
-    (text,) = said({"protocol=pop3 mail_plugins": "quota"})
-    assert text.startswith("Dovecot does not load mail_crypt in protocol pop3: ")
+def snippet(name: str) -> str:
+    return (SNIPPETS / f"{name}.conf").read_text()
 
 
-@pytest.mark.parametrize(
-    ("answers", "named"),
-    [
-        ({**LOADED, "plugin": SITE_23}, "(sieve_before2)"),
-        ({**LOADED, "sieve_script": SITE_24 + AT_COPY}, "(sieve_script site)"),
-        ({"protocol=lda mail_plugins": "sieve", "protocol=lda plugin": SITE_23}, "sieve_before2"),
-        ({**LOADED, "sieve_script": AT_COPY, "plugin": PERSONAL}, None),
-        ({**NOT_LOADED, "plugin": SITE_23, "sieve_script": SITE_24}, None),
-        (LOADED, None),
-    ],
-)
-def test_scripts_of_the_site(said: Any, answers: dict[str, str], named: str | None) -> None:
-    found = said(answers)
-    assert len(found) == (named is not None)
-    if named is not None:
-        assert found[0].startswith("Dovecot has Sieve scripts of the site (")
-        assert named in found[0]
-        assert "`delivery.sieve: always`" in found[0]
-
-
-def test_sieve_always_wants_the_plugin(said: Any) -> None:
-    assert said({**LOADED, "plugin": SITE_23}, sieve="always") == []
-    assert said({**NOT_LOADED, "plugin": SITE_23}, sieve="always")[0].startswith(
-        "delivery.sieve is always, but Dovecot does not load sieve"
+def chain(front: str = "result_success = continue-ok", ours: str = "", userdb: str = "") -> str:
+    """A passwd-file in front of mailseal, as the snippets have it; lines changed or added."""
+    ours = ours or (
+        "  skip = unauthenticated\n  result_failure = return-fail\n"
+        "  result_internalfail = return-fail\n"
+    )
+    userdb = userdb or "  result_internalfail = return-fail\n  result_success = continue-ok\n"
+    if VERSION == "2.3":
+        lua = "  driver = lua\n  args = file=/usr/lib/mailseal/dovecot-conf/2.4/mailseal.lua\n"
+        file = "  driver = passwd-file\n  args = /etc/u\n"
+        names = [""] * 4
+    else:
+        lua = "  driver = lua\n  lua_file = /usr/lib/mailseal/dovecot-conf/2.4/mailseal.lua\n"
+        file = "  driver = passwd-file\n  passwd_file_path = /etc/u\n"
+        names = [" a", " mailseal", " mailseal", " b"]
+    return (
+        f"passdb{names[0]} {{\n{file}  {front}\n}}\npassdb{names[1]} {{\n{lua}{ours}}}\n"
+        f"userdb{names[2]} {{\n{lua}{userdb}}}\nuserdb{names[3]} {{\n{file}}}\n"
     )
 
 
+def passwd_file(kind: str, more: str = "") -> str:
+    """One more block of a kind that has nothing to do with mailseal."""
+    name, path = ("", "args") if VERSION == "2.3" else (" more", "passwd_file_path")
+    return f"{kind}{name} {{\n  driver = passwd-file\n  {path} = /etc/v\n{more}}}\n"
+
+
+def helper(skip: str = "unauthenticated") -> str:
+    """The checkpassword passdb of 2.3."""
+    return (
+        "passdb {\n  driver = checkpassword\n  args = /usr/lib/mailseal/hooks/x --behind-passdb\n"
+        f"  skip = {skip}\n  result_failure = return-fail\n"
+        "  result_internalfail = return-fail\n}\n"
+    )
+
+
+OUR_USERDB = "userdb" + chain().partition("userdb")[2]
+
+
+@pytest.fixture
+def check(tmp_path: Path) -> Check:
+    """Dovecot settings, and options of delivery, to what is found.
+
+    Without `auth`: with a chain in which nothing is wrong.
+    """
+
+    def findings(*parts: str, auth: str | None = None, **delivery: str) -> list[tuple[str, str]]:
+        path = tmp_path / "dovecot.conf"
+        path.write_text("".join([BASE, snippet("mailseal"), auth or chain(), *parts]))
+        text = "\n".join(f"  {name}: {value}" for name, value in delivery.items())
+        config = configuration.parse(f"delivery:\n{text}\n" if text else "")
+        found = dovecot_check.findings(config, Doveconf(["doveconf", "-c", str(path)]))
+        return [(finding.level, finding.text) for finding in found]
+
+    return findings
+
+
+def test_nothing_to_say(check: Check) -> None:
+    assert check() == []
+
+
+@pytest.mark.parametrize("path", sorted(glob.glob(f"{SNIPPETS}/auth-*.conf")), ids=os.path.basename)
+def test_the_shipped_snippets_are_in_order(check: Check, path: str) -> None:
+    name = os.path.basename(path).removesuffix(".conf")
+    assert set(SITE) <= {found.stem for found in SNIPPETS.glob("*.conf")}
+    if name == "auth-master-user":
+        assert check(snippet(name)) == []
+    else:
+        assert check(snippet("lmtp-relay"), auth=SITE.get(name, "") + snippet(name)) == []
+
+
+def test_without_doveconf_it_says_so(tmp_path: Path) -> None:
+    for command, reason in (
+        (["/nonexistent/doveconf"], "not installed"),
+        (["doveconf", "-c", str(tmp_path / "none")], "none"),
+    ):
+        (found,) = dovecot_check.findings(configuration.Config(), Doveconf(command))
+        assert found.level == WARNING and reason in found.text
+        elsewhere = configuration.parse("delivery: {userdb: template}")
+        assert list(dovecot_check.findings(elsewhere, Doveconf(command))) == []
+
+
+def test_settings_as_doveconf_prints_them(tmp_path: Path) -> None:
+    path = tmp_path / "dovecot.conf"
+    path.write_text(f'{BASE}login_greeting = "a \\"b\\" c"\n{chain()}')
+    root = Doveconf(["doveconf", "-c", str(path)]).settings()
+    assert [block.driver for block in root.all("passdb")] == ["passwd-file", "lua"]
+    assert [block.driver for block in root.all("userdb")] == ["lua", "passwd-file"]
+    assert root.get("login_greeting") == 'a "b" c'
+    assert root.get("ssl") == "no"
+    assert parse("}\n# x = y\n").settings == {}
+    path.write_text(f"{BASE}no_such_setting = 1\n")
+    with pytest.raises(DoveconfError, match="no_such_setting"):
+        Doveconf(["doveconf", "-c", str(path)]).settings()
+
+
+class TestPassdbs:
+    def test_none_of_ours(self, check: Check) -> None:
+        ((level, text),) = check(auth=passwd_file("passdb") + OUR_USERDB)
+        assert level == ERROR and "no passdb of Dovecot's asks mailseal" in text
+
+    @pytest.mark.parametrize("front", ["result_success = return-ok", "result_failure = continue"])
+    def test_another_one_in_front_answers_alone(self, check: Check, front: str) -> None:
+        """So it is on an SQL server where the snippet was included behind the old passdb."""
+        ((level, text),) = check(auth=chain(front=front))
+        assert level == ERROR
+        assert "the passdb passwd-file stands before that of mailseal" in text
+
+    def test_the_old_one_is_still_in_front_of_the_snippet(self, check: Check) -> None:
+        ((level, text),) = check(auth=passwd_file("passdb") + chain())
+        assert level == ERROR and "stands before that of mailseal" in text
+
+    def test_the_old_one_behind_does_no_harm(self, check: Check) -> None:
+        assert check(passwd_file("passdb")) == []
+
+    def test_master_and_deny_passdbs_are_no_matter(self, check: Check) -> None:
+        for line in ("  master = yes\n", "  deny = yes\n"):
+            assert check(auth=passwd_file("passdb", line) + chain()) == []
+
+    @pytest.mark.parametrize("name", ["result_failure", "result_internalfail"])
+    def test_what_ours_needs_behind_another(self, check: Check, name: str) -> None:
+        lines = {"result_failure": "return-fail", "result_internalfail": "return-fail"}
+        del lines[name]
+        ours = "".join(f"  {key} = {value}\n" for key, value in lines.items())
+        ((level, text),) = check(auth=chain(ours=ours))
+        assert level == ERROR and f"needs {name} = " in text
+
+    def test_another_one_behind_ours_alone(self, check: Check) -> None:
+        own = snippet("auth-mailseal-only")
+        assert check(auth=own) == []
+        ((level, text),) = check(auth=own + passwd_file("passdb"))
+        assert level == ERROR and "stands behind that of mailseal" in text
+
+    @only_23
+    def test_the_helper_behind_nothing(self, check: Check) -> None:
+        ((level, text),) = check(auth=helper() + OUR_USERDB)
+        assert level == ERROR and "no passdb stands before it" in text
+
+    @only_23
+    def test_the_helper_wants_an_accepted_password(self, check: Check) -> None:
+        front = passwd_file("passdb", "  result_success = continue-ok\n")
+        assert check(auth=front + helper() + OUR_USERDB) == []
+        ((level, text),) = check(auth=front + helper(skip="never") + OUR_USERDB)
+        assert level == ERROR and "needs skip = unauthenticated" in text
+
+    def test_in_one_protocol_only(self, check: Check) -> None:
+        if VERSION == "2.4":
+            extra = "protocol pop3 {\n  passdb a {\n    result_success = return-ok\n  }\n}\n"
+            ((level, text),) = check(extra)
+            assert level == ERROR and "stands before" in text
+
+
+class TestUserdbs:
+    def test_none_of_ours(self, check: Check) -> None:
+        auth = chain().partition("userdb")[0] + passwd_file("userdb")
+        ((level, text),) = check(auth=auth)
+        assert level == ERROR and "no userdb of Dovecot's asks mailseal" in text
+
+    def test_another_one_in_front_answers_alone(self, check: Check) -> None:
+        ((level, text),) = check(auth=passwd_file("userdb") + chain())
+        assert level == ERROR and "the userdb passwd-file stands before" in text
+
+    def test_ours_must_not_be_passed_over(self, check: Check) -> None:
+        ((level, text),) = check(auth=chain(userdb="  result_success = continue-ok\n"))
+        assert level == ERROR and "result_internalfail = return-fail" in text
+
+
 @pytest.mark.parametrize(
-    ("answers", "same"),
-    [
-        ({"mail_location": "maildir:~/Maildir:INDEXCACHE=/run/cache/%u"}, True),
-        ({"mail_location": "maildir:%h/Maildir"}, True),
-        ({"mail_location": "mbox:~/mail:INBOX=/var/mail/%u"}, False),
-        ({"mail_location": "maildir:~/Maildir:INBOX=~/In"}, False),
-        ({"mail_location": "maildir:~/Maildir:LAYOUT=fs"}, False),
-        ({"mail_location": "maildir:/m/%Ld/%n"}, True),  # nobody but Dovecot can tell
-        (
-            {
-                "mail_location": "maildir:~/Maildir",
-                "namespace": "namespace inbox {\n  inbox = yes\n  location = maildir:~/N\n}\n",
-            },
-            False,
-        ),
-        (
-            {
-                "mail_location": "maildir:~/Maildir",
-                "namespace": "namespace old {\n  inbox = no\n  location = maildir:~/N\n}\n",
-            },
-            True,
-        ),
-        ({"mail_driver": "maildir", "mail_path": "%{home}/Maildir"}, True),
-        ({"mail_driver": "maildir", "mail_path": "~/Maildir", "mailbox_list_layout": "fs"}, True),
-        ({"mail_path": "~/Maildir", "mailbox_list_layout": "index"}, False),
-        ({"mail_path": "~/Maildir", "mail_inbox_path": "/var/mail/%{user}"}, False),
-        ({"mail_path": "~/Maildir", "mail_inbox_path": "~/Maildir"}, True),
-        ({"mail_driver": "mbox", "mail_path": "~/mail"}, False),
+    ("value", "fits"),
+    [("%n", False), ("%u", False), ("%Ln", True), ("%Lu", True), ("%{L:user}", True)]
+    if VERSION == "2.3"
+    else [
+        ("%{user}", False),
+        ("%{user | username}", False),
+        ("%{user | username | lower}", True),
+        ("%{user | lower}", True),
     ],
 )
-def test_the_mail_location(said: Any, answers: dict[str, str], same: bool) -> None:
-    found = said(answers)
-    assert len(found) == (not same)
-    assert all("delivery.maildir ~/Maildir" in text for text in found)
+def test_user_names_are_lower_case(check: Check, value: str, fits: bool) -> None:
+    found = check(f"auth_username_format = {value}\n")
+    assert [level for level, _ in found] == ([] if fits else [ERROR])
+    assert fits or f'auth_username_format is "{value}"' in found[0][1]
 
 
-def test_our_location_may_follow(said: Any) -> None:
-    answers = {"mail_location": "maildir:/m/%d/%n"}
-    assert len(said(answers)) == 1
-    assert said(answers, maildir="/m/%d/%n") == []
+@only_23
+def test_auth_debug_and_the_helper(check: Check) -> None:
+    auth = passwd_file("passdb", "  result_success = continue-ok\n") + helper() + OUR_USERDB
+    ((level, text),) = check("auth_debug = yes\n", auth=auth)
+    assert level == WARNING and text.startswith("auth_debug is on")
+    assert check("auth_debug = yes\n") == []
+
+
+@pytest.mark.parametrize("protocol", ["imap", "pop3", "lmtp", "lda", "doveadm"])
+def test_mail_crypt_in_each_protocol(check: Check, protocol: str) -> None:
+    off = "mail_plugins = quota" if VERSION == "2.3" else "mail_plugins {\n mail_crypt = no\n }"
+    ((level, text),) = check(f"protocol {protocol} {{\n  {off}\n}}\n")
+    assert level == ERROR
+    assert text.startswith(f"Dovecot does not load mail_crypt in protocol {protocol}: ")
+
+
+def test_protocols_that_do_not_run_are_no_matter(check: Check) -> None:
+    off = "mail_plugins = quota" if VERSION == "2.3" else "mail_plugins {\n mail_crypt = no\n }"
+    assert check(f"protocols = imap lmtp\nprotocol pop3 {{\n  {off}\n}}\n") == []
+
+
+def sieve_in(*protocols: str) -> str:
+    plugins = {
+        "2.3": "mail_plugins = $mail_plugins mail_crypt sieve",
+        "2.4": "mail_plugins {\n sieve = yes\n }",
+    }[VERSION]
+    return "".join(f"protocol {protocol} {{\n  {plugins}\n}}\n" for protocol in protocols)
+
+
+SITE_SCRIPT = {
+    "2.3": "plugin {\n  sieve_before2 = /etc/s\n  sieve_global = /g\n}\n",
+    "2.4": "sieve_script site {\n  path = /etc/s\n  type = after\n}\n",
+}[VERSION]
+NO_SITE_SCRIPT = {
+    "2.3": "plugin {\n  sieve = file:~/sieve;active=~/.dovecot.sieve\n  sieve_before = \n}\n",
+    "2.4": "sieve_script ham {\n  cause = copy\n  path = /etc/s\n  type = before\n}\n"
+    "sieve_script own {\n  path = ~/sieve\n  type = personal\n}\n",
+}[VERSION]
+
+
+class TestSieve:
+    def test_scripts_of_the_site(self, check: Check) -> None:
+        ((level, text),) = check(sieve_in("lmtp"), SITE_SCRIPT)
+        name = {"2.3": "(sieve_before2)", "2.4": "(sieve_script site)"}[VERSION]
+        assert level == WARNING and name in text and "`delivery.sieve: always`" in text
+        assert check(sieve_in("lmtp"), NO_SITE_SCRIPT) == []
+        assert check(SITE_SCRIPT) == []
+
+    def test_lda_alone(self, check: Check) -> None:
+        ((level, text),) = check(sieve_in("lda"))
+        assert level == WARNING and "sieve in protocol lda only" in text
+        assert check(sieve_in("lda", "lmtp")) == []
+
+    def test_always_wants_the_plugin(self, check: Check) -> None:
+        assert check(sieve_in("lmtp"), SITE_SCRIPT, sieve="always") == []
+        ((level, text),) = check(SITE_SCRIPT, sieve="always")
+        assert level == ERROR and text.startswith("delivery.sieve is always, but Dovecot does not")
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ("mail_location = maildir:~/Maildir:INDEXCACHE=/run/cache/%u", True),
+        ("mail_location = maildir:%h/Maildir", True),
+        ("mail_location = mbox:~/mail:INBOX=/var/mail/%u", False),
+        ("mail_location = mdbox:~/mdbox", False),
+        ("mail_location = sdbox:~/sdbox", False),
+        ("mail_location = maildir:~/Maildir:INBOX=~/In", False),
+        ("mail_location = maildir:~/Maildir:LAYOUT=fs", False),
+        ("mail_location = maildir:/m/%Ld/%n", True),  # nobody but Dovecot can tell
+        ("namespace inbox {\n  location = maildir:~/N\n}", False),
+        ("namespace old {\n  location = maildir:~/N\n  prefix = old.\n}", True),
+    ]
+    if VERSION == "2.3"
+    else [
+        ("mail_path = %{home}/Maildir", True),
+        ("mailbox_list_layout = fs", True),
+        ("mailbox_list_layout = index", False),
+        ("mail_inbox_path = /var/mail/%{user}", False),
+        ("mail_inbox_path = ~/Maildir", True),
+        ("mail_driver = mbox\nmail_path = ~/mail", False),
+        ("mail_driver = mdbox\nmail_path = ~/mdbox", False),
+        ("mail_driver = sdbox\nmail_path = ~/sdbox", False),
+        ("namespace inbox {\n  mail_path = ~/N\n}", False),
+    ],
+)
+def test_the_mail_location(check: Check, settings: str, same: bool) -> None:
+    found = check(f"{settings}\n")
+    assert [level for level, _ in found] == ([] if same else [WARNING])
+    assert all("delivery.maildir ~/Maildir" in text for _, text in found)
+
+
+def test_our_location_may_follow(check: Check) -> None:
+    settings = {
+        "2.3": "mail_location = maildir:/m/%d/%n\n",
+        "2.4": "mail_path = /m/%{user | domain}/%{user | username}\n",
+    }[VERSION]
+    assert len(check(settings)) == 1
+    assert check(settings, maildir="/m/%d/%n") == []

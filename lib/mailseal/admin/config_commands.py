@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""mailseal check-config, print-config, init: the configuration, and the store it names."""
+"""mailseal check-config, print-config, init: the configuration, and the store it names.
+
+check-config ends with a status of its own, so that a script can tell apart: 0
+nothing was found, 1 warnings, 2 errors.  A configuration file that cannot be
+used is 78, as with all commands.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
 from typing import TYPE_CHECKING
 
+from mailseal.admin.finding import ERROR, Finding
 from mailseal.config import describe
 
 if TYPE_CHECKING:
@@ -14,19 +22,40 @@ if TYPE_CHECKING:
 
 def register(commands: Commands) -> None:
     """Add this module's commands."""
-    commands.add("check-config", check, "check the configuration file")
+    parser = commands.add(
+        "check-config", check, "check the configuration file, and whether Dovecot's fits it"
+    )
+    parser.add_argument(
+        "--file-only", action="store_true", help="check the file, nothing outside of it"
+    )
+    parser.add_argument("--json", action="store_true", help="for machines")
     commands.add("init", init, "make the folders for keys, once, at installation")
     commands.add("print-config", show, "print every option with its value and meaning, as YAML")
 
 
 def check(context: Context) -> int:
-    """One line: errors name file, line and option.  Warnings are about Dovecot's configuration."""
-    from mailseal.admin import dovecot_check
+    """What was found goes to standard error, errors first; --json puts all in one object."""
+    from mailseal.admin import access_check, dovecot_check
+    from mailseal.doveconf import Doveconf
 
-    sys.stdout.write(f"{context.config.path}: ok\n")
-    for warning in dovecot_check.warnings(context.config):
-        sys.stderr.write(f"mailseal: warning: {warning}\n")
-    return 0
+    config = context.config
+    found: list[Finding] = []
+    if not context.arguments.file_only:
+        found += access_check.users(config)
+        found += dovecot_check.findings(config, Doveconf())
+        found += access_check.sockets(config)
+    found.sort(key=lambda finding: finding.level != ERROR)
+    status = 0 if not found else 2 if found[0].level == ERROR else 1
+    words = ("ok", "warnings", "errors")[status]
+    if context.arguments.json:
+        listed = [dataclasses.asdict(finding) for finding in found]
+        json.dump({"file": config.path, "status": words, "findings": listed}, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+        return status
+    sys.stdout.write(f"{config.path}: {words}\n")
+    for finding in found:
+        sys.stderr.write(f"mailseal: {finding.level}: {finding.text}\n")
+    return status
 
 
 def init(context: Context) -> int:

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""Dovecot's settings, as doveconf(1) prints them: 2.3 and 2.4 in one tree.
+
+Both versions print the blocks (`passdb`, `service`, `namespace`) in the order in
+which Dovecot uses them.  2.3 calls them `passdb {` with `driver = sql` inside; 2.4
+names them, `passdb sql {`, and the name is the driver unless one is given.
+
+FAILURES
+    DoveconfError if doveconf is not installed, or does not accept the configuration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+
+_OPENS = re.compile(r"(\w+)(?: (.*))? \{")
+_SETS = re.compile(r"(\S+) = ?(.*)")
+_QUOTED = re.compile(r'"(.*)"')
+
+
+class DoveconfError(Exception):
+    """The text says what doveconf(1) said."""
+
+
+@dataclasses.dataclass
+class Block:
+    """`kind name { ... }`; the whole output is a block without kind and name."""
+
+    kind: str = ""
+    name: str = ""
+    settings: dict[str, str] = dataclasses.field(default_factory=dict)
+    blocks: list[Block] = dataclasses.field(default_factory=list)
+
+    def get(self, name: str) -> str:
+        """The setting; empty if it is not there."""
+        return self.settings.get(name, "")
+
+    def all(self, kind: str) -> Iterator[Block]:
+        """The blocks of this kind directly inside, in their order."""
+        return (block for block in self.blocks if block.kind == kind)
+
+    @property
+    def driver(self) -> str:
+        """Of a passdb or userdb."""
+        return self.get("driver") or self.name
+
+
+def parse(text: str) -> Block:
+    """What doveconf printed."""
+    root = Block()
+    inside = [root]
+    for line in text.splitlines():
+        line = line.strip()
+        if opened := _OPENS.fullmatch(line):
+            block = Block(opened[1], _unquoted(opened[2] or ""))
+            inside[-1].blocks.append(block)
+            inside.append(block)
+        elif line == "}" and len(inside) > 1:
+            inside.pop()
+        elif (found := _SETS.fullmatch(line)) and not line.startswith("#"):
+            inside[-1].settings[found[1]] = _unquoted(found[2])
+    return root
+
+
+def _unquoted(text: str) -> str:
+    quoted = _QUOTED.fullmatch(text)
+    return re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else text
+
+
+class Doveconf:
+    """The settings of one Dovecot; each answer is kept."""
+
+    def __init__(self, command: Sequence[str] = ("doveconf",)) -> None:
+        self._command = list(command)
+        self._answers: dict[str, Block] = {}
+
+    def settings(self, protocol: str = "") -> Block:
+        """All settings, those with their defaults too, as they are in one protocol."""
+        if protocol not in self._answers:
+            only = ["-f", f"protocol={protocol}"] if protocol else []
+            self._answers[protocol] = parse(self._run("-a", *only))
+        return self._answers[protocol]
+
+    def plugins(self, protocol: str = "") -> set[str]:
+        """The names in mail_plugins."""
+        root = self.settings(protocol)
+        named = set(root.get("mail_plugins").split())
+        for block in root.all("mail_plugins"):
+            named |= {name for name, value in block.settings.items() if value == "yes"}
+        return named
+
+    def _run(self, *arguments: str) -> str:
+        # dovecot's tools are in /usr/bin and /usr/sbin, also if cron's PATH lacks them
+        path = f"{os.environ.get('PATH', '')}:/usr/bin:/usr/sbin:/usr/local/bin"
+        try:
+            done = subprocess.run(
+                [*self._command, *arguments],
+                capture_output=True,
+                timeout=10,
+                check=True,
+                env={"PATH": path},
+            )
+        except FileNotFoundError:
+            raise DoveconfError("doveconf is not installed here") from None
+        except subprocess.CalledProcessError as exc:
+            said = exc.stderr.decode("utf-8", "replace").strip().splitlines()
+            raise DoveconfError(said[-1] if said else "doveconf failed") from None
+        except (OSError, subprocess.SubprocessError) as exc:
+            raise DoveconfError(f"cannot run doveconf: {exc}") from None
+        return done.stdout.decode("utf-8", "replace")

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: MIT
+"""Users that do not exist, sockets that a user may not use: what check-config says."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mailseal import config as configuration
+from mailseal.admin import access_check
+from mailseal.admin.finding import ERROR, WARNING
+from tests.unit.agent_process import HOOKS
+from tests.unit.test_dovecot_check import BASE, chain, snippet
+
+
+def test_users_that_do_not_exist() -> None:
+    config = configuration.parse(
+        "delivery: {user: no-such-a}\nagent: {user: 4711, login_users: [root, no-such-b]}\n"
+    )
+    found = list(access_check.users(config))
+    assert [(f.level, f.text) for f in found] == [
+        (ERROR, "option delivery.user: there is no user no-such-a"),
+        (ERROR, "option agent.login_users: there is no user no-such-b"),
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes sockets of several owners")
+class TestSockets:
+    @pytest.fixture
+    def config(self, tmp_path: Path) -> configuration.Config:
+        """All sockets in a folder that uid 4711 may enter."""
+        os.chmod(tmp_path, 0o755)
+        (tmp_path / "in").mkdir()
+        for name in ("userdb", "lmtp", "agent"):
+            with socket.socket(socket.AF_UNIX) as made:
+                made.bind(str(tmp_path / "in" / name))
+            os.chmod(tmp_path / "in" / name, 0o600)
+            os.chown(tmp_path / "in" / name, 4711, 4712)
+        return configuration.parse(
+            f"dovecot: {{userdb_socket: {tmp_path}/in/userdb, lmtp_socket: {tmp_path}/in/lmtp}}\n"
+            f"agent: {{socket: {tmp_path}/in/agent, login_users: [root, 4711]}}\n"
+            "delivery: {user: 4711}\n"
+        )
+
+    def said(self, config: configuration.Config) -> list[tuple[str, str]]:
+        """What is found, without what pytest's own folders keep uid 4711 from."""
+        return [(f.level, f.text) for f in access_check.sockets(config)]
+
+    @pytest.fixture(autouse=True)
+    def _reachable(self, tmp_path: Path) -> None:
+        for folder in tmp_path.parents:
+            if str(folder).startswith("/tmp/"):
+                os.chmod(folder, 0o755)
+
+    def test_all_is_well(self, config: configuration.Config) -> None:
+        assert self.said(config) == []
+
+    def test_another_owner(self, config: configuration.Config) -> None:
+        path = config.dovecot.userdb_socket
+        os.chown(path, 0, 0)
+        assert self.said(config) == [
+            (ERROR, f"dovecot.userdb_socket: the user 4711 has no access to {path}")
+        ]
+        os.chmod(path, 0o666)
+        assert self.said(config) == []
+        os.chmod(path, 0o060)
+        os.chown(path, 0, 4711)  # a uid without an entry is its own group
+        assert self.said(config) == []
+
+    def test_a_closed_folder(self, config: configuration.Config) -> None:
+        folder = os.path.dirname(config.agent.socket)
+        os.chmod(folder, 0o700)
+        found = self.said(config)
+        assert {level for level, _ in found} == {ERROR} and len(found) == 3
+        assert all(text.endswith(f"no access to {folder}") for _, text in found)
+
+    def test_no_server(self, config: configuration.Config) -> None:
+        os.unlink(config.dovecot.lmtp_socket)
+        ((level, text),) = self.said(config)
+        assert level == WARNING and text.startswith("dovecot.lmtp_socket: there is no ")
+
+
+@pytest.mark.parametrize(
+    ("user", "status", "word"), [("root", 1, "warnings"), ("no-such-user", 2, "errors")]
+)
+def test_the_status_tells_errors_from_warnings(
+    tmp_path: Path, user: str, status: int, word: str
+) -> None:
+    path = tmp_path / "mailseal.yaml"
+    path.write_text(
+        f"delivery: {{user: {user}, userdb: template}}\nagent: {{user: root}}\n"
+        "dovecot: {lmtp_socket: /nonexistent/lmtp}\n"
+    )
+    settings = tmp_path / "dovecot.conf"
+    settings.write_text(BASE + snippet("mailseal") + chain())
+    doveconf = tmp_path / "doveconf"
+    doveconf.write_text(f'#!/bin/sh\nexec /usr/bin/doveconf -c {settings} "$@"\n')
+    doveconf.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/bin"}
+    command = [str(HOOKS / "mailseal"), "-c", str(path), "check-config"]
+    done = subprocess.run([*command, "--json"], capture_output=True, env=env)
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["status"], done.stderr) == (status, word, b"")
+    levels = [finding["level"] for finding in found["findings"]]
+    assert levels == sorted(levels) and levels[0] == word[:-1]
+    done = subprocess.run(command, capture_output=True, env=env)
+    assert (done.returncode, done.stdout) == (status, f"{path}: {word}\n".encode())
+    assert done.stderr.startswith(f"mailseal: {word[:-1]}: ".encode())
+    done = subprocess.run([*command, "--file-only"], capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{path}: ok\n".encode(), b"")
