@@ -79,7 +79,9 @@ class Agent:
 
     async def serve(self, listener: socket.socket, stop: asyncio.Event) -> None:
         """Answer until `stop` is set, then overwrite every session."""
-        server = await asyncio.start_unix_server(
+        # Not start_unix_server: in Python 3.13 it looks for the socket's file, to remove it in the
+        # end, under the name it was bound by, and that is one of /proc/self/fd.
+        server = await asyncio.start_server(
             self._connected, sock=listener, limit=protocol.MAX_REQUEST
         )
         expiry = asyncio.create_task(self._expire())
