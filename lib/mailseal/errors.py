@@ -18,6 +18,7 @@ EX_NOUSER = 67
 EX_UNAVAILABLE = 69
 EX_SOFTWARE = 70
 EX_TEMPFAIL = 75
+EX_PROTOCOL = 76
 EX_NOPERM = 77
 EX_CONFIG = 78
 
@@ -171,3 +172,25 @@ class NotPermitted(MailsealError):
 
 class Conflict(TemporaryError):
     """Somebody else changed the same keyring in between."""
+
+
+class ChangePending(TemporaryError):
+    """A change of this user's password has begun and is not settled yet."""
+
+
+class ChangeGone(MailsealError):
+    """The change of a password that is to be settled is settled already, or superseded."""
+
+    exit_status = EX_DATAERR
+
+
+class NothingChanged(MailsealError):
+    """The other password database was to change too, and certainly has not."""
+
+    exit_status = EX_UNAVAILABLE
+
+
+class NotSettled(MailsealError):
+    """The other password database has changed, the keyring could not be told."""
+
+    exit_status = EX_PROTOCOL

@@ -184,6 +184,12 @@ class Keys:
 class Login:
     """login: what happens at a login."""
 
+    password_check: str = option(
+        choice("passdb", "keyring"),
+        "passdb",
+        "Who checks the password at a login.  passdb: a passdb of Dovecot's, and mailseal comes "
+        "behind it.  keyring: the keyring alone, with the snippet auth-mailseal-only.",
+    )
     enroll: str = option(
         choice("manual", "at-login"),
         "manual",

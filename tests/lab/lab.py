@@ -128,6 +128,7 @@ class Lab:
             "agent.socket": self.agent_socket,
             "agent.login_users": ["root", pwd.getpwnam("dovecot").pw_uid],
             "keys.kdf": self.options.kdf,
+            "login.password_check": self._password_check,
             "delivery.user": MAIL_UID,
             "delivery.listen": [self.lmtp_socket, "{}:{}".format(*self.lmtp)],
             "delivery.hostname": "lab.example.org",
@@ -140,6 +141,11 @@ class Lab:
         with open(self.config_path, "w", encoding="utf-8") as stream:
             os.fchmod(stream.fileno(), 0o644)
             yaml.safe_dump(tree, stream, sort_keys=False)
+
+    @property
+    def _password_check(self) -> str:
+        alone = (self.options.auth or "").startswith("mailseal-only")
+        return "keyring" if alone else "passdb"
 
     def __enter__(self) -> Lab:
         self.start()

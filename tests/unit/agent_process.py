@@ -39,6 +39,7 @@ class AgentProcess:
             f"agent:\n  user: {self.user}\n  socket: {self.socket}\n"
             f"  admin_users: [{me}]\n  login_users: [{me}, 60604]\n"
             f"{options}"
+            + ("" if "password_check" in options else "login: {password_check: keyring}\n")
         )
 
     def start(self) -> None:

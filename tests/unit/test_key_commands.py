@@ -128,14 +128,6 @@ def test_passwd_for_panels(enrolled: AgentProcess) -> None:
     assert not opens(enrolled, b"pw") and opens(enrolled, b"new \xff")
 
 
-def test_passwd_in_two_steps_for_panels(enrolled: AgentProcess) -> None:
-    enrolled.run("passwd", "--keep-old", "--stdin", USER, stdin=b"pw\nnew\n")
-    assert opens(enrolled, b"pw") and opens(enrolled, b"new")
-    assert b"two login passwords" in enrolled.run("status", USER).stdout
-    assert enrolled.run("passwd", "--undo", USER).returncode == 0
-    assert opens(enrolled, b"pw") and not opens(enrolled, b"new")
-
-
 def test_passwords_that_end_with_nul(enrolled: AgentProcess) -> None:
     """As PostfixAdmin writes them; it keeps the pipe open until the command has ended."""
     process = subprocess.Popen(
@@ -148,35 +140,6 @@ def test_passwords_that_end_with_nul(enrolled: AgentProcess) -> None:
     assert process.wait(30) == 0
     process.stdin.close()
     assert opens(enrolled, b"new") and not opens(enrolled, b"pw")
-
-
-@pytest.mark.parametrize(("ends_with", "works"), [(0, b"new"), (1, b"pw")])
-def test_passwd_and_then(
-    enrolled: AgentProcess, tmp_path: Path, ends_with: int, works: bytes
-) -> None:
-    """The other database changes too, or neither does."""
-    got = tmp_path / "got"
-    script = f"cat > {got}; exit {ends_with}"
-    command = ["passwd", "--stdin", USER, "--then", "sh", "-c", script]
-    done = enrolled.run(*command, stdin=b"pw\nnew\n")
-    assert done.returncode == (0 if ends_with == 0 else 75)
-    assert got.read_bytes() == b"new\n"
-    for password in (b"pw", b"new"):
-        assert opens(enrolled, password) is (password == works)
-
-
-def test_passwd_and_then_what_cannot_be_run(enrolled: AgentProcess) -> None:
-    done = enrolled.run("passwd", USER, "--then", "/nonexistent", stdin=b"pw\nnew\n")
-    assert done.returncode == 75 and b"the old password stays" in done.stderr
-    assert opens(enrolled, b"pw") and not opens(enrolled, b"new")
-
-
-def test_passwd_and_then_killed_in_between_leaves_both(enrolled: AgentProcess) -> None:
-    """Whatever the other database ended up with opens the keyring."""
-    script = "kill -9 $PPID"
-    done = enrolled.run("passwd", USER, "--then", "sh", "-c", script, stdin=b"pw\nnew\n")
-    assert done.returncode == -9
-    assert opens(enrolled, b"pw") and opens(enrolled, b"new")
 
 
 def test_on_a_terminal_a_new_password_is_asked_for_twice(agent: AgentProcess) -> None:

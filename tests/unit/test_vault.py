@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -18,6 +19,8 @@ from mailseal.crypto.eckeys import PrivateKey
 from mailseal.errors import (
     AlreadyEnrolled,
     BadPassword,
+    ChangeGone,
+    ChangePending,
     Conflict,
     Damaged,
     MailsealError,
@@ -27,7 +30,7 @@ from mailseal.errors import (
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
 from mailseal.login.lifecycle import Lifecycle
-from mailseal.login.vault import Vault
+from mailseal.login.vault import SETTLE_AFTER, Vault
 
 CHEAP = kdf.PROFILES["insecure-testing"]
 USER = "alice@example.org"
@@ -334,9 +337,110 @@ def test_an_unlock_under_way_does_not_take_a_new_key_for_a_foreign_one(
 
 def test_a_login_with_the_old_password_leaves_the_new_one_alone(vault: Vault) -> None:
     vault.enroll(USER, b"old")
-    Lifecycle(vault).passwd(USER, b"old", b"new", keep_old=True)
+    change = Lifecycle(vault).passwd(USER, b"old", b"new", keep_old=True)
     vault.unlock(USER, b"old", vouched=True)
-    Lifecycle(vault).commit(USER)
+    Lifecycle(vault).commit(USER, change)
     vault.unlock(USER, b"new", vouched=True)
     with pytest.raises(WrongPassword):
         vault.unlock(USER, b"old")
+
+
+class TestAChangeOfThePassword:
+    """What is pending, and who decides it."""
+
+    @pytest.fixture
+    def clock(self) -> list[float]:
+        return [1_000_000.0]
+
+    @pytest.fixture
+    def life(self, tmp_path: Path, clock: list[float]) -> Lifecycle:
+        vault = open_vault(tmp_path)
+        self.vault = Vault(
+            vault.store, vault.public, curve="prime256v1", cost=CHEAP, clock=lambda: clock[0]
+        )
+        self.vault.enroll(USER, b"old")
+        return Lifecycle(self.vault)
+
+    def open_with(self, *passwords: bytes) -> list[bytes]:
+        found = []
+        for password in passwords:
+            with contextlib.suppress(WrongPassword):
+                self.vault.unlock(USER, password)
+                found.append(password)
+        return found
+
+    def test_an_unused_new_password_does_not_open_for_ever(
+        self, life: Lifecycle, clock: list[float]
+    ) -> None:
+        life.passwd(USER, b"old", b"new", keep_old=True)
+        clock[0] += SETTLE_AFTER - 1
+        assert not self.vault.unlock(USER, b"old", vouched=True).settled
+        assert self.open_with(b"old", b"new") == [b"old", b"new"]
+        clock[0] += 1
+        assert self.vault.unlock(USER, b"old").settled is False, "nobody has vouched for it"
+        assert self.vault.unlock(USER, b"old", vouched=True).settled
+        assert self.open_with(b"old", b"new") == [b"old"]
+
+    def test_a_used_one_takes_the_old_one_away_at_once_or_late(
+        self, life: Lifecycle, clock: list[float]
+    ) -> None:
+        for wait, old, new in ((0, b"old", b"two"), (SETTLE_AFTER * 9, b"two", b"three")):
+            life.passwd(USER, old, new, keep_old=True)
+            clock[0] += wait
+            assert self.vault.unlock(USER, new, vouched=True).settled
+            assert self.open_with(old, new) == [new]
+
+    @pytest.mark.parametrize("keep", [True, False])
+    def test_an_old_change_may_be_superseded_a_young_one_not(
+        self, life: Lifecycle, clock: list[float], keep: bool
+    ) -> None:
+        first = life.passwd(USER, b"old", b"abandoned", keep_old=True)
+        clock[0] += SETTLE_AFTER - 1
+        for again in (b"old", b"abandoned"):
+            with pytest.raises(ChangePending):
+                life.passwd(USER, again, b"new", keep_old=keep)
+        with pytest.raises(ChangePending):
+            life.rewrap(USER, b"old", b"new")
+        clock[0] += 1
+        life.passwd(USER, b"old", b"new", keep_old=keep)
+        assert self.open_with(b"old", b"abandoned", b"new") == [b"old"] * keep + [b"new"]
+        for end in (life.commit, life.undo):
+            with pytest.raises(ChangeGone):
+                end(USER, first)
+
+    def test_a_wrong_password_is_wrong_whatever_is_pending(self, life: Lifecycle) -> None:
+        life.passwd(USER, b"old", b"new", keep_old=True)
+        with pytest.raises(WrongPassword):
+            life.passwd(USER, b"guess", b"mine", keep_old=True)
+
+    def test_a_clock_that_was_set_back_blocks_nobody(
+        self, life: Lifecycle, clock: list[float]
+    ) -> None:
+        life.passwd(USER, b"old", b"abandoned", keep_old=True)
+        clock[0] -= 86400
+        life.passwd(USER, b"old", b"new")
+        assert self.open_with(b"old", b"abandoned", b"new") == [b"new"]
+
+    def test_two_at_once_one_begins(self, life: Lifecycle) -> None:
+        ended: list[object] = []
+        start = threading.Barrier(2)
+
+        def begin(new: bytes) -> None:
+            start.wait()
+            try:
+                ended.append(life.passwd(USER, b"old", new, keep_old=True))
+            except TemporaryError as exc:
+                ended.append(exc)
+
+        threads = [threading.Thread(target=begin, args=(new,)) for new in (b"one", b"two")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        (change,) = [x for x in ended if isinstance(x, str)]
+        assert sum(isinstance(x, TemporaryError) for x in ended) == 1
+        life.commit(USER, change)
+        assert len(self.open_with(b"old", b"one", b"two")) == 1
+
+    def test_an_id_cannot_be_guessed(self, life: Lifecycle) -> None:
+        assert len(life.passwd(USER, b"old", b"new")) == 16

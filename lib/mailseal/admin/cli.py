@@ -13,9 +13,11 @@ DIAGNOSTICS
     `mailseal: hint: ...`.  Exit status (sysexits.h):
     0   done
     64  wrong arguments, or a password or user name that cannot be one
-    65  stored data is damaged, not sealed, or already there
+    65  stored data is damaged, not sealed, already there, or a change that is not open any more
     67  no such user, or not enrolled
+    69  COMMAND of --then has changed nothing, so the keyring has not changed either
     75  temporary failure: agent not running, disk full, changed by somebody else
+    76  COMMAND of --then has set the new password, the keyring could not be told
     77  wrong password, or not permitted
     78  the configuration is wrong
 """

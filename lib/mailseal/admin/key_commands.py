@@ -15,8 +15,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from mailseal.admin import two_places
 from mailseal.admin.prompt import Passwords
-from mailseal.errors import TemporaryError
+from mailseal.errors import UsageError
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -35,21 +36,10 @@ def register(commands: Commands) -> None:
     change.add_argument(
         "--null", action="store_true", help="passwords on standard input end with NUL, not LF"
     )
-    change.add_argument(
-        "--then",
-        metavar="COMMAND",
-        nargs="...",
-        help="run COMMAND, which gets the new password as a line on standard input and changes "
-        "the other password database; if it fails, the old password stays (last option)",
-    )
-    stage = change.add_mutually_exclusive_group()
-    stage.add_argument(
-        "--keep-old",
-        action="store_true",
-        help="let both passwords open, until --commit, --undo or a login that the passdb accepted",
-    )
-    stage.add_argument("--commit", action="store_true", help="end --keep-old with the new password")
-    stage.add_argument("--undo", action="store_true", help="end --keep-old with the old password")
+    two_places.add_options(change)
+    end = change.add_mutually_exclusive_group()
+    end.add_argument("--commit", metavar="ID", help="end the change ID with the new password")
+    end.add_argument("--undo", metavar="ID", help="end the change ID with the old password")
     status_parser = commands.add("status", status, "show users, keys, slots and sessions")
     status_parser.add_argument("user", metavar="USER", nargs="?")
     status_parser.add_argument("--json", action="store_true", help="for machines")
@@ -89,42 +79,26 @@ def passwd(context: Context) -> int:
     """Change the login password; the mail stays as it is."""
     arguments = context.arguments
     user = os.fsencode(arguments.user)
-    if arguments.commit or arguments.undo:
-        reply = context.ask("commit" if arguments.commit else "undo", user=user)
-        one = "the new" if arguments.commit else "the old"
-        done = "changed" in reply.fields
-        sys.stdout.write(f"only {one} password opens\n" if done else "there was only one\n")
-        return 0
+    if arguments.commit is not None or arguments.undo is not None:
+        return _settle(context, user)
+    two_places.check_options(context)
     passwords = Passwords(from_stdin=arguments.stdin, null=arguments.null)
     old = passwords.ask(f"old password of {arguments.user}")
     new = passwords.ask(f"new password of {arguments.user}", new=True)
-    if arguments.then:
-        return _change_both(context, user, old, new)
-    keep = {"keep_old": b"1"} if arguments.keep_old else {}
-    context.ask("passwd", user=user, old=old, new=new, **keep)
-    sys.stdout.write("both passwords open\n" if keep else "password changed\n")
+    if not two_places.change(context, "passwd", user, new, old=old):
+        sys.stdout.write("password changed\n")
+        two_places.note_one_place(context)
     return 0
 
 
-def _change_both(context: Context, user: bytes, old: bytes, new: bytes) -> int:
-    """Keyring and another database, together or not at all.
-
-    Between the first step and the last both passwords open the keyring: whoever the
-    other database lets in, at whatever moment this process dies, gets the key.
-    """
-    import subprocess
-
-    command = context.arguments.then
-    context.ask("passwd", user=user, old=old, new=new, keep_old=b"1")
-    try:
-        done = subprocess.run(command, input=new + b"\n", stdout=2).returncode == 0
-    except OSError as exc:
-        sys.stderr.write(f"mailseal: warning: cannot run {command[0]}: {exc.strerror}\n")
-        done = False
-    context.ask("commit" if done else "undo", user=user)
-    if not done:
-        raise TemporaryError(f"{command[0]} failed, the old password stays")
-    sys.stdout.write("password changed in both places\n")
+def _settle(context: Context, user: bytes) -> int:
+    arguments = context.arguments
+    if arguments.then is not None or arguments.keep_old:
+        raise UsageError("--commit and --undo end a change: nothing else goes with them")
+    verb, one = ("undo", "old") if arguments.commit is None else ("commit", "new")
+    change = os.fsencode(arguments.undo if arguments.commit is None else arguments.commit)
+    context.ask(verb, user=user, change=change)
+    sys.stdout.write(f"only the {one} password opens\n")
     return 0
 
 
@@ -165,8 +139,10 @@ def _describe(entry: dict[str, Any]) -> str:
         lines.append(f"  key {key['id'][:16]} {key['curve']} {_day(key['created'])}, {use}")
     if entry["public_key"] != "ok":
         lines.append(f"  PROBLEM: public key: {entry['public_key']}")
-    if sum(slot["kind"] == "login" for slot in entry["slots"]) > 1:
-        lines.append("  NOTE: two login passwords open: `mailseal passwd --commit` or `--undo`")
+    logins = [slot["id"] for slot in entry["slots"] if slot["kind"] == "login"]
+    if len(logins) > 1:
+        end = f"`mailseal passwd {entry['user']} --commit {logins[0]}`, or `--undo {logins[0]}`"
+        lines.append(f"  NOTE: two login passwords open until a login decides, or {end}")
     for slot in entry["slots"]:
         label = f" ({slot['label']})" if slot["label"] else ""
         lines.append(f"  slot {slot['id']} {slot['kind']}{label} {_day(slot['created'])}")

@@ -12,6 +12,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from mailseal.admin import two_places
 from mailseal.admin.prompt import Passwords
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ def register(commands: Commands) -> None:
             "or a recovery code",
         )
     )
-    _secret(commands.add("recover", recover, "set a new login password with a recovery code"))
+    two_places.add_options(
+        _secret(commands.add("recover", recover, "set a new login password with a recovery code"))
+    )
     _secret(
         commands.add(
             "recovery-code", recovery_code, "make a recovery code; it replaces an older one"
@@ -75,11 +78,13 @@ def rewrap(context: Context) -> int:
 
 def recover(context: Context) -> int:
     """The password is forgotten: the recovery code sets a new one."""
+    two_places.check_options(context)
     passwords, user = _start(context)
     code = passwords.ask("recovery code")
     new = passwords.ask(f"new password of {context.arguments.user}", new=True)
-    context.ask("recover", user=user, code=code, new=new)
-    sys.stdout.write("the keyring opens with the new password; the recovery code stays valid\n")
+    if not two_places.change(context, "recover", user, new, code=code):
+        sys.stdout.write("the keyring opens with the new password; the recovery code stays valid\n")
+        two_places.note_one_place(context)
     return 0
 
 

@@ -18,6 +18,9 @@ import secrets
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_SIZE = 3
+CHANGE_ID_SIZE = 16
+"""Letters in the id of a login slot.  It names a change of the password, and whoever knows it may
+settle that change: 80 bits, which nobody guesses."""
 _SECRET_SIZE = 26
 _CHECK_SIZE = 3
 _SIZE = ID_SIZE + _SECRET_SIZE + _CHECK_SIZE
@@ -25,10 +28,10 @@ _LONGEST_TYPED = 100
 _READ_AS = str.maketrans({"i": "1", "l": "1", "o": "0", "-": None, " ": None})
 
 
-def new_id(taken: set[str]) -> str:
+def new_id(taken: set[str], size: int = ID_SIZE) -> str:
     """A slot id that is not taken."""
     while True:
-        slot_id = "".join(secrets.choice(ALPHABET) for _ in range(ID_SIZE))
+        slot_id = "".join(secrets.choice(ALPHABET) for _ in range(size))
         if slot_id not in taken:
             return slot_id
 

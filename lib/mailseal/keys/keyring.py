@@ -81,6 +81,12 @@ class Keyring:
         """The slots of one kind."""
         return tuple(slot for slot in self.slots if slot.kind == kind)
 
+    @property
+    def pending(self) -> Slot | None:
+        """The new login slot of a change that nothing has settled yet, or None."""
+        logins = self.of_kind("login")
+        return logins[0] if len(logins) > 1 else None
+
     def slot(self, slot_id: str) -> Slot:
         """The slot with this id.  Raises UsageError."""
         for slot in self.slots:
@@ -267,13 +273,15 @@ class Opened:
         now: int,
         keep: str | None = None,
         derive: Derive = kdf.derive,
-    ) -> None:
-        """Make this the login password.  Of the older ones the slot `keep` goes on opening."""
-        login = self._seal(password, "login", "", cost, now, derive)
+    ) -> Slot:
+        """Make this the login password: its slot.  Of the older ones `keep` goes on opening."""
+        slot_id = codes.new_id({slot.id for slot in self.keyring.slots}, codes.CHANGE_ID_SIZE)
+        login = self._seal(password, "login", "", cost, now, derive, slot_id)
         old = self.keyring.of_kind("login")
         kept = tuple(slot for slot in old if slot.id == keep)
         others = tuple(slot for slot in self.keyring.slots if slot not in old)
         self._set_slots((login, *kept, *others))
+        return login
 
     def drop_other_logins(self) -> None:
         """Of the login slots keep only the one that opened this keyring."""

@@ -23,7 +23,7 @@ from mailseal.login.lifecycle import Lifecycle
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions
 from mailseal.login.vault import Vault
-from mailseal.login.verbs import Answer, Verb, needed, note_enrolment, user_of
+from mailseal.login.verbs import Answer, Verb, needed, note_enrolment, text_of, user_of
 from mailseal.login.workers import Workers
 
 STATUS_PAGE = 200
@@ -93,18 +93,18 @@ class AdminVerbs:
     async def _passwd(self, fields: Fields) -> Answer:
         user, old, new = user_of(fields), needed(fields, "old"), needed(fields, "new")
         keep = "keep_old" in fields
-        await self._do(user, "passwd", lambda: self._life.passwd(user, old, new, keep_old=keep))
-        return "ok", {}
+        job = lambda: self._life.passwd(user, old, new, keep_old=keep)  # noqa: E731
+        return "ok", {"change": (await self._do(user, "passwd", job)).encode()}
 
     async def _commit(self, fields: Fields) -> Answer:
-        user = user_of(fields)
-        changed = await self._do(user, "passwd --commit", lambda: self._life.commit(user))
-        return "ok", {"changed": b"1"} if changed else {}
+        user, change = user_of(fields), text_of(fields, "change")
+        await self._do(user, "passwd --commit", lambda: self._life.commit(user, change))
+        return "ok", {}
 
     async def _undo(self, fields: Fields) -> Answer:
-        user = user_of(fields)
-        changed = await self._do(user, "passwd --undo", lambda: self._life.undo(user))
-        return "ok", {"changed": b"1"} if changed else {}
+        user, change = user_of(fields), text_of(fields, "change")
+        await self._do(user, "passwd --undo", lambda: self._life.undo(user, change))
+        return "ok", {}
 
     async def _rewrap(self, fields: Fields) -> Answer:
         user, secret, new = user_of(fields), needed(fields, "secret"), needed(fields, "new")
@@ -113,8 +113,9 @@ class AdminVerbs:
 
     async def _recover(self, fields: Fields) -> Answer:
         user, code, new = user_of(fields), needed(fields, "code"), needed(fields, "new")
-        await self._do(user, "recover", lambda: self._life.recover(user, code, new))
-        return "ok", {}
+        keep = "keep_old" in fields
+        job = lambda: self._life.recover(user, code, new, keep_old=keep)  # noqa: E731
+        return "ok", {"change": (await self._do(user, "recover", job)).encode()}
 
     async def _recovery(self, fields: Fields) -> Answer:
         user, password = user_of(fields), needed(fields, "password")
@@ -123,13 +124,13 @@ class AdminVerbs:
 
     async def _app(self, fields: Fields) -> Answer:
         user, password = user_of(fields), needed(fields, "password")
-        label = needed(fields, "label").decode("utf-8", "replace")
+        label = text_of(fields, "label")
         job = lambda: self._life.add_app_password(user, password, label)  # noqa: E731
         slot, code = await self._do(user, "app-password", job)
         return "ok", {"slot": slot.id.encode(), "code": code.encode()}
 
     async def _revoke(self, fields: Fields) -> Answer:
-        user, slot_id = user_of(fields), needed(fields, "slot").decode("utf-8", "replace")
+        user, slot_id = user_of(fields), text_of(fields, "slot")
         job = lambda: self._life.revoke(user, slot_id)  # noqa: E731
         slot = await self._do(user, f"revoke {slot_id[:16]}", job)
         return "ok", {"kind": slot.kind.encode(), "label": slot.label.encode()}

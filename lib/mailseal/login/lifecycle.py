@@ -10,7 +10,8 @@ CONTRACT
 
 FAILURES
     WrongPassword, NotEnrolled, UsageError (no such slot, too many of them), Conflict
-    (somebody else changed the keyring meanwhile), Damaged, TemporaryError.
+    (somebody else changed the keyring meanwhile), ChangePending, ChangeGone, Damaged,
+    TemporaryError.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from typing import TypeVar
 from mailseal.crypto.eckeys import PrivateKey, PublicKey
 from mailseal.errors import (
     AlreadyEnrolled,
+    ChangeGone,
+    ChangePending,
     Damaged,
     MailsealError,
     NotEnrolled,
-    WrongPassword,
 )
 from mailseal.keys import codes
 from mailseal.keys.keyring import Keyring, Opened
@@ -43,64 +45,84 @@ class Lifecycle:
         self._vault = vault
         self._store = vault.store
 
-    def passwd(self, user: str, old: bytes, new: bytes, *, keep_old: bool = False) -> None:
-        """Replace the login password.
+    def passwd(self, user: str, old: bytes, new: bytes, *, keep_old: bool = False) -> str:
+        """Replace the login password; the id of the change, which is that of the new slot.
 
         With `keep_old` both open, until commit(), undo(), or a login that another
         passdb vouches for: so that a panel can change its own hash in between.
         """
         check_password(new)
+        return self._set_login(self._vault.open(user, old), new, keep_old=keep_old)
 
-        def change(opened: Opened) -> None:
-            cost, derive = self._vault.cost, self._vault.derive
-            keep = opened.slot.id if keep_old else None
-            opened.set_login(new, cost, now=self._vault.now(), keep=keep, derive=derive)
-
-        self._change(self._vault.open(user, old), change)
-
-    def commit(self, user: str) -> bool:
-        """After passwd(keep_old): only the new password opens.  Whether there was an old one."""
-        return self._keep_login(user, 0)
-
-    def undo(self, user: str) -> bool:
-        """After passwd(keep_old): only the old password opens.  Whether there was one."""
-        return self._keep_login(user, -1)
-
-    def _keep_login(self, user: str, place: int) -> bool:
-        before = self._store.load(user)
-        logins = before.of_kind("login")
-        after = before
-        for slot in logins:
-            if slot is not logins[place]:
-                after = after.without(slot.id)
-        if after is not before:
-            self._store.save(after, before=before)
-        return after is not before
-
-    def rewrap(self, user: str, secret: bytes, new: bytes) -> None:
+    def rewrap(self, user: str, secret: bytes, new: bytes) -> str:
         """Set the login password with the previous one, or with a recovery code."""
         check_password(new)
+        return self._set_login(self._open_either(user, secret), new)
 
-        def change(opened: Opened) -> None:
-            cost, derive = self._vault.cost, self._vault.derive
-            opened.set_login(new, cost, now=self._vault.now(), derive=derive)
+    def recover(self, user: str, code: bytes, new: bytes, *, keep_old: bool = False) -> str:
+        """Set the login password with a recovery code; `keep_old` and result as in passwd()."""
+        check_password(new)
+        opened = self._store.load(user).recover(code, derive=self._vault.derive)
+        return self._set_login(opened, new, keep_old=keep_old)
 
-        self._change(self._open_either(user, secret), change)
+    def _set_login(self, opened: Opened, new: bytes, *, keep_old: bool = False) -> str:
+        """One change at a time: another that began just now, and is not settled, stays alone.
+
+        What is left of an older one goes: the password that opened the keyring is the old one
+        of this change; with a recovery code it is the one that was there before both.
+        """
+        vault = self._vault
+
+        def change(opened: Opened) -> str:
+            pending = opened.keyring.pending
+            if pending is not None and not vault.is_old(pending):
+                raise ChangePending(
+                    f"the password of {user} is being changed by somebody else",
+                    hint=f"try again in {vault.minutes_left(pending)} minutes; or settle the other "
+                    "change, `mailseal status` shows it",
+                )
+            before = opened.slot
+            if before.kind != "login":
+                before = opened.keyring.of_kind("login")[-1]
+            keep = before.id if keep_old else None
+            now, derive = vault.now(), vault.derive
+            return opened.set_login(new, vault.cost, now=now, keep=keep, derive=derive).id
+
+        user = opened.keyring.user
+        return self._change(opened, change)
+
+    def commit(self, user: str, change_id: str) -> None:
+        """End this change: only its new password opens.  Once more does no harm.
+
+        Raises ChangeGone unless the new password of this change opens.
+        """
+        before = self._store.load(user)
+        if not any(slot.id == change_id for slot in before.of_kind("login")):
+            raise _gone(user)
+        self._drop_logins(before, lambda slot: slot.id != change_id)
+
+    def undo(self, user: str, change_id: str) -> None:
+        """End this change: only the old password opens.
+
+        Raises ChangeGone unless the change is still open.
+        """
+        before = self._store.load(user)
+        if before.pending is None or before.pending.id != change_id:
+            raise _gone(user)
+        self._drop_logins(before, lambda slot: slot.id == change_id)
+
+    def _drop_logins(self, before: Keyring, unwanted: Callable[[Slot], bool]) -> None:
+        after = before
+        for slot in filter(unwanted, before.of_kind("login")):
+            after = after.without(slot.id)
+        if after is not before:
+            self._store.save(after, before=before)
 
     def _open_either(self, user: str, secret: bytes) -> Opened:
         """With the login password or a recovery code."""
         if codes.read("recovery", secret) is None:
             return self._vault.open(user, secret)
         return self._store.load(user).recover(secret, derive=self._vault.derive)
-
-    def recover(self, user: str, code: bytes, new: bytes) -> None:
-        """Set the login password with a recovery code."""
-        if codes.read("recovery", code) is None:
-            raise WrongPassword(
-                "this is not a recovery code: eight groups of four letters and digits",
-                hint="a letter mistyped? the code has a checksum",
-            )
-        self.rewrap(user, code, new)
 
     def new_recovery_code(self, user: str, password: bytes) -> str:
         """A recovery code; it takes the place of older ones."""
@@ -227,3 +249,10 @@ class Lifecycle:
             return result
         finally:
             opened.wipe()
+
+
+def _gone(user: str) -> ChangeGone:
+    return ChangeGone(
+        f"this change of the password of {user} is not open any more",
+        hint=f"it was settled by a login or by somebody else: run `mailseal status {user}`",
+    )

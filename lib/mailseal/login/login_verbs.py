@@ -207,7 +207,9 @@ class LoginVerbs:
         exc = done.exception()
         if exc is None:
             got = done.result()
-            self.sessions.start(user, mac, got.stamp, got.keys, got.slot_id)
+            # Two passwords open: a next login must reach the keyring, it may decide between them.
+            if got.settled:
+                self.sessions.start(user, mac, got.stamp, got.keys, got.slot_id)
         elif isinstance(exc, WrongPassword):
             self._wrong[mac] = (time.monotonic() + _WRONG_FOR, stamp)
             while len(self._wrong) > _WRONG_ENTRIES:

@@ -38,7 +38,7 @@ from mailseal.keys.keyring import Keyring, Opened
 from mailseal.keys.keystore import Keystore, Stamp
 from mailseal.keys.names import normalise
 from mailseal.keys.public import PublicStore
-from mailseal.keys.slots import Derive, EscrowSlot, check_password
+from mailseal.keys.slots import Derive, EscrowSlot, Slot, check_password
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,13 @@ class Unlocked:
     keys: Sequence[PrivateKey]
     slot_id: str
     slot_kind: str
+    settled: bool = True
+    """False while two login passwords open: a next login may have to decide between them."""
+
+
+SETTLE_AFTER = 600
+"""Seconds in which a panel has to finish a change of a password (Lifecycle.passwd).  Later a login
+with the old password decides, and a next change may take its place."""
 
 
 class Vault:
@@ -82,9 +89,10 @@ class Vault:
     def unlock(self, user: str, password: bytes, *, vouched: bool = False) -> Unlocked:
         """Open a keyring with a login or app password.
 
-        `vouched` says that another passdb has accepted the password: if it is the
-        newer of two login passwords (see Lifecycle.passwd), the older is dropped.  A
-        login with the older one says nothing: a phone may be quicker than the panel.
+        `vouched` says that another passdb has accepted the password, which decides a
+        change that is not settled (see Lifecycle.passwd): the newer of two login
+        passwords takes the older away at once, the older the newer after SETTLE_AFTER.
+        Before that it says nothing: a phone may be quicker than the panel.
         A missing escrow slot is added by the way.
         """
         keyring, stamp = self._load_for_password(user, password)
@@ -92,18 +100,19 @@ class Vault:
         try:
             self.check_public(user, [key.public for key in opened.keys])
             if opened.slot.kind == "login" and self._tidy(opened, drop_other=vouched):
-                stamp = self._save_tidied(opened, keyring) or stamp
-            return Unlocked(stamp, opened.keys, opened.slot.id, opened.slot.kind)
+                saved = self._save_tidied(opened, keyring)
+                stamp, keyring = saved or stamp, opened.keyring if saved else keyring
+            settled = opened.slot.kind != "login" or keyring.pending is None
+            return Unlocked(stamp, opened.keys, opened.slot.id, opened.slot.kind, settled)
         finally:
             opened.wipe()
 
     def _tidy(self, opened: Opened, *, drop_other: bool) -> bool:
         """Small changes that need the master key, made when it happens to be at hand."""
         before = opened.keyring
-        logins = before.of_kind("login")
-        logins = before.of_kind("login")
-        # Not when the old one opened it: its hash may be about to change in the other database.
-        if drop_other and len(logins) > 1 and opened.slot.id == logins[0].id:
+        new = before.pending
+        # Not at once when the old one opened it: its hash may be about to change elsewhere.
+        if drop_other and new and (opened.slot.id == new.id or self.is_old(new)):
             opened.drop_other_logins()
         self.add_escrow(opened)
         return opened.keyring is not before
@@ -117,6 +126,17 @@ class Vault:
             return None
         self.log.info("user=<%s>, keyring brought up to date at login", before.user)
         return self.store.stamp(before.user)
+
+    def is_old(self, change: Slot) -> bool:
+        """Whether the panel that began this change had the time to finish it.
+
+        A slot from the future was made before the clock was set back: nobody waits for it.
+        """
+        return not 0 <= self.now() - change.created < SETTLE_AFTER
+
+    def minutes_left(self, change: Slot) -> int:
+        """Until is_old(), for people."""
+        return max(1, -(-(change.created + SETTLE_AFTER - self.now()) // 60))
 
     def add_escrow(self, opened: Opened) -> None:
         """Give a keyring the slot that the configuration asks for, if it lacks it."""

@@ -33,6 +33,11 @@ def needed(fields: Fields, name: str) -> bytes:
         raise UsageError(f"the request lacks the field {name}") from None
 
 
+def text_of(fields: Fields, name: str) -> str:
+    """A field of text that must be there.  Raises UsageError."""
+    return needed(fields, name).decode("utf-8", "replace")
+
+
 def user_of(fields: Fields) -> str:
     """The user a request is about.  Raises UsageError, BadUserName."""
     return normalise(needed(fields, "user"))

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""A new login password in two places: the keyring, and the user database that checks logins.
+
+    begin     the keyring opens with both passwords; the change has an id
+    COMMAND   sets the password in the user database
+    end       commit or undo, which name that id
+
+At whatever moment this is cut short, whoever the user database lets in gets the mail. Nothing
+is undone on a guess: only a COMMAND that says so has changed nothing.
+
+FAILURES
+    NothingChanged: COMMAND said so, the keyring is as before.  NotSettled: COMMAND has
+    changed the user database, the keyring could not be told.  TemporaryError: it is not
+    known what COMMAND did, both passwords open.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mailseal import errors
+from mailseal.errors import (
+    ChangeGone,
+    MailsealError,
+    NothingChanged,
+    NotSettled,
+    TemporaryError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+    from mailseal.admin.command import Context
+
+CERTAIN = frozenset(
+    {
+        errors.EX_USAGE,
+        errors.EX_DATAERR,
+        errors.EX_NOUSER,
+        errors.EX_NOPERM,
+        errors.EX_CONFIG,
+    }
+)
+"""Exit statuses by which COMMAND says that it has certainly changed nothing."""
+
+TIMEOUT = 300
+"""Seconds that COMMAND may take; the agent keeps a change open for twice as long."""
+
+_BOTH = "the old and the new password both open the keyring until a login decides"
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """--then and --keep-old, for commands that set a new password."""
+    parser.add_argument(
+        "--then",
+        metavar="COMMAND",
+        nargs="...",
+        help="run COMMAND (last option) as the calling user: it gets the new password as a line on "
+        "standard input and sets it in the user database; 0 means done, "
+        f"{', '.join(map(str, sorted(CERTAIN)))} that nothing has changed",
+    )
+    parser.add_argument(
+        "--keep-old",
+        action="store_true",
+        help="let both passwords open and print the id of this change, for "
+        "`mailseal passwd USER --commit ID` or `--undo ID`",
+    )
+
+
+def check_options(context: Context) -> None:
+    """Raises UsageError for options that do not go together."""
+    arguments = context.arguments
+    if arguments.then is None:
+        return
+    if arguments.keep_old:
+        raise UsageError("--then ends the change by itself: it does not go with --keep-old")
+    if not arguments.then:
+        raise UsageError("--then needs a COMMAND")
+
+
+def change(context: Context, verb: str, user: bytes, new: bytes, **fields: bytes) -> bool:
+    """Ask the agent for a new password, in the way the options say.
+
+    Returns False if the new password is in the keyring alone.
+    """
+    arguments = context.arguments
+    fields |= {"user": user, "new": new}
+    if arguments.then is None and not arguments.keep_old:
+        context.ask(verb, **fields)
+        return False
+    change_id = context.ask(verb, keep_old=b"1", **fields).fields["change"]
+    if arguments.keep_old:
+        sys.stdout.write(f"{change_id.decode()}\n")
+    else:
+        _set_elsewhere(arguments.then, new, lambda end: _end(context, end, user, change_id))
+        sys.stdout.write("password changed in both places\n")
+    return True
+
+
+def note_one_place(context: Context) -> None:
+    """Say that the user database still has the other password, where there is one."""
+    if context.config.login.password_check != "keyring":  # noqa: S105 - no password
+        sys.stderr.write(
+            "mailseal: note: only the keyring has the new password now. Set it in the user "
+            "database too (--then does both), or the user cannot log in with it.\n"
+        )
+
+
+def _end(context: Context, verb: str, user: bytes, change_id: bytes) -> None:
+    context.ask(verb, user=user, change=change_id)
+
+
+def _set_elsewhere(command: list[str], new: bytes, end: Callable[[str], None]) -> None:
+    name = command[0]
+    status, why = _run(command, new)
+    if status == 0:
+        try:
+            end("commit")
+        except ChangeGone as exc:
+            raise NotSettled(
+                f"{name} has changed the user database, but the keyring does not have the new "
+                f"password: {exc}",
+                hint="run `mailseal rewrap` with the old password or a recovery code",
+            ) from None
+        except MailsealError as exc:
+            raise NotSettled(
+                f"{name} has changed the user database, but the keyring could not be told: {exc}",
+                hint=f"the new password is in force; {_BOTH}: nothing needs to be done",
+            ) from None
+        return
+    if status is None or status not in CERTAIN:
+        raise TemporaryError(
+            f"{name} {why}: whether the user database has the new password is not known",
+            hint=_BOTH,
+        )
+    try:
+        end("undo")
+    except MailsealError as exc:
+        sys.stderr.write(f"mailseal: warning: {exc}; {_BOTH}\n")
+    raise NothingChanged(f"{name} {why}: nothing has changed, the old password stays")
+
+
+def _run(command: list[str], new: bytes) -> tuple[int | None, str]:
+    """COMMAND's exit status, None if it has none, and how it ended, in words."""
+    try:
+        status = subprocess.run(command, input=new + b"\n", stdout=2, timeout=TIMEOUT).returncode
+    except OSError as exc:
+        return errors.EX_CONFIG, f"cannot be run ({exc.strerror})"
+    except subprocess.TimeoutExpired:
+        return None, f"took over {TIMEOUT} seconds and was killed"
+    except KeyboardInterrupt:
+        return None, "was interrupted"
+    if status < 0:
+        return None, f"was ended by signal {-status}"
+    return status, f"ended with status {status}"
