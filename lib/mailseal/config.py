@@ -46,6 +46,11 @@ class Config(Options):
         """Folder of the public keys; readable for the delivery filter."""
         return os.path.join(self.state_dir, "public")
 
+    @property
+    def dovecot_is_here(self) -> bool:
+        """False on a host that only takes mail in, for a Dovecot on another one."""
+        return self.delivery.userdb == "dovecot" or self.dovecot.lmtp_socket.startswith("/")
+
 
 def load(path: str = DEFAULT_PATH) -> Config:
     """Read and check a file.  Raises ConfigError with file, line and option."""

@@ -132,7 +132,9 @@ def test_without_doveconf_it_says_so(tmp_path: Path) -> None:
     ):
         (found,) = dovecot_check.findings(configuration.Config(), Doveconf(command))
         assert found.level == WARNING and reason in found.text
-        elsewhere = configuration.parse("delivery: {userdb: template}")
+        elsewhere = configuration.parse(
+            "delivery: {userdb: template}\ndovecot: {lmtp_socket: imap.example.org:24}"
+        )
         assert list(dovecot_check.findings(elsewhere, Doveconf(command))) == []
 
 

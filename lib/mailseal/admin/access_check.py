@@ -16,13 +16,13 @@ from mailseal.errors import ConfigError
 
 def users(config: Config) -> Iterator[Finding]:
     """Users that do not exist."""
-    needed = [
-        ("delivery.user", (config.delivery.user,)),
-        ("agent.user", (config.agent.user,)),
-        ("agent.admin_users", config.agent.admin_users),
-    ]
-    if config.delivery.userdb == "dovecot":
-        needed.append(("agent.login_users", config.agent.login_users))
+    needed: list[tuple[str, tuple[str, ...]]] = [("delivery.user", (config.delivery.user,))]
+    if config.dovecot_is_here:
+        needed += [
+            ("agent.user", (config.agent.user,)),
+            ("agent.login_users", config.agent.login_users),
+            ("agent.admin_users", config.agent.admin_users),
+        ]
     for option, names in needed:
         for name in names:
             try:
@@ -35,8 +35,9 @@ def sockets(config: Config) -> Iterator[Finding]:
     """Sockets of Dovecot's that mailseal-lmtp needs, and the agent's that Dovecot needs."""
     owner = config.delivery.user
     needed = [("dovecot.lmtp_socket", config.dovecot.lmtp_socket, owner)]
-    if config.delivery.userdb == "dovecot":  # else no logins on this host
+    if config.delivery.userdb == "dovecot":
         needed.append(("dovecot.userdb_socket", config.dovecot.userdb_socket, owner))
+    if config.dovecot_is_here:
         needed += [("agent.socket", config.agent.socket, name) for name in config.agent.login_users]
     if config.dovecot.quota_socket:
         needed.append(("dovecot.quota_socket", config.dovecot.quota_socket, owner))

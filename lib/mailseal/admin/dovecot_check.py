@@ -28,11 +28,12 @@ _VARIABLES = (
 
 def findings(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
     """What is wrong; one warning if Dovecot's settings cannot be read."""
+    if not config.dovecot_is_here:
+        return
     try:
         doveconf.settings()
     except DoveconfError as exc:
-        if config.delivery.userdb == "dovecot":
-            yield warning(f"Dovecot's settings were not checked: {exc}")
+        yield warning(f"Dovecot's settings were not checked: {exc}")
         return
     yield from _mail_crypt(doveconf)
     yield from dovecot_auth_check.findings(doveconf)
