@@ -129,6 +129,7 @@ local function verify(request, password)
     { "password", password },
     { "service", request.protocol or request.service },
     { "remote", request.remote_ip or request.rip },
+    { "mechanism", request.mechanism or request.mech },
   }
   if accepted then question[#question + 1] = { "behind", "1" } end
   local master = request.master_user

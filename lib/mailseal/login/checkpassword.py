@@ -115,8 +115,13 @@ def _login(
 
 
 def _circumstances(environ: dict[str, str]) -> dict[str, bytes]:
-    """For the agent's log, and to tell a master user."""
-    names = {"service": "SERVICE", "remote": "TCPREMOTEIP", "master": "MASTER_USER"}
+    """For the agent's log, and to tell a master user, and a password from a token."""
+    names = {
+        "service": "SERVICE",
+        "remote": "TCPREMOTEIP",
+        "master": "MASTER_USER",
+        "mechanism": "AUTH_MECH",
+    }
     return {
         name: os.fsencode(environ[variable])
         for name, variable in names.items()

@@ -44,6 +44,9 @@ from mailseal.login.workers import Workers
 
 _WRONG_FOR = 5.0
 _WRONG_ENTRIES = 10000
+# Where the client's secret is a password: IMAP LOGIN and POP3 USER/PASS are PLAIN for Dovecot.
+# With XOAUTH2 and OAUTHBEARER it is a token, which the next login does not know.
+_WITH_PASSWORD = (b"PLAIN", b"LOGIN")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +135,7 @@ class LoginVerbs:
                 return self._limited(user)
             password = fields.get("password", b"")
             new = behind and self.vault.store.stamp(user) is None and not self._marked(user)
-            if new and not await self._enrolled_at_login(user, password):
+            if new and not await self._enrolled_at_login(user, password, fields):
                 result = "not enrolled"
                 return "unknown", {}
             try:
@@ -161,9 +164,19 @@ class LoginVerbs:
                 time.monotonic() - began,
             )
 
-    async def _enrolled_at_login(self, user: str, password: bytes) -> bool:
+    async def _enrolled_at_login(self, user: str, password: bytes, fields: Fields) -> bool:
         """Enrol a user who is new here and whom the other passdb has let in; if that is wanted."""
         if not self.policy.enrolls(user):
+            return False
+        if fields.get("mechanism", b"").upper() not in _WITH_PASSWORD:
+            mechanism = _shown(fields, "mechanism") or "unknown"
+            self.log.warning(
+                "user=<%s>, not enrolled at login: with mechanism %s it is not sure that "
+                "what came is the password; run `mailseal enroll %s`",
+                user,
+                mechanism,
+                user,
+            )
             return False
         try:
             check_password(password)
