@@ -243,7 +243,7 @@ def test_no_log_holds_a_private_key_or_a_password(lab: Life, through_lua: bool) 
     for spelling in spellings(SECRET.encode()):
         assert spelling not in log
     wrapped = set(re.findall(r"private_key\d?=(2:[0-9a-z:.-]+)", log.decode()))
-    passwords = set(re.findall(r"_password=([0-9a-f]{64})", log.decode()))
+    passwords = set(re.findall(r"_password=([\w-]{22})", log.decode()))
     # In 2.4 the wrapped key is hidden as well: the name of its block has "pass" in it.
     assert bool(wrapped) is lab.dovecot.version.startswith("2.3.")
     assert bool(passwords) is not through_lua

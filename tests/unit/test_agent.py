@@ -240,7 +240,7 @@ def raw(agent: AgentProcess, data: bytes) -> bytes:
         b"unlock user=zz\n",
         b"unlock user=00 user=00\n",
         b"__init__\n",
-        b"unlock " + b"a" * 65536 + b"\n",
+        b"unlock " + b"a" * protocol.MAX_REQUEST + b"\n",
         b"unlock user=" + b"61" * 10_000_000 + b"\n",
     ],
 )

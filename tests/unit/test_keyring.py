@@ -25,6 +25,7 @@ from mailseal.errors import (
     WrongPassword,
 )
 from mailseal.keys import keyring as module
+from mailseal.keys import slots
 from mailseal.keys.keyring import Keyring, Opened
 from mailseal.keys.slots import MAX_PASSWORD, EscrowSlot, PasswordSlot, canonical
 
@@ -269,6 +270,14 @@ def test_two_slots_with_one_id() -> None:
     content["slots"][1]["id"] = content["slots"][0]["id"]
     with pytest.raises(Damaged):
         Keyring.parse(redigest(content), USER)
+
+
+def test_the_escrow_key_is_hkdf() -> None:
+    slot = EscrowSlot(
+        "abc", "the firm", 1_700_000_000, bytes(range(32)), bytes(range(91)), bytes(12), bytes(48)
+    )
+    key = slots._escrow_key(bytes(range(48)), slot, USER)
+    assert key.hex() == "4bf9167a10c788a9cbfb829ab9b071ce70991d0a2f0ad00ce94413fc6513b38f"
 
 
 def test_escrow_opens_with_its_key_only() -> None:

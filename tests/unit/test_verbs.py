@@ -61,7 +61,9 @@ class World:
         return self.ask(verb, **fields)[0]
 
     def login(self, password: bytes, **fields: bytes) -> str:
-        return self.status_of("unlock", user=USER, password=password, **fields)
+        return self.status_of(
+            "unlock", user=USER, password=password, **{"mechanism": b"PLAIN", **fields}
+        )
 
 
 @pytest.fixture
@@ -118,7 +120,8 @@ def test_no_private_number_in_any_field(version: str) -> None:
         assert not any(key.scalar.hex() in value for _, value in fields)
     names = [name for name, _ in fields]
     assert len(names) == len(set(names)) and all(value for _, value in fields)
-    assert sum(name.endswith("_password") for name in names) == 3
+    passwords = [value for name, value in fields if name.endswith("_password")]
+    assert len(passwords) == (3 if version == "2.3" else 1) and len(set(passwords)) == 1
 
 
 def test_a_wrong_password_opens_no_session_and_ends_none(enrolled: World) -> None:
@@ -358,6 +361,15 @@ class TestBehindAnotherPassdb:
         assert world.login(b"pw", behind=b"1") == "ok"
         assert world.login(b"pw") == "ok"
         assert "NO SECOND WAY IN" in caplog.text
+
+    @pytest.mark.parametrize("policy", [Policy(enroll_at_login=True)])
+    @pytest.mark.parametrize("mechanism", [b"XOAUTH2", b"OAUTHBEARER", b"GSSAPI", b""])
+    def test_no_enrolment_with_what_may_be_no_password(
+        self, world: World, mechanism: bytes, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        assert world.login(b"a token", behind=b"1", mechanism=mechanism) == "unknown"
+        assert world.vault.store.stamp(USER.decode()) is None
+        assert "not enrolled at login" in caplog.text
 
     @pytest.mark.parametrize("policy", [Policy(enroll_at_login=True)])
     def test_no_enrolment_for_a_master_user(self, world: World) -> None:

@@ -6,7 +6,8 @@ the file: a backup that only the machine it came from can open is none.
 
 FAILURES
     Damaged, NewerFormat for files; WrongPassword if a keyring does not open;
-    the agent's errors otherwise.  `backup` writes what it can, then fails if a keyring was damaged.
+    the agent's errors otherwise.  `backup` and `restore` do what they can for all
+    users, then fail if it was not all.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from typing import TYPE_CHECKING
 
 from mailseal import durable
 from mailseal.admin.prompt import Passwords
-from mailseal.errors import Damaged, MailsealError, NotEnrolled, UsageError, WrongPassword
+from mailseal.errors import (
+    AgentUnavailable,
+    Damaged,
+    MailsealError,
+    NotEnrolled,
+    NotPermitted,
+    UsageError,
+    WrongPassword,
+)
 
 if TYPE_CHECKING:
     from mailseal.admin.command import Commands, Context
@@ -85,12 +94,26 @@ def restore(context: Context) -> int:
     keyrings = _chosen(context)
     if context.arguments.check:
         return _check(context, keyrings)
+    failed: list[MailsealError] = []
     for user, keyring in keyrings.items():
         force = {"force": b"1"} if context.arguments.force else {}
-        reply = context.ask("restore", user=user.encode(), keyring=keyring.encode(), **force)
+        try:
+            reply = context.ask("restore", user=user.encode(), keyring=keyring.encode(), **force)
+        except (AgentUnavailable, NotPermitted):
+            raise
+        except MailsealError as exc:
+            failed.append(exc)
+            sys.stdout.write(f"{user}: NOT RESTORED: {exc}\n")
+            continue
         found = reply.text("found")
         done = "was there already" if found == "the same" else f"restored (there was: {found})"
         sys.stdout.write(f"{user}: {done}\n")
+    if len(keyrings) == 1 and failed:
+        raise failed[0]
+    if failed:
+        raise type(failed[0])(
+            f"{len(failed)} of {len(keyrings)} keyrings were not restored", hint=failed[0].hint
+        )
     return 0
 
 

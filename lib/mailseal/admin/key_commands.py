@@ -137,6 +137,7 @@ def _describe(entry: dict[str, Any]) -> str:
     for number, key in enumerate(entry["keys"]):
         use = "seals new mail" if number == len(entry["keys"]) - 1 else "older, for reading"
         lines.append(f"  key {key['id'][:16]} {key['curve']} {_day(key['created'])}, {use}")
+    lines.append(f"  {entry['room']} more key pairs fit")
     if entry["public_key"] != "ok":
         lines.append(f"  PROBLEM: public key: {entry['public_key']}")
     logins = [slot["id"] for slot in entry["slots"] if slot["kind"] == "login"]

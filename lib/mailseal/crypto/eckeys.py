@@ -8,9 +8,10 @@ the point compressed.  Key strings are those of Dovecot's lib-dcrypt:
     private            2:<curve OID>:0:<hex MPI>:<hex key id>
     private, password  2:<curve OID>:2:aes-256-ctr:<hex salt>:sha256:<rounds>:<hex>:<hex key id>
 
-where an MPI is a u32 length and a big-endian number (a leading 00 if its top
-bit is set).  PEM (PKCS#8, SubjectPublicKeyInfo) and base64 of any form are
-read too.  P-256, P-384 and P-521: X25519 crashes imap in Dovecot 2.3.19.
+where a name may stand for the OID (prime256v1), and an MPI is a u32 length and a
+big-endian number (a leading 00 if its top bit is set).  PEM (PKCS#8,
+SubjectPublicKeyInfo) and base64 of any form are read too.  P-256, P-384 and P-521:
+X25519 crashes imap in Dovecot 2.3.19.
 
 FAILURES
     Text that is no key raises Damaged; a wrong password raises WrongPassword.
@@ -64,7 +65,7 @@ CURVES = {
         Curve("secp521r1", "1.3.132.0.35", bytes.fromhex("06052b81040023"), 66, ec.SECP521R1()),
     )
 }
-_BY_OID = {curve.oid: curve for curve in CURVES.values()}
+_BY_OID_OR_NAME = CURVES | {curve.oid: curve for curve in CURVES.values()}
 # cryptography names P-256 secp256r1, OpenSSL and Dovecot prime256v1
 _BY_LIBRARY_NAME = {curve.algorithm.name: curve for curve in CURVES.values()}
 
@@ -181,17 +182,17 @@ class PrivateKey:
         """The clear form.  Whoever sees it can read the mail."""
         return f"2:{self.curve.oid}:0:{self._mpi().hex()}:{self.key_id.hex()}"
 
-    def dovecot_wrapped(self, password: bytes, *, rounds: int = 1) -> str:
+    def dovecot_wrapped(
+        self, password: bytes, *, rounds: int = 1, salt: bytes | None = None
+    ) -> str:
         """The form that opens with a password.
 
-        One round is right for a random password of full strength only.
+        One round is right for a random password of full strength only.  A salt that is
+        given must never come again with this password: CTR would show what two keys have
+        in common.
         """
-        salt = os.urandom(8)
-        sealed = _ctr(password, salt, rounds, self._mpi())
-        return (
-            f"2:{self.curve.oid}:2:aes-256-ctr:{salt.hex()}:sha256:{rounds}:"
-            f"{sealed.hex()}:{self.key_id.hex()}"
-        )
+        salt = os.urandom(8) if salt is None else salt
+        return _wrapped(self.public, salt, rounds, _ctr(password, salt, rounds, self._mpi()))
 
     @classmethod
     def parse(cls, text: str, password: bytes | None = None) -> PrivateKey:
@@ -201,7 +202,7 @@ class PrivateKey:
             return cls._from_pem(text, password)
         parts = text.split(":")
         try:
-            curve = _BY_OID[parts[1]]
+            curve = _BY_OID_OR_NAME[parts[1]]
             key_id = bytes.fromhex(parts[-1])
             if parts[0] == "2" and parts[2] == "0" and len(parts) == 5:
                 mpi = bytes.fromhex(parts[3])
@@ -250,6 +251,19 @@ class PrivateKey:
         number = self.key.private_numbers().private_value
         raw = number.to_bytes(number.bit_length() // 8 + 1, "big")
         return len(raw).to_bytes(4, "big") + raw
+
+
+def longest_wrapped(public: PublicKey, salt_size: int) -> int:
+    """Bytes of dovecot_wrapped() with one round at most, by the public half."""
+    return len(_wrapped(public, bytes(salt_size), 1, bytes(4 + public.curve.size + 1)))
+
+
+def _wrapped(public: PublicKey, salt: bytes, rounds: int, sealed: bytes) -> str:
+    # Dovecot looks the curve up by name as well as by OID; the name is shorter.
+    return (
+        f"2:{public.curve.name}:2:aes-256-ctr:{salt.hex()}:sha256:{rounds}:"
+        f"{sealed.hex()}:{public.key_id.hex()}"
+    )
 
 
 def _ctr(password: bytes, salt: bytes, rounds: int, data: bytes) -> bytes:

@@ -169,7 +169,7 @@ class PublicStore:
         except OSError as exc:
             raise TemporaryError(
                 f"{self.folder} is not a folder of public keys: {exc.strerror}",
-                hint="is state_dir right, and mounted? mailseal-agent makes it when it starts",
+                hint="is state_dir right, and mounted? `mailseal init` makes a new one",
             ) from None
         if not ok:
             raise TemporaryError(f"{self.folder} is not a folder of public keys")

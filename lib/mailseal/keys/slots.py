@@ -29,7 +29,9 @@ from collections.abc import Callable
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from mailseal.crypto import kdf
 from mailseal.crypto.eckeys import PrivateKey, PublicKey
@@ -295,5 +297,5 @@ def _kdf_fields(cost: kdf.Profile, salt: bytes) -> dict[str, Any]:
 def _escrow_key(shared: bytes, slot: EscrowSlot, user: str) -> bytes:
     """HKDF-SHA256 of the ECDH secret, 32 bytes, bound to both public keys and the slot."""
     info = slot._associated(user)
-    extracted = hmac.digest(hashlib.sha256(info).digest(), shared, "sha256")
-    return hmac.digest(extracted, b"mailseal escrow key\x01", "sha256")
+    salt = hashlib.sha256(info).digest()
+    return HKDF(hashes.SHA256(), 32, salt, b"mailseal escrow key").derive(shared)

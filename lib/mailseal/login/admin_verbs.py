@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from mailseal.errors import MailsealError, NotEnrolled
 from mailseal.keys.slots import EscrowSlot
+from mailseal.login import protocol
 from mailseal.login.lifecycle import Lifecycle
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions
@@ -27,7 +28,7 @@ from mailseal.login.verbs import Answer, Verb, needed, note_enrolment, text_of, 
 from mailseal.login.workers import Workers
 
 STATUS_PAGE = 200
-"""Users in one answer to `status`."""
+"""Users in one answer to `status` at most."""
 
 _LIST_FRESH = 60.0
 
@@ -179,18 +180,29 @@ class AdminVerbs:
     async def _status(self, fields: Fields) -> Answer:
         """One user, or a page of all users after `after`."""
         if "user" in fields:
-            users, more = [user_of(fields)], False
-            if self._vault.store.stamp(users[0]) is None and not self._marked(users[0]):
-                raise NotEnrolled(f"{users[0]} is not enrolled")
+            later = [user_of(fields)]
+            if self._vault.store.stamp(later[0]) is None and not self._marked(later[0]):
+                raise NotEnrolled(f"{later[0]} is not enrolled")
         else:
             after = fields.get("after", b"").decode("utf-8", "replace")
             listed = await self._listed(again=bool(after))
             later = listed[bisect.bisect_right(listed, after) :]
-            users, more = later[:STATUS_PAGE], len(later) > STATUS_PAGE
-        found = await self._workers.run(lambda: [self._describe(user) for user in users])
+        found = await self._workers.run(lambda: self._page(later))
         answer = {"sessions": str(len(self._sessions)).encode()}
-        answer["users"] = json.dumps(found).encode()
-        return "ok", {**answer, "more": b"1"} if more else answer
+        answer["users"] = f"[{', '.join(found)}]".encode()
+        return "ok", {**answer, "more": b"1"} if len(found) < len(later) else answer
+
+    def _page(self, users: list[str]) -> list[str]:
+        """What `status` shows of the first of these users, each as JSON, up to a full reply."""
+        found: list[str] = []
+        size = 0
+        for user in users[:STATUS_PAGE]:
+            text = json.dumps(self._describe(user))
+            size += len(text) + 2
+            if found and size > protocol.MAX_PAGE:
+                break
+            found.append(text)
+        return found
 
     async def _listed(self, *, again: bool) -> list[str]:
         """All users, sorted; further pages come from the same list, as long as it is fresh."""
@@ -215,6 +227,7 @@ class AdminVerbs:
             "created": keyring.created,
             "revision": keyring.revision,
             "keys": [key.identity() for key in keyring.keys],
+            "room": self._vault.room(keyring),
             "slots": [
                 {
                     "id": slot.id,

@@ -196,7 +196,14 @@ def run(config: Config) -> None:
         )
         curve = config.keys.curve
         vault = Vault(
-            store, public, curve=curve, cost=cost, escrow=escrow, derive=workers.derive, log=log
+            store,
+            public,
+            curve=curve,
+            cost=cost,
+            version=version,
+            escrow=escrow,
+            derive=workers.derive,
+            log=log,
         )
         vault.publish_missing()
         idle, absolute = config.agent.idle_timeout, config.agent.absolute_timeout

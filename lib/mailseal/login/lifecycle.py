@@ -157,7 +157,7 @@ class Lifecycle:
         """A new key pair for new mail; the older ones stay for reading."""
 
         def change(opened: Opened) -> PublicKey:
-            return opened.add_key(self._vault.curve, now=self._vault.now())
+            return self._vault.add_key(opened)
 
         opened = self._vault.open(user, password)
         self._vault.check_public(user, [key.public for key in opened.keys])

@@ -19,11 +19,18 @@ from __future__ import annotations
 
 from mailseal.errors import UsageError
 
-MAX_REQUEST = 65536
-"""Longest request line in bytes."""
+MAX_VALUE = 1 << 18
+"""Longest value that anybody sends, in bytes.  The largest keyring, 64 pairs on P-521 and 64
+slots with labels of 100 letters, takes 140 KB."""
 
-MAX_REPLY = 4 << 20
-"""Longest reply line in bytes: a keyring in hex takes 0.2 MB at most."""
+MAX_REQUEST = 2 * MAX_VALUE + 65536
+"""Longest request line in bytes: the largest value in hex, and the rest."""
+
+MAX_REPLY = 4 * MAX_REQUEST
+"""Longest reply line in bytes."""
+
+MAX_PAGE = 1 << 20
+"""Bytes of a list after which the rest comes in another reply."""
 
 Fields = dict[str, bytes]
 

@@ -32,13 +32,15 @@ from mailseal.errors import (
     MailsealError,
     NotEnrolled,
     TemporaryError,
+    UsageError,
     WrongPassword,
 )
-from mailseal.keys.keyring import Keyring, Opened
+from mailseal.keys.keyring import MAX_KEYS, MAX_SLOTS, Keyring, Opened
 from mailseal.keys.keystore import Keystore, Stamp
 from mailseal.keys.names import normalise
 from mailseal.keys.public import PublicStore
 from mailseal.keys.slots import Derive, EscrowSlot, Slot, check_password
+from mailseal.login import mailcrypt_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,7 @@ with the old password decides, and a next change may take its place."""
 
 
 class Vault:
-    """Keyrings and public keys together."""
+    """Keyrings and public keys together.  `version` is that of Dovecot: "2.3", "2.4"."""
 
     def __init__(
         self,
@@ -68,6 +70,7 @@ class Vault:
         *,
         curve: str,
         cost: kdf.Profile,
+        version: str = "2.3",
         escrow: PublicKey | None = None,
         derive: Derive = kdf.derive,
         clock: Callable[[], float] = time.time,
@@ -77,6 +80,7 @@ class Vault:
         self.public = public
         self.curve = curve
         self.cost = cost
+        self.version = version
         self.escrow = escrow
         self.derive = derive
         self._clock = clock
@@ -139,12 +143,40 @@ class Vault:
         return max(1, -(-(change.created + SETTLE_AFTER - self.now()) // 60))
 
     def add_escrow(self, opened: Opened) -> None:
-        """Give a keyring the slot that the configuration asks for, if it lacks it."""
+        """Give a keyring the slot that the configuration asks for, if it lacks it.
+
+        A full keyring goes on opening without it; the log says so.
+        """
         if self.escrow is None:
             return
-        wanted = self.escrow.key_id
-        if not any(s.key_id == wanted for s in opened.keyring.slots if isinstance(s, EscrowSlot)):
-            opened.add_escrow(self.escrow, "", now=self.now())
+        keyring, wanted = opened.keyring, self.escrow.key_id
+        if any(s.key_id == wanted for s in keyring.slots if isinstance(s, EscrowSlot)):
+            return
+        if len(keyring.slots) >= MAX_SLOTS:
+            self.log.warning(
+                "user=<%s> has %d slots, THERE IS NO ROOM FOR THE ESCROW SLOT; take one away "
+                "with `mailseal revoke`",
+                keyring.user,
+                MAX_SLOTS,
+            )
+            return
+        opened.add_escrow(self.escrow, "", now=self.now())
+
+    def room(self, keyring: Keyring) -> int:
+        """How many more key pairs Dovecot can take at this user's login."""
+        publics = [key.public for key in keyring.keys]
+        fit = mailcrypt_fields.room(self.version, publics, self.curve)
+        return max(0, min(fit, MAX_KEYS - len(publics)))
+
+    def add_key(self, opened: Opened) -> PublicKey:
+        """A new key pair for new mail.  Raises UsageError if a login could not carry it."""
+        if not self.room(opened.keyring):
+            user = opened.keyring.user
+            raise UsageError(
+                f"{user} has {len(opened.keys)} key pairs, more do not fit into a login at Dovecot",
+                hint=f"`mailseal drop-key {user} KEYID` removes one that no mail needs",
+            )
+        return opened.add_key(self.curve, now=self.now())
 
     def _load_for_password(self, user: str, password: bytes) -> tuple[Keyring, Stamp]:
         """The keyring; for a user without one, spend what a wrong password costs first."""
