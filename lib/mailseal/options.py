@@ -65,7 +65,8 @@ class Log:
     to: str = option(
         word_or(absolute_path, "syslog", "stderr"),
         "syslog",
-        "Where log lines go.  syslog uses the mail facility.",
+        "Where log lines go.  syslog uses the mail facility.  Both daemons write to the same file, "
+        "and find the new one after a rotation; docs/install.md has a logrotate example.",
     )
 
 
@@ -137,7 +138,8 @@ class Agent:
         number(1, 256),
         2,
         "Number of passwords that are checked with Argon2id at the same time.  Each check takes "
-        "the memory of the profile in keys.kdf.  Raise it if you have many logins and many cores.",
+        "the memory of the profile in keys.kdf.  Raise it if you have many logins and many cores.  "
+        "One more check at a time is for changes of passwords and the like.",
     )
     queue: int = option(
         number(1, 10000),

@@ -312,6 +312,37 @@ def test_too_many_waiting_is_temporary_not_wrong(folder: Path) -> None:
         agent.stop()
 
 
+def test_status_and_changes_do_not_wait_for_guesses(folder: Path) -> None:
+    """With 16 guesses before them, and one Argon2id at a time for guesses."""
+    agent = AgentProcess(folder, "keys: {kdf: high-memory}\n")
+    text = agent.config.read_text().replace("agent:\n", "agent:\n  parallel: 1\n  queue: 15\n")
+    agent.config.write_text(text)
+    agent.start()
+    try:
+        assert agent.ask("enroll", user=USER, password=b"pw").status == "ok"
+        statuses: list[str] = []
+
+        def guess(number: int) -> None:
+            statuses.append(agent.ask("unlock", user=b"u%d" % number, password=b"x").status)
+
+        threads = [threading.Thread(target=guess, args=(n,)) for n in range(20)]
+        for thread in threads:
+            thread.start()
+        while "temporary" not in statuses:  # from then on every place is taken
+            time.sleep(0.01)
+        changed = agent.ask("passwd", user=USER, old=b"pw", new=b"new", keep_old=b"1")
+        assert changed.status == "ok"
+        assert agent.ask("status").status == "ok"
+        assert agent.ask("undo", user=USER, change=changed.fields["change"]).status == "ok"
+        assert agent.ask("lock").status == "ok"
+        assert statuses.count("wrong") < 10
+        for thread in threads:
+            thread.join()
+        assert statuses.count("wrong") >= 16
+    finally:
+        agent.stop()
+
+
 def test_a_thread_of_argon2id_has_lower_priority(folder: Path) -> None:
     with running(folder, "keys: {kdf: high-memory}\n") as agent:
         slow = threading.Thread(target=lambda: agent.ask("unlock", user=b"nobody", password=b"x"))

@@ -77,6 +77,31 @@ def test_memory_is_bounded_whatever_a_slot_asks_for(
     assert most == at_once
 
 
+def test_a_crowd_of_logins_is_in_the_way_of_nobody_else(workers: Workers) -> None:
+    """All places of logins are taken: a change and what is quick are done before any of them."""
+    gate = threading.Event()
+    done: list[str] = []
+    cost = kdf.Profile("x", 64, 1, 1)
+
+    def login() -> None:
+        gate.wait(30)
+        done.append("login")
+
+    async def crowd() -> None:
+        logins = [asyncio.ensure_future(workers.run(login)) for _ in range(6)]
+        await asyncio.sleep(0)
+        with pytest.raises(AgentUnavailable, match="too many logins"):
+            await workers.run(login)
+        await workers.quick(lambda: done.append("quick"))
+        await workers.change(lambda: workers.derive(b"p", bytes(16), cost, 32))
+        done.append("change")
+        gate.set()
+        await asyncio.gather(*logins)
+
+    asyncio.run(crowd())
+    assert done == ["quick", "change", *["login"] * 6]
+
+
 def test_stopping_refuses_new_work(workers: Workers) -> None:
     workers.stop()
     with pytest.raises(AgentUnavailable, match="stopping"):

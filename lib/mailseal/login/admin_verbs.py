@@ -70,10 +70,13 @@ class AdminVerbs:
             "repair": self._repair,
         }
 
-    async def _do(self, user: str, what: str, job: Callable[[], _T]) -> _T:
-        """Run a change in a thread and end the user's session; log how it went."""
+    async def _do(self, user: str, what: str, job: Callable[[], _T], *, quick: bool = False) -> _T:
+        """Run a change in a thread and end the user's session; log how it went.
+
+        `quick`: it derives nothing, and waits for nobody who does.
+        """
         try:
-            result = await self._workers.run(job)
+            result = await (self._workers.quick if quick else self._workers.change)(job)
         except MailsealError as exc:
             self._log.warning("%s: user=<%s>, failed: %s", what, user, exc)
             raise
@@ -84,7 +87,7 @@ class AdminVerbs:
 
     async def _enroll(self, fields: Fields) -> Answer:
         user, password = user_of(fields), needed(fields, "password")
-        keyring = await self._workers.run(lambda: self._vault.enroll(user, password))
+        keyring = await self._workers.change(lambda: self._vault.enroll(user, password))
         self._sessions.end(user)
         note_enrolment(self._log, keyring)
         kinds = ",".join(sorted({slot.kind for slot in keyring.slots}))
@@ -99,12 +102,14 @@ class AdminVerbs:
 
     async def _commit(self, fields: Fields) -> Answer:
         user, change = user_of(fields), text_of(fields, "change")
-        await self._do(user, "passwd --commit", lambda: self._life.commit(user, change))
+        job = lambda: self._life.commit(user, change)  # noqa: E731
+        await self._do(user, "passwd --commit", job, quick=True)
         return "ok", {}
 
     async def _undo(self, fields: Fields) -> Answer:
         user, change = user_of(fields), text_of(fields, "change")
-        await self._do(user, "passwd --undo", lambda: self._life.undo(user, change))
+        job = lambda: self._life.undo(user, change)  # noqa: E731
+        await self._do(user, "passwd --undo", job, quick=True)
         return "ok", {}
 
     async def _rewrap(self, fields: Fields) -> Answer:
@@ -133,7 +138,7 @@ class AdminVerbs:
     async def _revoke(self, fields: Fields) -> Answer:
         user, slot_id = user_of(fields), text_of(fields, "slot")
         job = lambda: self._life.revoke(user, slot_id)  # noqa: E731
-        slot = await self._do(user, f"revoke {slot_id[:16]}", job)
+        slot = await self._do(user, f"revoke {slot_id[:16]}", job, quick=True)
         return "ok", {"kind": slot.kind.encode(), "label": slot.label.encode()}
 
     async def _rotate(self, fields: Fields) -> Answer:
@@ -144,7 +149,7 @@ class AdminVerbs:
     async def _open(self, fields: Fields) -> Answer:
         """The private keys in clear, for opening a file; login and app passwords."""
         user, password = user_of(fields), needed(fields, "password")
-        unlocked = await self._workers.run(lambda: self._vault.unlock(user, password))
+        unlocked = await self._workers.change(lambda: self._vault.unlock(user, password))
         self._log.warning("open: user=<%s>, private keys given to an administrator", user)
         newest_first = [key.dovecot_string() for key in reversed(unlocked.keys)]
         return "ok", {"keys": "\n".join(newest_first).encode()}
@@ -152,29 +157,29 @@ class AdminVerbs:
     async def _export(self, fields: Fields) -> Answer:
         """The private keys in clear, to be kept; login password or recovery code."""
         user, secret = user_of(fields), needed(fields, "secret")
-        keys = await self._workers.run(lambda: self._life.export(user, secret))
+        keys = await self._workers.change(lambda: self._life.export(user, secret))
         self._log.warning("export: user=<%s>, private keys given to an administrator", user)
         return "ok", {"keys": "\n".join(key.dovecot_string() for key in keys).encode()}
 
     async def _backup(self, fields: Fields) -> Answer:
         user = user_of(fields)
-        data = await self._workers.run(lambda: self._life.backup(user))
+        data = await self._workers.quick(lambda: self._life.backup(user))
         return "ok", {"keyring": data}
 
     async def _restore(self, fields: Fields) -> Answer:
         user, data = user_of(fields), needed(fields, "keyring")
         force = "force" in fields
         job = lambda: self._life.restore(user, data, force=force)  # noqa: E731
-        return "ok", {"found": (await self._do(user, "restore", job)).encode()}
+        return "ok", {"found": (await self._do(user, "restore", job, quick=True)).encode()}
 
     async def _suspend(self, fields: Fields) -> Answer:
         user = user_of(fields)
-        await self._do(user, "suspend", lambda: self._life.suspend(user))
+        await self._do(user, "suspend", lambda: self._life.suspend(user), quick=True)
         return "ok", {}
 
     async def _unenroll(self, fields: Fields) -> Answer:
         user = user_of(fields)
-        await self._do(user, "unenroll", lambda: self._life.unenroll(user))
+        await self._do(user, "unenroll", lambda: self._life.unenroll(user), quick=True)
         return "ok", {}
 
     async def _status(self, fields: Fields) -> Answer:
@@ -187,7 +192,7 @@ class AdminVerbs:
             after = fields.get("after", b"").decode("utf-8", "replace")
             listed = await self._listed(again=bool(after))
             later = listed[bisect.bisect_right(listed, after) :]
-        found = await self._workers.run(lambda: self._page(later))
+        found = await self._workers.quick(lambda: self._page(later))
         answer = {"sessions": str(len(self._sessions)).encode()}
         answer["users"] = f"[{', '.join(found)}]".encode()
         return "ok", {**answer, "more": b"1"} if len(found) < len(later) else answer
@@ -208,7 +213,7 @@ class AdminVerbs:
         """All users, sorted; further pages come from the same list, as long as it is fresh."""
         at, listed = self._listing
         if not again or time.monotonic() - at > _LIST_FRESH:
-            listed = await self._workers.run(self._vault.users)
+            listed = await self._workers.quick(self._vault.users)
             self._listing = (time.monotonic(), listed)
         return listed
 
@@ -263,12 +268,12 @@ class AdminVerbs:
 
     async def _find(self, fields: Fields) -> Answer:
         key_id = needed(fields, "key_id")
-        user = await self._workers.run(lambda: self._vault.find(key_id))
+        user = await self._workers.quick(lambda: self._vault.find(key_id))
         if user is None:
             raise NotEnrolled("no keyring here holds the key this mail is sealed to")
         return "ok", {"user": user.encode()}
 
     async def _repair(self, fields: Fields) -> Answer:
         user = user_of(fields)
-        found = await self._do(user, "repair", lambda: self._vault.repair(user))
+        found = await self._do(user, "repair", lambda: self._vault.repair(user), quick=True)
         return "ok", {"found": found.encode()}

@@ -242,7 +242,7 @@ class LoginVerbs:
         except (Damaged, TemporaryError):
             published = None
         if published is None or published.key_id != keys[-1].key_id:
-            await self.workers.run(lambda: self.vault.check_public(user, keys))
+            await self.workers.quick(lambda: self.vault.check_public(user, keys))
 
     def _stale(self, user: str, fields: Fields) -> Answer:
         """The other passdb said yes, the keyring says no."""

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Threads for Argon2id: so many at a time, so many waiting, and politely.
+"""Threads for slow work, in three rooms: nobody waits for those in another one.
 
 CONTRACT
-    At most `parallel` jobs run; at most `queue` more wait; one more raises
-    AgentUnavailable at once.  All derivations together take at most
-    `memory_kib`; a slot that was stored with a higher cost than that runs alone.
+    run()     a login that opens a keyring: `parallel` at a time, `queue` more wait
+    change()  what an administrator asked for and may need Argon2id: one at a time, its own queue
+    quick()   files and no Argon2id: its own threads
+
+    A crowd of wrong passwords fills the first room only: status, the commit of
+    a change and the change itself go on.  One job more than a room takes raises
+    AgentUnavailable at once.  Derivations take at most `memory_kib` in the first
+    room, and those of one of its threads in each other room; a slot that was stored
+    with a higher cost than that runs alone in its room.
     The threads, and the lanes that Argon2 starts in them, have a lower
     priority than the event loop: it answers logins with a session while wrong
     passwords are being worked on.
@@ -26,14 +32,48 @@ from mailseal.errors import AgentUnavailable
 _T = TypeVar("_T")
 # Nice 10 has a tenth of the weight of nice 0 in Linux's scheduler.
 _NICE = 10
+_CHANGES_WAITING = 64
+_QUICK_AT_ONCE, _QUICK_WAITING = 2, 1000
 
 
 class Workers:
-    """A bounded pool of threads, and the memory they may take."""
+    """The three rooms."""
 
     def __init__(self, *, parallel: int, queue: int, memory_kib: int) -> None:
+        self._logins = _Room("logins", parallel, queue, memory_kib)
+        self._changes = _Room("changes", 1, _CHANGES_WAITING, memory_kib // parallel)
+        self._quick = _Room("requests", _QUICK_AT_ONCE, _QUICK_WAITING, memory_kib // parallel)
+
+    async def run(self, job: Callable[[], _T]) -> _T:
+        """Open a keyring for a login.  The job goes on even if the caller is cancelled."""
+        return await self._logins.run(job)
+
+    async def change(self, job: Callable[[], _T]) -> _T:
+        """Do what an administrator asked for; it may derive."""
+        return await self._changes.run(job)
+
+    async def quick(self, job: Callable[[], _T]) -> _T:
+        """Do what derives nothing: read, write and remove files."""
+        return await self._quick.run(job)
+
+    def derive(self, password: bytes, salt: bytes, cost: kdf.Profile, size: int) -> bytes:
+        """kdf.derive, as soon as its memory is free.  For the threads only."""
+        room: _Room = _this_thread.room
+        return room.derive(password, salt, cost, size)
+
+    def stop(self) -> None:
+        """Let running jobs end; waiting ones are given up."""
+        for room in (self._logins, self._changes, self._quick):
+            room.stop()
+
+
+class _Room:
+    """A bounded pool of threads, and the memory they may take."""
+
+    def __init__(self, name: str, parallel: int, queue: int, memory_kib: int) -> None:
+        self._name = name
         self._pool = concurrent.futures.ThreadPoolExecutor(
-            parallel, thread_name_prefix="argon2id", initializer=_be_polite
+            parallel, thread_name_prefix=name, initializer=self._enter
         )
         self._places = parallel + queue
         self._taken = 0
@@ -42,9 +82,8 @@ class Workers:
         self._freed = threading.Condition()
 
     async def run(self, job: Callable[[], _T]) -> _T:
-        """Run a job in a thread.  It goes on even if the caller is cancelled."""
         if self._taken >= self._places:
-            raise AgentUnavailable("the key agent is busy: too many logins are waiting")
+            raise AgentUnavailable(f"the key agent is busy: too many {self._name} are waiting")
         self._taken += 1
         try:
             future = self._pool.submit(job)
@@ -56,7 +95,6 @@ class Workers:
         return await asyncio.wrap_future(future)
 
     def derive(self, password: bytes, salt: bytes, cost: kdf.Profile, size: int) -> bytes:
-        """kdf.derive, as soon as its memory is free.  For the threads only."""
         need = min(cost.memory_kib, self._memory)
         with self._freed:
             self._freed.wait_for(lambda: self._free >= need)
@@ -69,11 +107,17 @@ class Workers:
                 self._freed.notify_all()
 
     def stop(self) -> None:
-        """Let running jobs end; waiting ones are given up."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _leave(self) -> None:
         self._taken -= 1
+
+    def _enter(self) -> None:
+        _this_thread.room = self
+        _be_polite()
+
+
+_this_thread = threading.local()
 
 
 def _call(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
