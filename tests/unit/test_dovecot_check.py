@@ -24,7 +24,8 @@ only_23 = pytest.mark.skipif(VERSION != "2.3", reason="in Dovecot 2.3's language
 only_24 = pytest.mark.skipif(VERSION != "2.4", reason="in Dovecot 2.4's language")
 
 BASE = {
-    "2.3": "protocols = imap pop3 lmtp\nssl = no\nmail_location = maildir:~/Maildir\n"
+    "2.3": "protocols = imap pop3 lmtp\nssl = no\n"
+    "mail_location = maildir:~/Maildir:INDEXCACHE=/run/mailseal/cache/%u\n"
     "namespace inbox {\n  inbox = yes\n}\n",
     "2.4": "dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\n"
     "protocols = imap pop3 lmtp\nssl = no\nmail_driver = maildir\nmail_path = ~/Maildir\n"
@@ -303,13 +304,13 @@ class TestSieve:
     ("settings", "same"),
     [
         ("mail_location = maildir:~/Maildir:INDEXCACHE=/run/cache/%u", True),
-        ("mail_location = maildir:%h/Maildir", True),
-        ("mail_location = mbox:~/mail:INBOX=/var/mail/%u", False),
-        ("mail_location = mdbox:~/mdbox", False),
-        ("mail_location = sdbox:~/sdbox", False),
-        ("mail_location = maildir:~/Maildir:INBOX=~/In", False),
-        ("mail_location = maildir:~/Maildir:LAYOUT=fs", False),
-        ("mail_location = maildir:/m/%Ld/%n", True),  # nobody but Dovecot can tell
+        ("mail_location = maildir:%h/Maildir:INDEXCACHE=/c/%u", True),
+        ("mail_location = mbox:~/mail:INBOX=/var/mail/%u:INDEXCACHE=/c/%u", False),
+        ("mail_location = mdbox:~/mdbox:INDEXCACHE=/c/%u", False),
+        ("mail_location = sdbox:~/sdbox:INDEXCACHE=/c/%u", False),
+        ("mail_location = maildir:~/Maildir:INBOX=~/In:INDEXCACHE=/c/%u", False),
+        ("mail_location = maildir:~/Maildir:LAYOUT=fs:INDEXCACHE=/c/%u", False),
+        ("mail_location = maildir:/m/%Ld/%n:INDEXCACHE=/c/%u", True),  # nobody but Dovecot can tell
         ("namespace inbox {\n  location = maildir:~/N\n}", False),
         ("namespace old {\n  location = maildir:~/N\n  prefix = old.\n}", True),
     ]
@@ -334,7 +335,7 @@ def test_the_mail_location(check: Check, settings: str, same: bool) -> None:
 
 def test_our_location_may_follow(check: Check) -> None:
     settings = {
-        "2.3": "mail_location = maildir:/m/%d/%n\n",
+        "2.3": "mail_location = maildir:/m/%d/%n:INDEXCACHE=/c/%u\n",
         "2.4": "mail_path = /m/%{user | domain}/%{user | username}\n",
     }[VERSION]
     assert len(check(settings)) == 1

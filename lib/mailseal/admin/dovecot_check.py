@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from mailseal.admin import dovecot_auth_check
+from mailseal.admin import dovecot_auth_check, dovecot_folders_check
 from mailseal.admin.finding import Finding, error, warning
 from mailseal.config import Config
 from mailseal.delivery.dovecot.userdb import expand, layout_of, maildir_of
@@ -39,6 +39,7 @@ def findings(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
     yield from dovecot_auth_check.findings(doveconf)
     yield from _sieve(config, doveconf)
     yield from _location(config, doveconf)
+    yield from dovecot_folders_check.findings(doveconf)
 
 
 def _mail_crypt(doveconf: Doveconf) -> Iterator[Finding]:
