@@ -333,6 +333,14 @@ def test_the_mail_location(check: Check, settings: str, same: bool) -> None:
     assert all("delivery.maildir ~/Maildir" in text for _, text in found)
 
 
+@only_24
+@pytest.mark.parametrize("block", ["", "namespace inbox {\n  "])
+def test_an_inbox_path_that_is_set_but_empty(check: Check, block: str) -> None:
+    ((level, text),) = check(f"{block}mail_inbox_path =\n{'}' if block else ''}\n")
+    assert level == ERROR and "INBOX in /home/user/Maildir/.INBOX" in text
+    assert check(f"{block}mail_inbox_path = ~/Maildir\n{'}' if block else ''}\n") == []
+
+
 def test_our_location_may_follow(check: Check) -> None:
     settings = {
         "2.3": "mail_location = maildir:/m/%d/%n:INDEXCACHE=/c/%u\n",

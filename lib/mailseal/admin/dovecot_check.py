@@ -108,6 +108,8 @@ def _location(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
     if ours is None or not any(fields.values()) or re.search("%[^hund]", str(fields)):
         return  # a template that only Dovecot can fill in
     if maildir_of(fields, *_SAMPLE, ours) == ours and layout_of(fields) == "maildir++":
+        if fields.get("mail_driver") == "maildir" and "mail_inbox_path" not in fields:
+            yield from _empty_inbox_path(doveconf, ours)
         return
     theirs = ", ".join(f"{name} = {value}" for name, value in fields.items() if value)
     yield warning(
@@ -115,6 +117,17 @@ def _location(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
         "the user database gives no mail location, mail would lie where Dovecot does not look; "
         "make them the same, or have the user database give the location"
     )
+
+
+def _empty_inbox_path(doveconf: Doveconf, maildir: str) -> Iterator[Finding]:
+    """2.4: `mail_inbox_path =` is not the same as no such line."""
+    inbox = doveconf.inbox(*_SAMPLE)
+    if inbox and inbox != maildir:
+        yield error(
+            f"Dovecot has INBOX in {inbox}, as mail_inbox_path is set, but empty: new mail that "
+            f"mailseal stores in {maildir} would not be seen; remove the line, or give it the "
+            "value of mail_path"
+        )
 
 
 def _inbox_fields(doveconf: Doveconf) -> dict[str, str]:
