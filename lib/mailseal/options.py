@@ -129,10 +129,16 @@ class Agent:
         "The users that may open keyrings with a password: those that run Dovecot's auth "
         "processes.",
     )
+    panel_users: tuple[str, ...] = option(
+        list_of(user_or_uid),
+        (),
+        "The users that run panels, as www-data.  They may ask only for what a password or a "
+        "recovery code of the user in question proves: a new password, codes, app passwords.",
+    )
     admin_users: tuple[str, ...] = option(
         list_of(user_or_uid),
         ("root",),
-        "The users that may enroll, change passwords and end sessions.",
+        "The users that may ask the agent for everything, a password or not.",
     )
     parallel: int = option(
         number(1, 256),

@@ -19,14 +19,23 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 
 from mailseal.errors import ConfigError
 from mailseal.paths import Folder, open_folder
 
+_NOBODY = 0xFFFFFFFF
 
-def listen(path: str, *, mode: int, group: int | None, backlog: int) -> socket.socket:
-    """A listening socket at `path`; only root can give it a group."""
+
+def listen(
+    path: str, *, mode: int, group: int | None, backlog: int, users: Iterable[int] = ()
+) -> socket.socket:
+    """A listening socket at `path`; only root can give it a group.
+
+    `users` may connect whatever the mode says: an ACL names each of them.  A group for several
+    would need a group that has them all, and mode 0666 would let everybody in.
+    """
     name = os.path.basename(path)
     with open_folder(os.path.dirname(path)) as folder:
         _remove_stale(folder, name, path)
@@ -34,6 +43,8 @@ def listen(path: str, *, mode: int, group: int | None, backlog: int) -> socket.s
         try:
             with made_with(0o777 & ~mode, group):
                 made.bind(folder.entry(name))
+            if users := sorted(users):
+                _let_in(folder, name, mode, users, path)
             made.listen(backlog)
         except BaseException:
             made.close()
@@ -55,6 +66,25 @@ def _remove_stale(folder: Folder, name: str, path: str) -> None:
             os.unlink(name, dir_fd=folder.fd)
             return
     raise ConfigError(f"cannot listen on {path}: somebody else already does")
+
+
+def _let_in(folder: Folder, name: str, mode: int, users: Sequence[int], path: str) -> None:
+    """Give the socket an ACL, as acl(5) and linux/posix_acl_xattr.h have it."""
+    owner, group, others = mode >> 6 & 7, mode >> 3 & 7, mode & 7
+    entries = [(0x01, owner, _NOBODY), *((0x02, 6, uid) for uid in users)]
+    entries += [(0x04, group, _NOBODY), (0x10, group | 6, _NOBODY), (0x20, others, _NOBODY)]
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder.fd)
+    try:
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            os.setxattr(f"/proc/self/fd/{fd}", "system.posix_acl_access", acl)
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot give {path} an ACL: {exc.strerror}",
+            hint="agent.panel_users needs a file system with ACLs for the socket, as tmpfs",
+        ) from None
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager

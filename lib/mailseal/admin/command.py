@@ -46,7 +46,7 @@ def error_of(reply: Reply) -> MailsealError:
     if reply.status == "denied":
         return NotPermitted(
             f"the key agent does not take orders from uid {os.getuid()}",
-            hint="see agent.admin_users in the configuration",
+            hint="see agent.admin_users and agent.panel_users in the configuration",
         )
     if reply.status != "error":
         return TemporaryError(reply.text("reason") or f"the key agent says {reply.status}")

@@ -43,6 +43,12 @@ def register(commands: Commands) -> None:
     status_parser = commands.add("status", status, "show users, keys, slots and sessions")
     status_parser.add_argument("user", metavar="USER", nargs="?")
     status_parser.add_argument("--json", action="store_true", help="for machines")
+    status_parser.add_argument(
+        "--stdin",
+        action="store_true",
+        help="login password or recovery code of USER from standard input: with it, "
+        "agent.panel_users see all of that user's slots",
+    )
     lock_parser = commands.add("lock", lock, "end a user's session, or all of them")
     who = lock_parser.add_mutually_exclusive_group(required=True)
     who.add_argument("user", metavar="USER", nargs="?")
@@ -104,7 +110,13 @@ def _settle(context: Context, user: bytes) -> int:
 
 def status(context: Context) -> int:
     """One user or all, for people or as JSON."""
-    found = all_status(context, context.arguments.user)
+    arguments = context.arguments
+    secret = None
+    if arguments.stdin:
+        if not arguments.user:
+            raise UsageError("--stdin needs a USER")
+        secret = Passwords(from_stdin=True).ask(f"password of {arguments.user}")
+    found = all_status(context, arguments.user, secret)
     if context.arguments.json:
         json.dump(found, sys.stdout, indent=1)
         sys.stdout.write("\n")
@@ -115,22 +127,28 @@ def status(context: Context) -> int:
     return 0
 
 
-def all_status(context: Context, user: str | None = None) -> dict[str, Any]:
+def all_status(
+    context: Context, user: str | None = None, secret: bytes | None = None
+) -> dict[str, Any]:
     """The agent's answer about one user, or all pages of it about all."""
     fields: dict[str, bytes] = {}
     if user:
         fields["user"] = os.fsencode(user)
+    if secret is not None:
+        fields["secret"] = secret
     users: list[dict[str, Any]] = []
     while True:
         reply = context.ask("status", **fields)
         users += json.loads(reply.fields["users"])
         if "more" not in reply.fields:
-            return {"sessions": int(reply.text("sessions")), "users": users}
+            return {"sessions": int(reply.text("sessions") or 0), "users": users}
         fields["after"] = users[-1]["user"].encode()
 
 
 def _describe(entry: dict[str, Any]) -> str:
     """A few lines about a user."""
+    if "ways_in" in entry:
+        return f"{entry['user']}\n  ways in: {', '.join(entry['ways_in'])}\n"
     if "problem" in entry:
         return f"{entry['user']}\n  PROBLEM: {entry['problem']}\n"
     lines = [entry["user"]]

@@ -43,6 +43,11 @@ def register(commands: Commands) -> None:
     app.add_argument("label", metavar="LABEL", help="what it is for: phone, laptop")
     revoke_parser = commands.add("revoke", revoke, "take an app password or other slot away")
     revoke_parser.add_argument("user", metavar="USER")
+    revoke_parser.add_argument(
+        "--stdin",
+        action="store_true",
+        help="login password from standard input: agent.panel_users must give it",
+    )
     revoke_parser.add_argument("slot", metavar="SLOT", help="its id, as `mailseal status` shows it")
     _secret(commands.add("rotate", rotate, "make a new key pair for new mail"))
     export = _secret(
@@ -116,9 +121,12 @@ def app_password(context: Context) -> int:
 
 
 def revoke(context: Context) -> int:
-    """Needs no password: whoever lost a phone may have lost that too."""
-    user, slot = os.fsencode(context.arguments.user), os.fsencode(context.arguments.slot)
-    reply = context.ask("revoke", user=user, slot=slot)
+    """Needs no password of an administrator: whoever lost a phone may have lost that too."""
+    arguments = context.arguments
+    fields = {"user": os.fsencode(arguments.user), "slot": os.fsencode(arguments.slot)}
+    if arguments.stdin:
+        fields["password"] = Passwords(from_stdin=True).ask(f"password of {arguments.user}")
+    reply = context.ask("revoke", **fields)
     label = reply.text("label")
     sys.stdout.write(f"{reply.text('kind')} slot revoked{f' ({label})' if label else ''}\n")
     return 0

@@ -8,7 +8,8 @@ DESCRIPTION
     Started as root it locks its memory, then becomes agent.user for good.
     `mailseal init` has made its folders before.  It listens on agent.socket, in the
     foreground, and asks the kernel for the uid of every caller: agent.login_users may
-    unlock, agent.admin_users may do everything, others are refused.  One agent a socket;
+    unlock, agent.panel_users may do what a password or recovery code proves,
+    agent.admin_users may do everything, others are refused.  One agent a socket;
     a socket file that a crash left behind is replaced.
     SIGTERM and SIGINT overwrite all sessions and end it with status 0.
     SIGHUP opens the log file anew and changes nothing else: `mailseal lock` ends sessions,
@@ -32,7 +33,6 @@ import logging
 import os
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Mapping
 
@@ -46,8 +46,10 @@ from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
 from mailseal.login import hardening, protocol, startup
 from mailseal.login.admin_verbs import AdminVerbs
+from mailseal.login.callers import Caller, Callers
 from mailseal.login.log import logger
 from mailseal.login.login_verbs import LoginVerbs, Policy
+from mailseal.login.panel_verbs import PanelVerbs
 from mailseal.login.sessions import Sessions
 from mailseal.login.vault import Vault
 from mailseal.login.verbs import error_answer
@@ -67,13 +69,11 @@ class Agent:
         self,
         service: LoginVerbs,
         *,
-        login_uids: frozenset[int],
-        admin_uids: frozenset[int],
+        callers: Callers,
         log: logging.Logger,
     ) -> None:
         self.service = service
-        self._login = login_uids | admin_uids
-        self._admin = admin_uids
+        self._callers = callers
         self._log = log
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -82,7 +82,10 @@ class Agent:
         # Not start_unix_server: in Python 3.13 it looks for the socket's file, to remove it in the
         # end, under the name it was bound by, and that is one of /proc/self/fd.
         server = await asyncio.start_server(
-            self._connected, sock=listener, limit=protocol.MAX_REQUEST
+            self._connected,
+            sock=listener,
+            limit=protocol.MAX_REQUEST,
+            backlog=startup.BACKLOG,  # else 100: start_server() calls listen(2) again
         )
         expiry = asyncio.create_task(self._expire())
         try:
@@ -106,23 +109,33 @@ class Agent:
         if task is not None:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        caller = self._callers.of(writer.get_extra_info("socket"))
         try:
-            await self._talk(reader, writer)
+            with self._callers.connected(caller) as has_room:
+                if not has_room:
+                    self._callers.log_refusal(self._log, caller, "too many connections")
+                elif caller.listed:
+                    await self._talk(caller, reader, writer)
+                else:
+                    await self._refuse(caller, reader, writer)
         except (ConnectionError, TimeoutError, asyncio.CancelledError):
             pass  # hung up, silent for too long, or the agent stops
         finally:
             writer.close()
 
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        uid = _peer_uid(writer.get_extra_info("socket"))
-        if uid not in self._login:
-            self._log.warning("refused uid=%d: neither in agent.login_users nor admin_users", uid)
-            # closing with its request unread would reset the connection before it sees the answer
-            with contextlib.suppress(asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-                await asyncio.wait_for(reader.readuntil(b"\n"), _REFUSAL)
-            writer.write(protocol.encode("denied", {}))
-            await writer.drain()
-            return
+    async def _refuse(
+        self, caller: Caller, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._callers.log_refusal(self._log, caller, "in none of the lists agent.*_users")
+        # closing with its request unread would reset the connection before it sees the answer
+        with contextlib.suppress(asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            await asyncio.wait_for(reader.readuntil(b"\n"), _REFUSAL)
+        writer.write(protocol.encode("denied", {}))
+        await writer.drain()
+
+    async def _talk(
+        self, caller: Caller, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         while True:
             try:
                 line = await asyncio.wait_for(reader.readuntil(b"\n"), _SILENCE)
@@ -138,9 +151,11 @@ class Agent:
             except UsageError as exc:
                 status, fields = error_answer(exc)
             else:
-                status, fields = await self.service.answer(verb, request, admin=uid in self._admin)
+                status, fields = await self.service.answer(
+                    verb, request, login=caller.login, panel=caller.panel, admin=caller.admin
+                )
                 if status == "denied":
-                    self._log.warning("refused uid=%d the verb %s", uid, verb)
+                    self._callers.log_refusal(self._log, caller, f"not allowed to {verb}")
             writer.write(protocol.encode(status, fields))
             await writer.drain()
 
@@ -162,8 +177,11 @@ def main(argv: list[str]) -> int:
 def run(config: Config) -> None:
     """Start, serve, stop."""
     uid, gid = user_ids(config.agent.user, "agent.user")
-    login_uids = _uids(config.agent.login_users, "agent.login_users")
-    admin_uids = _uids(config.agent.admin_users, "agent.admin_users")
+    callers = Callers(
+        login=_uids(config.agent.login_users, "agent.login_users"),
+        panel=(panel_uids := _uids(config.agent.panel_users, "agent.panel_users")),
+        admin=_uids(config.agent.admin_users, "agent.admin_users"),
+    )
     version = dovecot_version(config)
     escrow = _escrow_key(config)
     policy = Policy(
@@ -180,7 +198,7 @@ def run(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stopped_early)  # until the loop takes over
     startup.require_store(config)
-    listener, lock = startup.listen(config, _login_group(config))
+    listener, lock = startup.listen(config, _login_group(config), panel_uids)
     with contextlib.closing(listener):
         got = {"memory_locked": hardening.lock_memory()}
         if os.geteuid() == 0 and uid != 0:
@@ -208,16 +226,18 @@ def run(config: Config) -> None:
         vault.publish_missing()
         idle, absolute = config.agent.idle_timeout, config.agent.absolute_timeout
         sessions = Sessions(idle=idle, absolute=absolute)
+        admin_verbs = AdminVerbs(vault, sessions, workers, log).verbs
         service = LoginVerbs(
             vault,
             sessions,
             workers,
-            admin_verbs=AdminVerbs(vault, sessions, workers, log).verbs,
+            admin_verbs=admin_verbs,
+            panel_verbs=PanelVerbs(vault, workers, admin_verbs).verbs,
             version=version,
             policy=policy,
             log=log,
         )
-        agent = Agent(service, login_uids=login_uids, admin_uids=admin_uids, log=log)
+        agent = Agent(service, callers=callers, log=log)
         log.info("listening on %s for Dovecot %s, uid=%d", config.agent.socket, version, uid)
         asyncio.run(_serve(agent, listener, lines))
     with contextlib.suppress(OSError):
@@ -301,8 +321,3 @@ def _escrow_key(config: Config) -> PublicKey | None:
         raise ConfigError(f"option keys.escrow: cannot read {path}: {exc.strerror}") from None
     except (Damaged, ValueError):
         raise ConfigError(f"option keys.escrow: {path} holds no public key we know") from None
-
-
-def _peer_uid(connection: socket.socket) -> int:
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", raw)[1])

@@ -79,7 +79,7 @@ class AgentClient:
             self.close()
             raise NotPermitted(
                 f"user id {os.getuid()} may not ask the key agent at {self.path}",
-                hint="see agent.login_users and agent.admin_users",
+                hint="see agent.login_users, agent.panel_users and agent.admin_users",
             ) from None
         except OSError as exc:
             self.close()

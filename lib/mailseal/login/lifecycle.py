@@ -173,6 +173,10 @@ class Lifecycle:
         opened.wipe()
         return keys
 
+    def prove(self, user: str, secret: bytes) -> None:
+        """Raise WrongPassword unless this is the login password or a recovery code."""
+        self._open_either(user, secret).wipe()
+
     def backup(self, user: str) -> bytes:
         """The keyring as it is stored, after checking it.  It opens as the original does."""
         return self._store.raw(user)

@@ -67,7 +67,7 @@ class Policy:
 
 
 class LoginVerbs:
-    """Login verbs here, admin verbs as given (admin_verbs.py has them)."""
+    """Login verbs here, the others as given (admin_verbs.py, panel_verbs.py)."""
 
     def __init__(
         self,
@@ -76,6 +76,7 @@ class LoginVerbs:
         workers: Workers,
         *,
         admin_verbs: Mapping[str, Verb],
+        panel_verbs: Mapping[str, Verb] | None = None,
         version: str,
         policy: Policy,
         log: logging.Logger,
@@ -88,13 +89,16 @@ class LoginVerbs:
         self.log = log
         self.login_verbs: dict[str, Verb] = {"unlock": self._unlock, "lookup": self._lookup}
         self.admin_verbs = admin_verbs
+        self.panel_verbs = panel_verbs or {}
         self._under_way: dict[bytes, asyncio.Future[Unlocked]] = {}
         self._wrong: OrderedDict[bytes, tuple[float, Stamp | None]] = OrderedDict()
 
-    async def answer(self, verb: str, fields: Fields, *, admin: bool) -> Answer:
-        """The reply to one request of a caller who may log users in, and perhaps more."""
+    async def answer(
+        self, verb: str, fields: Fields, *, admin: bool, login: bool = True, panel: bool = False
+    ) -> Answer:
+        """The reply to one request of a caller with these rights."""
         login_verb = self.login_verbs.get(verb)
-        if login_verb is not None:
+        if login_verb is not None and login:
             try:
                 return await login_verb(fields)
             except MailsealError as exc:
@@ -103,12 +107,12 @@ class LoginVerbs:
                 self._unexpected(verb, exc)
                 return "temporary", {"reason": b"internal error, see the log of mailseal-agent"}
         try:
-            admin_verb = self.admin_verbs.get(verb)
-            if admin_verb is None:
+            if login_verb is None and verb not in self.admin_verbs:
                 raise UsageError(f"the key agent has no verb {verb[:20]}")
-            if not admin:
+            allowed = self.admin_verbs if admin else self.panel_verbs if panel else {}
+            if verb not in allowed:
                 return "denied", {}
-            return await admin_verb(fields)
+            return await allowed[verb](fields)
         except MailsealError as exc:
             return error_answer(exc)
         except Exception as exc:

@@ -20,6 +20,7 @@ import errno
 import fcntl
 import os
 import socket
+from collections.abc import Iterable
 
 from mailseal import durable, sockets
 from mailseal.config import Config
@@ -30,7 +31,7 @@ from mailseal.keys.public import PublicStore
 from mailseal.paths import open_folder
 from mailseal.sockets import made_with
 
-_BACKLOG = 1024
+BACKLOG = 1024
 
 
 def init(config: Config) -> str:
@@ -55,11 +56,13 @@ def require_store(config: Config) -> None:
         )
 
 
-def listen(config: Config, login_group: int | None) -> tuple[socket.socket, int]:
+def listen(
+    config: Config, login_group: int | None, panel_uids: Iterable[int] = ()
+) -> tuple[socket.socket, int]:
     """The listening socket, and the lock that keeps a second agent away.
 
     `login_group` is the group of those who may log users in: with mode 0660 they
-    can connect and the rest of the machine cannot.
+    can connect, and so can `panel_uids`, named one by one; the rest of the machine cannot.
     """
     path = config.agent.socket
     folder = os.path.dirname(path)
@@ -73,7 +76,10 @@ def listen(config: Config, login_group: int | None) -> tuple[socket.socket, int]
         lock = _lock(path)
         try:
             mode = config.agent.socket_mode
-            return sockets.listen(path, mode=mode, group=login_group, backlog=_BACKLOG), lock
+            listener = sockets.listen(
+                path, mode=mode, group=login_group, backlog=BACKLOG, users=panel_uids
+            )
+            return listener, lock
         except BaseException:
             os.close(lock)
             raise

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: MIT
+"""Who asks the agent, as the kernel says it, and what each may ask.
+
+CONTRACT
+    login   agent.login_users: the login verbs
+    panel   agent.panel_users: the verbs that prove themselves (panel_verbs.py)
+    admin   agent.admin_users: all verbs
+    Others are told "denied", whatever they say.  So that they can do no more than that,
+    a uid that is not listed has at most UNLISTED_AT_ONCE connections, all of them
+    together UNLISTED_TOGETHER, and a panel PANEL_AT_ONCE; the next one is cut off.
+    Those who log users in, and administrators, are as many as they like: what they
+    start is bounded by Dovecot and by themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+UNLISTED_AT_ONCE = 4
+UNLISTED_TOGETHER = 32
+PANEL_AT_ONCE = 16
+_LOG_EVERY = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Caller:
+    """One uid and its rights."""
+
+    uid: int
+    login: bool = False
+    panel: bool = False
+    admin: bool = False
+
+    @property
+    def listed(self) -> bool:
+        """Whether any list of the configuration has it."""
+        return self.login or self.panel or self.admin
+
+
+class Callers:
+    """The lists of the configuration, and how many connections each uid has."""
+
+    def __init__(
+        self, *, login: frozenset[int], panel: frozenset[int], admin: frozenset[int]
+    ) -> None:
+        self._login = login
+        self._panel = panel
+        self._admin = admin
+        self._open: Counter[int] = Counter()
+        self._logged: dict[int, float] = {}
+
+    def of(self, connection: socket.socket) -> Caller:
+        """Who is at the other end: SO_PEERCRED, as of its connect(2)."""
+        size = struct.calcsize("3i")
+        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        uid = int(struct.unpack("3i", raw)[1])
+        admin = uid in self._admin
+        return Caller(uid, admin or uid in self._login, admin or uid in self._panel, admin)
+
+    @contextlib.contextmanager
+    def connected(self, caller: Caller) -> Iterator[bool]:
+        """Count a connection while it lasts; False if it is one too many."""
+        self._open[caller.uid] += 1
+        try:
+            yield self._has_room(caller)
+        finally:
+            self._open[caller.uid] -= 1
+            if not self._open[caller.uid]:
+                del self._open[caller.uid]
+
+    def _has_room(self, caller: Caller) -> bool:
+        mine = self._open[caller.uid]
+        if caller.login:
+            return True
+        if caller.panel:
+            return mine <= PANEL_AT_ONCE
+        listed = self._login | self._panel | self._admin
+        others = sum(count for uid, count in self._open.items() if uid not in listed)
+        return mine <= UNLISTED_AT_ONCE and others <= UNLISTED_TOGETHER
+
+    def log_refusal(self, log: logging.Logger, caller: Caller, what: str) -> None:
+        """Say it in the log, of one uid once in ten seconds: it may try as often as it likes."""
+        now = time.monotonic()
+        if now - self._logged.get(caller.uid, -_LOG_EVERY) >= _LOG_EVERY:
+            if len(self._logged) >= 1000:
+                self._logged.clear()
+            self._logged[caller.uid] = now
+            log.warning("refused uid=%d: %s", caller.uid, what)

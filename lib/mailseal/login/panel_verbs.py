@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: MIT
+"""What agent.panel_users may ask: verbs that prove themselves.
+
+CONTRACT
+    A panel is a web server, and may be somebody else's tomorrow.  So nothing here
+    does what the user could not do alone with a password or a recovery code, and
+    nothing is told of a user beyond what a login tells: whether he is enrolled, and
+    the kinds of his ways in.  Nobody is listed.
+      passwd, app, recovery       the login password
+      recover                     a recovery code
+      rewrap                      the previous password or a recovery code
+      commit, undo                the id of the change, which passwd or recover gave
+      revoke                      the login password; of an app password only
+      status                      a user's name for little, a login password or
+                                  recovery code for all of that user's slots
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from mailseal.errors import NotPermitted
+from mailseal.login.lifecycle import Lifecycle
+from mailseal.login.protocol import Fields
+from mailseal.login.vault import Vault
+from mailseal.login.verbs import Answer, Verb, needed, text_of, user_of
+from mailseal.login.workers import Workers
+
+_AS_THEY_ARE = ("passwd", "commit", "undo", "rewrap", "recover", "recovery", "app")
+
+
+class PanelVerbs:
+    """Verbs for panels, made of those for administrators."""
+
+    def __init__(self, vault: Vault, workers: Workers, admin_verbs: Mapping[str, Verb]) -> None:
+        self._vault = vault
+        self._life = Lifecycle(vault)
+        self._workers = workers
+        self._admin = admin_verbs
+        self.verbs: dict[str, Verb] = {name: admin_verbs[name] for name in _AS_THEY_ARE}
+        self.verbs |= {"revoke": self._revoke, "status": self._status}
+
+    async def _revoke(self, fields: Fields) -> Answer:
+        user, password = user_of(fields), needed(fields, "password")
+        slot_id = text_of(fields, "slot")
+
+        def check() -> None:
+            opened = self._vault.open(user, password)
+            opened.wipe()
+            if opened.keyring.slot(slot_id).kind != "app":
+                raise NotPermitted(f"slot {slot_id} of {user} is no app password")
+
+        await self._workers.run(check)
+        return await self._admin["revoke"](fields)
+
+    async def _status(self, fields: Fields) -> Answer:
+        user = user_of(fields)
+        if "secret" in fields:
+            secret = fields["secret"]
+            await self._workers.run(lambda: self._life.prove(user, secret))
+            return await self._admin["status"]({"user": user.encode()})
+        keyring = await self._workers.run(lambda: self._vault.store.load(user))
+        found = {"user": user, "ways_in": sorted({slot.kind for slot in keyring.slots})}
+        return "ok", {"users": json.dumps([found]).encode()}
