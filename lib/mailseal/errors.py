@@ -29,6 +29,8 @@ class MailsealError(Exception):
     exit_status = EX_TEMPFAIL
     enhanced = "4.3.0"
     hint: str | None = None
+    words: str | None = None
+    """What a peer is told in the place of the usual words of this class, in one line."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)

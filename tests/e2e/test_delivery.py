@@ -38,7 +38,7 @@ plugin {
   quota_grace = 0
   quota_status_success = DUNNO
   quota_status_nouser = DUNNO
-  quota_status_overquota = "552 5.2.2 Mailbox is full"
+  quota_status_overquota = "452 4.2.2 Mailbox is full, please empty it"
 }
 service quota-status {
   executable = quota-status -p postfix
@@ -66,7 +66,7 @@ quota "User quota" {
 }
 quota_status_success = DUNNO
 quota_status_nouser = DUNNO
-quota_status_overquota = 552 5.2.2 Mailbox is full
+quota_status_overquota = 452 4.2.2 Mailbox is full, please empty it
 service quota-status {
   executable = quota-status -p postfix
   unix_listener quota-status {
@@ -265,11 +265,11 @@ def test_a_full_mailbox(lab: Lab) -> None:
         assert send_lmtp(lab.lmtp, SENDER, [FULL], MAIL)[0][0] == 250
         assert send_lmtp(lab.lmtp, SENDER, [FULL], large)[0][0] == 250  # no SIZE was said
         code, text = send_lmtp(lab.lmtp, SENDER, [FULL], MAIL)[0]
-        assert (code, text) == (452, f"4.2.2 <{FULL}> mailbox full".encode())
+        assert (code, text) == (452, f"4.2.2 <{FULL}> Mailbox is full, please empty it".encode())
         assert send_lmtp(lab.lmtp, SENDER, ["alice@example.org"], MAIL)[0][0] == 250
         restart(**{"delivery.over_quota": "reject"})
         code, text = send_lmtp(lab.lmtp, SENDER, [FULL], MAIL)[0]
-        assert (code, text) == (552, f"5.2.2 <{FULL}> mailbox full".encode())
+        assert (code, text) == (552, f"5.2.2 <{FULL}> Mailbox is full, please empty it".encode())
         assert len(lab.stored(FULL)) == 2
         lab.dovecot.stop()
         try:

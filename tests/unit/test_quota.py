@@ -73,12 +73,28 @@ def test_room(ask: Callable[..., None], service: Service, answer: bytes) -> None
     assert service.asked == [QUESTION]
 
 
-def test_full(ask: Callable[..., None]) -> None:
-    full = b"action=552 5.2.2 Mailbox is full\n\n"
-    with pytest.raises(MailboxFull):
-        ask(full)
-    with pytest.raises(MailboxFullRefused):
-        ask(full, "reject")
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"552 5.2.2 Mailbox is full", "Mailbox is full"),
+        (b"452 4.2.2 Mailbox is full", "Mailbox is full"),
+        (b"554 5.2.2 Quota exceeded (mailbox for user is full)", "Quota exceeded (mailbox for"),
+        (b"450 Try 5.1.1 times", "Try 5.1.1 times"),
+        (b"550 5.7.1 over quota\x07\tnow", "over quota??now"),
+        (b"REJECT Mailbox is full", "Mailbox is full"),
+        (b"552", None),
+        (b"552 5.2.2", None),
+    ],
+)
+def test_full_is_what_the_administrator_calls_so(
+    ask: Callable[..., None], answer: bytes, words: str | None
+) -> None:
+    """The option decides what becomes of the mail, not the code in the text."""
+    for option, error in (("defer", MailboxFull), ("reject", MailboxFullRefused)):
+        with pytest.raises(error) as caught:
+            ask(b"action=" + answer + b"\n\n", option)
+        assert (caught.value.words or "").startswith(words or "")
+        assert bool(caught.value.words) == bool(words)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +103,9 @@ def test_full(ask: Callable[..., None]) -> None:
         b"action=451 4.3.0 internal error\n\n",
         b"action=DEFER_IF_PERMIT later\n\n",
         b"action=550 5.1.1 who\n\n",
+        b"action=REJECT Unknown user\n\n",
+        b"action=PREPEND X-Full: no\n\n",
+        b"action=5522 5.2.2 what\n\n",
         b"action=\n\n",
         b"reaction=OK\n\n",
         b"\n\n",

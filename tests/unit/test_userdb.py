@@ -13,16 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailseal import config as configuration
-from mailseal.delivery.dovecot.userdb import (
-    Cached,
-    DovecotUserdb,
-    Template,
-    escape,
-    expand,
-    layout_of,
-    maildir_of,
-    unescape,
-)
+from mailseal.delivery.dovecot.location import expand, layout_of, maildir_of
+from mailseal.delivery.dovecot.template import Template
+from mailseal.delivery.dovecot.userdb import Cached, DovecotUserdb, escape, unescape
 from mailseal.errors import BadUserName, TemporaryError
 from tests.listener import serve, unix_listener
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from mailseal.admin import dovecot_auth_check, dovecot_folders_check
 from mailseal.admin.finding import Finding, error, warning
 from mailseal.config import Config
-from mailseal.delivery.dovecot.userdb import expand, layout_of, maildir_of
+from mailseal.delivery.dovecot.location import expand, layout_of, maildir_of
 from mailseal.doveconf import Doveconf, DoveconfError
 
 _SAMPLE = ("user@example.org", "/home/user")

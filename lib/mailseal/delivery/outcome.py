@@ -50,7 +50,8 @@ def failed(error: MailsealError, to: Address, action: str = "none") -> Outcome:
         code, enhanced = 451, "4.3.0"
     if code == 550 and enhanced.startswith("4"):
         code = 451
-    words = next((w for kind, w in _WORDS if isinstance(error, kind)), "temporary failure")
+    usual = next((w for kind, w in _WORDS if isinstance(error, kind)), "temporary failure")
+    words = error.words or usual
     return Outcome(Reply(code, enhanced, f"<{to}> {words}"), action, None, str(error))
 
 

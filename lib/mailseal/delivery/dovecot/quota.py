@@ -5,20 +5,34 @@ It speaks Postfix's policy protocol: `name=value` lines, an empty line, and
 back `action=…` and an empty line.  The answer needs no key as long as stored mails carry
 S= and W= in their names (delivery.sizes).
 
+ANSWERS
+    OK, DUNNO, PERMIT                room
+    a 4xx or 5xx code, or REJECT     full: quota_status_overquota is the administrator's text, and
+                                     whether the mail waits is delivery.over_quota's to say.
+                                     Its words go to the peer, its code does not.
+    anything else                    not known: DEFER_IF_PERMIT is quota-status's own word for
+                                     an internal error, x.3.0 is everybody's, and
+                                     quota_status_nouser (by default "REJECT Unknown user",
+                                     or a code with x.1.y) is not about room
+
 FAILURES
     MailboxFull (452) or MailboxFullRefused (552) as delivery.over_quota says; TemporaryError
-    when the service is away, slow, or answers what is not understood.
+    when the service is away, slow, or its answer is not known.
 """
 
 from __future__ import annotations
 
-import time
+import re
 
 from mailseal.config import Config, socket_address
-from mailseal.delivery.dovecot.dial import dial
+from mailseal.delivery.dovecot.lines import Broken, Lines
+from mailseal.delivery.lmtp.syntax import printable
 from mailseal.errors import MailboxFull, MailboxFullRefused, TemporaryError
 
 _MAX_ANSWER = 65536
+_MAX_WORDS = 200
+_ROOM = ("OK", "DUNNO", "PERMIT")
+_ENHANCED = re.compile(r"[245]\.(\d{1,3}\.\d{1,3})(?!\S)")
 
 
 class QuotaStatus:
@@ -36,28 +50,39 @@ class QuotaStatus:
             f"recipient={user}\nsize={size}\n\n"
         )
         action = self._ask(question.encode())
-        word, _, rest = action.partition(" ")
-        if word.upper() in ("OK", "DUNNO", "PERMIT"):
+        if action.partition(" ")[0].upper() in _ROOM:
             return
-        if word.startswith("5") and rest.startswith("5.2.2"):
-            raise self._full(f"the mailbox of {user} is full: {action}")
-        raise TemporaryError(f"quota-status says of {user}: {action}")
+        words = _words_of_full(action)
+        if words is None:
+            raise TemporaryError(f"quota-status says of {user}: {action}")
+        error = self._full(f"the mailbox of {user} is full: {action}")
+        error.words = words or None
+        raise error
 
     def _ask(self, question: bytes) -> str:
-        deadline = time.monotonic() + self._timeout
-        answer = b""
         try:
-            with dial(self._address, self._timeout) as sock:
-                sock.sendall(question)
-                while b"\n\n" not in answer and len(answer) < _MAX_ANSWER:
-                    sock.settimeout(max(deadline - time.monotonic(), 0.001))
-                    data = sock.recv(4096)
-                    if not data:
-                        break
-                    answer += data
-        except OSError as exc:
-            raise TemporaryError(f"quota-status: {exc.strerror or 'timed out'}") from None
-        for line in answer.decode("utf-8", "replace").split("\n"):
-            if line.startswith("action="):
-                return line.removeprefix("action=").strip()
+            peer = Lines(self._address, self._timeout, _MAX_ANSWER)
+            try:
+                peer.send(question)
+                while line := peer.line():
+                    if line.startswith(b"action="):
+                        return line.removeprefix(b"action=").decode("utf-8", "replace").strip()
+            finally:
+                peer.close()
+        except Broken as exc:
+            raise TemporaryError(f"quota-status: {exc}") from None
         raise TemporaryError("quota-status gave no answer")
+
+
+def _words_of_full(action: str) -> str | None:
+    """The words for the peer, perhaps none; None if the answer does not say "full"."""
+    code, _, rest = action.partition(" ")
+    rest = rest.strip()
+    enhanced = _ENHANCED.match(rest)
+    if re.fullmatch(r"[45]\d\d", code):
+        if enhanced and (enhanced[1].startswith("1.") or enhanced[1] == "3.0"):
+            return None
+    elif code.upper() != "REJECT" or rest.lower().startswith("unknown user"):
+        return None
+    words = rest[enhanced.end() :] if enhanced else rest
+    return printable(words.strip())[:_MAX_WORDS]

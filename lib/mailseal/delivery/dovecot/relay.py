@@ -17,11 +17,10 @@ others (design decision 3).
 from __future__ import annotations
 
 import re
-import socket
 import threading
 import time
 
-from mailseal.delivery.dovecot.dial import dial
+from mailseal.delivery.dovecot.lines import Broken, Lines, NotThere
 from mailseal.delivery.lmtp.data_stream import stuffed
 from mailseal.delivery.lmtp.syntax import Address, Reply, loggable_id
 from mailseal.delivery.message import Envelope, Message
@@ -38,27 +37,12 @@ _MAX_REPLY = 65536
 _KEEP_IDLE = 20.0
 
 
-class _Broken(TemporaryError):
-    """The connection cannot be used any more; the text says why."""
-
-
-class NotThere(TemporaryError):
-    """Nobody listens at the address."""
-
-
 class _Connection:
     """One connection, used by one thread at a time."""
 
     def __init__(self, address: str | tuple[str, int], timeout: float, hostname: str) -> None:
-        self._timeout = timeout
-        self._buffer = b""
         self.idle_since = 0.0
-        try:
-            self._socket = dial(address, timeout)
-        except (FileNotFoundError, ConnectionRefusedError) as exc:
-            raise NotThere(f"cannot connect: {exc.strerror}") from None
-        except OSError as exc:
-            raise _Broken(f"cannot connect: {exc.strerror or 'timed out'}") from None
+        self._peer = Lines(address, timeout, _MAX_REPLY)
         self._expect(self._reply(), 220)
         features = self._command(f"LHLO {hostname}\r\n".encode())
         self._expect(features, 250)
@@ -69,7 +53,7 @@ class _Connection:
         self._takes_ident = "XFORWARD IDENT" in features.text.split("\n")
 
     def close(self) -> None:
-        self._socket.close()
+        self._peer.close()
 
     def name_mail(self, queue_id: str) -> None:
         """Tell the queue id of the mail that comes next, for the log, if the server cares."""
@@ -78,59 +62,32 @@ class _Connection:
 
     def quiet(self) -> bool:
         """Whether the connection is open and nothing unexpected has come."""
-        try:
-            self._socket.settimeout(0)
-            self._socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return not self._buffer
-        except OSError:
-            return False
-        return False
+        return self._peer.quiet()
 
     def _expect(self, reply: Reply, code: int) -> None:
         if reply.code != code:
             self.close()
-            raise _Broken(f"unexpected answer: {reply.code} {reply.text}")
-
-    def _send(self, data: bytes) -> None:
-        try:
-            self._socket.settimeout(self._timeout)
-            self._socket.sendall(data)
-        except OSError as exc:
-            self.close()
-            raise _Broken(f"sending failed: {exc.strerror or 'timed out'}") from None
+            raise Broken(f"unexpected answer: {reply.code} {reply.text}")
 
     def _command(self, line: bytes) -> Reply:
-        self._send(line)
+        self._peer.send(line)
         return self._reply()
 
     def _reply(self) -> Reply:
         """One reply, its lines joined with LF."""
-        deadline = time.monotonic() + self._timeout
+        self._peer.wait_anew()
         texts: list[str] = []
+        size = 0
         while True:
-            match = _LINE.fullmatch(self._line(deadline))
-            if match is None:
+            line = self._peer.line()
+            match = _LINE.fullmatch(line.rstrip(b"\r").decode("utf-8", "replace"))
+            size += len(line)
+            if match is None or size > _MAX_REPLY:
                 self.close()
-                raise _Broken("the answer is not LMTP")
+                raise Broken("the answer is not LMTP" if match is None else "endless answer")
             texts.append(match[4])
             if match[2] == " ":
                 return Reply(int(match[1]), match[3] or "", "\n".join(texts))
-
-    def _line(self, deadline: float) -> str:
-        while b"\n" not in self._buffer:
-            try:
-                self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
-                data = self._socket.recv(8192)
-            except OSError as exc:
-                self.close()
-                raise _Broken(f"no answer: {exc.strerror or 'timed out'}") from None
-            if not data or len(self._buffer) > _MAX_REPLY:
-                self.close()
-                raise _Broken("connection closed" if not data else "endless answer")
-            self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line.rstrip(b"\r").decode("utf-8", "replace")
 
     def deliver(self, envelope: Envelope, recipient: Address, message: Message) -> Reply:
         """One transaction.  A reply that is not 2xx leaves the connection unusable or reset."""
@@ -144,11 +101,11 @@ class _Connection:
             b"DATA\r\n",
         )
         if self.pipelining:
-            self._send(b"".join(commands))
+            self._peer.send(b"".join(commands))
         data_reply = None
         for command, codes in zip(commands, (_DONE, _DONE, (354,)), strict=True):
             if not self.pipelining:
-                self._send(command)
+                self._peer.send(command)
             reply = self._reply()
             if reply.code not in codes:
                 if reply.code < 400:
@@ -171,9 +128,9 @@ class _Connection:
                     # Dovecot 2.3 takes LF . LF for the end of a mail, and what follows for
                     # commands.  It stores LF whatever the line end was.
                     piece = re.sub(rb"(?<!\r)\n", b"\r\n", piece)
-                self._send(stuffed(piece, at_line_start))
+                self._peer.send(stuffed(piece, at_line_start))
                 at_line_start = piece.endswith(b"\n")
-        self._send(b".\r\n")
+        self._peer.send(b".\r\n")
         return self._reply()
 
 
@@ -217,7 +174,7 @@ class Relay:
     ) -> Reply:
         try:
             reply = connection.deliver(envelope, recipient, message)
-        except _Broken as broken:
+        except Broken as broken:
             return Reply(451, "4.4.2", f"{self._name}: {broken}")
         connection.idle_since = time.monotonic()
         if reply.code == 421:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Where a recipient's mail lies: asked of Dovecot's auth-userdb socket, or from a template.
+"""Who a recipient is, and where the mail lies: asked of Dovecot's auth-userdb socket.
 
 CONTRACT
     lookup(address) answers an Account, or None when the user certainly does
     not exist.  Anything else (no socket, FAIL, time-out, an answer that is not
     understood) raises TemporaryError: the mail stays in the queue.
-    An Account whose `maildir` is None is one mailseal cannot store for (another
-    format, a chroot, a layout it does not know): Dovecot must.
+    The name in the answer is Dovecot's last word: auth_username_format and the user
+    databases have had their turn, with the settings of protocol lmtp.
 
 WIRE (auth master protocol, version 1; text lines, fields parted by TAB, in which
 TAB, LF, CR, NUL and 0x01 are written as 0x01 and a letter)
@@ -19,36 +19,20 @@ Connections are kept and shared by the threads of a worker.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import os
 import re
 import threading
 import time
 
 from mailseal.config import Config, socket_address
-from mailseal.delivery.dovecot.dial import dial
+from mailseal.delivery.dovecot.lines import Broken, Lines
+from mailseal.delivery.dovecot.location import Account, layout_of, maildir_of
+from mailseal.delivery.dovecot.template import Template
 from mailseal.errors import BadUserName, TemporaryError
 from mailseal.keys.names import normalise
 
 _MAX_ANSWER = 1 << 18
-_HARMLESS = ("INDEX", "INDEXPVT", "INDEXCACHE", "CONTROL", "VOLATILEDIR", "LAYOUT", "NO-NOSELECT")
-_LAYOUTS = ("maildir++", "fs")  # with LAYOUT=index Dovecot's INBOX has a folder of another name
-_ELSEWHERE = re.compile(r"namespace\b.*|mailbox_(?!list_(?:layout|index)).*")
-"""Names of userdb fields that may put mails where the fields below do not say."""
 _ESCAPES = {"0": "\0", "1": "\x01", "t": "\t", "n": "\n", "r": "\r"}
 _UNESCAPES = {v: f"\x01{k}" for k, v in _ESCAPES.items()}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Account:
-    """What the user database says about one user.  `uid` is None if it says nothing."""
-
-    user: str
-    home: str
-    maildir: str | None
-    uid: int | None
-    extra: dict[str, str]
-    layout: str = "maildir++"
 
 
 def escape(text: str) -> str:
@@ -61,131 +45,24 @@ def unescape(text: str) -> str:
     return re.sub("\x01(.)", lambda m: _ESCAPES.get(m[1], m[1]), text, flags=re.DOTALL)
 
 
-def expand(template: str, user: str, home: str = "") -> str | None:
-    """%u, %n, %d, %h and a leading ~ filled in; None if the template has anything else,
-    or wants a home that is not known.
-
-    Raises BadUserName if a part of the name would walk out of the path it stands in.
-    """
-    local, _, domain = user.partition("@")
-    values = {"u": user, "n": local, "d": domain, "h": home, "%": "%"}
-    if template == "~" or template.startswith("~/"):
-        template = f"%h{template[1:]}"
-    known = True
-
-    def fill(match: re.Match[str]) -> str:
-        nonlocal known
-        known = known and match[1] in values and (match[1] != "h" or bool(home))
-        value = values.get(match[1], "")
-        if match[1] in "und" and ("/" in value or value in (".", "..") or "\0" in value):
-            raise BadUserName(f"user name {user!r} cannot be part of a path")
-        return value
-
-    path = re.sub("%(.?)", fill, template, flags=re.DOTALL)
-    if not known or not path.startswith("/") or (not domain and "%d" in template):
-        return None
-    return os.path.normpath(path)
-
-
-def layout_of(extra: dict[str, str]) -> str:
-    """How folders lie in the Maildir: "maildir++", "fs" or another of Dovecot's words."""
-    for option in extra.get("mail", "").split(":")[2:]:
-        if option.upper().startswith("LAYOUT="):
-            return option[len("LAYOUT=") :].lower()
-    return extra.get("mailbox_list_layout", "maildir++").lower()
-
-
-def maildir_of(extra: dict[str, str], user: str, home: str, default: str) -> str | None:
-    """The Maildir named by userdb fields in the form of 2.3 (`mail`) or 2.4 (`mail_path`).
-
-    None if INBOX is not that Maildir itself, or may not be.
-    """
-    if layout_of(extra) not in _LAYOUTS or any(map(_ELSEWHERE.fullmatch, extra)):
-        return None
-    if "mail_driver" in extra or "mail_path" in extra or "mail_inbox_path" in extra:
-        if extra.get("mail_driver", "maildir") != "maildir":
-            return None
-        path = expand(extra.get("mail_path") or default, user, home)
-        inbox = extra.get("mail_inbox_path") or "."
-        return path if inbox == "." or expand(inbox, user, home) == path else None
-    location = extra.get("mail")
-    if not location:
-        return expand(default, user, home)
-    kind, _, rest = location.partition(":")
-    path, *options = rest.split(":")
-    if kind != "maildir" or not path:
-        return None
-    maildir = expand(path, user, home)
-    for option in options:
-        name, _, value = option.partition("=")
-        # Others put the mails elsewhere; where the index lies is no matter here.
-        same = name.upper() == "INBOX" and expand(value, user, home) == maildir
-        if not same and name.upper() not in _HARMLESS:
-            return None
-    return maildir
-
-
-class Template:
-    """Users as `delivery.home` lays them out: a user exists if the home does."""
-
-    def __init__(self, config: Config) -> None:
-        self._home = config.delivery.home
-        self._maildir = config.delivery.maildir
-
-    def lookup(self, address: str) -> Account | None:
-        """See the module's contract."""
-        try:
-            user = normalise(address)
-            home = expand(self._home, user)
-            maildir = expand(self._maildir, user, home or "")
-        except BadUserName:
-            return None
-        if home is None or not _is_folder(home):
-            return None
-        return Account(user, home, maildir, None, {})
-
-
-def _is_folder(path: str) -> bool:
-    """Like os.path.isdir, but trouble is trouble and not "no such user"."""
-    try:
-        os.stat(os.path.join(path, "."))
-    except (FileNotFoundError, NotADirectoryError):
-        # The folder above tells a missing user from a mount that is not there.
-        if not os.path.isdir(os.path.dirname(os.path.dirname(path))):
-            raise TemporaryError(f"the folder above {path} is missing") from None
-        return False
-    except OSError as exc:
-        raise TemporaryError(f"cannot look at {path}: {exc.strerror}") from None
-    return True
-
-
 class _Connection:
     """One connection to the auth-userdb socket, used by one thread at a time."""
 
-    def __init__(self, address: str, timeout: float) -> None:
-        self._socket = dial(address, timeout)
-        self._timeout = timeout
-        self._buffer = b""
+    def __init__(self, address: str | tuple[str, int], timeout: float) -> None:
+        self._peer = Lines(address, timeout, _MAX_ANSWER)
         self._number = 0
-        try:
-            self._socket.sendall(b"VERSION\t1\t0\n")
-        except OSError:
-            self._socket.close()
-            raise
+        self._peer.send(b"VERSION\t1\t0\n")
 
     def close(self) -> None:
-        self._socket.close()
+        self._peer.close()
 
     def user(self, name: str) -> list[str] | None:
         """The fields of an answer, name first; None for NOTFOUND."""
         self._number += 1
         number = str(self._number)
-        request = f"USER\t{number}\t{escape(name)}\tservice=lmtp\n"
-        deadline = time.monotonic() + self._timeout
-        self._socket.settimeout(self._timeout)
-        self._socket.sendall(request.encode())
+        self._peer.send(f"USER\t{number}\t{escape(name)}\tservice=lmtp\n".encode())
         while True:
-            fields = self._line(deadline).split("\t")
+            fields = self._line().split("\t")
             if fields[0] == "VERSION":
                 if len(fields) < 2 or fields[1] != "1":
                     raise TemporaryError("Dovecot's auth speaks another protocol version")
@@ -206,21 +83,9 @@ class _Connection:
             raise TemporaryError("Dovecot's auth gave no user name")
         return [unescape(field) for field in fields[2:]]
 
-    def _line(self, deadline: float) -> str:
-        while b"\n" not in self._buffer:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TemporaryError("Dovecot's user lookup timed out")
-            self._socket.settimeout(left)
-            data = self._socket.recv(65536)
-            if not data:
-                raise ConnectionResetError
-            self._buffer += data
-            if len(self._buffer) > _MAX_ANSWER:
-                raise TemporaryError("Dovecot's auth gave an endless answer")
-        line, _, self._buffer = self._buffer.partition(b"\n")
+    def _line(self) -> str:
         try:
-            return line.decode()
+            return self._peer.line().decode()
         except UnicodeDecodeError:
             raise TemporaryError("Dovecot's auth gave an answer that is not UTF-8") from None
 
@@ -229,9 +94,7 @@ class DovecotUserdb:
     """Dovecot's own user databases, whatever their driver."""
 
     def __init__(self, config: Config) -> None:
-        address = socket_address(config.dovecot.userdb_socket)
-        assert isinstance(address, str)  # noqa: S101 - options.py takes only a path
-        self._address = address
+        self._address = socket_address(config.dovecot.userdb_socket)
         self._timeout = float(config.dovecot.timeout)
         self._maildir = config.delivery.maildir
         self._idle: list[_Connection] = []
@@ -253,16 +116,13 @@ class DovecotUserdb:
             try:
                 connection = connection or _Connection(self._address, self._timeout)
                 fields = connection.user(name)
-            except (OSError, TemporaryError) as exc:
+            except TemporaryError as exc:
                 if connection is not None:
                     connection.close()
-                if isinstance(exc, TemporaryError):
+                if not isinstance(exc, Broken):
                     raise
-                if fresh or isinstance(exc, TimeoutError):
-                    why = "timed out" if isinstance(exc, TimeoutError) else exc.strerror
-                    raise TemporaryError(
-                        f"cannot ask Dovecot at {self._address}: {why or 'closed'}"
-                    ) from None
+                if fresh or exc.timed_out:
+                    raise TemporaryError(f"cannot ask Dovecot at {self._address}: {exc}") from None
                 continue
             with self._lock:
                 self._idle.append(connection)
@@ -283,7 +143,7 @@ class DovecotUserdb:
             return Account(fields[0], home, None, None, values)
         except ValueError:
             raise TemporaryError("Dovecot's auth gave a uid that is no number") from None
-        return Account(user, home, maildir, uid, values, layout_of(values))
+        return Account(user, home, maildir, uid, values, layout_of(values), fields[0])
 
 
 class Cached:

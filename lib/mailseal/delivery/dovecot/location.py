@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""Where a user's mail lies, read from userdb fields in the form of Dovecot 2.3 or 2.4."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+
+from mailseal.errors import BadUserName
+
+_HARMLESS = ("INDEX", "INDEXPVT", "INDEXCACHE", "CONTROL", "VOLATILEDIR", "LAYOUT", "NO-NOSELECT")
+_LAYOUTS = ("maildir++", "fs")  # with LAYOUT=index Dovecot's INBOX has a folder of another name
+_ELSEWHERE = re.compile(r"namespace\b.*|mailbox_(?!list_(?:layout|index)).*")
+"""Names of userdb fields that may put mails where the fields below do not say."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Account:
+    """What the user database says about one user.  `uid` is None if it says nothing.
+
+    `maildir` is None if it is not one that mailseal can store in (another format, a chroot,
+    a layout it does not know): Dovecot must.  `name` is the user name as Dovecot spells it.
+    """
+
+    user: str
+    home: str
+    maildir: str | None
+    uid: int | None
+    extra: dict[str, str]
+    layout: str = "maildir++"
+    name: str = ""
+
+
+def expand(template: str, user: str, home: str = "") -> str | None:
+    """%u, %n, %d, %h and a leading ~ filled in; None if the template has anything else,
+    or wants a home that is not known.
+
+    Raises BadUserName if a part of the name would walk out of the path it stands in.
+    """
+    local, _, domain = user.partition("@")
+    values = {"u": user, "n": local, "d": domain, "h": home, "%": "%"}
+    if template == "~" or template.startswith("~/"):
+        template = f"%h{template[1:]}"
+    known = True
+
+    def fill(match: re.Match[str]) -> str:
+        nonlocal known
+        known = known and match[1] in values and (match[1] != "h" or bool(home))
+        value = values.get(match[1], "")
+        if match[1] in "und" and ("/" in value or value in (".", "..") or "\0" in value):
+            raise BadUserName(f"user name {user!r} cannot be part of a path")
+        return value
+
+    path = re.sub("%(.?)", fill, template, flags=re.DOTALL)
+    if not known or not path.startswith("/") or (not domain and "%d" in template):
+        return None
+    return os.path.normpath(path)
+
+
+def layout_of(extra: dict[str, str]) -> str:
+    """How folders lie in the Maildir: "maildir++", "fs" or another of Dovecot's words."""
+    for option in extra.get("mail", "").split(":")[2:]:
+        if option.upper().startswith("LAYOUT="):
+            return option[len("LAYOUT=") :].lower()
+    return extra.get("mailbox_list_layout", "maildir++").lower()
+
+
+def maildir_of(extra: dict[str, str], user: str, home: str, default: str) -> str | None:
+    """The Maildir named by userdb fields in the form of 2.3 (`mail`) or 2.4 (`mail_path`).
+
+    None if INBOX is not that Maildir itself, or may not be.
+    """
+    if layout_of(extra) not in _LAYOUTS or any(map(_ELSEWHERE.fullmatch, extra)):
+        return None
+    if "mail_driver" in extra or "mail_path" in extra or "mail_inbox_path" in extra:
+        if extra.get("mail_driver", "maildir") != "maildir":
+            return None
+        path = expand(extra.get("mail_path") or default, user, home)
+        inbox = extra.get("mail_inbox_path") or "."
+        return path if inbox == "." or expand(inbox, user, home) == path else None
+    location = extra.get("mail")
+    if not location:
+        return expand(default, user, home)
+    kind, _, rest = location.partition(":")
+    path, *options = rest.split(":")
+    if kind != "maildir" or not path:
+        return None
+    maildir = expand(path, user, home)
+    for option in options:
+        name, _, value = option.partition("=")
+        # Others put the mails elsewhere; where the index lies is no matter here.
+        same = name.upper() == "INBOX" and expand(value, user, home) == maildir
+        if not same and name.upper() not in _HARMLESS:
+            return None
+    return maildir
