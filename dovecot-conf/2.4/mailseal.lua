@@ -67,7 +67,7 @@ local function parse_reply(line)
   local status, rest = line:match("^(%l+)(.*)$")
   if not status then return nil end
   local fields, words = {}, 0
-  for name, hex in rest:gmatch(" ([%w_./-]+)=([0-9a-f]*)%f[\0 ]") do
+  for name, hex in rest:gmatch(" ([%w_.*/+-]+)=([0-9a-f]*)%f[\0 ]") do
     if #hex % 2 ~= 0 or fields[name] ~= nil then return nil end
     fields[name] = from_hex(hex)
     words = words + #name + #hex + 2

@@ -11,8 +11,8 @@ import pytest
 
 from mailseal.crypto.eckeys import PrivateKey
 from mailseal.delivery.commit import seal_group
+from mailseal.delivery.dovecot.location import Account
 from mailseal.delivery.dovecot.relay import Relay
-from mailseal.delivery.dovecot.userdb import Account
 from mailseal.delivery.lmtp.syntax import Address
 from mailseal.delivery.message import Envelope
 from mailseal.delivery.relayed import relay_one
@@ -149,7 +149,10 @@ def routed(here: Here, **account: Any) -> Any:
         "maildir": "/m",
         "uid": os.geteuid(),
         "extra": {},
+        "name": "alice@example.org",
     }
+    if "user" in account:
+        values["name"] = account["user"]
     router = Router(here.config)
     router._users = OneAccount(Account(**{**values, **account}))  # type: ignore[assignment]
     return router.route(ALICE)
@@ -157,10 +160,42 @@ def routed(here: Here, **account: Any) -> Any:
 
 def fields(key: PrivateKey, **more: str) -> dict[str, str]:
     return {
+        "mail_plugins+": " mail_crypt",
         "mail_crypt_global_public_key": key.public.dovecot_string(),
         "mail_crypt_save_version": "2",
         **more,
     }
+
+
+HARMLESS: list[dict[str, str]] = [
+    {"quota_rule": "*:storage=1G"},
+    {"mail_plugins/quota": "yes"},
+    {"gid": "5000", "system_groups_user": "alice", "acl_groups": "a,b"},
+    {"mail": "sdbox:~/sdbox"},
+    {"mail_driver": "mdbox", "mail_path": "~/mdbox"},
+]
+UNDOING: list[dict[str, str]] = [
+    {"plugin/mail_crypt_save_version": "0"},
+    {"plugin/mail_crypt_global_public_key": ""},
+    {"mail_plugins/mail_crypt": "no"},
+    {"*/mail_plugins": "quota"},
+    {"*/crypt_write_algorithm": ""},
+    {"crypt_write_algorithm+": ""},
+    {"protocol/lmtp/mail_plugins": ""},
+    {"namespace/inbox/crypt_write_algorithm": ""},
+    {"mail_plugin_dir": "/elsewhere"},
+    {"mail_attachment_dir": "~/attachments"},
+    {"mail": "mbox:~/mail"},
+    {"mail_driver": "imapc"},
+    {"namespace/old/location": "mbox:~/mail"},
+    {"namespace/old/mail_driver": "mbox"},
+]
+WRONG_IN_23 = [
+    ("mail_crypt_save_version", "0"),
+    ("mail_crypt_global_public_key", "junk"),
+    ("mail_plugins+", "mail_crypt"),
+    ("mail_plugins+", " quota"),
+]
 
 
 @pytest.mark.parametrize(
@@ -176,22 +211,33 @@ def test_dovecot_gets_it_only_if_it_seals_with_the_same_key(
 ) -> None:
     own = here.keys["alice@example.org"]
     extra = account.get("extra", {})
-    good = routed(here, **{**account, "extra": {**extra, **fields(own)}})
-    assert (good.action, good.why) == ("relay", why)
-    assert good.key.key_id == own.key_id
+    first = routed(here, **{**account, "extra": {**extra, **fields(own)}})
+    assert (first.action, first.why) == ("relay", why)
+    assert first.key.key_id == own.key_id
     in_24 = {
+        "*/mail_plugins/mail_crypt": "yes",
         "crypt_global_public_key_file": "inline:" + own.public.dovecot_string(),
         "crypt_write_algorithm": "aes-256-gcm-sha256",
     }
-    assert routed(here, **{**account, "extra": {**extra, **in_24}}).action == "relay"
-    for bad in (
+    for more in HARMLESS:
+        for good in (fields(own), in_24):
+            assert (
+                routed(here, **{**account, "extra": {**extra, **good, **more}}).key.key_id
+                == own.key_id
+            )
+    assert routed(here, **{**account, "extra": {**extra, **fields(own, mail_plugins="quota")}}).key
+    wrong = [
         {},
         fields(PrivateKey.generate()),
-        fields(own, mail_crypt_save_version="0"),
-        fields(own, mail_crypt_global_public_key="junk"),
-        {"mail_crypt_global_public_key": own.public.dovecot_string()},
         {**in_24, "crypt_write_algorithm": ""},
-    ):
+        {**in_24, "mail_plugins": "quota"},
+        {**in_24, "mail_plugins+": " quota"},
+    ]
+    for good in (fields(own), in_24):
+        wrong += [{n: v for n, v in good.items() if n != name} for name in good]
+        wrong += [{**good, **more} for more in UNDOING]
+    wrong += [fields(own, **{name: value}) for name, value in WRONG_IN_23]
+    for bad in wrong:
         with pytest.raises(TemporaryError):
             routed(here, **{**account, "extra": {**extra, **bad}})
 
@@ -225,6 +271,15 @@ def test_keys_under_another_name_than_dovecots_defer(here: Here) -> None:
     assert routed(here, user="alice").why == "not enrolled"
     here.enrol("alice")
     assert routed(here, user="alice").action == "seal"
+
+
+def test_a_name_in_another_spelling_than_that_of_the_key_defers(here: Here) -> None:
+    """With a case-sensitive auth_username_format Alice need not be alice."""
+    with pytest.raises(TemporaryError, match="two users") as caught:
+        routed(here, name="Alice@example.org")
+    assert "auth_username_format" in str(caught.value.hint)
+    here.public.withdraw("alice@example.org")
+    assert routed(here, name="Alice@example.org").why == "not enrolled"
 
 
 def test_sieve_for_all_goes_through_dovecot_or_waits(here: Here) -> None:

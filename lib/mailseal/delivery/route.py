@@ -25,9 +25,9 @@ from typing import Literal
 
 from mailseal.config import Config
 from mailseal.crypto.eckeys import PublicKey
-from mailseal.delivery.dovecot import userdb
+from mailseal.delivery.dovecot import sealing, userdb
+from mailseal.delivery.dovecot.location import Account, expand
 from mailseal.delivery.dovecot.quota import QuotaStatus
-from mailseal.delivery.dovecot.userdb import Account
 from mailseal.delivery.lmtp.syntax import Address
 from mailseal.errors import (
     BadUserName,
@@ -100,6 +100,7 @@ class Router:
         if key is None:
             self._require_no_other_name(name, account.user)
             return self._in_clear(address, account, detail)
+        _require_own_name(account)
         obstacle = self._obstacle(account)
         if obstacle is None:
             if self._quota is not None:
@@ -182,7 +183,7 @@ class Router:
             if kind != "file":
                 return True  # dict:, ldap: and the like: only Dovecot can tell
             where = rest
-        path = userdb.expand(where, account.user, account.home)
+        path = expand(where, account.user, account.home)
         if path is None:
             return not (where.startswith("~") and not account.home)
         try:
@@ -196,21 +197,22 @@ class Router:
         return True
 
 
+def _require_own_name(account: Account) -> None:
+    """Dovecot may keep Alice and alice apart; keys are kept for alice only."""
+    if account.name != account.user:
+        raise TemporaryError(
+            f"Dovecot's name for this user is {account.name}, and the key is that of "
+            f"{account.user}: for Dovecot these may be two users",
+            hint="have Dovecot turn names into lower case: auth_username_format = %Lu in 2.3, "
+            "%{user | lower} in 2.4",
+        )
+
+
 def _require_sealing(account: Account, key: PublicKey, obstacle: str) -> None:
     """Raise unless Dovecot's userdb fields make its mail_crypt seal with `key`."""
-    extra = account.extra
-    named = extra.get("mail_crypt_global_public_key", "")
-    seals = extra.get("mail_crypt_save_version") == "2"
-    if not named:
-        named = extra.get("crypt_global_public_key_file", "").removeprefix("inline:")
-        seals = bool(extra.get("crypt_write_algorithm"))
-    try:
-        same = bool(named) and seals and PublicKey.parse(named).key_id == key.key_id
-    except MailsealError:
-        same = False
-    if not same:
+    reason = sealing.why_not(account.extra, key)
+    if reason is not None:
         raise TemporaryError(
-            f"{account.user} must go through Dovecot ({obstacle}), "
-            "and its userdb does not give Dovecot the key to seal with",
+            f"{account.user} must go through Dovecot ({obstacle}), and {reason}",
             hint="see the userdb block in dovecot-conf",
         )

@@ -41,13 +41,21 @@ _SALT_SIZE = 1
 
 
 def public_fields(version: str, public: PublicKey) -> Named:
-    """What seals new mail: for deliveries, where no password is at hand.  version: "2.3", "2.4"."""
+    """What seals new mail: for deliveries, where no password is at hand.  version: "2.3", "2.4".
+
+    The key brings along the plugin that uses it.  Fields win over the configuration, so a
+    `mail_plugins` of a `protocol` block cannot leave it out; in 2.3 they are applied in the
+    order of their names, so a field `mail_plugins` of another userdb does no harm either.
+    delivery/dovecot/sealing.py wants to see exactly these.
+    """
     if version == "2.4":
         return [
+            ("*/mail_plugins/mail_crypt", "yes"),
             ("crypt_write_algorithm", "aes-256-gcm-sha256"),
             ("crypt_global_public_key_file", f"inline:{public.dovecot_string()}"),
         ]
     return [
+        ("mail_plugins+", " mail_crypt"),
         ("mail_crypt_global_public_key", public.dovecot_string()),
         ("mail_crypt_save_version", "2"),
     ]

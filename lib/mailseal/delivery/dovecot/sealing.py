@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""Whether Dovecot will seal what it stores for a user, proved from the userdb's answer.
+
+mailseal's userdb hands out the key together with the plugin that uses it:
+
+    2.3   mail_plugins+= mail_crypt            mail_crypt_global_public_key=…
+                                               mail_crypt_save_version=2
+    2.4   */mail_plugins/mail_crypt=yes        crypt_global_public_key_file=inline:…
+                                               crypt_write_algorithm=aes-256-gcm-sha256
+
+so that no setting of Dovecot's has to be known: fields of the userdb win over the
+configuration, `protocol lmtp` and all (tried on 2.3.19 and 2.4.1 with mail_crypt taken out of it).
+What can win over these fields is another field.  Dovecot applies them in the order of their
+names, and knows some of them by several names, so the rule is: of the names
+below none is allowed but those above, in that form.
+
+    mail_plugins, mail_plugin_dir      take the plugin away.  2.3: `mail_plugins=` is applied
+                                       before ours, and harmless.  2.4: it replaces the list
+    mail_crypt_…, crypt_…              another key, no algorithm, save version 0
+    mail_attachment_…                  attachments in files of their own, which are not sealed
+    mail, mail_driver, …location       a format whose mails mail_crypt leaves alone (mbox, imapc)
+"""
+
+from __future__ import annotations
+
+from mailseal.crypto.eckeys import PublicKey
+from mailseal.errors import MailsealError
+
+_OURS = {
+    "mail_plugins+",
+    "mail_crypt_global_public_key",
+    "mail_crypt_save_version",
+    "*/mail_plugins/mail_crypt",
+    "crypt_global_public_key_file",
+    "crypt_write_algorithm",
+}
+_SUSPECT = ("mail_plugin", "mail_crypt", "crypt_", "mail_attachment_", "mail_ext_attachment_")
+_LOCATIONS = ("mail", "mail_location", "location", "mail_driver")
+SEALABLE = ("maildir", "sdbox", "mdbox", "dbox")
+"""Mail formats that mail_crypt seals (MAIL_STORAGE_CLASS_FLAG_BINARY_DATA in Dovecot)."""
+
+
+def why_not(fields: dict[str, str], key: PublicKey) -> str | None:
+    """Why Dovecot would not seal with `key`, in words for the log; None if it will."""
+    in_24 = "crypt_global_public_key_file" in fields
+    for name, value in fields.items():
+        if name not in _OURS and _undoes(name, value, in_24):
+            return f"the userdb field {name}={value} may turn sealing off"
+    if in_24:
+        named = fields["crypt_global_public_key_file"].removeprefix("inline:")
+        loads = fields.get("*/mail_plugins/mail_crypt") == "yes" and "mail_plugins+" not in fields
+        seals = bool(fields.get("crypt_write_algorithm"))
+    else:
+        named = fields.get("mail_crypt_global_public_key", "")
+        plugins = fields.get("mail_plugins+", "")
+        # Without the blank the name would be glued to the last one of the configuration.
+        loads = plugins[:1] in (" ", ",") and "mail_crypt" in plugins.replace(",", " ").split()
+        seals = fields.get("mail_crypt_save_version") == "2"
+    if not named:
+        return "the userdb gives Dovecot no key to seal with"
+    if not loads:
+        return "the userdb does not have Dovecot load mail_crypt for this user"
+    try:
+        same = PublicKey.parse(named).key_id == key.key_id
+    except MailsealError:
+        same = False
+    if not same:
+        return "the userdb gives Dovecot another key"
+    return None if seals else "the userdb gives Dovecot a key, but not the order to seal"
+
+
+def _undoes(name: str, value: str, in_24: bool) -> bool:
+    parts = name.removesuffix("+").split("/")
+    if parts[-1] in _LOCATIONS and value:
+        return value.partition(":")[0].lower() not in SEALABLE
+    if not any(part.startswith(_SUSPECT) for part in parts):
+        return False
+    if name == "mail_plugins":
+        return in_24
+    # One more plugin, in the form of 2.4, is no matter.
+    return not (len(parts) == 2 and parts[0] == "mail_plugins" and parts[1] != "mail_crypt")
