@@ -389,6 +389,32 @@ class TestBehindAnotherPassdb:
         assert world.login(b"pw", behind=b"1") == expected
 
 
+LONGEST, TOO_LONG = b"x" * 255, b"x" * 256
+
+
+def test_no_verb_sets_a_password_that_the_chain_does_not_carry(enrolled: World) -> None:
+    code = enrolled.ask("recovery", user=USER, password=b"pw")[1]["code"]
+    for verb, fields in {
+        "enroll": {"user": b"bob", "password": TOO_LONG},
+        "passwd": {"old": b"pw", "new": TOO_LONG},
+        "recover": {"code": code, "new": TOO_LONG},
+        "rewrap": {"secret": b"pw", "new": TOO_LONG},
+    }.items():
+        status, answer = enrolled.ask(verb, **{"user": USER, **fields})
+        assert (status, answer["class"]) == ("error", b"BadPassword"), verb
+        assert b"256 bytes, at most 255" in answer["message"]
+    assert enrolled.login(b"pw") == "ok"
+    assert enrolled.status_of("passwd", user=USER, old=b"pw", new=LONGEST) == "ok"
+    assert enrolled.login(LONGEST) == "ok"
+
+
+@pytest.mark.parametrize("policy", [Policy(enroll_at_login=True)])
+def test_nor_does_a_first_login(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    assert world.login(TOO_LONG, behind=b"1") == "unknown"
+    assert "not enrolled at login: the password has 256 bytes" in caplog.text
+    assert world.login(LONGEST, behind=b"1") == "ok"
+
+
 @pytest.mark.parametrize("policy", [Policy(keyless=frozenset({"submission"}))])
 def test_submission_checks_the_password_and_gets_no_key(enrolled: World) -> None:
     assert enrolled.login(b"wrong", service=b"submission") == "wrong"

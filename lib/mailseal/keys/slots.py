@@ -43,8 +43,12 @@ SALT_SIZE = 16
 CHECK_SIZE = 32
 NONCE_SIZE = 12
 TAG_SIZE = 16
-MAX_PASSWORD = 1024
-"""Longest password in bytes.  Dovecot's checkpassword protocol ends at 512 with the user name."""
+MAX_PASSWORD = 255
+"""Longest password in bytes that anybody may set.  Dovecot 2.3's checkpassword driver carries 512
+bytes: a user name of up to 254, the password, three NULs.  What is longer it does not ask us
+about.  crypt(3) hashes 511."""
+MAX_OPENING = 1024
+"""Longest password in bytes that is tried on a slot."""
 MAX_LABEL = 100
 PASSWORD_KINDS = ("login", "app", "recovery")
 
@@ -63,7 +67,7 @@ def check_password(password: bytes) -> None:
     if not password:
         raise BadPassword("the password is empty")
     if len(password) > MAX_PASSWORD:
-        raise BadPassword(f"the password has over {MAX_PASSWORD} bytes")
+        raise BadPassword(f"the password has {len(password)} bytes, at most {MAX_PASSWORD} may be")
     if any(byte in password for byte in b"\0\r\n"):
         raise BadPassword("the password holds a NUL or a line end")
 

@@ -34,7 +34,7 @@ from mailseal.errors import (
 )
 from mailseal.keys.keystore import Stamp
 from mailseal.keys.names import normalise
-from mailseal.keys.slots import MAX_PASSWORD, check_password
+from mailseal.keys.slots import MAX_OPENING, check_password
 from mailseal.login.mailcrypt_fields import Named, login_fields, public_fields
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions
@@ -194,7 +194,7 @@ class LoginVerbs:
 
     async def _keys_for(self, user: str, password: bytes, *, vouched: bool) -> tuple[Named, str]:
         """Fields for a login, and "cached" or "new".  Raises WrongPassword and others."""
-        if not 0 < len(password) <= MAX_PASSWORD or b"\0" in password:
+        if not 0 < len(password) <= MAX_OPENING or b"\0" in password:
             raise WrongPassword("no password can be like this")
         stamp = self.vault.store.stamp(user)
         mac = self.sessions.mac(user, password)
