@@ -194,3 +194,25 @@ def test_folders_on_the_file_system_get_their_mail(site: Lab) -> None:
     with Imap(site.imap, NESTED, "password") as imap:
         for folder in ("INBOX", "Lists/age"):
             assert [body.endswith(HAM) for body in imap.bodies(folder)] == [True]
+
+
+@pytest.mark.parametrize("user", [NESTED, ALICE])
+def test_no_folder_takes_a_name_of_dovecots(site: Lab, user: str) -> None:
+    """Such mail goes to INBOX, and Dovecot still opens the mailbox."""
+    configured(site, detail_folder="create")
+    with Imap(site.imap, user, "password") as imap:
+        before = len(imap.bodies())
+    local = user.partition("@")[0]
+    names = ["dovecot-uidlist", "Dovecot-keywords", "dovecot.index.log", "a/dovecot-uidlist/b"]
+    names += ["maildirfolder", "maildirsize", "subscriptions", "subscriptions.lock", "tmp", "x.cur"]
+    with open(os.path.join(site.maildir(user), "taken"), "wb"):  # a file of somebody's
+        names += ["taken", "taken/deeper"] if user == NESTED else []
+    for name in names:
+        reply = send_lmtp(site.lmtp, SENDER, [f"{local}+{name}@example.org"], HAM)[0]
+        assert reply[0] == 250, (name, reply)
+    assert send_lmtp(site.lmtp, SENDER, [f"{local}+fine.too@example.org"], HAM)[0][0] == 250
+    os.unlink(os.path.join(site.maildir(user), "taken"))
+    with Imap(site.imap, user, "password") as imap:
+        assert len(imap.bodies()) == before + len(names)
+        separator = "/" if user == NESTED else "."
+        assert [body.endswith(HAM) for body in imap.bodies(f"fine{separator}too")] == [True]

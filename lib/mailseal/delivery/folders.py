@@ -8,6 +8,9 @@ The folder named by a rule is made if it is missing: the postmaster has named
 it.  The one named in an address is made only if so configured: anybody
 can write an address.  What cannot be a folder name is delivered to INBOX.
 
+That includes every name that is a file of Dovecot's in a Maildir: as a folder it would stop
+Dovecot from opening the mailbox.
+
 Folders lie as Dovecot lays them out: Maildir++ (`.name.sub`, names in
 modified UTF-7, RFC 3501 5.1.3) or LAYOUT=fs (`name/sub`).
 """
@@ -25,6 +28,10 @@ from mailseal.delivery.message import Message
 from mailseal.mailbox import maildir
 
 _RULE = re.compile(r"([!-9;-~]+):\s*(\S(?:.*\S)?)\s*=>\s*(\S(?:.*\S)?)")
+_DOVECOTS = re.compile(r"dovecot.*|maildirfolder|maildirsize|subscriptions|cur|new|tmp", re.I)
+"""Names that a level of a folder cannot have.  Lock and index files have a dot and another level:
+`dovecot-uidlist.lock` is refused for its first part."""
+
 _MAX_HEAD = 64 * 1024
 _MAX_NAME = 200
 
@@ -56,11 +63,20 @@ class Folders:
         if not detail or self._detail_folder == "ignore":
             return root
         path = folder_path(root, layout, detail)
-        if path is None or path == root:
+        if path is None or path == root or _is_taken(root, path):
             return root
         if maildir.is_maildir(path):
             return path
         return _made(root, path) if self._detail_folder == "create" else root
+
+
+def _is_taken(root: str, path: str) -> bool:
+    """Whether there is a file, or a broken link, where the folder or one above it would be."""
+    while len(path) > len(root):
+        if os.path.lexists(path) and not os.path.isdir(path):
+            return True
+        path = os.path.dirname(path)
+    return False
 
 
 def _made(root: str, path: str) -> str:
@@ -84,9 +100,9 @@ def folder_path(root: str, layout: str, name: str) -> str | None:
         return None
     if len("".join(encoded)) > _MAX_NAME or layout not in ("maildir++", "fs"):
         return None
+    if any(map(_DOVECOTS.fullmatch, parts)):
+        return None
     if layout == "fs":
-        if any(part in ("cur", "new", "tmp") for part in parts):
-            return None
         return os.path.join(root, *encoded)
     return f"{root}/.{'.'.join(encoded)}"
 
