@@ -193,8 +193,12 @@ class Client:
             answer = self.command(f"RCPT TO:<{recipient}>")
             assert answer.startswith("250 "), answer
         assert self.command("DATA").startswith("354 ")
+        return [self.mail_sent(body), *(self.reply() for _ in recipients[1:])]
+
+    def mail_sent(self, body: bytes) -> str:
+        """The mail, or what is left of it, after DATA; the first final reply."""
         self.send(stuffed_body(body) + b".\r\n")
-        return [self.reply() for _ in recipients]
+        return self.reply()
 
     def close(self) -> None:
         self._file.close()

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.delivery.daemon import Daemon
+from tests.delivery.daemon import Client, Daemon
 from tests.listener import serve, unix_listener
 
 ALICE = "alice@example.org"
@@ -355,6 +355,92 @@ def test_memory_is_bounded_and_nothing_is_spooled(announced: bool) -> None:
             with open(path, "rb") as stream:
                 assert MARK not in stream.read()
         assert daemon.mails(ALICE)[0].endswith(body.replace(b"\r\n", b"\n"))
+
+
+def _begin(daemon: Daemon, mail: str = "MAIL FROM:<>") -> Client:
+    """A client whose mail is about to come."""
+    client = daemon.connect().hello()
+    for line, code in ((mail, "250"), (f"RCPT TO:<{ALICE}>", "250"), ("DATA", "354")):
+        assert client.command(line).startswith(code)
+    return client
+
+
+FULL = "452 4.3.1 too much mail at a time, try again later"
+
+
+def _fill(client: Client) -> int:
+    """Send until nothing more is read; how many bytes were taken from us."""
+    client.socket.settimeout(0.5)
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        while sent < 19 << 20:
+            sent += client.socket.send(b"0123456789abcdef\r\n" * 1000)
+    client.socket.settimeout(10)
+    return sent
+
+
+HOARD = {"message_limit": "20M", "in_flight_limit": "48M", "in_flight_wait": "1h"}
+
+
+def test_a_small_mail_waits_for_none_that_was_only_announced() -> None:
+    with running(**HOARD) as daemon:
+        idle = [daemon.connect().hello() for _ in range(8)]
+        for client in idle:
+            client.send(b"MAIL FROM:<> SIZE=20000000\r\n")
+        assert _begin(daemon).mail_sent(b"x\r\n").startswith("250 2.0.0")
+        assert [client.line() for client in idle] == ["250 2.1.0 OK"] * 8
+
+
+def test_a_small_mail_waits_for_none_that_fills_the_memory() -> None:
+    with running(**HOARD) as daemon:
+        large = [_begin(daemon) for _ in range(6)]
+        sent = [_fill(client) for client in large]
+        assert sum(1 for n in sent if n >= 19 << 20) < 6, "there was room for all"
+        for lines in (1, 500, 3500):
+            body = b"0123456789abcdef\r\n" * lines
+            small = _begin(daemon, f"MAIL FROM:<> SIZE={len(body)}")
+            assert small.mail_sent(body).startswith("250 2.0.0")
+        # A large one is not begun: it would be sent in vain.  Those under way are finished.
+        late = daemon.connect().hello()
+        late.send(b"MAIL FROM:<> SIZE=19000000\r\n")
+        answers: list[str] = []
+
+        def finish(client: Client) -> None:
+            client.socket.settimeout(60)
+            answers.append(client.mail_sent(b"the end\r\n"))
+
+        threads = [threading.Thread(target=finish, args=(client,)) for client in large]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [answer[:9] for answer in answers] == ["250 2.0.0"] * 6
+        assert late.line() == "250 2.1.0 OK"
+        assert len(daemon.files(ALICE)) == 9
+
+
+def test_a_mail_that_finds_no_room_in_time_is_told_so() -> None:
+    with running(**{**HOARD, "in_flight_wait": "1s"}) as daemon:
+        large = [_begin(daemon) for _ in range(3)]
+        for client in large:
+            _fill(client)
+        late = daemon.connect().hello()
+        assert late.command("MAIL FROM:<> SIZE=19000000") == FULL
+        answers = [client.mail_sent(b"the end\r\n") for client in large]
+        assert {answer[:9] for answer in answers if answer != FULL} == {"250 2.0.0"}
+
+
+def test_who_hangs_up_while_waiting_for_memory_costs_nothing() -> None:
+    with running(**HOARD) as daemon:
+        large = [_begin(daemon) for _ in range(6)]
+        for client in large:
+            _fill(client)
+        for client in large[3:]:
+            client.close()
+        eventually(lambda: daemon.log_text().count("nothing was delivered") == 3)
+        before = _cpu(workers(daemon)[0])
+        time.sleep(1)
+        assert _cpu(workers(daemon)[0]) - before < 0.1
 
 
 def test_the_queue_id_from_xforward_is_logged_for_its_transaction_only() -> None:

@@ -1,85 +1,146 @@
 # SPDX-License-Identifier: MIT
 """The bound on mail held in memory, for one worker.
 
-Whoever wants bytes reserves them first; if there are not enough free, the
-request waits in a queue, first come first served, until bytes come back or
-its time is over.  Nothing here blocks, so nothing here can deadlock: the worst
-case is that every waiting mail is told 452 after `wait` seconds.
+Bytes count when they are about to be read, not when they are announced: who announces a
+large mail and does not send it holds nothing.  There are three rooms:
+
+    own       the first bytes of each client's mail.  They are set aside for every
+              connection there can be, so a small mail never waits
+    shared    for what is larger, first come, first served
+    largest   room for one mail of the largest permitted size.  The first mail that finds
+              the shared room full moves in here, and can always be finished
+
+A mail that finds no room waits.  When one is over, mails under way come before new ones.
+After `wait` seconds a mail that waits is refused, the latest to come first: what it gives
+back may serve the others.  Nothing here blocks, and since the mail in the third room waits
+for nobody, mails cannot wait for each other for ever.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import time
 from collections.abc import Callable
 
+OWN = 128 * 1024
+"""Bytes of each client's own room, at most."""
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Hold:
+    """What one mail may hold, in bytes."""
+
+    size: int = 0
+    largest: bool = False
+    """Whether it has the room of the largest mail."""
+
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Request:
-    """A wish for `size` bytes.  `answer(granted)` is called once, unless it is withdrawn."""
+    """A mail that waits for `size` bytes more.  `answer(granted)` is called once, if at all."""
 
+    hold: Hold
     size: int
     deadline: float
     answer: Callable[[bool], None]
-    withdrawn: bool = False
 
 
 class Budget:
-    """`limit` bytes.  Used by the worker's loop only, so it needs no lock."""
+    """`limit` bytes for `clients` connections; used by the worker's loop only, without a lock.
 
-    def __init__(self, limit: int, wait: float) -> None:
-        self.limit = limit
-        self.used = 0
+    `largest` is what one mail can hold at most, `wait` is in seconds.
+    """
+
+    def __init__(self, limit: int, largest: int, clients: int, wait: float) -> None:
+        spare = max(limit - largest, 0)
+        self.own = min(OWN, spare // 2 // clients)
+        self._free = spare - self.own * clients
+        self._largest = largest
+        self._in_largest: Hold | None = None
         self._wait = wait
-        self._queue: collections.deque[Request] = collections.deque()
+        self._growing: list[Request] = []
+        self._beginning: list[Request] = []
 
-    def reserve(self, size: int) -> bool:
-        """Take `size` bytes now, if they are free and nobody waits."""
-        if self._queue or self.used + size > self.limit:
-            return False
-        self.used += size
-        return True
+    def fits(self, size: int) -> bool:
+        """Whether a mail of that size, if announced truly, would find room now."""
+        room = self.own if self._growing else self.own + self._free
+        return size <= room or (self._in_largest is None and not self._growing)
 
-    def request(self, size: int, answer: Callable[[bool], None]) -> Request:
-        """Wait for `size` bytes."""
-        request = Request(size, time.monotonic() + self._wait, answer)
-        self._queue.append(request)
-        return request
+    def begin(self) -> Hold:
+        """A mail begins, with the client's own room."""
+        return Hold(self.own)
 
-    def release(self, size: int) -> None:
-        """Give bytes back.  Those who wait are answered by the next call of serve()."""
-        self.used -= size
+    def grow(self, hold: Hold, size: int) -> bool:
+        """Take `size` bytes more, if there is room and no other mail waits for it."""
+        return (hold.largest or not self._growing) and self._take(hold, size)
+
+    def release(self, hold: Hold) -> None:
+        """The mail is over.  Those who wait are answered by the next call of serve()."""
+        if hold.largest:
+            self._in_largest = None
+        else:
+            self._free += self._beyond(hold.size)
+        hold.size, hold.largest = 0, False
+
+    def wait_to_grow(self, hold: Hold, size: int, answer: Callable[[bool], None]) -> Request:
+        """Wait for `size` bytes more for a mail under way."""
+        return self._queue(self._growing, hold, size, answer)
+
+    def wait_to_begin(self, size: int, answer: Callable[[bool], None]) -> Request:
+        """Wait until a mail of that size would find room.  Nothing is taken for it yet."""
+        return self._queue(self._beginning, Hold(), size, answer)
+
+    def withdraw(self, request: Request) -> None:
+        """Nobody waits for this answer any more."""
+        for queue in (self._growing, self._beginning):
+            if request in queue:
+                queue.remove(request)
 
     def serve(self) -> None:
-        """Answer whoever can be answered: granted in order, or out of time.
+        """Answer whoever can be answered: granted, or out of time."""
+        if self._growing or self._beginning:
+            self._grant()
+            while self._refuse_one():
+                self._grant()
 
-        When all wait for each other, one is refused at a time, the latest to come,
-        and what it gives back serves those before it.
-        """
-        while self._grant() and self._refuse_one():
-            pass
+    def _queue(
+        self, queue: list[Request], hold: Hold, size: int, answer: Callable[[bool], None]
+    ) -> Request:
+        request = Request(hold, size, time.monotonic() + self._wait, answer)
+        queue.append(request)
+        return request
 
-    def _grant(self) -> bool:
-        """Grant in order; True if somebody still waits."""
-        queue = self._queue
-        while queue:
-            request = queue[0]
-            if request.withdrawn:
-                queue.popleft()
-            elif self.used + request.size <= self.limit:
-                queue.popleft()
-                self.used += request.size
+    def _beyond(self, size: int) -> int:
+        """What a mail of that size has beyond the client's own room."""
+        return max(size - self.own, 0)
+
+    def _take(self, hold: Hold, size: int) -> bool:
+        after = hold.size + size
+        more = self._beyond(after) - self._beyond(hold.size)
+        if not hold.largest and more <= self._free:
+            self._free -= more
+        elif after > self._largest or self._in_largest not in (None, hold):
+            return False
+        elif not hold.largest:
+            self._in_largest, hold.largest = hold, True
+            self._free += self._beyond(hold.size)
+        hold.size = after
+        return True
+
+    def _grant(self) -> None:
+        while self._growing and self._take(self._growing[0].hold, self._growing[0].size):
+            self._growing.pop(0).answer(True)
+        for request in list(self._beginning):
+            if request in self._beginning and self.fits(request.size):
+                self._beginning.remove(request)
                 request.answer(True)
-            else:
-                return True
-        return False
 
     def _refuse_one(self) -> bool:
         now = time.monotonic()
-        for request in reversed(self._queue):
-            if request.deadline <= now and not request.withdrawn:
-                self._queue.remove(request)
-                request.answer(False)
-                return True
+        for queue in (self._beginning, self._growing):
+            for request in reversed(queue):
+                if request.deadline <= now:
+                    queue.remove(request)
+                    request.answer(False)
+                    return True
         return False

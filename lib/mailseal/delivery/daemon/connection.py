@@ -6,9 +6,10 @@ user database, committing, relaying) is handed to the worker, which calls
 back when it is done; until then no more is read from this client.
 
 MEMORY
-    Before bytes of a mail are read they are reserved: what MAIL announced with
-    SIZE=, then step by step what comes beyond it.  A client waits for free
-    memory, and gets 452 4.3.1 if none comes free in time.
+    Before bytes of a mail are read there is room for them (budget.py).  A client waits for
+    it, and gets 452 4.3.1 if none comes free in time: for a mail announced with SIZE= that
+    has no chance just now before it is sent.  Not counted: commands sent ahead while a
+    mail is delivered, READ bytes a client at most.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mailseal.delivery import outcome
-from mailseal.delivery.daemon.budget import Request
+from mailseal.delivery.daemon.budget import Hold, Request
 from mailseal.delivery.lmtp.events import Data, End, Event, Mail, Piece, Quit, Recipient, Reset
 from mailseal.delivery.lmtp.protocol import Limits, Session
 from mailseal.delivery.lmtp.syntax import Address, Reply
@@ -32,9 +33,15 @@ if TYPE_CHECKING:
     from mailseal.delivery.daemon.worker import Worker
 
 READ = 64 * 1024
-"""Bytes read at a time; also the least that is reserved for a mail.
+"""Bytes of a mail read at a time.
 
 Larger pieces cost more: malloc() takes memory for more than 128 KB afresh from the kernel."""
+
+_READ_COMMANDS = 4096
+"""Of commands less is read: short ones may have answers many times their size."""
+
+_LEAST = 4096
+"""Bytes of room with which reading goes on; with less, more is asked for first."""
 
 _PROGRESS = 4096
 _NO_MEMORY = Reply(452, "4.3.1", "too much mail at a time, try again later")
@@ -58,7 +65,7 @@ class Connection:
         self._out = b""
         self._draining = False
         self._fresh_bytes = 0
-        self._reserved = 0
+        self._hold: Hold | None = None
         self._request: Request | None = None
         self._envelope: Envelope | None = None
         self._routes: list[Route] = []
@@ -87,13 +94,14 @@ class Connection:
             else:
                 self.worker.pause(self)
             return
-        if self.session.in_data and not self.session.discarding:
-            free = self._reserved - self._message.size
-            if free < READ and not self._grow():
+        most = _READ_COMMANDS
+        if self.session.in_data:
+            most = READ if self.session.discarding else self._room()
+            if not most:
                 return
         buffer = self.worker.buffer
         try:
-            count = self.socket.recv_into(buffer)
+            count = self.socket.recv_into(buffer, most)
         except BlockingIOError:
             return
         except OSError as exc:
@@ -106,25 +114,23 @@ class Connection:
         self.session.receive(bytes(buffer[:count]))
         self.advance()
 
-    def _grow(self) -> bool:
-        """Reserve more for a mail that is larger than announced."""
-        step = max(2 * READ, min(self._message.size, 16 * READ))
-        if self.worker.budget.reserve(step):
-            self._reserved += step
-            return True
+    def _room(self) -> int:
+        """How many bytes of the mail may be read now; 0 if it has to wait for room."""
+        budget, hold, size = self.worker.budget, self._hold, self._message.size
+        assert hold is not None  # noqa: S101 - there was a DATA
+        if hold.size - size < _LEAST and not budget.grow(hold, READ):
 
-        def answer(granted: bool) -> None:
-            self._request = None
-            if granted:
-                self._reserved += step
-            else:
-                self.session.discard(_NO_MEMORY)
-            self._touch()
-            self.advance()
+            def answer(granted: bool) -> None:
+                self._request = None
+                if not granted:
+                    self.session.discard(_NO_MEMORY)
+                self._touch()
+                self.advance()
 
-        self._request = self.worker.budget.request(step, answer)
-        self.worker.pause(self)
-        return False
+            self._request = budget.wait_to_grow(hold, READ, answer)
+            self.worker.pause(self)
+            return 0
+        return min(hold.size - size, READ)
 
     def advance(self) -> None:
         """Act on every event there is, then send what there is to say."""
@@ -210,7 +216,7 @@ class Connection:
             return
         self.closed = True
         if self._request is not None:
-            self._request.withdrawn = True
+            self.worker.budget.withdraw(self._request)
         if not self.session.awaiting or not isinstance(self.session.awaited, End):
             self._forget_transaction()
         self.worker.forget(self)
@@ -229,6 +235,7 @@ class Connection:
                 self._mail(event)
             case Data():
                 self._message = Message()
+                self._hold = self.worker.budget.begin()
                 self.session.accept_data()
             case Reset():
                 self._forget_transaction()
@@ -245,27 +252,20 @@ class Connection:
         self._envelope = Envelope(
             mail.sender, client, self.client_ip, self.worker.hostname, mail.utf8
         )
-        # The announced size is that on the wire; the slack is what one read may bring beyond it.
-        size = mail.size + READ
+        if self.worker.budget.fits(mail.size):
+            self.session.accept_mail()
+            return
 
         def answer(granted: bool) -> None:
             self._request = None
             if granted:
-                self._reserved = size
                 self.session.accept_mail()
             else:
                 self.session.refuse(_NO_MEMORY)
-
-        if self.worker.budget.reserve(size):
-            answer(True)
-            return
-
-        def answer_later(granted: bool) -> None:
-            answer(granted)
             self._touch()
             self.advance()
 
-        self._request = self.worker.budget.request(size, answer_later)
+        self._request = self.worker.budget.wait_to_begin(mail.size, answer)
 
     def _recipient(self, address: Address) -> None:
         size = self.session.mail.size if self.session.mail is not None else 0
@@ -329,8 +329,9 @@ class Connection:
 
     def _forget_mail(self) -> None:
         self._message = Message()
-        self.worker.budget.release(self._reserved)
-        self._reserved = 0
+        if self._hold is not None:
+            self.worker.budget.release(self._hold)
+            self._hold = None
 
     def _forget_transaction(self) -> None:
         self._forget_mail()

@@ -79,13 +79,15 @@ class Worker:
         self.log = log
         self.hostname = hostname
         self.router = Router(config)
+        self._most = config.delivery.connection_limit
         self.budget = Budget(
             config.delivery.in_flight_limit // config.delivery.workers,
+            config.delivery.message_limit + 2 * READ,
+            self._most,
             config.delivery.in_flight_wait,
         )
         self.idle_timeout = config.delivery.idle_timeout
         self._limits = Limits(config.delivery.message_limit, config.delivery.recipient_limit)
-        self._most = config.delivery.connection_limit
         self._relay = relay.dovecot(config, hostname)
         store = make_store(config, self.router, config.delivery.secrets_ahead)
         self._secrets = store.secrets
