@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mailseal.crypto import kdf
-from mailseal.crypto.eckeys import PrivateKey
+from mailseal.crypto.eckeys import PrivateKey, PublicKey
 from mailseal.errors import (
     BadPassword,
     Damaged,
@@ -24,13 +24,18 @@ from mailseal.errors import (
     UsageError,
     WrongPassword,
 )
-from mailseal.keys import keyring as module
-from mailseal.keys import slots
+from mailseal.keys import escrow_slot, keyring_file
+from mailseal.keys.escrow_slot import EscrowSlot
 from mailseal.keys.keyring import Keyring, Opened
-from mailseal.keys.slots import MAX_PASSWORD, EscrowSlot, PasswordSlot, canonical
+from mailseal.keys.password_slot import MAX_PASSWORD, PasswordSlot
+from mailseal.keys.slot import canonical, tag_of
 
 CHEAP = kdf.PROFILES["insecure-testing"]
 USER = "alice@example.org"
+SPKI = (
+    "3046301006072a8648ce3d020106052b8104002203320003c76f2283dda95cd49b0ed9e733d2904474e37216f1"
+    "24e13d2c9ab4cf01021c49ad9cabb3d0b97499aef2f0ab313fa028"
+)
 
 
 def make(user: str = USER, password: bytes = b"secret", curve: str = "prime256v1") -> Opened:
@@ -41,7 +46,7 @@ def make(user: str = USER, password: bytes = b"secret", curve: str = "prime256v1
 
 def redigest(content: dict[str, Any]) -> bytes:
     """What an attacker with write access can do: change, then make the digest right again."""
-    content["digest"] = module._digest(content)
+    content["digest"] = keyring_file.digest(content)
     return json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
 
 
@@ -231,7 +236,7 @@ def test_a_newer_format_is_refused_with_a_sentence() -> None:
         ("memory_kib", 8.0),
         ("kdf", "argon2d"),
         ("kdf_version", 16),
-        ("kind", "master"),
+        ("tag", ""),
         ("salt", ""),
         ("id", ""),
         ("label", "x" * 101),
@@ -273,11 +278,122 @@ def test_two_slots_with_one_id() -> None:
 
 
 def test_the_escrow_key_is_hkdf() -> None:
+    """The value was made by an HKDF written out by hand."""
+    public = PublicKey.from_spki(bytes.fromhex(SPKI))
     slot = EscrowSlot(
-        "abc", "the firm", 1_700_000_000, bytes(range(32)), bytes(range(91)), bytes(12), bytes(48)
+        "abc", "the firm", 1_700_000_000, public, bytes(range(91)), bytes(12), bytes(48)
     )
-    key = slots._escrow_key(bytes(range(48)), slot, USER)
-    assert key.hex() == "4bf9167a10c788a9cbfb829ab9b071ce70991d0a2f0ad00ce94413fc6513b38f"
+    key = escrow_slot._escrow_key(bytes(range(48)), slot, USER)
+    assert key.hex() == "eda269a9550c07c7e21225972cc70d1ddf6196801f86b593410b7ec49dac9716"
+
+
+def reopened(opened: Opened, slot: dict[str, Any]) -> Keyring:
+    content = json.loads(opened.keyring.encode())
+    content["slots"].append(slot)
+    return Keyring.parse(redigest(content), USER)
+
+
+def of_newer_kind(opened: Opened) -> dict[str, Any]:
+    """A slot as a later mailseal may make it, with a right tag."""
+    bare = {
+        "id": "abc",
+        "kind": "fido2",
+        "label": "a stick",
+        "created": 1,
+        "tag": "00" * 32,
+        "more": [1, {"credential": "x"}, None],
+    }
+    slot = reopened(opened, bare).slots[-1]
+    return {**bare, "tag": tag_of(opened._master, USER, slot).hex()}
+
+
+def test_a_slot_of_a_newer_kind_is_kept_and_passed_over() -> None:
+    opened = make()
+    stored = of_newer_kind(opened)
+    keyring = reopened(opened, stored)
+    again = keyring.unlock(b"secret")
+    again.set_login(b"other", CHEAP, now=2)
+    again.add_code("app", "phone", CHEAP, now=2)
+    changed = Keyring.parse(again.keyring.encode(), USER)
+    assert changed.unlock(b"other").keys
+    assert [slot.as_json() for slot in changed.of_kind("fido2")] == [stored]
+    assert not changed.has_second_way, "what it is good for is not known"
+    assert not changed.without("abc").of_kind("fido2")
+    with pytest.raises(WrongPassword):
+        keyring.unlock(b"x")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("label", "mine"), ("kind", "fido3"), ("more", []), ("tag", "11" * 32), ("added", 1)],
+)
+def test_a_slot_of_a_newer_kind_cannot_be_changed_or_made(name: str, value: Any) -> None:
+    opened = make()
+    keyring = reopened(opened, {**of_newer_kind(opened), name: value})
+    with pytest.raises(Damaged, match="slot abc"):
+        keyring.unlock(b"secret")
+
+
+def test_a_slot_does_not_move_to_another_user_or_master_key() -> None:
+    other = make()
+    keyring = reopened(make(), of_newer_kind(other))
+    with pytest.raises(Damaged, match="slot abc"):
+        keyring.unlock(b"secret")
+
+
+def test_what_counts_as_a_second_way() -> None:
+    opened = make()
+    assert not opened.keyring.has_second_way
+    opened.add_code("app", "phone", CHEAP, now=1)
+    assert not opened.keyring.has_second_way
+    slot, _ = opened.add_code("recovery", "", CHEAP, now=1)
+    assert opened.keyring.has_second_way
+    assert not opened.keyring.without(slot.id).has_second_way
+    opened.add_escrow(PrivateKey.generate().public, "", now=1)
+    assert opened.keyring.has_second_way
+
+
+def test_rekey_makes_an_old_copy_worthless_for_later_keys() -> None:
+    escrow = PrivateKey.generate("secp384r1")
+    opened = make()
+    opened.add_key("prime256v1", now=2)
+    _, app = opened.add_code("app", "phone", CHEAP, now=1)
+    _, code = opened.add_code("recovery", "", CHEAP, now=1)
+    opened.add_escrow(escrow.public, "the firm", now=1)
+    old_master = bytearray(opened._master)
+    gone = opened.rekey(b"secret", CHEAP, now=3)
+    assert [slot.kind for slot in gone] == ["app", "recovery"]
+    opened.add_key("prime256v1", now=3)
+    keyring = Keyring.parse(opened.keyring.encode(), USER)
+    assert [slot.kind for slot in keyring.slots] == ["login", "escrow"]
+    scalars = [key.scalar for key in opened.keys]
+    assert [key.scalar for key in keyring.unlock(b"secret").keys] == scalars
+    assert [key.scalar for key in keyring.open_escrow(escrow).keys] == scalars
+    assert [key.created for key in keyring.keys] == [1_700_000_000, 2, 3]
+    for secret in (app.encode(), code.encode()):
+        with pytest.raises(WrongPassword):
+            keyring.unlock(secret)
+        with pytest.raises(WrongPassword):
+            keyring.recover(secret)
+    # Even the old master key opens nothing of it.
+    for at, sealed in enumerate(keyring.keys):
+        with pytest.raises(Damaged):
+            sealed.open(old_master, USER, at)
+
+
+def test_a_dropped_pair_is_gone_and_the_others_open() -> None:
+    opened = make()
+    for now in (2, 3):
+        opened.add_key("prime256v1", now=now)
+    first, second, third = opened.keys
+    with pytest.raises(UsageError, match="seals new mail"):
+        opened.drop_key(third.key_id)
+    opened.drop_key(first.key_id)
+    with pytest.raises(UsageError, match="no key pair"):
+        opened.drop_key(first.key_id)
+    keyring = Keyring.parse(opened.keyring.encode(), USER)
+    assert [key.created for key in keyring.keys] == [2, 3]
+    assert [key.scalar for key in keyring.unlock(b"secret").keys] == [second.scalar, third.scalar]
 
 
 def test_escrow_opens_with_its_key_only() -> None:

@@ -16,7 +16,7 @@ from mailseal.keys import backup as backup_format
 from mailseal.keys.keyring import MAX_KEYS, MAX_SLOTS, Keyring, Opened
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
-from mailseal.keys.slots import MAX_LABEL
+from mailseal.keys.slot import MAX_LABEL
 from mailseal.login import mailcrypt_fields, protocol
 from mailseal.login.lifecycle import Lifecycle
 from mailseal.login.vault import Vault

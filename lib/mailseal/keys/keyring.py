@@ -1,60 +1,52 @@
 # SPDX-License-Identifier: MIT
 """One user's keyring: the key pairs, sealed under a master key, and the slots that open it.
 
-FORMAT (JSON, one canonical spelling, so that no byte of the file is free to change)
-    format, version   "mailseal-keyring", 1
+FORMAT (keyring_file.py has what is around these fields)
     user, created     whose it is; seconds since 1970
     revision          counts writes; two writers at once are told by it
     keys              oldest first, the last seals new mail: id, curve, created, public (DER),
                       nonce and sealed (the private number under AES-256-GCM)
     keys_tag          HMAC-SHA256 over the list of keys
-    slots             see slots.py
-    digest            SHA-256 of all the rest
+    slots             see slot.py; slots.py has their kinds
 
 WHAT PROTECTS WHAT
-    The digest finds accidents: a damaged file is Damaged, a temporary failure, and
-    never looks like a wrong password.  Against intent stand the associated
+    Against accidents stands the digest of the file.  Against intent stand the associated
     data: each private key is bound to user, id, curve, place and time, each slot to
-    user, id and parameters, and keys_tag to the whole list, so that
-    nothing can be swapped, dropped or added without the master key.  Putting
-    back a whole older file cannot be seen from inside it.
+    user, id and parameters; keys_tag to the whole list of keys, and each slot's tag to that
+    slot: nothing can be swapped or added, and no key pair dropped, without the master
+    key.  A slot can be taken away by who can write the file.  Putting
+    back a whole older file cannot be seen from inside it: rekey() makes what it opens
+    worth nothing for later keys.
 
 FAILURES
-    parse() raises Damaged or NewerFormat.  unlock() raises WrongPassword or Damaged.
+    parse() raises Damaged or NewerFormat.  open() and its kin raise WrongPassword or Damaged.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import hmac
-import json
 import os
-from typing import Any
 
 from mailseal.crypto import kdf
 from mailseal.crypto.eckeys import CURVES, PrivateKey, PublicKey
 from mailseal.errors import Damaged, NewerFormat, UsageError, WrongPassword
-from mailseal.keys import codes, slots
+from mailseal.keys import codes, keyring_file, slots
+from mailseal.keys.escrow_slot import EscrowSlot
+from mailseal.keys.keyring_file import MAX_KEYS, MAX_SLOTS
 from mailseal.keys.names import normalise
+from mailseal.keys.password_slot import PasswordSlot
 from mailseal.keys.sealed import SealedKey, list_tag
-from mailseal.keys.slots import Derive, EscrowSlot, PasswordSlot, Slot, canonical
-
-FORMAT = "mailseal-keyring"
-VERSION = 1
-MAX_KEYS = 64
-MAX_SLOTS = 64
-_FIELDS = {
-    "format",
-    "version",
-    "user",
-    "created",
-    "revision",
-    "keys",
-    "keys_tag",
-    "slots",
-    "digest",
-}
+from mailseal.keys.slot import (
+    MASTER_SIZE,
+    Credential,
+    Derive,
+    EscrowKey,
+    Password,
+    RecoveryCode,
+    Slot,
+    tag_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,43 +86,48 @@ class Keyring:
                 return slot
         raise UsageError(f"{self.user} has no slot {slot_id}")
 
-    def unlock(self, password: bytes, *, derive: Derive = kdf.derive) -> Opened:
-        """Open with the login password or an app password.
+    @property
+    def has_second_way(self) -> bool:
+        """Whether a user who forgets the password can still be let in."""
+        return any(slots.kind_of(slot).second_way for slot in self.slots)
 
-        Costs one Argon2id for the login slot, and one before it if the
-        password is spelled like an app password of a slot that exists.
+    def open(self, credential: Credential, *, derive: Derive = kdf.derive) -> Opened:
+        """Open with what fits a slot.  Costs one Argon2id a slot that is tried.
+
         Raises WrongPassword, Damaged.
         """
-        plain = codes.read("app", password)
-        if plain is not None:
-            wanted = codes.slot_of(plain)
-            for slot in self.of_kind("app"):
-                if slot.id == wanted and (opened := self._try(slot, plain, derive)):
-                    return opened
-        for slot in self.of_kind("login"):
-            if opened := self._try(slot, password, derive):
-                return opened
+        fitting = [slot for slot in self.slots if slot.takes(credential)]
+        fitting.sort(key=lambda slot: not slots.kind_of(slot).tried_first)
+        for slot in fitting:
+            master = slot.unwrap(credential, self.user, derive)
+            if master is not None:
+                return self._opened(master, slot)
         raise WrongPassword(f"wrong password for {self.user}")
+
+    def unlock(self, password: bytes, *, derive: Derive = kdf.derive) -> Opened:
+        """Open with the login password or an app password."""
+        return self.open(Password(password), derive=derive)
 
     def recover(self, typed: bytes, *, derive: Derive = kdf.derive) -> Opened:
         """Open with a recovery code.  Raises WrongPassword with the reason, Damaged."""
-        plain = codes.read("recovery", typed)
-        if plain is None:
+        if codes.read("recovery", typed) is None:
             raise WrongPassword(
                 "this is not a recovery code: eight groups of four letters and digits",
                 hint="a letter mistyped? the code has a checksum",
             )
-        for slot in self.of_kind("recovery"):
-            if slot.id == codes.slot_of(plain) and (opened := self._try(slot, plain, derive)):
-                return opened
-        raise WrongPassword(f"this recovery code does not belong to {self.user}, or was replaced")
+        try:
+            return self.open(RecoveryCode(typed), derive=derive)
+        except WrongPassword:
+            raise WrongPassword(
+                f"this recovery code does not belong to {self.user}, or was replaced"
+            ) from None
 
     def open_escrow(self, private: PrivateKey) -> Opened:
-        """Open with the organisation's private key.  Raises WrongPassword, Damaged."""
-        for slot in self.slots:
-            if isinstance(slot, EscrowSlot) and slot.key_id == private.key_id:
-                return self._opened(slot.open(private, self.user), slot)
-        raise WrongPassword(f"{self.user} has no slot for this escrow key")
+        """Open with the organisation's private key."""
+        try:
+            return self.open(EscrowKey(private))
+        except WrongPassword:
+            raise WrongPassword(f"{self.user} has no slot for this escrow key") from None
 
     def without(self, slot_id: str) -> Keyring:
         """Take a slot away.  Needs no password; the login slot stays."""
@@ -139,89 +136,34 @@ class Keyring:
             raise UsageError("the login slot cannot be taken away", hint="use `mailseal passwd`")
         return dataclasses.replace(self, slots=tuple(s for s in self.slots if s is not slot))
 
-    def _try(self, slot: Slot, secret: bytes, derive: Derive) -> Opened | None:
-        if not isinstance(slot, PasswordSlot):
-            return None
-        master = slot.open(secret, self.user, derive)
-        return None if master is None else self._opened(master, slot)
-
     def _opened(self, master: bytearray, slot: Slot) -> Opened:
         expected = list_tag(master, self.user, self.keys)
-        if len(master) != slots.MASTER_SIZE or not hmac.compare_digest(expected, self.keys_tag):
+        if len(master) != MASTER_SIZE or not hmac.compare_digest(expected, self.keys_tag):
             raise Damaged(f"the list of keys of {self.user} was changed")
+        for one in self.slots:
+            if not hmac.compare_digest(tag_of(master, self.user, one), one.tag):
+                raise Damaged(f"slot {one.id} of {self.user} was changed")
         keys = tuple(key.open(master, self.user, at) for at, key in enumerate(self.keys))
         return Opened(self, master, slot, keys)
 
     def encode(self) -> bytes:
         """The file."""
-        content = self._content()
-        content["digest"] = _digest(content)
-        return json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
-
-    def _content(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "user": self.user,
-            "created": self.created,
-            "revision": self.revision,
-            "keys": [key.as_json() for key in self.keys],
-            "keys_tag": self.keys_tag.hex(),
-            "slots": [slot.as_json() for slot in self.slots],
-        }
+        names = [field.name for field in dataclasses.fields(self)]
+        return keyring_file.encode({name: getattr(self, name) for name in names})
 
     @classmethod
     def parse(cls, data: bytes, user: str) -> Keyring:
         """Read a file that should be this user's.  Raises Damaged, NewerFormat."""
         try:
-            keyring = cls._parse(data)
+            keyring = cls(**keyring_file.decode(data))
+            if keyring.encode() != data:
+                raise Damaged("not in canonical form")
         except Damaged as exc:
             raise Damaged(f"the keyring of {user} is damaged: {exc}") from None
         except NewerFormat as exc:
             raise NewerFormat(f"the keyring of {user} {exc}", hint=exc.hint) from None
         if keyring.user != user:
             raise Damaged(f"the keyring of {user} belongs to another user")
-        return keyring
-
-    @classmethod
-    def _parse(cls, data: bytes) -> Keyring:
-        try:
-            content = json.loads(data.decode("ascii"))
-        except (ValueError, RecursionError):
-            raise Damaged("not JSON") from None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise Damaged("not a keyring")
-        version = content.get("version")
-        if type(version) is int and version > VERSION:
-            raise NewerFormat(
-                f"has format version {version}, this mailseal reads up to {VERSION}",
-                hint="upgrade mailseal",
-            )
-        if set(content) != _FIELDS or version != VERSION:
-            raise Damaged("wrong fields")
-        if content.pop("digest") != _digest(content):
-            raise Damaged("the digest does not match")
-        lists = (content["keys"], content["slots"])
-        if not all(isinstance(entries, list) for entries in lists):
-            raise Damaged("wrong fields")
-        if not 1 <= len(lists[0]) <= MAX_KEYS or not 1 <= len(lists[1]) <= MAX_SLOTS:
-            raise Damaged("too few or too many keys or slots")
-        numbers = (content["created"], content["revision"])
-        if any(type(number) is not int or number < 0 for number in numbers):
-            raise Damaged("wrong fields")
-        try:
-            keyring = cls(
-                str(content["user"]),
-                *numbers,
-                tuple(SealedKey.from_json(entry) for entry in lists[0]),
-                bytes.fromhex(content["keys_tag"]),
-                tuple(slots.from_json(entry) for entry in lists[1]),
-            )
-        except (TypeError, ValueError):
-            raise Damaged("wrong fields") from None
-        ids = [slot.id for slot in keyring.slots]
-        if len(set(ids)) != len(ids) or keyring.encode() != data:
-            raise Damaged("not in canonical form")
         return keyring
 
 
@@ -265,6 +207,52 @@ class Opened:
         self.keys = (*self.keys, key)
         return key.public
 
+    def drop_key(self, key_id: bytes) -> None:
+        """Forget an older pair for ever.  The caller has made sure that no mail needs it."""
+        if key_id == self.keyring.current.key_id:
+            raise UsageError(
+                "this pair seals new mail and stays",
+                hint=f"`mailseal rotate {self.keyring.user}` makes a new one",
+            )
+        pairs = zip(self.keys, self.keyring.keys, strict=True)
+        kept = [(key, sealed.created) for key, sealed in pairs if key.key_id != key_id]
+        if len(kept) == len(self.keys):
+            raise UsageError(f"{self.keyring.user} has no key pair {key_id.hex()}")
+        self._seal_keys(kept)
+
+    def rekey(
+        self, password: bytes, cost: kdf.Profile, *, now: int, derive: Derive = kdf.derive
+    ) -> tuple[Slot, ...]:
+        """A new master key, and `password` as the login password; returns the slots that went.
+
+        Escrow slots are made anew.  The others cannot be without what opens them.
+        """
+        old = self.keyring.slots
+        created = [key.created for key in self.keyring.keys]
+        pairs = list(zip(self.keys, created, strict=True))
+        self._master[:] = os.urandom(MASTER_SIZE)
+        self._seal_keys(pairs)
+        self._set_slots(())
+        self._slot = self.set_login(password, cost, now=now, derive=derive)
+        gone = []
+        for slot in old:
+            if isinstance(slot, EscrowSlot):
+                self.add_escrow(slot.public, slot.label, now=now)
+            elif slot.kind != "login":
+                gone.append(slot)
+        return tuple(gone)
+
+    def _seal_keys(self, pairs: list[tuple[PrivateKey, int]]) -> None:
+        """Seal these pairs, each with the time when it was made, oldest first."""
+        user = self.keyring.user
+        sealed = tuple(
+            SealedKey.seal(self._master, key, user, at, created)
+            for at, (key, created) in enumerate(pairs)
+        )
+        tag = list_tag(self._master, user, sealed)
+        self.keyring = dataclasses.replace(self.keyring, keys=sealed, keys_tag=tag)
+        self.keys = tuple(key for key, _ in pairs)
+
     def set_login(
         self,
         password: bytes,
@@ -276,7 +264,9 @@ class Opened:
     ) -> Slot:
         """Make this the login password: its slot.  Of the older ones `keep` goes on opening."""
         slot_id = codes.new_id({slot.id for slot in self.keyring.slots}, codes.CHANGE_ID_SIZE)
-        login = self._seal(password, "login", "", cost, now, derive, slot_id)
+        login = self._password_slot(
+            password, slot_id=slot_id, kind="login", label="", created=now, cost=cost, derive=derive
+        )
         old = self.keyring.of_kind("login")
         kept = tuple(slot for slot in old if slot.id == keep)
         others = tuple(slot for slot in self.keyring.slots if slot not in old)
@@ -305,7 +295,9 @@ class Opened:
         slot_id = codes.new_id({slot.id for slot in self.keyring.slots})
         code = codes.make(kind, slot_id)
         plain = codes.read(kind, code.encode()) or b""
-        slot = self._seal(plain, kind, label, cost, now, derive, slot_id)
+        slot = self._password_slot(
+            plain, slot_id=slot_id, kind=kind, label=label, created=now, cost=cost, derive=derive
+        )
         self._set_slots((*self.keyring.slots, slot))
         return slot, code
 
@@ -318,8 +310,10 @@ class Opened:
         )
         slot_id = codes.new_id({slot.id for slot in others})
         user = self.keyring.user
-        slot = EscrowSlot.seal(
-            self._master, public, user=user, slot_id=slot_id, label=label, created=now
+        slot = self._tagged(
+            EscrowSlot.seal(
+                self._master, public, user=user, slot_id=slot_id, label=label, created=now
+            )
         )
         self._set_slots((*others, slot))
         return slot
@@ -329,34 +323,14 @@ class Opened:
         self._master[:] = bytes(len(self._master))
         self.keys = ()
 
-    def _seal(
-        self,
-        password: bytes,
-        kind: str,
-        label: str,
-        cost: kdf.Profile,
-        now: int,
-        derive: Derive,
-        slot_id: str | None = None,
-    ) -> PasswordSlot:
-        return PasswordSlot.seal(
-            self._master,
-            password,
-            user=self.keyring.user,
-            slot_id=slot_id or codes.new_id({slot.id for slot in self.keyring.slots}),
-            kind=kind,
-            label=label,
-            created=now,
-            cost=cost,
-            derive=derive,
-        )
+    def _password_slot(self, password: bytes, **made: Any) -> Slot:
+        user = self.keyring.user
+        return self._tagged(PasswordSlot.seal(self._master, password, user=user, **made))
+
+    def _tagged(self, slot: Slot) -> Slot:
+        return slot.with_tag(tag_of(self._master, self.keyring.user, slot))
 
     def _set_slots(self, new: tuple[Slot, ...]) -> None:
         if len(new) > MAX_SLOTS:
             raise UsageError(f"a keyring holds at most {MAX_SLOTS} slots")
         self.keyring = dataclasses.replace(self.keyring, slots=new)
-
-
-def _digest(content: dict[str, Any]) -> str:
-    rest = {name: value for name, value in content.items() if name != "digest"}
-    return hashlib.sha256(canonical("digest", content=rest)).hexdigest()

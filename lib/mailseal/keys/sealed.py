@@ -22,8 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from mailseal.crypto.eckeys import PrivateKey, PublicKey
 from mailseal.errors import Damaged
-from mailseal.keys import slots
-from mailseal.keys.slots import canonical
+from mailseal.keys.slot import NONCE_SIZE, TAG_SIZE, canonical, subkey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +37,8 @@ class SealedKey:
     @classmethod
     def seal(cls, master: bytearray, key: PrivateKey, user: str, at: int, now: int) -> SealedKey:
         """Seal a private key as number `at` of the user's list."""
-        bare = cls(key.public, now, os.urandom(slots.NONCE_SIZE), b"")
-        sealed = AESGCM(_subkey(master, "private keys")).encrypt(
+        bare = cls(key.public, now, os.urandom(NONCE_SIZE), b"")
+        sealed = AESGCM(subkey(master, "private keys")).encrypt(
             bare.nonce, key.scalar, bare._associated(user, at)
         )
         return dataclasses.replace(bare, sealed=sealed)
@@ -47,7 +46,7 @@ class SealedKey:
     def open(self, master: bytearray, user: str, at: int) -> PrivateKey:
         """The private key.  Raises Damaged."""
         try:
-            scalar = AESGCM(_subkey(master, "private keys")).decrypt(
+            scalar = AESGCM(subkey(master, "private keys")).decrypt(
                 self.nonce, self.sealed, self._associated(user, at)
             )
         except InvalidTag:
@@ -85,21 +84,17 @@ class SealedKey:
             )
         except (KeyError, TypeError, ValueError):
             raise Damaged("a key has wrong fields") from None
-        sizes = (len(key.nonce), len(key.sealed) - slots.TAG_SIZE)
-        if sizes != (slots.NONCE_SIZE, key.public.curve.size) or key.as_json() != fields:
+        sizes = (len(key.nonce), len(key.sealed) - TAG_SIZE)
+        if sizes != (NONCE_SIZE, key.public.curve.size) or key.as_json() != fields:
             raise Damaged("a key has wrong fields")
         if type(key.created) is not int:
             raise Damaged("a key has wrong fields")
         return key
 
 
-def _subkey(master: bytearray, purpose: str) -> bytes:
-    return hmac.digest(bytes(master), canonical("subkey", use=purpose), "sha256")
-
-
 def list_tag(master: bytearray, user: str, keys: Iterable[SealedKey]) -> bytes:
     """HMAC-SHA256 over the list of keys, 32 bytes."""
     listed = [key.identity() for key in keys]
     return hmac.digest(
-        _subkey(master, "list of keys"), canonical("keys", user=user, keys=listed), "sha256"
+        subkey(master, "list of keys"), canonical("keys", user=user, keys=listed), "sha256"
     )

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mailseal.errors import MailsealError, NotEnrolled
-from mailseal.keys.slots import EscrowSlot
+from mailseal.keys.escrow_slot import EscrowSlot
 from mailseal.login import protocol
 from mailseal.login.lifecycle import Lifecycle
 from mailseal.login.protocol import Fields

@@ -32,7 +32,8 @@ from mailseal.errors import (
 )
 from mailseal.keys import codes
 from mailseal.keys.keyring import Keyring, Opened
-from mailseal.keys.slots import Slot, check_label, check_password
+from mailseal.keys.password_slot import check_password
+from mailseal.keys.slot import Slot, check_label
 from mailseal.login.vault import Vault
 
 _T = TypeVar("_T")

@@ -34,7 +34,7 @@ from mailseal.errors import (
 )
 from mailseal.keys.keystore import Stamp
 from mailseal.keys.names import normalise
-from mailseal.keys.slots import MAX_OPENING, check_password
+from mailseal.keys.password_slot import MAX_OPENING, check_password
 from mailseal.login.mailcrypt_fields import Named, login_fields, public_fields
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions

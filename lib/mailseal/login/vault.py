@@ -35,11 +35,13 @@ from mailseal.errors import (
     UsageError,
     WrongPassword,
 )
+from mailseal.keys.escrow_slot import EscrowSlot
 from mailseal.keys.keyring import MAX_KEYS, MAX_SLOTS, Keyring, Opened
 from mailseal.keys.keystore import Keystore, Stamp
 from mailseal.keys.names import normalise
+from mailseal.keys.password_slot import check_password
 from mailseal.keys.public import PublicStore
-from mailseal.keys.slots import Derive, EscrowSlot, Slot, check_password
+from mailseal.keys.slot import Derive, Slot
 from mailseal.login import mailcrypt_fields
 
 

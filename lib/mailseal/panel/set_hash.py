@@ -37,7 +37,7 @@ import sys
 from typing import BinaryIO
 
 from mailseal.errors import EX_UNAVAILABLE, BadPassword, MailsealError, NoSuchUser, UsageError
-from mailseal.keys.slots import MAX_PASSWORD, check_password
+from mailseal.keys.password_slot import MAX_PASSWORD, check_password
 from mailseal.panel import configuration, passwd_file, sql
 from mailseal.panel.configuration import Database
 

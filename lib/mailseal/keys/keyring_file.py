@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT
+"""The keyring file as JSON: one canonical spelling, a format version, a digest over all.
+
+The digest finds accidents: a damaged file is Damaged, a temporary failure, and never
+looks like a wrong password.
+
+FAILURES
+    decode() raises Damaged or NewerFormat.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any
+
+from mailseal.errors import Damaged, NewerFormat
+from mailseal.keys import slots
+from mailseal.keys.sealed import SealedKey
+from mailseal.keys.slot import canonical
+
+FORMAT = "mailseal-keyring"
+VERSION = 1
+MAX_KEYS = 64
+MAX_SLOTS = 64
+_FIELDS = {
+    "format",
+    "version",
+    "user",
+    "created",
+    "revision",
+    "keys",
+    "keys_tag",
+    "slots",
+    "digest",
+}
+
+
+def encode(fields: dict[str, Any]) -> bytes:
+    """The file of a keyring with these attributes."""
+    content = {
+        **fields,
+        "format": FORMAT,
+        "version": VERSION,
+        "keys": [key.as_json() for key in fields["keys"]],
+        "keys_tag": fields["keys_tag"].hex(),
+        "slots": [slot.as_json() for slot in fields["slots"]],
+    }
+    content["digest"] = digest(content)
+    return json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """The attributes of the keyring in a file.
+
+    The caller makes sure that encode() gives the same bytes.
+    """
+    content = _content(data)
+    keys, listed = content["keys"], content["slots"]
+    if not 1 <= len(keys) <= MAX_KEYS or not 1 <= len(listed) <= MAX_SLOTS:
+        raise Damaged("too few or too many keys or slots")
+    found = {
+        "user": content["user"],
+        "created": content["created"],
+        "revision": content["revision"],
+        "keys": tuple(SealedKey.from_json(entry) for entry in keys),
+        "keys_tag": bytes.fromhex(content["keys_tag"]),
+        "slots": tuple(slots.from_json(entry) for entry in listed),
+    }
+    if len({slot.id for slot in found["slots"]}) != len(listed):
+        raise Damaged("two slots with one id")
+    return found
+
+
+def _content(data: bytes) -> dict[str, Any]:
+    """The JSON of a file: all fields there, of the right types, the digest right."""
+    try:
+        content = json.loads(data.decode("ascii"))
+    except (ValueError, RecursionError):
+        raise Damaged("not JSON") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise Damaged("not a keyring")
+    version = content.get("version")
+    if type(version) is int and version > VERSION:
+        raise NewerFormat(
+            f"has format version {version}, this mailseal reads up to {VERSION}",
+            hint="upgrade mailseal",
+        )
+    if set(content) != _FIELDS or version != VERSION:
+        raise Damaged("wrong fields")
+    if content.pop("digest") != digest(content):
+        raise Damaged("the digest does not match")
+    if not all(isinstance(content[name], list) for name in ("keys", "slots")):
+        raise Damaged("wrong fields")
+    numbers = (content["created"], content["revision"])
+    if any(type(number) is not int or number < 0 for number in numbers):
+        raise Damaged("wrong fields")
+    if not isinstance(content["user"], str) or not _is_hex(content["keys_tag"]):
+        raise Damaged("wrong fields")
+    return content
+
+
+def _is_hex(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("([0-9a-f]{2})*", value) is not None
+
+
+def digest(content: dict[str, Any]) -> str:
+    """SHA-256 of all fields but itself, in hex."""
+    rest = {name: value for name, value in content.items() if name != "digest"}
+    return hashlib.sha256(canonical("digest", content=rest)).hexdigest()

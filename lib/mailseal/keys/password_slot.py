@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: MIT
+"""Slots that open with something typed: the login password, app passwords, recovery codes.
+
+What is typed runs through Argon2id with the slot's own salt and cost to 64 bytes: 32 wrap
+the master key with AES-256-GCM, 32 are stored as the check value.  The check value
+commits the slot to one password (AES-GCM alone would let one ciphertext open under
+two keys, and then with two meanings) and tells "wrong password" from "damaged slot".
+The associated data of the wrap holds user, slot id, kind, label, time and every
+parameter, so that a slot opens only where it was made.
+
+FAILURES
+    open() returns None for a wrong password and raises Damaged when the password is
+    right (the check value says so) but the wrap does not open.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hmac
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from mailseal.crypto import kdf
+from mailseal.errors import BadPassword, Damaged
+from mailseal.keys import codes
+from mailseal.keys.slot import (
+    MASTER_SIZE,
+    NONCE_SIZE,
+    TAG_SIZE,
+    Credential,
+    Derive,
+    Password,
+    RecoveryCode,
+    SlotKind,
+    canonical,
+    check_label,
+)
+
+SALT_SIZE = 16
+CHECK_SIZE = 32
+MAX_PASSWORD = 255
+"""Longest password in bytes that anybody may set.  Dovecot 2.3's checkpassword driver carries 512
+bytes: a user name of up to 254, the password, three NULs.  What is longer it does not ask us
+about.  crypt(3) hashes 511."""
+MAX_OPENING = 1024
+"""Longest password in bytes that is tried on a slot."""
+
+
+def check_password(password: bytes) -> None:
+    """Raise BadPassword for what can never be one."""
+    if not password:
+        raise BadPassword("the password is empty")
+    if len(password) > MAX_PASSWORD:
+        raise BadPassword(f"the password has {len(password)} bytes, at most {MAX_PASSWORD} may be")
+    if any(byte in password for byte in b"\0\r\n"):
+        raise BadPassword("the password holds a NUL or a line end")
+
+
+@dataclasses.dataclass(frozen=True)
+class PasswordSlot:
+    """Opens with a password, an app password or a recovery code."""
+
+    id: str
+    kind: str
+    label: str
+    created: int
+    cost: kdf.Profile
+    salt: bytes
+    check: bytes
+    nonce: bytes
+    wrapped: bytes
+    tag: bytes = b""
+
+    @classmethod
+    def seal(
+        cls,
+        master: bytes | bytearray,
+        password: bytes,
+        *,
+        user: str,
+        slot_id: str,
+        kind: str,
+        label: str,
+        created: int,
+        cost: kdf.Profile,
+        derive: Derive = kdf.derive,
+    ) -> PasswordSlot:
+        """Wrap a master key.  Costs one Argon2id.  Raises BadPassword, UsageError."""
+        check_password(password)
+        salt, nonce = os.urandom(SALT_SIZE), os.urandom(NONCE_SIZE)
+        cost = dataclasses.replace(cost, name="stored")
+        bare = cls(slot_id, kind, check_label(label), created, cost, salt, b"", nonce, b"")
+        derived = derive(password, salt, cost, 32 + CHECK_SIZE)
+        wrapped = AESGCM(derived[:32]).encrypt(nonce, bytes(master), bare._associated(user))
+        return dataclasses.replace(bare, check=derived[32:], wrapped=wrapped)
+
+    def open(self, password: bytes, user: str, derive: Derive = kdf.derive) -> bytearray | None:
+        """The master key, or None for a wrong password.  Costs one Argon2id."""
+        derived = derive(password, self.salt, self.cost, 32 + CHECK_SIZE)
+        if not hmac.compare_digest(derived[32:], self.check):
+            return None
+        try:
+            opened = AESGCM(derived[:32]).decrypt(self.nonce, self.wrapped, self._associated(user))
+        except InvalidTag:
+            raise Damaged(f"slot {self.id} of {user} is damaged") from None
+        return bytearray(opened)
+
+    def with_tag(self, tag: bytes) -> PasswordSlot:
+        """The same with this tag."""
+        return dataclasses.replace(self, tag=tag)
+
+    def takes(self, credential: Credential) -> bool:
+        """Whether this could be its password: codes name their slot."""
+        return self._typed(credential) is not None
+
+    def unwrap(self, credential: Credential, user: str, derive: Derive) -> bytearray | None:
+        """The master key, or None.  Costs one Argon2id if takes() said yes."""
+        typed = self._typed(credential)
+        return None if typed is None else self.open(typed, user, derive)
+
+    def _typed(self, credential: Credential) -> bytes | None:
+        """What goes into Argon2id for this slot, or None."""
+        if self.kind == "login":
+            return credential.text if isinstance(credential, Password) else None
+        wanted = Password if self.kind == "app" else RecoveryCode
+        if not isinstance(credential, wanted):
+            return None
+        plain = codes.read(self.kind, credential.text)
+        return plain if plain is not None and codes.slot_of(plain) == self.id else None
+
+    def _associated(self, user: str) -> bytes:
+        return canonical(
+            "slot",
+            user=user,
+            id=self.id,
+            kind=self.kind,
+            label=self.label,
+            created=self.created,
+            **_kdf_fields(self.cost, self.salt),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """What is stored."""
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "label": self.label,
+            "created": self.created,
+            "tag": self.tag.hex(),
+            **_kdf_fields(self.cost, self.salt),
+            "check": self.check.hex(),
+            "nonce": self.nonce.hex(),
+            "wrapped": self.wrapped.hex(),
+        }
+
+
+def _kdf_fields(cost: kdf.Profile, salt: bytes) -> dict[str, Any]:
+    return {
+        "kdf": "argon2id",
+        "kdf_version": kdf.VERSION,
+        "memory_kib": cost.memory_kib,
+        "passes": cost.passes,
+        "lanes": cost.lanes,
+        "salt": salt.hex(),
+    }
+
+
+def _parse(fields: Mapping[str, Any]) -> PasswordSlot:
+    cost = kdf.Profile("stored", fields["memory_kib"], fields["passes"], fields["lanes"])
+    slot = PasswordSlot(
+        fields["id"],
+        fields["kind"],
+        fields["label"],
+        fields["created"],
+        cost,
+        bytes.fromhex(fields["salt"]),
+        bytes.fromhex(fields["check"]),
+        bytes.fromhex(fields["nonce"]),
+        bytes.fromhex(fields["wrapped"]),
+        bytes.fromhex(fields["tag"]),
+    )
+    sizes = (len(slot.salt), len(slot.check), len(slot.nonce), len(slot.wrapped))
+    if sizes != (SALT_SIZE, CHECK_SIZE, NONCE_SIZE, MASTER_SIZE + TAG_SIZE):
+        raise ValueError
+    if any(type(number) is not int for number in (cost.memory_kib, cost.passes, cost.lanes)):
+        raise ValueError
+    return slot
+
+
+KINDS = (
+    SlotKind("login", _parse, opens_mail=True, changes_slots=True, sets_login=True),
+    SlotKind("app", _parse, opens_mail=True, tried_first=True),
+    SlotKind("recovery", _parse, sets_login=True, second_way=True, tried_first=True),
+)
