@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.e2e.mails import HEADERS
-from tests.lab import ALICE, Imap, Lab, Pop3
+from tests.lab import ALICE, Imap, Lab, Pop3, Refused
 from tests.lab.dovecot import installed_version, series
 from tests.lab.smtp import send
 
@@ -39,3 +42,59 @@ def test_the_largest_permitted_number_of_pairs(auth: str, curve: str) -> None:
         assert done.returncode == 64
         assert b"do not fit" in done.stderr and b"drop-key" in done.stderr
         assert "sent us too long line" not in lab.log_text()
+
+
+@pytest.fixture
+def doveadm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where `mailseal` finds doveadm: the lab's Dovecot is not that of /etc/dovecot."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    yield tmp_path / "doveadm"
+
+
+def test_a_pair_goes_when_no_mail_needs_it(doveadm: Path) -> None:
+    with Lab() as lab:
+        doveadm.write_text(f'#!/bin/sh\nexec /usr/bin/doveadm -c {lab.dovecot.config} "$@"\n')
+        doveadm.chmod(0o755)
+        (old,) = json.loads(lab.mailseal("status", ALICE, "--json").stdout)["users"][0]["keys"]
+        assert lab.mailseal("drop-key", ALICE, old["id"], stdin=PASSWORD).returncode == 64
+        send(lab.smtp, "eve@example.net", [ALICE], OLDEST)
+        lab.wait_delivered()
+        from_before = Imap(lab.imap, ALICE, "password")
+        assert lab.mailseal("rotate", ALICE, stdin=PASSWORD).returncode == 0
+        send(lab.smtp, "eve@example.net", [ALICE], HEADERS + b"sealed to the new key\r\n")
+        lab.wait_delivered()
+        done = lab.mailseal("drop-key", ALICE, old["id"][:16], stdin=PASSWORD)
+        assert done.returncode == 64 and b"1 mails are sealed to this pair" in done.stderr
+        os.unlink(lab.stored(ALICE)[0])
+        # A session from before the rotation knows no other key.
+        from_before.append("Sent", HEADERS)
+        done = lab.mailseal("drop-key", ALICE, old["id"], stdin=PASSWORD)
+        assert done.returncode == 64 and b"1 mails are sealed to this pair" in done.stderr
+        os.unlink(lab.stored(ALICE, "Sent")[0])
+        done = lab.mailseal("drop-key", ALICE, old["id"], stdin=b"wrong\n")
+        assert done.returncode == 77
+        done = lab.mailseal("drop-key", ALICE, old["id"], stdin=PASSWORD)
+        assert done.returncode == 0, done.stderr
+        with pytest.raises(Refused):
+            from_before.append("Sent", HEADERS)
+        (kept,) = json.loads(lab.mailseal("status", ALICE, "--json").stdout)["users"][0]["keys"]
+        assert kept["id"] != old["id"]
+        assert lab.inbox()[0].endswith(b"sealed to the new key\r\n")
+        send(lab.smtp, "eve@example.net", [ALICE], HEADERS)
+        lab.wait_delivered()
+        assert len(lab.inbox()) == 2
+
+
+def test_a_pair_stays_when_the_sessions_cannot_be_ended(doveadm: Path) -> None:
+    with Lab() as lab:
+        doveadm.write_text("#!/bin/sh\nexit 75\n")
+        doveadm.chmod(0o755)
+        assert lab.inbox() == []  # makes the mailbox
+        (old,) = json.loads(lab.mailseal("status", ALICE, "--json").stdout)["users"][0]["keys"]
+        assert lab.mailseal("rotate", ALICE, stdin=PASSWORD).returncode == 0
+        done = lab.mailseal("drop-key", ALICE, old["id"], stdin=PASSWORD)
+        assert done.returncode == 75 and b"--kicked" in done.stderr
+        assert lab.inbox() == []
+        assert (
+            lab.mailseal("drop-key", ALICE, old["id"], "--kicked", stdin=PASSWORD).returncode == 0
+        )

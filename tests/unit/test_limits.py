@@ -13,7 +13,8 @@ from mailseal.crypto import kdf
 from mailseal.crypto.eckeys import CURVES, PrivateKey
 from mailseal.errors import TemporaryError, UsageError
 from mailseal.keys import backup as backup_format
-from mailseal.keys.keyring import MAX_KEYS, MAX_SLOTS, Keyring, Opened
+from mailseal.keys.keyring import Keyring, Opened
+from mailseal.keys.keyring_file import MAX_KEYS, MAX_SLOTS
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
 from mailseal.keys.slot import MAX_LABEL

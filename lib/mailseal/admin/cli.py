@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         config_commands,
         key_commands,
         mail_commands,
+        pair_commands,
         slot_commands,
         unenroll,
     )
@@ -57,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         key_commands,
         slot_commands,
         backup_commands,
+        pair_commands,
         unenroll,
         mail_commands,
         config_commands,

@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mailseal.admin import two_places
+from mailseal.admin.pair_commands import report_rekey
 from mailseal.admin.prompt import Passwords
 from mailseal.errors import UsageError
 
@@ -37,6 +38,11 @@ def register(commands: Commands) -> None:
         "--null", action="store_true", help="passwords on standard input end with NUL, not LF"
     )
     two_places.add_options(change)
+    change.add_argument(
+        "--compromised",
+        action="store_true",
+        help="somebody knows the old password: rekey too; app passwords and recovery codes go",
+    )
     end = change.add_mutually_exclusive_group()
     end.add_argument("--commit", metavar="ID", help="end the change ID with the new password")
     end.add_argument("--undo", metavar="ID", help="end the change ID with the old password")
@@ -73,7 +79,7 @@ def enroll(context: Context) -> int:
         "mailseal: hint: an IMAP session that is open now still saves in clear: "
         f"`doveadm kick {reply.text('user')}`\n"
     )
-    if set(reply.text("kinds").split(",")) <= {"login", "app"}:
+    if "second_way" not in reply.fields:
         sys.stderr.write(
             f"mailseal: warning: {reply.text('user')} has {NO_SECOND_WAY}\n"
             f"mailseal: hint: run `mailseal recovery-code {reply.text('user')}`\n"
@@ -88,18 +94,22 @@ def passwd(context: Context) -> int:
     if arguments.commit is not None or arguments.undo is not None:
         return _settle(context, user)
     two_places.check_options(context)
+    if arguments.compromised and arguments.keep_old:
+        raise UsageError("--compromised ends the old password: it does not go with --keep-old")
     passwords = Passwords(from_stdin=arguments.stdin, null=arguments.null)
     old = passwords.ask(f"old password of {arguments.user}")
     new = passwords.ask(f"new password of {arguments.user}", new=True)
     if not two_places.change(context, "passwd", user, new, old=old):
         sys.stdout.write("password changed\n")
         two_places.note_one_place(context)
+    if arguments.compromised:
+        report_rekey(context, context.ask("rekey", user=user, password=new))
     return 0
 
 
 def _settle(context: Context, user: bytes) -> int:
     arguments = context.arguments
-    if arguments.then is not None or arguments.keep_old:
+    if arguments.then is not None or arguments.keep_old or arguments.compromised:
         raise UsageError("--commit and --undo end a change: nothing else goes with them")
     verb, one = ("undo", "old") if arguments.commit is None else ("commit", "new")
     change = os.fsencode(arguments.undo if arguments.commit is None else arguments.commit)
@@ -164,8 +174,9 @@ def _describe(entry: dict[str, Any]) -> str:
         lines.append(f"  NOTE: two login passwords open until a login decides, or {end}")
     for slot in entry["slots"]:
         label = f" ({slot['label']})" if slot["label"] else ""
-        lines.append(f"  slot {slot['id']} {slot['kind']}{label} {_day(slot['created'])}")
-    if all(slot["kind"] in ("login", "app") for slot in entry["slots"]):
+        unknown = "" if slot["known"] else ", made by a newer mailseal, unknown here"
+        lines.append(f"  slot {slot['id']} {slot['kind']}{label} {_day(slot['created'])}{unknown}")
+    if not entry["second_way"]:
         lines.append(f"  WARNING: {NO_SECOND_WAY}")
     if entry["session"]:
         lines.append(f"  session: {entry['session']['age']} s old")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""mailseal rewrap, recover, recovery-code, app-password, revoke, rotate, export-key.
+"""mailseal rewrap, recover, recovery-code, app-password, revoke, export-key.
 
 Secrets come from the terminal, or as lines of standard input in the order in
 which the terminal would ask.  New codes are written to standard output, once: mailseal
@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mailseal.admin import two_places
+from mailseal.admin.pair_commands import report_rekey
 from mailseal.admin.prompt import Passwords
 
 if TYPE_CHECKING:
@@ -49,7 +50,12 @@ def register(commands: Commands) -> None:
         help="login password from standard input: agent.panel_users must give it",
     )
     revoke_parser.add_argument("slot", metavar="SLOT", help="its id, as `mailseal status` shows it")
-    _secret(commands.add("rotate", rotate, "make a new key pair for new mail"))
+    revoke_parser.add_argument(
+        "--rekey",
+        action="store_true",
+        help="with the login password, also make what the slot opened worthless for later keys; "
+        "all other app passwords and recovery codes go too",
+    )
     export = _secret(
         commands.add(
             "export-key",
@@ -124,20 +130,21 @@ def revoke(context: Context) -> int:
     """Needs no password of an administrator: whoever lost a phone may have lost that too."""
     arguments = context.arguments
     fields = {"user": os.fsencode(arguments.user), "slot": os.fsencode(arguments.slot)}
-    if arguments.stdin:
-        fields["password"] = Passwords(from_stdin=True).ask(f"password of {arguments.user}")
+    if arguments.stdin or arguments.rekey:
+        passwords, _ = _start(context)
+        fields["password"] = passwords.ask(f"password of {arguments.user}")
+    if arguments.rekey:
+        fields["rekey"] = b"1"
     reply = context.ask("revoke", **fields)
     label = reply.text("label")
     sys.stdout.write(f"{reply.text('kind')} slot revoked{f' ({label})' if label else ''}\n")
-    return 0
-
-
-def rotate(context: Context) -> int:
-    """New mail is sealed to a new pair; the old ones are kept for reading."""
-    passwords, user = _start(context)
-    password = passwords.ask(f"password of {context.arguments.user}")
-    reply = context.ask("rotate", user=user, password=password)
-    sys.stdout.write(f"new mail is sealed to key {reply.text('key_id')[:16]}\n")
+    if arguments.rekey:
+        report_rekey(context, reply)
+    else:
+        sys.stderr.write(
+            "mailseal: note: an older copy of the keyring, such as a backup, still opens with what "
+            f"the slot took; `mailseal rekey {arguments.user}` keeps later mail from it\n"
+        )
     return 0
 
 

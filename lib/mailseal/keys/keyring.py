@@ -27,6 +27,7 @@ from __future__ import annotations
 import dataclasses
 import hmac
 import os
+from typing import Any
 
 from mailseal.crypto import kdf
 from mailseal.crypto.eckeys import CURVES, PrivateKey, PublicKey

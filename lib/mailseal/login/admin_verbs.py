@@ -14,11 +14,14 @@ import bisect
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from mailseal.crypto.eckeys import PublicKey
 from mailseal.errors import MailsealError, NotEnrolled
 from mailseal.keys.escrow_slot import EscrowSlot
+from mailseal.keys.slot import Slot
+from mailseal.keys.slots import kind_of
 from mailseal.login import protocol
 from mailseal.login.lifecycle import Lifecycle
 from mailseal.login.protocol import Fields
@@ -58,6 +61,8 @@ class AdminVerbs:
             "app": self._app,
             "revoke": self._revoke,
             "rotate": self._rotate,
+            "rekey": self._rekey,
+            "drop_key": self._drop_key,
             "open": self._open,
             "export": self._export,
             "backup": self._backup,
@@ -90,9 +95,8 @@ class AdminVerbs:
         keyring = await self._workers.change(lambda: self._vault.enroll(user, password))
         self._sessions.end(user)
         note_enrolment(self._log, keyring)
-        kinds = ",".join(sorted({slot.kind for slot in keyring.slots}))
-        key_id = keyring.current.key_id.hex()
-        return "ok", {"user": user.encode(), "key_id": key_id.encode(), "kinds": kinds.encode()}
+        answer = {"user": user.encode(), "key_id": keyring.current.key_id.hex().encode()}
+        return "ok", {**answer, "second_way": b"1"} if keyring.has_second_way else answer
 
     async def _passwd(self, fields: Fields) -> Answer:
         user, old, new = user_of(fields), needed(fields, "old"), needed(fields, "new")
@@ -136,10 +140,32 @@ class AdminVerbs:
         return "ok", {"slot": slot.id.encode(), "code": code.encode()}
 
     async def _revoke(self, fields: Fields) -> Answer:
+        """Needs no password; with `rekey` it takes the login password, and rekeys."""
         user, slot_id = user_of(fields), text_of(fields, "slot")
-        job = lambda: self._life.revoke(user, slot_id)  # noqa: E731
-        slot = await self._do(user, f"revoke {slot_id[:16]}", job, quick=True)
-        return "ok", {"kind": slot.kind.encode(), "label": slot.label.encode()}
+        what = f"revoke {slot_id[:16]}"
+        if "rekey" not in fields:
+            slot = await self._do(user, what, lambda: self._life.revoke(user, slot_id), quick=True)
+            return "ok", {"kind": slot.kind.encode(), "label": slot.label.encode()}
+        password = needed(fields, "password")
+        job = lambda: self._life.rekey(user, password, revoked=slot_id)  # noqa: E731
+        public, gone = await self._do(user, f"{what} with rekey", job)
+        slot = next(slot for slot in gone if slot.id == slot_id)
+        answer = {"kind": slot.kind.encode(), "label": slot.label.encode()}
+        return "ok", answer | _rekeyed(public, [one for one in gone if one is not slot])
+
+    async def _rekey(self, fields: Fields) -> Answer:
+        user, password = user_of(fields), needed(fields, "password")
+        job = lambda: self._life.rekey(user, password)  # noqa: E731
+        return "ok", _rekeyed(*await self._do(user, "rekey", job))
+
+    async def _drop_key(self, fields: Fields) -> Answer:
+        """With `check` nothing is changed: it only says whether it could be."""
+        user, password = user_of(fields), needed(fields, "password")
+        key_id, check = needed(fields, "key_id"), "check" in fields
+        job = lambda: self._life.drop_key(user, password, key_id, check=check)  # noqa: E731
+        what = f"drop-key {key_id.hex()[:16]}{' (check)' if check else ''}"
+        await self._do(user, what, job)
+        return "ok", {}
 
     async def _rotate(self, fields: Fields) -> Answer:
         user, password = user_of(fields), needed(fields, "password")
@@ -233,12 +259,14 @@ class AdminVerbs:
             "revision": keyring.revision,
             "keys": [key.identity() for key in keyring.keys],
             "room": self._vault.room(keyring),
+            "second_way": keyring.has_second_way,
             "slots": [
                 {
                     "id": slot.id,
                     "kind": slot.kind,
                     "label": slot.label,
                     "created": slot.created,
+                    "known": kind_of(slot).known,
                     **({"key_id": slot.key_id.hex()} if isinstance(slot, EscrowSlot) else {}),
                 }
                 for slot in keyring.slots
@@ -277,3 +305,10 @@ class AdminVerbs:
         user = user_of(fields)
         found = await self._do(user, "repair", lambda: self._vault.repair(user), quick=True)
         return "ok", {"found": found.encode()}
+
+
+def _rekeyed(public: PublicKey | None, gone: Sequence[Slot]) -> Fields:
+    """The new pair if there is one, and a line for each slot that went."""
+    lines = "\n".join(f"{slot.kind} {slot.label}".strip() for slot in gone)
+    answer = {"gone": lines.encode()}
+    return answer if public is None else {**answer, "key_id": public.key_id.hex().encode()}

@@ -29,6 +29,7 @@ from mailseal.errors import (
     Damaged,
     MailsealError,
     NotEnrolled,
+    UsageError,
 )
 from mailseal.keys import codes
 from mailseal.keys.keyring import Keyring, Opened
@@ -75,13 +76,7 @@ class Lifecycle:
         vault = self._vault
 
         def change(opened: Opened) -> str:
-            pending = opened.keyring.pending
-            if pending is not None and not vault.is_old(pending):
-                raise ChangePending(
-                    f"the password of {user} is being changed by somebody else",
-                    hint=f"try again in {vault.minutes_left(pending)} minutes; or settle the other "
-                    "change, `mailseal status` shows it",
-                )
+            self._refuse_beside_another(opened)
             before = opened.slot
             if before.kind != "login":
                 before = opened.keyring.of_kind("login")[-1]
@@ -89,8 +84,17 @@ class Lifecycle:
             now, derive = vault.now(), vault.derive
             return opened.set_login(new, vault.cost, now=now, keep=keep, derive=derive).id
 
-        user = opened.keyring.user
         return self._change(opened, change)
+
+    def _refuse_beside_another(self, opened: Opened) -> None:
+        """Raises ChangePending while somebody else may be about to settle a change."""
+        pending = opened.keyring.pending
+        if pending is not None and not self._vault.is_old(pending):
+            raise ChangePending(
+                f"the password of {opened.keyring.user} is being changed by somebody else",
+                hint=f"try again in {self._vault.minutes_left(pending)} minutes; or settle the "
+                "other change, `mailseal status` shows it",
+            )
 
     def commit(self, user: str, change_id: str) -> None:
         """End this change: only its new password opens.  Once more does no harm.
@@ -157,15 +161,52 @@ class Lifecycle:
     def rotate(self, user: str, password: bytes) -> PublicKey:
         """A new key pair for new mail; the older ones stay for reading."""
 
-        def change(opened: Opened) -> PublicKey:
-            return self._vault.add_key(opened)
+        opened = self._open_for_new_pair(user, password)
+        return self._change(opened, self._vault.add_key)
 
+    def rekey(
+        self, user: str, password: bytes, *, revoked: str | None = None
+    ) -> tuple[PublicKey | None, Sequence[Slot]]:
+        """A new master key with everything sealed anew, and a new key pair for new mail.
+
+        Whoever has an old copy of the keyring, and what once opened it, has the old pairs;
+        he gets no later one.  App passwords and recovery codes go, and slots of unknown
+        kinds: they cannot be made anew without what opens them.  Returns the new pair, None
+        if a login could not carry one more, and the slots that went.
+        """
+        vault = self._vault
+
+        def change(opened: Opened) -> tuple[PublicKey | None, Sequence[Slot]]:
+            self._refuse_beside_another(opened)
+            if revoked is not None and opened.keyring.slot(revoked).kind in ("login", "escrow"):
+                raise UsageError(
+                    f"slot {revoked} of {user} is not taken away by a rekey",
+                    hint="revoke it without --rekey, then run `mailseal rekey`",
+                )
+            gone = opened.rekey(password, vault.cost, now=vault.now(), derive=vault.derive)
+            return (vault.add_key(opened) if vault.room(opened.keyring) else None), gone
+
+        return self._change(self._open_for_new_pair(user, password), change)
+
+    def drop_key(self, user: str, password: bytes, key_id: bytes, *, check: bool = False) -> None:
+        """Forget an older pair for ever.  The caller has made sure that no mail needs it.
+
+        With `check` nothing is stored.
+        """
+        opened = self._vault.open(user, password)
+        if check:
+            try:
+                opened.drop_key(key_id)
+            finally:
+                opened.wipe()
+        else:
+            self._change(opened, lambda opened: opened.drop_key(key_id))
+
+    def _open_for_new_pair(self, user: str, password: bytes) -> Opened:
+        """A public key that is somebody else's is found before a new one takes its place."""
         opened = self._vault.open(user, password)
         self._vault.check_public(user, [key.public for key in opened.keys])
-        with self._store.locked(user):
-            public = self._change(opened, change)
-            self._vault.public.publish(user, public)
-        return public
+        return opened
 
     def export(self, user: str, secret: bytes) -> Sequence[PrivateKey]:
         """The private keys, newest first, for the login password or a recovery code."""
@@ -250,7 +291,7 @@ class Lifecycle:
             before = opened.keyring
             result = change(opened)
             self._vault.add_escrow(opened)
-            self._store.save(opened.keyring, before=before)
+            self._vault.save(opened.keyring, before=before)
             return result
         finally:
             opened.wipe()

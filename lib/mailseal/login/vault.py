@@ -36,12 +36,14 @@ from mailseal.errors import (
     WrongPassword,
 )
 from mailseal.keys.escrow_slot import EscrowSlot
-from mailseal.keys.keyring import MAX_KEYS, MAX_SLOTS, Keyring, Opened
+from mailseal.keys.keyring import Keyring, Opened
+from mailseal.keys.keyring_file import MAX_KEYS, MAX_SLOTS
 from mailseal.keys.keystore import Keystore, Stamp
 from mailseal.keys.names import normalise
 from mailseal.keys.password_slot import check_password
 from mailseal.keys.public import PublicStore
 from mailseal.keys.slot import Derive, Slot
+from mailseal.keys.slots import kind_of
 from mailseal.login import mailcrypt_fields
 
 
@@ -164,6 +166,15 @@ class Vault:
             return
         opened.add_escrow(self.escrow, "", now=self.now())
 
+    def save(self, keyring: Keyring, *, before: Keyring) -> None:
+        """Store a changed keyring, and then its public key if that is another one now."""
+        if keyring.current == before.current:
+            self.store.save(keyring, before=before)
+            return
+        with self.store.locked(keyring.user):
+            self.store.save(keyring, before=before)
+            self.public.publish(keyring.user, keyring.current)
+
     def room(self, keyring: Keyring) -> int:
         """How many more key pairs Dovecot can take at this user's login."""
         publics = [key.public for key in keyring.keys]
@@ -199,7 +210,7 @@ class Vault:
         """
         keyring, _ = self._load_for_password(user, password)
         opened = keyring.unlock(password, derive=self.derive)
-        if opened.slot.kind != "login":
+        if not kind_of(opened.slot).changes_slots:
             opened.wipe()
             raise WrongPassword("an app password cannot do this: the login password can")
         return opened

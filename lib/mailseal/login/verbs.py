@@ -46,7 +46,7 @@ def user_of(fields: Fields) -> str:
 def note_enrolment(log: logging.Logger, keyring: Keyring) -> None:
     """Log a new keyring, and loudly if there is no second way in."""
     log.info("enroll: user=<%s>, keyid=%s", keyring.user, keyring.current.key_id.hex())
-    if all(slot.kind in ("login", "app") for slot in keyring.slots):
+    if not keyring.has_second_way:
         log.warning(
             "user=<%s> HAS NO SECOND WAY IN: a forgotten password means lost mail; "
             "run `mailseal recovery-code %s`",

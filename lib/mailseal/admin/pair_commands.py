@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: MIT
+"""mailseal rotate, rekey, drop-key: a user's key pairs, and the master key above them.
+
+drop-key takes an old pair away for ever, and only if no mail needs it.  So it looks twice:
+first as things are; then, while mail for the user waits and nobody can log in, after
+`doveadm kick USER`, because an IMAP session from before the last rotation goes on
+sealing to an older pair.  Killed half-way it leaves mail waiting: run it again, or
+`mailseal repair USER`.
+
+FAILURES
+    UsageError if mail is sealed to the pair, or if that cannot be told.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from mailseal.admin import sealed_mail
+from mailseal.admin.prompt import Passwords
+from mailseal.errors import TemporaryError, UsageError
+from mailseal.keys.names import normalise
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+    from mailseal.admin.command import Commands, Context
+    from mailseal.login.client import Reply
+
+UNDER_WAY = 3.0
+"""Within this time, in seconds, a mail whose key was looked up is stored: the key is looked up
+after the mail has come in, and sealing, writing and syncing 100 MB took 1.2 s."""
+
+# doveadm kick: done, and nobody was there to be kicked (EX_NOHOST; in 2.3.19 EX_OK too).
+_KICKED = (0, 68)
+
+
+def register(commands: Commands) -> None:
+    """Add this module's commands."""
+    _secret(commands.add("rotate", rotate, "make a new key pair for new mail"))
+    _secret(
+        commands.add(
+            "rekey",
+            rekey,
+            "make a new master key and a new key pair, so that an old copy of the keyring and an "
+            "old password open nothing that comes later",
+        )
+    )
+    drop = _secret(
+        commands.add("drop-key", drop_key, "remove an old key pair that no mail is sealed to")
+    )
+    drop.add_argument("key", metavar="KEYID", help="as `mailseal status` shows it")
+    drop.add_argument(
+        "--maildir", action="append", default=[], help="search this folder too (may be repeated)"
+    )
+    drop.add_argument(
+        "--kicked",
+        action="store_true",
+        help="do not run `doveadm kick`: the user's sessions were ended by other means",
+    )
+
+
+def _secret(parser: ArgumentParser) -> ArgumentParser:
+    parser.add_argument("user", metavar="USER")
+    parser.add_argument("--stdin", action="store_true", help="password from standard input")
+    return parser
+
+
+def _password(context: Context) -> bytes:
+    arguments = context.arguments
+    return Passwords(from_stdin=arguments.stdin).ask(f"password of {arguments.user}")
+
+
+def rotate(context: Context) -> int:
+    """New mail is sealed to a new pair; the old ones are kept for reading."""
+    user = os.fsencode(context.arguments.user)
+    reply = context.ask("rotate", user=user, password=_password(context))
+    sys.stdout.write(f"new mail is sealed to key {reply.text('key_id')[:16]}\n")
+    return 0
+
+
+def rekey(context: Context) -> int:
+    """A new master key, all sealed anew under it."""
+    user = os.fsencode(context.arguments.user)
+    report_rekey(context, context.ask("rekey", user=user, password=_password(context)))
+    return 0
+
+
+def report_rekey(context: Context, reply: Reply) -> None:
+    """Say what a rekey has done, and what must be made again."""
+    user = context.arguments.user
+    if key_id := reply.text("key_id"):
+        sys.stdout.write(f"new master key; new mail is sealed to key {key_id[:16]}\n")
+    else:
+        sys.stdout.write("new master key; NO NEW KEY PAIR: no more fit into a login\n")
+        sys.stderr.write(
+            f"mailseal: hint: `mailseal drop-key {user} KEYID`, then `mailseal rotate {user}`\n"
+        )
+    for line in reply.text("gone").splitlines():
+        kind, _, label = line.partition(" ")
+        sys.stdout.write(f"gone: {kind} slot{f' ({label})' if label else ''}\n")
+        if kind == "recovery":
+            sys.stderr.write(f"mailseal: hint: run `mailseal recovery-code {user}` now\n")
+        elif kind == "app":
+            sys.stderr.write(f"mailseal: hint: run `mailseal app-password {user} LABEL`\n")
+
+
+def drop_key(context: Context) -> int:
+    """See the module's docstring."""
+    arguments = context.arguments
+    user = normalise(os.fsencode(arguments.user))
+    key_id = _full_id(context, user)
+    password = _password(context)
+    asked = {"user": user.encode(), "password": password, "key_id": key_id}
+    context.ask("drop_key", check=b"1", **asked)
+    folders, doubt = sealed_mail.folders(context, user)
+    if doubt:
+        raise UsageError(f"{doubt}: whether mail needs this pair cannot be told; it stays")
+    _require_unused(folders, key_id)
+    context.ask("suspend", user=user.encode())
+    try:
+        _end_sessions(context, user)
+        time.sleep(UNDER_WAY)
+        _require_unused(folders, key_id)
+        context.ask("drop_key", **asked)
+    finally:
+        context.ask("repair", user=user.encode())
+    sys.stdout.write(f"key pair {key_id.hex()[:16]} is gone\n")
+    return 0
+
+
+def _full_id(context: Context, user: str) -> bytes:
+    """The key id that was named by its beginning."""
+    from mailseal.admin.key_commands import all_status
+
+    wanted = context.arguments.key.lower()
+    (entry,) = all_status(context, user)["users"]
+    if "problem" in entry:
+        raise TemporaryError(entry["problem"])
+    found = [key["id"] for key in entry["keys"] if key["id"].startswith(wanted)]
+    if len(found) != 1 or len(wanted) < 8:
+        raise UsageError(f"{user} has no key pair {wanted}", hint=f"see `mailseal status {user}`")
+    return bytes.fromhex(found[0])
+
+
+def _require_unused(folders: list[str], key_id: bytes) -> None:
+    found = sealed_mail.count(folders)
+    if found[key_id]:
+        raise UsageError(
+            f"{found[key_id]} mails are sealed to this pair: without it nobody can read them",
+            hint="it stays",
+        )
+    if found[sealed_mail.UNREADABLE]:
+        raise UsageError(
+            f"of {found[sealed_mail.UNREADABLE]} sealed mails the header is damaged: whether "
+            "they need this pair cannot be told; it stays"
+        )
+
+
+def _end_sessions(context: Context, user: str) -> None:
+    if context.arguments.kicked:
+        return
+    hint = "end the user's sessions in another way and say --kicked"
+    try:
+        status = subprocess.run(["doveadm", "kick", user], capture_output=True).returncode
+    except OSError as exc:
+        raise TemporaryError(f"cannot run doveadm kick: {exc.strerror}", hint=hint) from None
+    if status not in _KICKED:
+        raise TemporaryError(f"doveadm kick {user} ended with status {status}", hint=hint)
