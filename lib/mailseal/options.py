@@ -85,6 +85,11 @@ class Dovecot:
         "/run/dovecot/mailseal-userdb",
         "A userdb socket of Dovecot's.  It gives home, mail location, uid and gid of each user.",
     )
+    auth_socket: str = option(
+        absolute_path,
+        "/run/dovecot/auth-client",
+        "Dovecot's auth-client socket.  `mailseal enroll` asks there whether a password is right.",
+    )
     lmtp_socket: str = option(
         socket_name,
         "/run/dovecot/mailseal-relay",

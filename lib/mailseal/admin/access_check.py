@@ -21,6 +21,7 @@ def users(config: Config) -> Iterator[Finding]:
         needed += [
             ("agent.user", (config.agent.user,)),
             ("agent.login_users", config.agent.login_users),
+            ("agent.panel_users", config.agent.panel_users),
             ("agent.admin_users", config.agent.admin_users),
         ]
     for option, names in needed:

@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     from mailseal.admin import (
         backup_commands,
         config_commands,
+        enroll,
         key_commands,
         mail_commands,
         pair_commands,
@@ -55,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-c", "--config", default=configuration.DEFAULT_PATH, metavar="FILE")
     commands = Commands(parser)
     modules = (
+        enroll,
         key_commands,
         slot_commands,
         backup_commands,

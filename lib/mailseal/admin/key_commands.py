@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""mailseal enroll, passwd, status, lock, repair: the everyday life of keys.
+"""mailseal passwd, status, lock, repair: the everyday life of keys.
 
 Passwords come from the terminal, or as lines of standard input with --stdin or
-when standard input is no terminal: `enroll` reads one line, `passwd` two, the old
-password and the new one.  What a panel needs of `passwd`, with its exit
+when standard input is no terminal: `passwd` reads two, the old password and the
+new one.  What a panel needs of `passwd`, with its exit
 statuses, stands in docs/panels.md.
 """
 
@@ -16,24 +16,20 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mailseal.admin import two_places
+from mailseal.admin.enroll import NO_SECOND_WAY
 from mailseal.admin.pair_commands import report_rekey
 from mailseal.admin.prompt import Passwords
 from mailseal.errors import UsageError
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser
-
     from mailseal.admin.command import Commands, Context
-
-NO_SECOND_WAY = "no second way in: a forgotten password means LOST MAIL"
 
 
 def register(commands: Commands) -> None:
     """Add this module's commands."""
-    _with_user(commands.add("enroll", enroll, "make a key pair for a user"))
-    change = _with_user(
-        commands.add("passwd", passwd, "change the password that opens a user's keyring")
-    )
+    change = commands.add("passwd", passwd, "change the password that opens a user's keyring")
+    change.add_argument("user", metavar="USER")
+    change.add_argument("--stdin", action="store_true", help="passwords from standard input")
     change.add_argument(
         "--null", action="store_true", help="passwords on standard input end with NUL, not LF"
     )
@@ -61,30 +57,6 @@ def register(commands: Commands) -> None:
     who.add_argument("--all", action="store_true")
     repair_parser = commands.add("repair", repair, "publish a user's own public key again")
     repair_parser.add_argument("user", metavar="USER")
-
-
-def _with_user(parser: ArgumentParser) -> ArgumentParser:
-    parser.add_argument("user", metavar="USER")
-    parser.add_argument("--stdin", action="store_true", help="password from standard input")
-    return parser
-
-
-def enroll(context: Context) -> int:
-    """Make a keyring.  The password is the user's login password."""
-    arguments = context.arguments
-    password = Passwords(from_stdin=arguments.stdin).ask(f"password of {arguments.user}", new=True)
-    reply = context.ask("enroll", user=os.fsencode(arguments.user), password=password)
-    sys.stdout.write(f"{reply.text('user')} is enrolled, key {reply.text('key_id')[:16]}\n")
-    sys.stderr.write(
-        "mailseal: hint: an IMAP session that is open now still saves in clear: "
-        f"`doveadm kick {reply.text('user')}`\n"
-    )
-    if "second_way" not in reply.fields:
-        sys.stderr.write(
-            f"mailseal: warning: {reply.text('user')} has {NO_SECOND_WAY}\n"
-            f"mailseal: hint: run `mailseal recovery-code {reply.text('user')}`\n"
-        )
-    return 0
 
 
 def passwd(context: Context) -> int:

@@ -51,15 +51,15 @@ class PanelVerbs:
             if opened.keyring.slot(slot_id).kind != "app":
                 raise NotPermitted(f"slot {slot_id} of {user} is no app password")
 
-        await self._workers.run(check)
+        await self._workers.change(check)
         return await self._admin["revoke"](fields)
 
     async def _status(self, fields: Fields) -> Answer:
         user = user_of(fields)
         if "secret" in fields:
             secret = fields["secret"]
-            await self._workers.run(lambda: self._life.prove(user, secret))
+            await self._workers.change(lambda: self._life.prove(user, secret))
             return await self._admin["status"]({"user": user.encode()})
-        keyring = await self._workers.run(lambda: self._vault.store.load(user))
+        keyring = await self._workers.quick(lambda: self._vault.store.load(user))
         found = {"user": user, "ways_in": sorted({slot.kind for slot in keyring.slots})}
         return "ok", {"users": json.dumps([found]).encode()}

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: MIT
+"""mailseal enroll: make key pairs, for one user or for many.
+
+Behind another passdb Dovecot is asked first whether the user exists and the password is
+right: a keyring that opens with another password than the login's is a user who cannot
+read mail.  Where the keyring is the only password check there is nobody to ask.
+
+A LIST (--stdin-list)
+    Lines of `USER TAB PASSWORD` on standard input.  For each line one goes to standard output as
+    soon as it is done:
+        USER TAB enrolled TAB KEYID
+        USER TAB already enrolled
+        USER TAB failed TAB STATUS TAB MESSAGE     (STATUS as the command for one user ends)
+    A failure does not end the list.  Exit status: 0 if every user is enrolled now; 75 if
+    there is a failure that may pass, and the same list may be tried again; else 65.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from mailseal.admin.prompt import Passwords
+from mailseal.errors import (
+    EX_DATAERR,
+    EX_TEMPFAIL,
+    AlreadyEnrolled,
+    ConfigError,
+    MailsealError,
+    NotEnrolled,
+    NotPermitted,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from mailseal.admin.command import Commands, Context
+
+NO_SECOND_WAY = "no second way in: a forgotten password means LOST MAIL"
+
+
+def register(commands: Commands) -> None:
+    """Add this module's command."""
+    parser = commands.add("enroll", enroll, "make a key pair for a user, or for many")
+    parser.add_argument("user", metavar="USER", nargs="?")
+    parser.add_argument("--stdin", action="store_true", help="password from standard input")
+    parser.add_argument(
+        "--stdin-list",
+        action="store_true",
+        help="many users from standard input, a line each: the user, a TAB, the password",
+    )
+    parser.add_argument(
+        "--unchecked",
+        action="store_true",
+        help="do not ask Dovecot whether the user exists and the password is right",
+    )
+
+
+def enroll(context: Context) -> int:
+    """Make a keyring.  The password is the user's login password."""
+    arguments = context.arguments
+    if arguments.stdin_list:
+        if arguments.user is not None:
+            raise UsageError("--stdin-list takes its users from standard input: name none")
+        return _enroll_list(context)
+    if arguments.user is None:
+        raise UsageError("which USER? or --stdin-list for many")
+    password = Passwords(from_stdin=arguments.stdin).ask(f"password of {arguments.user}", new=True)
+    user, key_id, second_way = _enroll_one(context, os.fsencode(arguments.user), password)
+    sys.stdout.write(f"{user} is enrolled, key {key_id[:16]}\n")
+    sys.stderr.write(
+        f"mailseal: hint: an IMAP session that is open now still saves in clear: "
+        f"`doveadm kick {user}`\n"
+    )
+    if not second_way:
+        sys.stderr.write(
+            f"mailseal: warning: {user} has {NO_SECOND_WAY}\n"
+            f"mailseal: hint: run `mailseal recovery-code {user}`\n"
+        )
+    return 0
+
+
+def _enroll_one(context: Context, user: bytes, password: bytes) -> tuple[str, str, bool]:
+    """User, key id, and whether there is a second way in."""
+    from mailseal.keys.names import normalise
+    from mailseal.keys.password_slot import check_password
+
+    name = normalise(user)
+    check_password(password)
+    asked = False
+    if not context.arguments.unchecked and context.config.login.password_check == "passdb":  # noqa: S105
+        asked = _ask_dovecot(context, name, password)
+    try:
+        reply = context.ask("enroll", user=user, password=password)
+    except AlreadyEnrolled:
+        # With `login.enroll: at-login` it was Dovecot's question that enrolled the user.
+        if not asked or context.config.login.enroll != "at-login":
+            raise
+        return _as_status_says(context, user)
+    return reply.text("user"), reply.text("key_id"), "second_way" in reply.fields
+
+
+def _ask_dovecot(context: Context, name: str, password: bytes) -> bool:
+    """Whether Dovecot was asked.  An enrolment that was cut short needs no second check."""
+    from mailseal.admin import dovecot_login
+
+    try:
+        context.ask("status", user=name.encode())
+    except NotEnrolled:
+        dovecot_login.check(context.config, name, password)
+        return True
+    return False
+
+
+def _as_status_says(context: Context, user: bytes) -> tuple[str, str, bool]:
+    import json
+
+    (entry,) = json.loads(context.ask("status", user=user).fields["users"])
+    return entry["user"], entry["keys"][-1]["id"], entry["second_way"]
+
+
+def _enroll_list(context: Context) -> int:
+    status = 0
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        user, tab, password = line.removesuffix(b"\n").removesuffix(b"\r").partition(b"\t")
+        name = _shown(user)
+        try:
+            if not tab:
+                raise UsageError(f"line {number} has no TAB between user and password")
+            _, key_id, _ = _enroll_one(context, user, password)
+            result = f"enrolled\t{key_id}"
+        except AlreadyEnrolled:
+            result = "already enrolled"
+        except (ConfigError, NotPermitted):
+            raise  # it is the same for all
+        except MailsealError as exc:
+            result = f"failed\t{exc.exit_status}\t{exc}"
+            passes = EX_TEMPFAIL in (exc.exit_status, status)
+            status = EX_TEMPFAIL if passes else EX_DATAERR
+        sys.stdout.write(f"{name}\t{result}\n")
+        sys.stdout.flush()
+    return status
+
+
+def _shown(user: bytes) -> str:
+    text = user.decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else "?" for c in text)
