@@ -81,9 +81,10 @@ class Dovecot:
         "set it where that command is not installed.",
     )
     userdb_socket: str = option(
-        absolute_path,
+        socket_name,
         "/run/dovecot/mailseal-userdb",
-        "A userdb socket of Dovecot's.  It gives home, mail location, uid and gid of each user.",
+        "A userdb socket of Dovecot's.  It gives home, mail location, uid and gid of each user.  "
+        "host:port if Dovecot runs on another host; see docs/install.md, Two hosts.",
     )
     auth_socket: str = option(
         absolute_path,
@@ -267,7 +268,8 @@ class Delivery:
     maildir: str = option(
         text("a path, in which ~ is the home directory"),
         "~/Maildir",
-        "The Maildir, with `userdb: template` or where Dovecot's userdb gives no mail location.",
+        "The Maildir, with `userdb: template` or where neither Dovecot's userdb nor its settings "
+        "give a mail location.",
     )
     userdb_cache: int = option(
         duration,

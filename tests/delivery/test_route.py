@@ -154,7 +154,8 @@ def routed(here: Here, **account: Any) -> Any:
     if "user" in account:
         values["name"] = account["user"]
     router = Router(here.config)
-    router._users = OneAccount(Account(**{**values, **account}))  # type: ignore[assignment]
+    # The template has no fields: those that prove sealing are asked of Dovecot.
+    router._users = router._dovecot = OneAccount(Account(**{**values, **account}))  # type: ignore[assignment]
     return router.route(ALICE)
 
 
@@ -280,6 +281,18 @@ def test_a_name_in_another_spelling_than_that_of_the_key_defers(here: Here) -> N
     assert "auth_username_format" in str(caught.value.hint)
     here.public.withdraw("alice@example.org")
     assert routed(here, name="Alice@example.org").why == "not enrolled"
+
+
+def test_dovecot_that_cannot_be_asked_or_knows_another_user_defers(here: Here) -> None:
+    """With a template, for a user who must go through Dovecot."""
+    here.config = here.configure(sieve="always")
+    router = Router(here.config)
+    with pytest.raises(TemporaryError, match="cannot ask Dovecot"):
+        router.route(ALICE)
+    bob = Account("bob", "/h", "/m", None, fields(here.keys["alice@example.org"]), name="bob")
+    router._dovecot = OneAccount(bob)  # type: ignore[assignment]
+    with pytest.raises(TemporaryError, match="has the name bob"):
+        router.route(ALICE)
 
 
 def test_sieve_for_all_goes_through_dovecot_or_waits(here: Here) -> None:

@@ -310,7 +310,7 @@ class TestSieve:
         ("mail_location = sdbox:~/sdbox:INDEXCACHE=/c/%u", False),
         ("mail_location = maildir:~/Maildir:INBOX=~/In:INDEXCACHE=/c/%u", False),
         ("mail_location = maildir:~/Maildir:LAYOUT=fs:INDEXCACHE=/c/%u", False),
-        ("mail_location = maildir:/m/%Ld/%n:INDEXCACHE=/c/%u", True),  # nobody but Dovecot can tell
+        ("mail_location = maildir:/m/%1n/%n:INDEXCACHE=/c/%u", True),  # nobody but Dovecot can tell
         ("namespace inbox {\n  location = maildir:~/N\n}", False),
         ("namespace old {\n  location = maildir:~/N\n  prefix = old.\n}", True),
     ]

@@ -135,7 +135,7 @@ def peer(tmp_path: Path) -> Iterator[Peer]:
 
 def users_of(tmp_path: Path) -> DovecotUserdb:
     text = f"dovecot: {{userdb_socket: {tmp_path}/auth, timeout: 1s}}"
-    return DovecotUserdb(configuration.parse(text))
+    return DovecotUserdb(configuration.parse(text), {})
 
 
 def test_a_good_answer(tmp_path: Path, peer: Peer) -> None:

@@ -13,17 +13,11 @@ from collections.abc import Iterator
 from mailseal.admin import dovecot_auth_check, dovecot_folders_check
 from mailseal.admin.finding import Finding, error, warning
 from mailseal.config import Config
+from mailseal.delivery.dovecot import settings
 from mailseal.delivery.dovecot.location import expand, layout_of, maildir_of
 from mailseal.doveconf import Doveconf, DoveconfError
 
 _SAMPLE = ("user@example.org", "/home/user")
-# How 2.4 writes what 2.3 writes as %h, %u, %n and %d.
-_VARIABLES = (
-    (re.compile(r"%\{home\}"), "%h"),
-    (re.compile(r"%\{user\}"), "%u"),
-    (re.compile(r"%\{user ?\| ?username\}"), "%n"),
-    (re.compile(r"%\{user ?\| ?domain\}"), "%d"),
-)
 
 
 def findings(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
@@ -103,7 +97,7 @@ def _site_scripts(doveconf: Doveconf, protocol: str) -> list[str]:
 
 def _location(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
     """Where Dovecot looks for new mail of users whose userdb entry says nothing about it."""
-    fields = _inbox_fields(doveconf)
+    fields = settings.inbox_fields(doveconf)
     ours = expand(config.delivery.maildir, *_SAMPLE)
     if ours is None or not any(fields.values()) or re.search("%[^hund]", str(fields)):
         return  # a template that only Dovecot can fill in
@@ -112,6 +106,8 @@ def _location(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
             yield from _empty_inbox_path(doveconf, ours)
         return
     theirs = ", ".join(f"{name} = {value}" for name, value in fields.items() if value)
+    if settings.known(config):
+        return  # and followed
     yield warning(
         f"Dovecot has {theirs}, mailseal has delivery.maildir {config.delivery.maildir}: where "
         "the user database gives no mail location, mail would lie where Dovecot does not look; "
@@ -128,25 +124,3 @@ def _empty_inbox_path(doveconf: Doveconf, maildir: str) -> Iterator[Finding]:
             f"mailseal stores in {maildir} would not be seen; remove the line, or give it the "
             "value of mail_path"
         )
-
-
-def _inbox_fields(doveconf: Doveconf) -> dict[str, str]:
-    """The settings that say where INBOX is, as userdb fields."""
-    settings = doveconf.settings("imap")
-    own = next((b for b in settings.all("namespace") if b.get("inbox") == "yes"), None)
-    fields = {}
-    for name, setting in (
-        ("mail", "mail_location"),  # 2.3; its namespaces shorten the name
-        ("mail_driver", "mail_driver"),
-        ("mail_path", "mail_path"),
-        ("mail_inbox_path", "mail_inbox_path"),
-        ("mailbox_list_layout", "mailbox_list_layout"),
-    ):
-        there = own.get(setting.replace("mail_loc", "loc")) if own else ""
-        value = there or settings.get(setting)
-        for variable, short in _VARIABLES:
-            value = variable.sub(short, value)
-        # 2.4 says fs for everybody, and takes maildir++ for a Maildir.
-        if value and (name, value) != ("mailbox_list_layout", "fs"):
-            fields[name] = value
-    return fields

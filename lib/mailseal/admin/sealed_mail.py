@@ -27,11 +27,12 @@ UNREADABLE = b""
 
 def folders(context: Context, user: str) -> tuple[list[str], str]:
     """Where mail of the user may lie, and why that may be not all, if so."""
-    from mailseal.delivery.dovecot import userdb
+    from mailseal.delivery.dovecot import settings, userdb
 
     named = [os.path.abspath(path) for path in context.arguments.maildir]
     try:
-        account = userdb.from_config(context.config).lookup(user)
+        known = settings.known(context.config)
+        account = userdb.from_config(context.config, known).lookup(user)
     except MailsealError as exc:
         return named, f"it is not known where the mail of {user} lies ({exc})"
     if account is None:

@@ -4,7 +4,8 @@
     unknown user                                  NoSuchUser (550 5.1.1)
     enrolled, Maildir of ours                     seal: mailseal stores it itself
     enrolled, but with Sieve to run, another      relay: Dovecot's mail_crypt seals, if its
-      mail format, or another uid                   user database hands it the same public key
+      mail format, or another uid                   user database hands it the same public key;
+                                                    also asked where a template names the users
     mailbox full, says dovecot.quota_socket       MailboxFull (452), MailboxFullRefused (552)
     not enrolled                                  delivery.not_enrolled: relay in clear,
                                                     RecipientDeferred or RecipientRefused
@@ -21,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Literal
 
 from mailseal.config import Config
@@ -69,8 +71,10 @@ class Route:
 class Router:
     """Decides for one recipient at a time; used by many threads."""
 
-    def __init__(self, config: Config) -> None:
-        self._users = userdb.from_config(config)
+    def __init__(self, config: Config, settings: Mapping[str, str] | None = None) -> None:
+        """`settings`: what is known of Dovecot's (dovecot/settings.py)."""
+        self._users = userdb.from_config(config, settings or {})
+        self._dovecot = userdb.of_dovecot(config, {})
         self._keys = PublicStore(config.public_dir)
         self._delimiter = config.delivery.recipient_delimiter
         self._script = config.delivery.sieve_script
@@ -83,7 +87,9 @@ class Router:
 
     def is_quick(self, address: Address) -> bool:
         """Whether route() will answer without waiting for anybody."""
-        return self._quota is None and self._users.remembered(self._split(address)[0])[0]
+        if not self._certain or self._quota is not None:
+            return False  # a mount or a service may make it wait
+        return self._users.remembered(self._split(address)[0])[0]
 
     def route(self, address: Address, size: int = 0) -> Route:
         """Decide.  Raises what the module's table says, and TemporaryError for all else.
@@ -106,8 +112,17 @@ class Router:
             if self._quota is not None:
                 self._quota.require_room(account.user, size)
             return Route(address, account, "seal", key, detail, "enrolled")
-        _require_sealing(account, key, obstacle)
+        proof = account if self._certain else self._as_dovecot_knows(name, account)
+        _require_sealing(proof, key, obstacle)
         return Route(address, account, "relay", key, detail, obstacle)
+
+    def _as_dovecot_knows(self, name: str, account: Account) -> Account:
+        """What Dovecot, perhaps on another host, will make of a user whom the template knows."""
+        found = self._dovecot.lookup(name)
+        if found is None or found.user != account.user:
+            theirs = "does not know this user" if found is None else f"has the name {found.user}"
+            raise TemporaryError(f"{account.user} must go through Dovecot, which {theirs}")
+        return found
 
     def key_of(self, user: str) -> PublicKey | None:
         """The user's public key as it is now; None only for the certainly not enrolled."""

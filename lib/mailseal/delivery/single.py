@@ -15,7 +15,7 @@ from mailseal.daemon import open_log, user_ids
 from mailseal.delivery import outcome
 from mailseal.delivery.commit import SealJob, make_store, seal_group
 from mailseal.delivery.daemon import listen
-from mailseal.delivery.dovecot import relay
+from mailseal.delivery.dovecot import relay, settings
 from mailseal.delivery.lmtp.syntax import Address, Reply
 from mailseal.delivery.log import DeliveryLog
 from mailseal.delivery.message import Envelope, Message
@@ -36,9 +36,10 @@ def deliver_alone(
     """One reply per recipient.  Raises ConfigError before anything was done."""
     config = configuration.load(config_path or configuration.DEFAULT_PATH)
     log = _log(config)
+    known = settings.known(config)  # before: root may read all of Dovecot's configuration
     listen.become(config.delivery.user)
     envelope.hostname = listen.hostname(config)
-    router = Router(config)
+    router = Router(config, known)
     store = make_store(config, router, 0)
     dovecot = relay.dovecot(config, envelope.hostname)
     replies: list[Reply] = []

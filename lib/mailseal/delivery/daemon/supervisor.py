@@ -36,6 +36,7 @@ from mailseal import config as configuration
 from mailseal.config import Config
 from mailseal.daemon import notify, open_log, user_ids
 from mailseal.delivery.daemon import listen
+from mailseal.delivery.dovecot import settings
 from mailseal.delivery.folders import Folders
 from mailseal.delivery.log import DeliveryLog
 from mailseal.errors import EX_CONFIG, EX_OK, ConfigError, MailsealError
@@ -54,6 +55,8 @@ class Server:
         self._sockets = self._inherited or listen.open_all(config)
         lines = open_log(config, "mailseal-lmtp", user_ids(config.delivery.user, "delivery.user"))
         self.log = DeliveryLog(lines)
+        # Now: root may read all of Dovecot's configuration.
+        self._settings = settings.known(config)
         listen.become(config.delivery.user)
         self._workers: dict[int, float] = {}
         self._retiring: set[int] = set()
@@ -95,7 +98,9 @@ class Server:
             from mailseal.delivery.daemon.worker import Worker
 
             hostname = listen.hostname(self.config)
-            worker = Worker(self.config, hostname, self._sockets, self.log, self._orphan_read)
+            worker = Worker(
+                self.config, hostname, self._sockets, self.log, self._orphan_read, self._settings
+            )
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             worker.run()
             status = 0
@@ -143,6 +148,7 @@ class Server:
         old = list(self._workers)
         self._workers.clear()
         self.config, self.log, self._sockets = config, log, sockets
+        self._settings = settings.known(config) or self._settings
         self._start_workers()
         self._retiring.update(old)
         self._signal(old)

@@ -21,7 +21,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mailseal.config import Config
@@ -75,10 +75,11 @@ class Worker:
         listeners: Sequence[socket.socket],
         log: DeliveryLog,
         orphaned: int,
+        settings: Mapping[str, str],
     ) -> None:
         self.log = log
         self.hostname = hostname
-        self.router = Router(config)
+        self.router = Router(config, settings)
         self._most = config.delivery.connection_limit
         self.budget = Budget(
             config.delivery.in_flight_limit // config.delivery.workers,

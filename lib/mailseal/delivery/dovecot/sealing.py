@@ -45,7 +45,7 @@ def why_not(fields: dict[str, str], key: PublicKey) -> str | None:
     in_24 = "crypt_global_public_key_file" in fields
     for name, value in fields.items():
         if name not in _OURS and _undoes(name, value, in_24):
-            return f"the userdb field {name}={value} may turn sealing off"
+            return f"{name}={value}, of the userdb or of Dovecot's settings, may turn sealing off"
     if in_24:
         named = fields["crypt_global_public_key_file"].removeprefix("inline:")
         loads = fields.get("*/mail_plugins/mail_crypt") == "yes" and "mail_plugins+" not in fields

@@ -22,6 +22,7 @@ import contextlib
 import re
 import threading
 import time
+from collections.abc import Mapping
 
 from mailseal.config import Config, socket_address
 from mailseal.delivery.dovecot.lines import Broken, Lines
@@ -91,10 +92,15 @@ class _Connection:
 
 
 class DovecotUserdb:
-    """Dovecot's own user databases, whatever their driver."""
+    """Dovecot's own user databases, whatever their driver.
 
-    def __init__(self, config: Config) -> None:
+    `settings` are Dovecot's settings of the mail location, as far as they are known
+    (settings.py): a user's own fields win over them.
+    """
+
+    def __init__(self, config: Config, settings: Mapping[str, str] | None = None) -> None:
         self._address = socket_address(config.dovecot.userdb_socket)
+        self._settings = settings or {}
         self._timeout = float(config.dovecot.timeout)
         self._maildir = config.delivery.maildir
         self._idle: list[_Connection] = []
@@ -133,6 +139,8 @@ class DovecotUserdb:
         for field in fields[1:]:
             key, _, value = field.partition("=")
             values[key] = value
+        own = "mail" in values  # 2.4 takes it apart into the other settings
+        values = {**({} if own else self._settings), **values}
         home = values.get("home", "")
         chroot = values.get("chroot", "") or ("/./" in home)
         try:
@@ -180,8 +188,13 @@ class Cached:
         return account
 
 
-def from_config(config: Config) -> Cached:
+def from_config(config: Config, settings: Mapping[str, str]) -> Cached:
     """The user database that the configuration names."""
-    kind = config.delivery.userdb
-    source = Template(config) if kind == "template" else DovecotUserdb(config)
-    return Cached(source, float(config.delivery.userdb_cache))
+    if config.delivery.userdb == "template":
+        return Cached(Template(config), config.delivery.userdb_cache)
+    return of_dovecot(config, settings)
+
+
+def of_dovecot(config: Config, settings: Mapping[str, str]) -> Cached:
+    """Dovecot's, at dovecot.userdb_socket."""
+    return Cached(DovecotUserdb(config, settings), config.delivery.userdb_cache)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: MIT
+"""Where Dovecot's configuration puts the mail of users of whom the userdb says nothing.
+
+A user database often gives no mail location: `mail_location` (2.3) or `mail_driver` and
+`mail_path` (2.4) hold for all users then.  Who stores elsewhere stores where nobody reads.
+The settings are those of the Dovecot that is asked for users: its base_dir, in which its
+sockets are, has a link `dovecot.conf` to the configuration it was started with.
+
+They are asked for once, at start (as root, who may read all of the configuration) and at
+reload.  FAILURES: none.  Without doveconf, without the link or with a configuration that
+cannot be read nothing is known, and delivery.maildir holds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from mailseal.config import Config
+from mailseal.doveconf import Doveconf, DoveconfError
+
+_LOWER = r"(?: ?\| ?lower)?"
+# How 2.4 writes what 2.3 writes as %h, %u, %n and %d.  A name that is sealed for is in lower case.
+_VARIABLES = (
+    (re.compile(r"%\{home\}"), "%h"),
+    (re.compile(rf"%\{{user{_LOWER}\}}"), "%u"),
+    (re.compile(rf"%\{{user ?\| ?username{_LOWER}\}}"), "%n"),
+    (re.compile(rf"%\{{user ?\| ?domain{_LOWER}\}}"), "%d"),
+    (re.compile(r"%L([und])"), r"%\1"),
+)
+
+
+def known(config: Config) -> dict[str, str]:
+    """The settings as userdb fields; empty if nothing is known."""
+    if config.delivery.userdb != "dovecot" or not config.dovecot.userdb_socket.startswith("/"):
+        return {}
+    link = os.path.join(os.path.dirname(config.dovecot.userdb_socket), "dovecot.conf")
+    try:
+        if os.lstat(link).st_uid not in (0, os.geteuid()):
+            return {}  # a folder in which others may write
+        return inbox_fields(Doveconf(["doveconf", "-c", os.path.realpath(link)]))
+    except (OSError, DoveconfError):
+        return {}
+
+
+def inbox_fields(doveconf: Doveconf) -> dict[str, str]:
+    """The settings that say where INBOX is, as userdb fields.  Raises DoveconfError."""
+    settings = doveconf.settings("imap")
+    own = next((b for b in settings.all("namespace") if b.get("inbox") == "yes"), None)
+    fields = {}
+    for name, setting in (
+        ("mail", "mail_location"),  # 2.3; its namespaces shorten the name
+        ("mail_driver", "mail_driver"),
+        ("mail_path", "mail_path"),
+        ("mail_inbox_path", "mail_inbox_path"),
+        ("mailbox_list_layout", "mailbox_list_layout"),
+    ):
+        there = own.get(setting.replace("mail_loc", "loc")) if own else ""
+        value = there or settings.get(setting)
+        for variable, short in _VARIABLES:
+            value = variable.sub(short, value)
+        # 2.4 says fs for everybody, and takes maildir++ for a Maildir; auto looks what is there.
+        if value and (name, value) not in (("mailbox_list_layout", "fs"), ("mail_driver", "auto")):
+            fields[name] = value
+    return fields

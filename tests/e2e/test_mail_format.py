@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: MIT
+"""Where Dovecot's settings put the mail: mailseal stores there, has Dovecot do it, or waits."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.lab import ALICE, Imap, Lab
+from tests.lab.dovecot import installed_version, series
+from tests.lab.smtp import send_lmtp
+
+SENDER = "eve@example.net"
+MAIL = b"Subject: tangerine\r\n\r\nin the cellar\r\n"
+LANGUAGE = series(installed_version())
+
+
+def _lab(kind: str, path: str) -> Lab:
+    """`path` in the words of 2.3.  The index cache is on tmpfs, as everywhere."""
+    made = Lab({ALICE: "password"}, auth="behind-passwd-file")
+    if LANGUAGE == "2.3":
+        text = f"mail_location = {kind}:{path}:INDEXCACHE={made.place.quick}/cache/%u\n"
+    else:
+        path = path.replace("%Ln", "%{user | username | lower}")
+        text = f"mail_driver = {kind}\nmail_path = {path}\n"
+    made.dovecot.write_config(text)
+    return made
+
+
+def _files(lab: Lab) -> dict[str, bytes]:
+    found = {}
+    for where, _, names in os.walk(lab.home(ALICE)):
+        for name in names:
+            with open(os.path.join(where, name), "rb") as stream:
+                found[os.path.relpath(stream.name, lab.home(ALICE))] = stream.read()
+    return found
+
+
+def test_another_format_goes_through_dovecot_and_is_read() -> None:
+    with _lab("mdbox", "~/mdbox") as lab:
+        assert send_lmtp(lab.lmtp, SENDER, [ALICE], MAIL)[0][0] == 250
+        assert f"to=<{ALICE}>, action=relayed, keyid=" in lab.log_text()
+        found = _files(lab)
+        assert not any(name.startswith("Maildir") for name in found), found.keys()
+        assert not any(b"tangerine" in content for content in found.values())
+        with Imap(lab.imap, ALICE, "password") as imap:
+            assert [body.endswith(MAIL) for body in imap.bodies()] == [True]
+
+
+@pytest.mark.parametrize("path", ["~/Post", "~/../of-%Ln/Post"])
+def test_another_maildir_is_that_of_dovecot(path: str) -> None:
+    with _lab("maildir", path) as lab:
+        assert send_lmtp(lab.lmtp, SENDER, [ALICE], MAIL)[0][0] == 250
+        assert f"to=<{ALICE}>, action=sealed" in lab.log_text()
+        assert not os.path.exists(lab.maildir(ALICE))
+        with Imap(lab.imap, ALICE, "password") as imap:
+            assert [body.endswith(MAIL) for body in imap.bodies()] == [True]
+
+
+def test_a_format_that_cannot_be_sealed_waits() -> None:
+    with _lab("mbox", "~/mail") as lab:
+        assert send_lmtp(lab.lmtp, SENDER, [ALICE], MAIL)[0][0] == 451
+        assert not any(b"tangerine" in content for content in _files(lab).values())
+        assert "of Dovecot's settings, may turn sealing off" in lab.log_text()
