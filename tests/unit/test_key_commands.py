@@ -381,9 +381,18 @@ class TestUnenroll:
         assert not opens(enrolled, b"pw")
         assert PublicStore(f"{tmp_path}/state/public").lookup(USER) is None
 
-    def test_follows_links_and_keeps_mail_back_meanwhile(
+    def test_a_refusal_defers_no_mail(self, enrolled: AgentProcess, tmp_path: Path) -> None:
+        key = PublicStore(f"{tmp_path}/state/public").lookup(USER)
+        assert key is not None
+        (tmp_path / "Maildir").mkdir()
+        (tmp_path / "Maildir" / "1").write_bytes(dcrypt.seal(key, b"sealed\n"))
+        assert enrolled.run("unenroll", USER, "--maildir", f"{tmp_path}/Maildir").returncode == 64
+        assert "unenroll" not in enrolled.log_text() and "suspend" not in enrolled.log_text()
+
+    def test_follows_links_and_counts_again_while_mail_is_kept_back(
         self, enrolled: AgentProcess, tmp_path: Path
     ) -> None:
+        """A mail that was under way when the command looked for the first time."""
         maildir, elsewhere = tmp_path / "Maildir", tmp_path / "other disk"
         for folder in (maildir / "cur", elsewhere / "cur"):
             folder.mkdir(parents=True)
@@ -392,7 +401,6 @@ class TestUnenroll:
         public = PublicStore(f"{tmp_path}/state/public")
         key = public.lookup(USER)
         assert key is not None
-        (elsewhere / "cur" / "1").write_bytes(dcrypt.seal(key, b"sealed\n"))
         seen: list[str] = []
 
         def watch() -> None:
@@ -401,6 +409,7 @@ class TestUnenroll:
                     if public.lookup(USER) is not None:
                         continue
                 seen.append("kept back")
+                (elsewhere / "cur" / "1").write_bytes(dcrypt.seal(key, b"sealed\n"))
                 seen.append(enrolled.ask("unlock", user=USER.encode(), password=b"pw").status)
 
         watcher = threading.Thread(target=watch)

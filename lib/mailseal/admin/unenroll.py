@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
 """mailseal unenroll: forget a user's keys for ever, if no sealed mail needs them.
 
-First mail for the user is made to wait and logins are kept out.  Then the user's
-Maildir, as the user database names it, and every --maildir is searched.  While
-one sealed mail is there, or while it cannot be told, the command refuses, says
-the sentence that --force takes, and all is as before.  Killed half-way it leaves
-mail waiting: run it again, or `mailseal repair USER`.
+The user's Maildir, as the user database names it, and every --maildir is searched.
+While one sealed mail is there, or while it cannot be told, the command refuses and
+says the sentence that --force takes; mail and logins notice nothing of that.
+
+Only then is new mail deferred and are logins kept out, for a few seconds, and the
+folders are searched once more: a mail may have been under way.  If it was, all is
+as before.  Killed at that point the command leaves the user's mail deferred: run it
+again, or `mailseal repair USER`.
 An IMAP session that is open goes on sealing with the old key: `doveadm kick USER`.
 
 FAILURES
@@ -45,6 +48,7 @@ def unenroll(context: Context) -> int:
     context.ask("status", user=user.encode())
     # Before logins are kept out: Dovecot's user database may be the keyrings themselves.
     folders, doubt = sealed_mail.folders(context, user)
+    _require_no_sealed_mail(context, user, folders, doubt)
     suspended = _suspend(context, user)
     try:
         _require_no_sealed_mail(context, user, folders, doubt)
@@ -79,5 +83,5 @@ def _require_no_sealed_mail(context: Context, user: str, folders: list[str], dou
     if context.arguments.force != sentence:
         raise UsageError(
             f"{what}: without the keys nobody can ever read sealed mail again",
-            hint=f'unseal it first, or say --force "{sentence}"',
+            hint=f'if all of it may be lost, run `mailseal unenroll {user} --force "{sentence}"`',
         )
