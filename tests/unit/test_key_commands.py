@@ -393,7 +393,8 @@ class TestUnenroll:
         self, enrolled: AgentProcess, tmp_path: Path
     ) -> None:
         """A mail that was under way when the command looked for the first time."""
-        maildir, elsewhere = tmp_path / "Maildir", tmp_path / "other disk"
+        enrolled.write_config(f"{CHEAP}delivery: {{userdb: template, home: {tmp_path}/%d}}\n")
+        maildir, elsewhere = tmp_path / "example.org" / "Maildir", tmp_path / "other disk"
         for folder in (maildir / "cur", elsewhere / "cur"):
             folder.mkdir(parents=True)
         (maildir / ".Archive").symlink_to(elsewhere)
@@ -403,8 +404,10 @@ class TestUnenroll:
         assert key is not None
         seen: list[str] = []
 
+        ended = threading.Event()
+
         def watch() -> None:
-            while not seen:
+            while not seen and not ended.is_set():
                 with contextlib.suppress(TemporaryError):
                     if public.lookup(USER) is not None:
                         continue
@@ -414,7 +417,8 @@ class TestUnenroll:
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        done = enrolled.run("unenroll", USER, "--maildir", str(maildir))
+        done = enrolled.run("unenroll", USER)
+        ended.set()
         watcher.join()
         assert done.returncode == 64 and b"1 mails of alice@example.org are sealed" in done.stderr
         assert seen == ["kept back", "temporary"]
@@ -438,10 +442,30 @@ def test_status_of_many_users_in_pages(agent: AgentProcess) -> None:
 
 def test_repair_and_status_show_a_replaced_key(enrolled: AgentProcess, tmp_path: Path) -> None:
     PublicStore(f"{tmp_path}/state/public").publish(USER, PrivateKey.generate().public)
+    for arguments in (["status", USER], ["status"], ["status", "--json"]):
+        done = enrolled.run(*arguments)
+        assert done.returncode == 65 and b"NOT THE USER'S" in done.stdout
     assert b"PROBLEM: public key: NOT THE USER'S" in enrolled.run("status", USER).stdout
     assert not opens(enrolled, b"pw")
     assert b"published again" in enrolled.run("repair", USER).stdout
     assert opens(enrolled, b"pw")
+
+
+@pytest.mark.parametrize("left", ["public key and mark", "public key", "mark"])
+def test_status_tells_a_missing_keyring_from_no_enrolment(
+    enrolled: AgentProcess, tmp_path: Path, left: str
+) -> None:
+    state = tmp_path / "state"
+    (state / "keys" / f"{USER}.json").unlink()
+    if "mark" not in left:
+        (state / "public" / "enrolled" / USER).unlink()
+    if "public key" not in left:
+        (state / "public" / f"{USER}.json").unlink()
+    done = enrolled.run("status", USER)
+    assert done.returncode == 65
+    assert b"PROBLEM: the keyring is missing\n  hint: restore it from a backup" in done.stdout
+    done = enrolled.run("status", "bob")
+    assert done.returncode == 67 and b"not enrolled" in done.stderr
 
 
 def test_lock(enrolled: AgentProcess) -> None:

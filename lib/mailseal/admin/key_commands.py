@@ -19,7 +19,7 @@ from mailseal.admin import two_places
 from mailseal.admin.enroll import NO_SECOND_WAY
 from mailseal.admin.pair_commands import report_rekey
 from mailseal.admin.prompt import Passwords
-from mailseal.errors import UsageError
+from mailseal.errors import EX_DATAERR, UsageError
 
 if TYPE_CHECKING:
     from mailseal.admin.command import Commands, Context
@@ -91,7 +91,7 @@ def _settle(context: Context, user: bytes) -> int:
 
 
 def status(context: Context) -> int:
-    """One user or all, for people or as JSON."""
+    """One user or all, for people or as JSON.  Ends with 65 if a user has a PROBLEM."""
     arguments = context.arguments
     secret = None
     if arguments.stdin:
@@ -102,11 +102,15 @@ def status(context: Context) -> int:
     if context.arguments.json:
         json.dump(found, sys.stdout, indent=1)
         sys.stdout.write("\n")
-        return 0
-    for entry in found["users"]:
-        sys.stdout.write(_describe(entry))
-    sys.stdout.write(f"{len(found['users'])} enrolled, {found['sessions']} sessions\n")
-    return 0
+    else:
+        for entry in found["users"]:
+            sys.stdout.write(_describe(entry))
+        sys.stdout.write(f"{len(found['users'])} enrolled, {found['sessions']} sessions\n")
+    return EX_DATAERR if any(map(_has_problem, found["users"])) else 0
+
+
+def _has_problem(entry: dict[str, Any]) -> bool:
+    return "problem" in entry or entry.get("public_key", "ok") != "ok"
 
 
 def all_status(
@@ -132,7 +136,8 @@ def _describe(entry: dict[str, Any]) -> str:
     if "ways_in" in entry:
         return f"{entry['user']}\n  ways in: {', '.join(entry['ways_in'])}\n"
     if "problem" in entry:
-        return f"{entry['user']}\n  PROBLEM: {entry['problem']}\n"
+        hint = f"  hint: {entry['hint']}\n" if entry.get("hint") else ""
+        return f"{entry['user']}\n  PROBLEM: {entry['problem']}\n{hint}"
     lines = [entry["user"]]
     for number, key in enumerate(entry["keys"]):
         use = "seals new mail" if number == len(entry["keys"]) - 1 else "older, for reading"
@@ -140,6 +145,7 @@ def _describe(entry: dict[str, Any]) -> str:
     lines.append(f"  {entry['room']} more key pairs fit")
     if entry["public_key"] != "ok":
         lines.append(f"  PROBLEM: public key: {entry['public_key']}")
+        lines.append(f"  hint: to publish the keyring's, run `mailseal repair {entry['user']}`")
     logins = [slot["id"] for slot in entry["slots"] if slot["kind"] == "login"]
     if len(logins) > 1:
         end = f"`mailseal passwd {entry['user']} --commit {logins[0]}`, or `--undo {logins[0]}`"

@@ -124,7 +124,7 @@ def _set_elsewhere(command: list[str], new: bytes, end: Callable[[str], None]) -
             raise NotSettled(
                 f"{name} has changed the user database, but the keyring does not have the new "
                 f"password: {exc}",
-                hint="run `mailseal rewrap` with the old password or a recovery code",
+                hint="run `mailseal rewrap USER` with the old password or a recovery code",
             ) from None
         except MailsealError as exc:
             raise NotSettled(

@@ -134,7 +134,9 @@ class Keyring:
         """Take a slot away.  Needs no password; the login slot stays."""
         slot = self.slot(slot_id)
         if slot.kind == "login" and len(self.of_kind("login")) == 1:
-            raise UsageError("the login slot cannot be taken away", hint="use `mailseal passwd`")
+            raise UsageError(
+                "the login slot cannot be taken away", hint="change it with `mailseal passwd USER`"
+            )
         return dataclasses.replace(self, slots=tuple(s for s in self.slots if s is not slot))
 
     def _opened(self, master: bytearray, slot: Slot) -> Opened:

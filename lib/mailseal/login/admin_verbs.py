@@ -212,7 +212,7 @@ class AdminVerbs:
         """One user, or a page of all users after `after`."""
         if "user" in fields:
             later = [user_of(fields)]
-            if self._vault.store.stamp(later[0]) is None and not self._marked(later[0]):
+            if not self._vault.is_known(later[0]):
                 raise NotEnrolled(f"{later[0]} is not enrolled")
         else:
             after = fields.get("after", b"").decode("utf-8", "replace")
@@ -243,15 +243,15 @@ class AdminVerbs:
             self._listing = (time.monotonic(), listed)
         return listed
 
-    def _marked(self, user: str) -> bool:
-        return self._vault.public.is_marked(user)
-
     def _describe(self, user: str) -> dict[str, object]:
         """What `status` shows of a user.  No secrets."""
         try:
             keyring = self._vault.store.load(user)
+        except NotEnrolled:  # and yet there is a public key, or the mark
+            hint = f"restore it from a backup: `mailseal restore FILE {user}`"
+            return {"user": user, "problem": "the keyring is missing", "hint": hint}
         except MailsealError as exc:
-            return {"user": user, "problem": str(exc)}
+            return {"user": user, "problem": str(exc), "hint": exc.hint}
         age = self._sessions.age(user)
         return {
             "user": user,

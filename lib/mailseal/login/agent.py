@@ -12,7 +12,7 @@ DESCRIPTION
     agent.admin_users may do everything, others are refused.  One agent a socket;
     a socket file that a crash left behind is replaced.
     SIGTERM and SIGINT overwrite all sessions and end it with status 0.
-    SIGHUP opens the log file anew and changes nothing else: `mailseal lock` ends sessions,
+    SIGHUP opens the log file anew and changes nothing else: `mailseal lock --all` ends sessions,
     and a new configuration needs a restart.  With WatchdogSec= systemd starts
     an agent anew that hangs; its sessions are lost.
 

@@ -30,6 +30,7 @@ from mailseal.errors import (
     Conflict,
     Damaged,
     MailsealError,
+    NewerFormat,
     NotEnrolled,
     TemporaryError,
     UsageError,
@@ -159,7 +160,7 @@ class Vault:
         if len(keyring.slots) >= MAX_SLOTS:
             self.log.warning(
                 "user=<%s> has %d slots, THERE IS NO ROOM FOR THE ESCROW SLOT; take one away "
-                "with `mailseal revoke`",
+                "with `mailseal revoke USER SLOT`",
                 keyring.user,
                 MAX_SLOTS,
             )
@@ -287,7 +288,7 @@ class Vault:
         if self.public.is_marked(user):
             raise TemporaryError(
                 f"{user} is marked as enrolled, but the keyring is missing",
-                hint="restore it from a backup, or `mailseal unenroll` the user first",
+                hint=f"restore it from a backup, or run `mailseal unenroll {user}` first",
             )
         opened = Opened.create(user, curve=self.curve, now=self.now())
         try:
@@ -334,6 +335,15 @@ class Vault:
     def users(self) -> list[str]:
         """Everybody who has a keyring or a public key, sorted."""
         return sorted({*self.store.users(), *self.public.users()})
+
+    def is_known(self, user: str) -> bool:
+        """Whether anything says that the user is enrolled: keyring, public key or mark."""
+        if self.store.stamp(user) is not None or self.public.is_marked(user):
+            return True
+        try:
+            return self.public.lookup(user) is not None
+        except (Damaged, NewerFormat):
+            return True
 
     def find(self, key_id: bytes) -> str | None:
         """Whose key pair this is, current or older.  Reads every keyring."""
