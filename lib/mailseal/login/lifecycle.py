@@ -181,7 +181,7 @@ class Lifecycle:
             if revoked is not None and opened.keyring.slot(revoked).kind in ("login", "escrow"):
                 raise UsageError(
                     f"slot {revoked} of {user} is not taken away by a rekey",
-                    hint="revoke it without --rekey, then run `mailseal rekey`",
+                    hint="revoke it without --rekey, then run `mailseal rekey USER`",
                 )
             gone = opened.rekey(password, vault.cost, now=vault.now(), derive=vault.derive)
             return (vault.add_key(opened) if vault.room(opened.keyring) else None), gone

@@ -76,7 +76,7 @@ def login_fields(version: str, keys: Sequence[PrivateKey]) -> Named:
     if _size(version, found) > LINE_LIMIT:
         raise TemporaryError(
             f"{len(keys)} key pairs are more than Dovecot takes at a login",
-            hint="drop old ones with `mailseal drop-key`",
+            hint="drop old ones with `mailseal drop-key USER KEYID`",
         )
     return found
 
