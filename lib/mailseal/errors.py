@@ -165,6 +165,12 @@ class AgentUnavailable(TemporaryError):
     """The key agent does not answer, or is too busy."""
 
 
+class TooManyGuesses(TemporaryError):
+    """So many wrong passwords that this one was not looked at."""
+
+    enhanced = "4.7.0"
+
+
 class NotPermitted(MailsealError):
     """The caller may not do this."""
 

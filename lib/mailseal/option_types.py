@@ -187,3 +187,12 @@ def _header_rule(value: Any) -> str:
 
 
 header_rule = Kind(_header_rule, '"HEADER: VALUE => FOLDER"')
+
+
+def _network(value: Any) -> str:
+    import ipaddress  # few files have one
+
+    return str(ipaddress.ip_network(_text(value)))
+
+
+network = Kind(_network, "an IP address or a network, as 192.0.2.0/24")

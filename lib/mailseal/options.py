@@ -24,6 +24,7 @@ from mailseal.option_types import (
     duration,
     header_rule,
     list_of,
+    network,
     number,
     octal_mode,
     optional,
@@ -151,7 +152,7 @@ class Agent:
         2,
         "Number of passwords that are checked with Argon2id at the same time.  Each check takes "
         "the memory of the profile in keys.kdf.  Raise it if you have many logins and many cores.  "
-        "One more check at a time is for changes of passwords and the like.",
+        "Beside these there is one check at a time for administrators, and one for panels.",
     )
     queue: int = option(
         number(1, 10000),
@@ -226,6 +227,31 @@ class Login:
         "What happens when the other passdb accepts a password that the keyring does not know.  "
         "refuse: the login fails as a temporary failure.  limited: the user logs in without the "
         "key.",
+    )
+
+    wrong_per_user: int = option(
+        number(1, 100000),
+        10,
+        "Number of different wrong passwords for one user before further tries must pause.  Logins "
+        "from an address that the user has logged in from before are counted apart.",
+    )
+    wrong_per_address: int = option(
+        number(1, 100000),
+        30,
+        "Number of different wrong passwords from one address (IPv6: one /64), for all users "
+        "together, before further tries from there must pause.",
+    )
+    wrong_pause: int = option(
+        duration,
+        "1m",
+        "The longest pause.  It begins with one second and doubles with each wrong password.  A "
+        "try that comes too early is a temporary failure, right or wrong.",
+    )
+    shared_addresses: tuple[str, ...] = option(
+        list_of(network),
+        (),
+        "Addresses from which many users log in, as a webmail server's: not counted by "
+        "wrong_per_address.  This host itself never is.",
     )
 
 

@@ -21,8 +21,8 @@ class Refused(Exception):
 class _Connection:
     """A connection of CRLF lines and counted bytes."""
 
-    def __init__(self, address: tuple[str, int], *, timeout: float = 60) -> None:
-        self._socket = socket.create_connection(address, timeout=timeout)
+    def __init__(self, address: tuple[str, int], *, timeout: float = 60, source: str = "") -> None:
+        self._socket = socket.create_connection(address, timeout, (source, 0) if source else None)
         self._stream = self._socket.makefile("rb", buffering=1 << 16)
 
     def send(self, data: bytes) -> None:
@@ -48,10 +48,12 @@ class _Connection:
 
 
 class Imap:
-    """One IMAP connection; `login` or use as is."""
+    """One IMAP connection; `login` or use as is.  `source`: the address it comes from."""
 
-    def __init__(self, address: tuple[str, int], user: str = "", password: str = "") -> None:
-        self._wire = _Connection(address)
+    def __init__(
+        self, address: tuple[str, int], user: str = "", password: str = "", *, source: str = ""
+    ) -> None:
+        self._wire = _Connection(address, source=source)
         self._count = 0
         self.greeting = self._wire.line()
         if user:

@@ -47,6 +47,7 @@ from mailseal.keys.public import PublicStore
 from mailseal.login import hardening, protocol, startup
 from mailseal.login.admin_verbs import AdminVerbs
 from mailseal.login.callers import Caller, Callers
+from mailseal.login.guesses import Guesses, Limits
 from mailseal.login.log import logger
 from mailseal.login.login_verbs import LoginVerbs, Policy
 from mailseal.login.panel_verbs import PanelVerbs
@@ -226,16 +227,18 @@ def run(config: Config) -> None:
         vault.publish_missing()
         idle, absolute = config.agent.idle_timeout, config.agent.absolute_timeout
         sessions = Sessions(idle=idle, absolute=absolute)
+        guesses = Guesses(_limits(config), log=log)
         admin_verbs = AdminVerbs(vault, sessions, workers, log).verbs
         service = LoginVerbs(
             vault,
             sessions,
             workers,
             admin_verbs=admin_verbs,
-            panel_verbs=PanelVerbs(vault, workers, admin_verbs).verbs,
+            panel_verbs=PanelVerbs(vault, workers, admin_verbs, guesses).verbs,
             version=version,
             policy=policy,
             log=log,
+            guesses=guesses,
         )
         agent = Agent(service, callers=callers, log=log)
         log.info("listening on %s for Dovecot %s, uid=%d", config.agent.socket, version, uid)
@@ -294,6 +297,16 @@ def dovecot_version(config: Config) -> str:
         if said.startswith(f"{version}."):
             return version
     raise ConfigError(f"dovecot {said.strip()[:40]} is neither 2.3 nor 2.4", hint=hint)
+
+
+def _limits(config: Config) -> Limits:
+    login = config.login
+    return Limits(
+        per_user=login.wrong_per_user,
+        per_address=login.wrong_per_address,
+        pause=login.wrong_pause,
+        shared=login.shared_addresses,
+    )
 
 
 def _uids(names: tuple[str, ...], option: str) -> frozenset[int]:

@@ -6,7 +6,8 @@ CONTRACT
     wrong, unknown or temporary; admin verbs in ok or error.  A second login with a
     password that a session knows costs no Argon2id, nor do several logins at
     once with the same password: they share one run.  A wrong password is
-    remembered for a few seconds, so that a client that repeats it costs nothing.
+    remembered for a few seconds, so that a client that repeats it costs nothing, and
+    guesses are slowed down (guesses.py).
     Every unlock makes one log line without secrets.
 """
 
@@ -35,6 +36,7 @@ from mailseal.errors import (
 from mailseal.keys.keystore import Stamp
 from mailseal.keys.names import normalise
 from mailseal.keys.password_slot import MAX_OPENING, check_password
+from mailseal.login.guesses import Guesses, Try
 from mailseal.login.mailcrypt_fields import Named, login_fields, public_fields
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions
@@ -80,8 +82,10 @@ class LoginVerbs:
         version: str,
         policy: Policy,
         log: logging.Logger,
+        guesses: Guesses | None = None,
     ) -> None:
         self.vault = vault
+        self.guesses = guesses or Guesses(log=log)
         self.sessions = sessions
         self.workers = workers
         self.version = version
@@ -143,7 +147,9 @@ class LoginVerbs:
                 result = "not enrolled"
                 return "unknown", {}
             try:
-                named, session = await self._keys_for(user, password, vouched=behind)
+                guesses = None if behind else self.guesses
+                remote = _shown(fields, "remote")
+                named, session = await self._keys_for(user, password, remote, guesses)
             except WrongPassword:
                 result = "wrong"
                 if not behind:
@@ -192,8 +198,13 @@ class LoginVerbs:
             note_enrolment(self.log, keyring)
         return True
 
-    async def _keys_for(self, user: str, password: bytes, *, vouched: bool) -> tuple[Named, str]:
-        """Fields for a login, and "cached" or "new".  Raises WrongPassword and others."""
+    async def _keys_for(
+        self, user: str, password: bytes, remote: str, guesses: Guesses | None
+    ) -> tuple[Named, str]:
+        """Fields for a login, and "cached" or "new".  Raises WrongPassword and others.
+
+        `guesses` is None if another passdb vouches for the password.
+        """
         if not 0 < len(password) <= MAX_OPENING or b"\0" in password:
             raise WrongPassword("no password can be like this")
         stamp = self.vault.store.stamp(user)
@@ -202,26 +213,42 @@ class LoginVerbs:
         if found is not None:
             keys = found[0].private_keys()
             await self._check_public(user, [key.public for key in keys])
+            self.guesses.note_right(user, remote)
             return login_fields(self.version, keys), "cached"
         if self._known_wrong(mac, stamp):
             raise WrongPassword(f"wrong password for {user}")
         shared = self._under_way.get(mac)
         if shared is None:
+            a_try = guesses.admit(user, remote) if guesses is not None else None
+            vouched = guesses is None
             job = self.workers.run(lambda: self.vault.unlock(user, password, vouched=vouched))
             shared = asyncio.ensure_future(job)
             self._under_way[mac] = shared
-            shared.add_done_callback(lambda done: self._unlocked(user, mac, stamp, done))
-        unlocked = await asyncio.shield(shared)
+            shared.add_done_callback(lambda done: self._unlocked(user, mac, stamp, done, a_try))
+        try:
+            unlocked = await asyncio.shield(shared)
+        except WrongPassword:
+            if guesses is not None:
+                guesses.note_wrong(user, remote)
+            raise
+        self.guesses.note_right(user, remote)
         return login_fields(self.version, unlocked.keys), "new"
 
     def _unlocked(
-        self, user: str, mac: bytes, stamp: Stamp | None, done: asyncio.Future[Unlocked]
+        self,
+        user: str,
+        mac: bytes,
+        stamp: Stamp | None,
+        done: asyncio.Future[Unlocked],
+        a_try: Try | None,
     ) -> None:
         """A run has ended: begin the session, or remember that the password was wrong."""
         self._under_way.pop(mac, None)
+        exc = None if done.cancelled() else done.exception()
+        if a_try is not None:
+            a_try.ended(mac if isinstance(exc, WrongPassword) else None)
         if done.cancelled():
             return
-        exc = done.exception()
         if exc is None:
             got = done.result()
             # Two passwords open: a next login must reach the keyring, it may decide between them.

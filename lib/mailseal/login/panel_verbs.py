@@ -20,26 +20,59 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from mailseal.errors import NotPermitted
+from mailseal.errors import NotPermitted, WrongPassword
+from mailseal.login.guesses import Guesses
 from mailseal.login.lifecycle import Lifecycle
 from mailseal.login.protocol import Fields
 from mailseal.login.vault import Vault
 from mailseal.login.verbs import Answer, Verb, needed, text_of, user_of
-from mailseal.login.workers import Workers
+from mailseal.login.workers import Workers, asked_by_panel
 
+# The fields that hold what proves the user.
+_PROOFS = ("old", "password", "code", "secret")
 _AS_THEY_ARE = ("passwd", "commit", "undo", "rewrap", "recover", "recovery", "app")
 
 
 class PanelVerbs:
     """Verbs for panels, made of those for administrators."""
 
-    def __init__(self, vault: Vault, workers: Workers, admin_verbs: Mapping[str, Verb]) -> None:
+    def __init__(
+        self,
+        vault: Vault,
+        workers: Workers,
+        admin_verbs: Mapping[str, Verb],
+        guesses: Guesses | None = None,
+    ) -> None:
         self._vault = vault
         self._life = Lifecycle(vault)
         self._workers = workers
         self._admin = admin_verbs
-        self.verbs: dict[str, Verb] = {name: admin_verbs[name] for name in _AS_THEY_ARE}
-        self.verbs |= {"revoke": self._revoke, "status": self._status}
+        self._guesses = guesses or Guesses()
+        verbs: dict[str, Verb] = {name: admin_verbs[name] for name in _AS_THEY_ARE}
+        verbs |= {"revoke": self._revoke, "status": self._status}
+        self.verbs = {name: self._guarded(verb) for name, verb in verbs.items()}
+
+    def _guarded(self, verb: Verb) -> Verb:
+        """Slow guesses down, and let nobody's wait in the room of administrators."""
+
+        async def guarded(fields: Fields) -> Answer:
+            secret = next((fields[name] for name in _PROOFS if name in fields), None)
+            if secret is None:
+                return await verb(fields)
+            user, remote = user_of(fields), text_of(fields, "remote") if "remote" in fields else ""
+            a_try, wrong = self._guesses.admit(user, remote), None
+            asked_by_panel.set(True)
+            try:
+                return await verb(fields)
+            except WrongPassword:
+                wrong = self._guesses.stands_for(secret)
+                self._guesses.note_wrong(user, remote)
+                raise
+            finally:
+                asked_by_panel.set(False)
+                a_try.ended(wrong)
+
+        return guarded
 
     async def _revoke(self, fields: Fields) -> Answer:
         user, password = user_of(fields), needed(fields, "password")

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Threads for slow work, in three rooms: nobody waits for those in another one.
+"""Threads for slow work, in four rooms: nobody waits for those in another one.
 
 CONTRACT
     run()     a login that opens a keyring: `parallel` at a time, `queue` more wait
-    change()  what an administrator asked for and may need Argon2id: one at a time, its own queue
+    change()  what an administrator asked for and may need Argon2id: one at a time, its own queue;
+              and a room of the same size for panels, behind which strangers stand
     quick()   files and no Argon2id: its own threads
 
     A crowd of wrong passwords fills the first room only: status, the commit of
@@ -24,6 +25,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import TypeVar
 
 from mailseal.crypto import kdf
@@ -36,12 +38,17 @@ _CHANGES_WAITING = 64
 _QUICK_AT_ONCE, _QUICK_WAITING = 2, 1000
 
 
+asked_by_panel: ContextVar[bool] = ContextVar("asked_by_panel", default=False)
+"""Whether the request that is being answered came from one of agent.panel_users."""
+
+
 class Workers:
-    """The three rooms."""
+    """The four rooms."""
 
     def __init__(self, *, parallel: int, queue: int, memory_kib: int) -> None:
         self._logins = _Room("logins", parallel, queue, memory_kib)
         self._changes = _Room("changes", 1, _CHANGES_WAITING, memory_kib // parallel)
+        self._panels = _Room("panels", 1, _CHANGES_WAITING, memory_kib // parallel)
         self._quick = _Room("requests", _QUICK_AT_ONCE, _QUICK_WAITING, memory_kib // parallel)
 
     async def run(self, job: Callable[[], _T]) -> _T:
@@ -49,8 +56,8 @@ class Workers:
         return await self._logins.run(job)
 
     async def change(self, job: Callable[[], _T]) -> _T:
-        """Do what an administrator asked for; it may derive."""
-        return await self._changes.run(job)
+        """Do what an administrator or a panel asked for; it may derive."""
+        return await (self._panels if asked_by_panel.get() else self._changes).run(job)
 
     async def quick(self, job: Callable[[], _T]) -> _T:
         """Do what derives nothing: read, write and remove files."""
@@ -63,7 +70,7 @@ class Workers:
 
     def stop(self) -> None:
         """Let running jobs end; waiting ones are given up."""
-        for room in (self._logins, self._changes, self._quick):
+        for room in (self._logins, self._changes, self._panels, self._quick):
             room.stop()
 
 

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: MIT
+"""Wrong passwords are slowed down: for each user and for each remote address.
+
+CONTRACT
+    admit() lets a try go to Argon2id or raises TooManyGuesses, which becomes a
+    temporary failure at once: the password has not been looked at, so it is
+    not called wrong, and nobody is kept waiting.  A held answer would hold one of
+    Dovecot's auth workers, and a crowd would hold them all.
+    So many different wrong passwords are free; then one try is let in after
+    a pause of 1, 2, 4 … seconds, up to the longest.  All is forgotten after 15
+    minutes without a wrong password.  The same wrong password again (a phone
+    that has the old one) does not count.
+    An address from which a user has logged in before has a count of its own for that
+    user: a crowd elsewhere is not in the user's way, and its pause is 2 seconds
+    at most.  What a session or another passdb knows to be right never comes here.
+
+MEMORY
+    20,000 users and as many addresses with wrong passwords, 100,000 addresses
+    users have logged in from; the oldest go first.  None of it outlives the agent.
+
+The line for programs such as fail2ban begins with the address, before anything
+that a stranger can choose:
+
+    wrong password from ADDRESS: user=<USER>
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hmac
+import ipaddress
+import logging
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from mailseal.errors import TooManyGuesses
+
+_FORGET = 900.0
+_KNOWN_PAUSE = 2.0
+_COUNTED = 20_000
+_KNOWN = 100_000
+_SAME = 4
+# Two bytes tell one wrong password from another, and whoever reads memory next to nothing.
+_KEPT = 2
+
+Place = str
+"""An IPv4 address, or the /64 of an IPv6 address."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What the options login.wrong_* say.  `pause` in seconds."""
+
+    per_user: int = 10
+    per_address: int = 30
+    pause: float = 60.0
+    shared: Sequence[str] = ()
+
+
+class _Count:
+    """Wrong passwords of one kind.  `free` and `pause`: see the contract."""
+
+    __slots__ = ("free", "last", "next", "pause", "recent", "under_way", "wrong")
+
+    def __init__(self, free: int, pause: float) -> None:
+        self.free = free
+        self.pause = pause
+        self.wrong = self.under_way = 0
+        self.next = self.last = 0.0
+        self.recent: tuple[bytes, ...] = ()
+
+    def wait(self, now: float) -> float:
+        """Seconds until a try may begin; 0 for at once."""
+        if not self.under_way and now - self.last > _FORGET:
+            self.wrong, self.next, self.recent = 0, 0.0, ()
+        if self.wrong + self.under_way < self.free:
+            return 0.0
+        # One at a time: how the one under way ends says how long the pause is.
+        return max(self.next - now, 1.0 if self.under_way else 0.0)
+
+    def ended(self, now: float, wrong: bytes | None) -> None:
+        self.under_way -= 1
+        if wrong is None or (wrong := wrong[:_KEPT]) in self.recent:
+            return
+        self.recent = (wrong, *self.recent[: _SAME - 1])
+        self.wrong += 1
+        self.last = now
+        if self.wrong >= self.free:
+            self.next = now + min(2.0 ** min(self.wrong - self.free, 30), self.pause)
+
+
+class Try:
+    """One try that was let in.  ended() must be called once, however it went."""
+
+    def __init__(self, counts: Sequence[_Count], clock: Callable[[], float]) -> None:
+        self._counts = counts
+        self._clock = clock
+        for count in counts:
+            count.under_way += 1
+
+    def ended(self, wrong: bytes | None) -> None:
+        """`wrong`: an HMAC that stands for the password, if it was a wrong one."""
+        now = self._clock()
+        for count in self._counts:
+            count.ended(now, wrong)
+
+
+class Guesses:
+    """The counts.  Not for several threads: the event loop owns it."""
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        *,
+        log: logging.Logger | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits = limits or Limits()
+        self._log = log or logging.getLogger("mailseal.guesses")
+        self._clock = clock
+        self._key = os.urandom(32)
+        self._shared = [ipaddress.ip_network(net) for net in self._limits.shared]
+        self._counts: OrderedDict[tuple[str, ...], _Count] = OrderedDict()
+        self._known: OrderedDict[tuple[str, Place], None] = OrderedDict()
+
+    def admit(self, user: str, remote: str) -> Try:
+        """Let a try begin, or raise TooManyGuesses."""
+        limits, place = self._limits, place_of(remote)
+        kinds: list[tuple[tuple[str, ...], int, float]]
+        if place is not None and (user, place) in self._known:
+            kinds = [(("known", user, place), limits.per_user, _KNOWN_PAUSE)]
+        else:
+            kinds = [(("user", user), limits.per_user, limits.pause)]
+            if place is not None and not self._is_shared(remote):
+                kinds.insert(0, (("address", place), limits.per_address, limits.pause))
+        counts = []
+        # The address first: one that must pause makes no new counts for users.
+        for key, free, pause in kinds:
+            count = self._count(key, free, pause)
+            wait = count.wait(self._clock())
+            if wait > 0:
+                raise TooManyGuesses(
+                    f"too many wrong passwords for {user} or from {place or 'there'}",
+                    hint=f"the next try is possible in {wait:.0f} s",
+                )
+            counts.append(count)
+        return Try(counts, self._clock)
+
+    def stands_for(self, secret: bytes) -> bytes:
+        """What Try.ended() takes for a wrong password."""
+        return hmac.digest(self._key, secret, "sha256")
+
+    def note_wrong(self, user: str, remote: str) -> None:
+        """The log line of a wrong password."""
+        shown = remote if place_of(remote) is not None else "an unknown address"
+        self._log.info("wrong password from %s: user=<%s>", shown, user)
+
+    def note_right(self, user: str, remote: str) -> None:
+        """The user has logged in from there."""
+        place = place_of(remote)
+        if place is not None:
+            self._known[user, place] = None
+            self._known.move_to_end((user, place))
+            if len(self._known) > _KNOWN:
+                self._known.popitem(last=False)
+
+    def _count(self, key: tuple[str, ...], free: int, pause: float) -> _Count:
+        count = self._counts.get(key)
+        if count is None:
+            count = self._counts[key] = _Count(free, pause)
+        self._counts.move_to_end(key)
+        if len(self._counts) > 2 * _COUNTED:
+            self._counts.popitem(last=False)
+        return count
+
+    def _is_shared(self, remote: str) -> bool:
+        address = _parsed(remote)
+        return address.is_loopback or any(address in network for network in self._shared)
+
+
+def place_of(remote: str) -> Place | None:
+    """What is counted for an address; None for what is none."""
+    try:
+        address = _parsed(remote)
+    except ValueError:
+        return None
+    if address.version == 4:
+        return str(address)
+    return str(ipaddress.ip_network((int(address), 64), strict=False))
+
+
+def _parsed(remote: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    address = ipaddress.ip_address(remote.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address

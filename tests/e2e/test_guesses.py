@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: MIT
+"""Guesses seen through Dovecot: slowed down, and never in the way of a known address."""
+
+from __future__ import annotations
+
+import re
+import threading
+
+import pytest
+
+from tests.lab import ALICE, BOB, Imap, Lab, Refused
+from tests.lab.dovecot import installed_version, series
+
+DOORS = {"2.3": ("mailseal-only", "mailseal-only-lua"), "2.4": ("mailseal-only",)}
+FREE = 5
+HOME, STRANGER, OTHER = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+WRONG, TEMPORARY = "AUTHENTICATIONFAILED", "UNAVAILABLE"
+
+
+def answer(lab: Lab, password: str, source: str, user: str = ALICE) -> str:
+    """The code of the server's answer to a login; "" for a welcome."""
+    try:
+        with Imap(lab.imap, user, password, source=source):
+            return ""
+    except Refused as exc:
+        (code,) = re.findall(r"\[([A-Z]+)\]", str(exc)) or [str(exc)]
+        return str(code)
+
+
+@pytest.mark.parametrize("auth", DOORS[series(installed_version())])
+def test_a_crowd_from_elsewhere_is_in_nobodys_way_at_home(auth: str) -> None:
+    options = {"login.wrong_per_user": FREE, "login.wrong_pause": "1h"}
+    users = {ALICE: "password", BOB: "password"}
+    with Lab(users, auth=auth, config_extra=options) as lab:
+        assert answer(lab, "password", HOME) == ""
+        answers: list[str] = []
+
+        def guess(number: int) -> None:
+            answers.append(answer(lab, f"guess {number}", STRANGER))
+
+        threads = [threading.Thread(target=guess, args=(n,)) for n in range(40)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert set(answers) == {WRONG, TEMPORARY}
+        assert answers.count(WRONG) <= FREE + 2, "the pause is 1 s, 2 s, …"
+        while answer(lab, "one more guess", STRANGER) == WRONG:
+            pass
+        for _ in range(3):
+            assert lab.mailseal("lock").returncode == 0
+            assert answer(lab, "password", HOME) == ""
+        assert answer(lab, "wrong", HOME) == WRONG
+        assert answer(lab, "password", HOME) == ""
+        # No session: what is not looked at is not called wrong.  With one it is known to be right.
+        assert lab.mailseal("lock").returncode == 0
+        for source in (STRANGER, OTHER):
+            assert answer(lab, "password", source) == TEMPORARY
+        assert answer(lab, "password", STRANGER, BOB) == ""
+        assert answer(lab, "password", HOME) == ""
+        assert answer(lab, "password", STRANGER) == ""
+        log = lab.log_text()
+        assert re.search(rf"\]: wrong password from {STRANGER}: user=<{ALICE}>$", log, re.M)
