@@ -13,7 +13,7 @@ from tests.lab.dovecot import installed_version, series
 
 DOORS = {"2.3": ("mailseal-only", "mailseal-only-lua"), "2.4": ("mailseal-only",)}
 FREE = 5
-HOME, STRANGER, OTHER = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+HOME, STRANGER = "127.0.0.1", "127.0.0.2"
 WRONG, TEMPORARY = "AUTHENTICATIONFAILED", "UNAVAILABLE"
 
 
@@ -45,19 +45,28 @@ def test_a_crowd_from_elsewhere_is_in_nobodys_way_at_home(auth: str) -> None:
             thread.join()
         assert set(answers) == {WRONG, TEMPORARY}
         assert answers.count(WRONG) <= FREE + 2, "the pause is 1 s, 2 s, …"
-        while answer(lab, "one more guess", STRANGER) == WRONG:
-            pass
         for _ in range(3):
-            assert lab.mailseal("lock").returncode == 0
+            lock(lab)
+            answer(lab, f"guess {len(answers)}", STRANGER)
             assert answer(lab, "password", HOME) == ""
         assert answer(lab, "wrong", HOME) == WRONG
         assert answer(lab, "password", HOME) == ""
-        # No session: what is not looked at is not called wrong.  With one it is known to be right.
-        assert lab.mailseal("lock").returncode == 0
-        for source in (STRANGER, OTHER):
-            assert answer(lab, "password", source) == TEMPORARY
+        # What comes in a pause is not looked at, and so it is not called wrong.
+        said = ""
+        for number in range(200):
+            lock(lab)
+            guess(100 + number)
+            said = answer(lab, "password", f"127.0.1.{number + 1}")
+            assert said in ("", TEMPORARY)
+            if said:
+                break
+        assert said == TEMPORARY
         assert answer(lab, "password", STRANGER, BOB) == ""
         assert answer(lab, "password", HOME) == ""
-        assert answer(lab, "password", STRANGER) == ""
+        assert answer(lab, "password", STRANGER) == "", "with a session it is known to be right"
         log = lab.log_text()
         assert re.search(rf"\]: wrong password from {STRANGER}: user=<{ALICE}>$", log, re.M)
+
+
+def lock(lab: Lab) -> None:
+    assert lab.mailseal("lock", "--all").returncode == 0

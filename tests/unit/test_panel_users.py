@@ -234,3 +234,21 @@ def test_a_uid_holds_a_few_connections_and_others_go_on(agent: AgentProcess) -> 
 def test_the_socket_names_the_panel_and_nobody_else(agent: AgentProcess) -> None:
     assert os.stat(agent.socket).st_mode & 0o007 == 0
     assert "system.posix_acl_access" in os.listxattr(agent.socket)
+
+
+def test_guesses_of_a_panel_are_slowed_down(agent: AgentProcess) -> None:
+    """Whatever verb they come by; and the administrator does not have to wait."""
+    guesses = []
+    for number in range(20):
+        name = ("password", "old", "code", "secret")[number % 4]
+        verb = {"password": "app", "old": "passwd", "code": "recover", "secret": "rewrap"}[name]
+        fields = {"user": USER.encode(), "label": b"x", "new": b"new"}
+        guesses.append(protocol.encode(verb, {**fields, name: b"guess %d" % number}))
+    # The right password follows at once: it is not looked at.
+    right = protocol.encode("recovery", {"user": USER.encode(), "password": b"pw"})
+    assert ask_as(PANEL, agent, [*guesses, right]) == ["error"] * 21
+    log = agent.log_text()
+    assert log.count(f"wrong password from an unknown address: user=<{USER}>") < 15
+    assert "recovery-code: " not in log
+    done = agent.run("recovery-code", USER, "--stdin", stdin=b"pw\n")
+    assert done.returncode == 0, done.stderr
