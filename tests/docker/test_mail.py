@@ -294,3 +294,27 @@ def test_another_uid_gets_nothing_from_the_agent(site: Site) -> None:
             assert said.startswith("b'denied")
     finally:
         site.run(f"chmod 660 {socket}")
+
+
+def test_a_panel_asks_with_its_own_uid(site: Site) -> None:
+    """agent.panel_users under the unit's restrictions: an ACL on the socket, no group, no sudo."""
+    conf = "/etc/mailseal/mailseal.yaml"
+    panel, other = "runuser -u www-data -- mailseal", "runuser -u nobody -- mailseal"
+    assert site.status(f"{panel} status alice@example.org") == 77
+    site.run(f"cp -p {conf} {conf}.before; echo 'agent: {{panel_users: [www-data]}}' >> {conf}")
+    try:
+        site.run("systemctl restart mailseal-agent")
+        assert "ways in: " in site.run(f"{panel} status alice@example.org")
+        assert site.status(f"{panel} status plain@example.org") == 67
+        for verb in ("lock --all", "unenroll alice@example.org", "repair alice@example.org"):
+            assert site.status(f"{panel} {verb}") == 77
+        new = f"{password_of('alice')} anew"
+        for old, then in ((password_of("alice"), new), (new, password_of("alice"))):
+            change = site.run(
+                f"{panel} passwd alice@example.org --stdin --keep-old",
+                stdin=f"{old}\n{then}\n".encode(),
+            ).strip()
+            site.run(f"{panel} passwd alice@example.org --commit {change}")
+        assert site.status(f"{other} status alice@example.org") == 77
+    finally:
+        site.run(f"mv {conf}.before {conf}; systemctl restart mailseal-agent")

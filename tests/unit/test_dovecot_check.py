@@ -101,13 +101,20 @@ def check(tmp_path: Path) -> Check:
     Without `auth`: with a chain in which nothing is wrong.
     """
 
-    def findings(*parts: str, auth: str | None = None, **delivery: str) -> list[tuple[str, str]]:
+    def findings(
+        *parts: str, auth: str | None = None, password_check: str = "", **delivery: str
+    ) -> list[tuple[str, str]]:
         path = tmp_path / "dovecot.conf"
         path.write_text("".join([BASE, snippet("mailseal"), auth or chain(), *parts]))
         text = "\n".join(f"  {name}: {value}" for name, value in delivery.items())
-        config = configuration.parse(f"delivery:\n{text}\n" if text else "")
+        login = f"login: {{password_check: {password_check or 'passdb'}}}\n"
+        config = configuration.parse(login + (f"delivery:\n{text}\n" if text else ""))
         found = dovecot_check.findings(config, Doveconf(["doveconf", "-c", str(path)]))
-        return [(finding.level, finding.text) for finding in found]
+        return [
+            (finding.level, finding.text)
+            for finding in found
+            if password_check or "login.password_check" not in finding.text
+        ]
 
     return findings
 
@@ -189,6 +196,13 @@ class TestPassdbs:
         assert check(auth=own) == []
         ((level, text),) = check(auth=own + passwd_file("passdb"))
         assert level == ERROR and "stands behind that of mailseal" in text
+
+    @pytest.mark.parametrize("says", ["passdb", "keyring"])
+    def test_the_option_that_enroll_goes_by(self, check: Check, says: str) -> None:
+        alone = check(auth=snippet("auth-mailseal-only"), password_check=says)
+        behind = check(password_check=says)
+        assert (len(alone), len(behind)) == ((1, 0) if says == "passdb" else (0, 1))
+        assert all("login.password_check" in text for _, text in alone + behind)
 
     @only_23
     def test_the_helper_behind_nothing(self, check: Check) -> None:

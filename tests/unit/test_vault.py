@@ -444,3 +444,38 @@ class TestAChangeOfThePassword:
 
     def test_an_id_cannot_be_guessed(self, life: Lifecycle) -> None:
         assert len(life.passwd(USER, b"old", b"new")) == 16
+
+    @pytest.mark.parametrize(
+        ("work", "states"),
+        [
+            ("passwd", [["old"], ["old", "new"]]),
+            ("commit", [["old", "new"], ["new"]]),
+            ("undo", [["old", "new"], ["old"]]),
+        ],
+    )
+    def test_killed_at_every_step(self, tmp_path: Path, work: str, states: list[list[str]]) -> None:
+        """Before or after, and what is begun can be taken up again, or begun anew."""
+        step, died, seen = 0, True, []
+        while died:
+            step += 1
+            folder = tmp_path / f"{work}{step}"
+            folder.mkdir()
+            self.vault = open_vault(folder)
+            self.vault.enroll(USER, b"old")
+            life = Lifecycle(self.vault)
+            begun = "" if work == "passwd" else life.passwd(USER, b"old", b"new", keep_old=True)
+
+            def act(life: Lifecycle = life, begun: str = begun) -> object:
+                if work == "passwd":
+                    return life.passwd(USER, b"old", b"new", keep_old=True)
+                return getattr(life, work)(USER, begun)
+
+            died = killed_at(step, act)
+            found = [word.decode() for word in self.open_with(b"old", b"new")]
+            assert found in states
+            seen.append(found)
+            if work != "passwd":
+                with contextlib.suppress(ChangeGone):
+                    getattr(life, work)(USER, begun)
+                assert [w.decode() for w in self.open_with(b"old", b"new")] == states[1]
+        assert seen[0] == states[0] and seen[-1] == states[1] and step > 4

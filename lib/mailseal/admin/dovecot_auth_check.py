@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 
 from mailseal.admin.finding import Finding, error, warning
+from mailseal.config import Config
 from mailseal.doveconf import Block, Doveconf
 
 _SNIPPETS = "see the auth-*.conf files in dovecot-conf"
@@ -38,6 +39,22 @@ def findings(doveconf: Doveconf) -> Iterator[Finding]:
         yield warning(
             "auth_debug is on: Dovecot 2.3 logs what mailseal-checkpassword answers, with the "
             "keys; turn it off, or use the -lua snippets of dovecot-conf/2.3"
+        )
+
+
+def password_check(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
+    """Whether login.password_check says what Dovecot does: `mailseal enroll` goes by it."""
+    chain = [block for block in doveconf.settings().all("passdb") if _checks_passwords(block)]
+    if not any(map(_is_ours, chain)):
+        return
+    alone = all(map(_is_ours, chain))
+    if alone != (config.login.password_check == "keyring"):  # noqa: S105 - no password
+        yield warning(
+            "login.password_check is passdb, but Dovecot has no passdb beside mailseal's: enroll "
+            "would refuse every new user; set it to keyring"
+            if alone
+            else "login.password_check is keyring, but Dovecot has a passdb beside mailseal's: "
+            "enroll would take any password; remove the option"
         )
 
 

@@ -31,6 +31,7 @@ def findings(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
         return
     yield from _mail_crypt(doveconf)
     yield from dovecot_auth_check.findings(doveconf)
+    yield from dovecot_auth_check.password_check(config, doveconf)
     yield from _sieve(config, doveconf)
     yield from _location(config, doveconf)
     yield from dovecot_folders_check.findings(doveconf)
