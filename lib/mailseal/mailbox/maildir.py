@@ -17,7 +17,7 @@ FAILURES
     although it was not accepted: then it comes twice, and is never lost.
 
 Names are `<sec>.M<usec>P<pid>Q<n>.<host>,S=<bytes>,W=<bytes with CRLF>`.  Sizes
-are those of the plaintext (design decision 5); the counter keeps names apart that one
+are those of the plaintext (docs/design.md, decision 5); the counter keeps names apart that one
 process makes in one microsecond.
 """
 

@@ -11,7 +11,7 @@ CONTRACT
     (500 to 504, 555) and 421 are temporary too: nobody's mail bounces for that.
 
 One recipient a transaction: Dovecot 2.3 hard-links the first recipient's ciphertext to the
-others (design decision 3).
+others (docs/design.md, decision 3).
 """
 
 from __future__ import annotations
