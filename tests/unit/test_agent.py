@@ -243,6 +243,7 @@ def raw(agent: AgentProcess, data: bytes) -> bytes:
         b"unlock " + b"a" * protocol.MAX_REQUEST + b"\n",
         b"unlock user=" + b"61" * 10_000_000 + b"\n",
     ],
+    ids=lambda data: repr(data[:20]),
 )
 def test_junk_gets_an_error_and_does_no_harm(agent: AgentProcess, data: bytes) -> None:
     answer = raw(agent, data)

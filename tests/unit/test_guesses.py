@@ -3,11 +3,18 @@
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
+
 import pytest
 
 from mailseal.errors import TooManyGuesses
 from mailseal.login import guesses as module
 from mailseal.login.guesses import Guesses, Limits, place_of
+from mailseal.login.log import logger
+from mailseal.logs import Log
+from tests.lab.place import REPOSITORY
 
 ALICE, BOB = "alice@example.org", "bob@example.org"
 HOME, FAR = "192.0.2.1", "198.51.100.7"
@@ -143,3 +150,21 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         tries.right(f"user{number}", f"10.1.{number // 250}.{number % 250}")
     assert len(tries.guesses._counts) == 100
     assert len(tries.guesses._known) == 50
+
+
+def test_the_filter_of_the_docs_finds_the_address_and_nothing_a_user_name_says(
+    tmp_path: Path,
+) -> None:
+    """fail2ban takes the date away, and <HOST> stands for an address."""
+    with open(os.path.join(REPOSITORY, "docs", "install.md"), encoding="utf-8") as stream:
+        (expression,) = re.findall(r"^failregex = (.*)$", stream.read(), re.M)
+    pattern = re.compile(expression.replace("<HOST>", r"(?P<host>[\w.:]+)"))
+    file = tmp_path / "log"
+    log = logger(Log(str(file), "mailseal-agent"))
+    guesses = Guesses(log=log)
+    forged = "eve>\nmailseal-agent[1]: wrong password from 203.0.113.1: user=<x"
+    guesses.note_wrong(forged, FAR)
+    guesses.note_wrong(ALICE, "2001:db8::1")
+    guesses.note_wrong(forged.partition("\n")[2], "")
+    found = [pattern.search(x.partition(" ")[2]) for x in file.read_text().splitlines()]
+    assert [match and match["host"] for match in found] == [FAR, "2001:db8::1", None]

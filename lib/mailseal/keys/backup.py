@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mailseal.errors import Damaged, NewerFormat
+from mailseal.keys import record
 from mailseal.keys.keyring import Keyring
 
 FORMAT = "mailseal-backup"
@@ -38,15 +39,12 @@ def encode(keyrings: Mapping[str, bytes], *, created: int) -> bytes:
 
 def parse(data: bytes) -> dict[str, Keyring]:
     """Every keyring of a backup, checked, by user.  Also takes a single keyring file."""
-    first = _json(data.partition(b"\n")[0], lenient=True)
-    if not isinstance(first, dict) or first.get("format") != FORMAT:
+    try:
+        is_backup = record.is_of(_first(data), FORMAT, VERSION)
+    except NewerFormat as exc:
+        raise NewerFormat(f"the backup {exc}", hint=exc.hint) from None
+    if not is_backup:
         return _single(data)
-    version = first.get("version")
-    if type(version) is int and version > VERSION:
-        raise NewerFormat(
-            f"the backup has format version {version}, this mailseal reads up to {VERSION}",
-            hint="upgrade mailseal",
-        )
     body, _, last = data.removesuffix(b"\n").rpartition(b"\n")
     end = _json(last)
     right = hashlib.sha256(body + b"\n").hexdigest()
@@ -73,10 +71,16 @@ def _single(data: bytes) -> dict[str, Keyring]:
     return {user: Keyring.parse(data, user)}
 
 
-def _json(data: bytes, *, lenient: bool = False) -> Any:
+def _first(data: bytes) -> Any:
+    """What the first line holds; None if it is no JSON, as the first line of a keyring."""
     try:
-        return json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError):
-        if lenient:
-            return None
+        return record.parse(data.partition(b"\n")[0])
+    except Damaged:
+        return None
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return record.parse(data)
+    except Damaged:
         raise Damaged("neither a backup nor a keyring") from None

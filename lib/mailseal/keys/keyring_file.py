@@ -15,8 +15,8 @@ import json
 import re
 from typing import Any
 
-from mailseal.errors import Damaged, NewerFormat
-from mailseal.keys import slots
+from mailseal.errors import Damaged
+from mailseal.keys import record, slots
 from mailseal.keys.sealed import SealedKey
 from mailseal.keys.slot import canonical
 
@@ -75,20 +75,7 @@ def decode(data: bytes) -> dict[str, Any]:
 
 def _content(data: bytes) -> dict[str, Any]:
     """The JSON of a file: all fields there, of the right types, the digest right."""
-    try:
-        content = json.loads(data.decode("ascii"))
-    except (ValueError, RecursionError):
-        raise Damaged("not JSON") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise Damaged("not a keyring")
-    version = content.get("version")
-    if type(version) is int and version > VERSION:
-        raise NewerFormat(
-            f"has format version {version}, this mailseal reads up to {VERSION}",
-            hint="upgrade mailseal",
-        )
-    if set(content) != _FIELDS or version != VERSION:
-        raise Damaged("wrong fields")
+    content = record.read(data, FORMAT, VERSION, _FIELDS)
     if content.pop("digest") != digest(content):
         raise Damaged("the digest does not match")
     if not all(isinstance(content[name], list) for name in ("keys", "slots")):

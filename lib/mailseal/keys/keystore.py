@@ -31,7 +31,6 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
-import json
 import os
 import stat
 import threading
@@ -39,6 +38,7 @@ from collections.abc import Iterator
 
 from mailseal import durable
 from mailseal.errors import AlreadyEnrolled, BadUserName, Conflict, Damaged, NotEnrolled
+from mailseal.keys import record
 from mailseal.keys.keyring import Keyring
 from mailseal.keys.names import file_name, user_of
 
@@ -125,9 +125,9 @@ class Keystore:
         return sorted(user for user in found if user is not None)
 
     def _user_inside(self, name: str) -> str | None:
-        with contextlib.suppress(ValueError, OSError, KeyError, TypeError, BadUserName):
+        with contextlib.suppress(Damaged, OSError, KeyError, TypeError, BadUserName):
             with open(os.path.join(self.folder, f"{name}.json"), "rb") as stream:
-                user = json.load(stream)["user"]
+                user = record.parse(stream.read())["user"]
             return str(user) if file_name(user) == name else None
         return None
 

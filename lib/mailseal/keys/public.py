@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from mailseal import durable
 from mailseal.errors import Damaged, NewerFormat, TemporaryError
+from mailseal.keys import record
 from mailseal.keys.names import file_name, normalise
 
 if TYPE_CHECKING:
@@ -178,7 +179,12 @@ class PublicStore:
         from mailseal.crypto.eckeys import PublicKey
 
         data = self._bytes(path)
-        fields = _fields(data)
+        try:
+            fields = _fields(data)
+        except Damaged as exc:
+            raise Damaged(f"the public key of {user} is damaged: {exc}") from None
+        except NewerFormat as exc:
+            raise NewerFormat(f"the public key of {user} {exc}", hint=exc.hint) from None
         if fields["user"] != user:
             raise Damaged(f"the public key file of {user} belongs to another user")
         try:
@@ -213,20 +219,7 @@ def _encode(user: str, key: PublicKey) -> bytes:
 
 def _fields(data: bytes) -> dict[str, Any]:
     """Parse strictly.  The caller compares the bytes with what it would write itself."""
-    try:
-        content = json.loads(data.decode("ascii"))
-    except ValueError:
-        raise Damaged("a public key file is not JSON") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise Damaged("a public key file has the wrong format")
-    version = content.get("version")
-    if isinstance(version, int) and version > VERSION:
-        raise NewerFormat(
-            f"a public key file has format version {version}, this mailseal reads {VERSION}",
-            hint="upgrade mailseal",
-        )
-    if set(content) != _FIELDS or version != VERSION:
-        raise Damaged("a public key file has the wrong fields")
+    content = record.read(data, FORMAT, VERSION, _FIELDS)
     if not all(isinstance(content[name], str) for name in ("user", "key_id", "spki")):
-        raise Damaged("a public key file has the wrong fields")
+        raise Damaged("wrong format or fields")
     return content

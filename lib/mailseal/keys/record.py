@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""The one reader of mailseal's JSON: keyrings, public keys, backups.
+
+CONTRACT
+    Strict: UTF-8, no name twice in an object, no NaN or Infinity, however deep
+    the nesting.  Whether the file is spelled as mailseal spells it is the
+    caller's check.
+
+FAILURES
+    Damaged, or NewerFormat, with words that go behind the name of the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Set
+from typing import Any
+
+from mailseal.errors import Damaged, NewerFormat
+
+
+def parse(data: bytes) -> Any:
+    """Any JSON value."""
+    try:
+        return json.loads(
+            data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant
+        )
+    except (ValueError, RecursionError):
+        raise Damaged("not JSON") from None
+
+
+def read(data: bytes, form: str, version: int, fields: Set[str]) -> dict[str, Any]:
+    """An object of this format and version that has exactly these fields, the two among them."""
+    content = parse(data)
+    if not is_of(content, form, version) or content.keys() != fields:
+        raise Damaged("wrong format or fields")
+    return content  # type: ignore[no-any-return]
+
+
+def is_of(content: Any, form: str, version: int) -> bool:
+    """Whether this is of the format.  Raises NewerFormat if it is of a later version."""
+    if not isinstance(content, dict) or content.get("format") != form:
+        return False
+    found = content.get("version")
+    if type(found) is int and found > version:
+        raise NewerFormat(
+            f"has format version {found}, this mailseal reads up to {version}",
+            hint="upgrade mailseal",
+        )
+    return type(found) is int and found == version
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError
+    return found
+
+
+def _no_constant(_name: str) -> Any:
+    raise ValueError
