@@ -56,17 +56,25 @@ class Log:
     """Where one program's lines go."""
 
     def __init__(
-        self, target: str, program: str, *, user: Ids | None = None, owner: Ids | None = None
+        self,
+        target: str,
+        program: str,
+        *,
+        user: Ids | None = None,
+        owner: Ids | None = None,
+        stderr: bool = True,
     ) -> None:
         """`target` is the option log.to; `user` the one that the program becomes; `owner` of a
-        file that root makes."""
+        file that root makes; `stderr` whether standard error is there for log lines."""
         self.target = target
         self._program = program
         self._lost = 0
         self._hung_until = 0.0
-        self._sink: _Syslog | _Stderr | _File
+        self._sink: _Syslog | _Stderr | _File | _Nowhere
         if target == "syslog" and os.path.exists(_SYSLOG):
             self._sink = _Syslog()
+        elif target == "syslog" and not stderr:
+            self._sink = _Nowhere()
         elif target in ("syslog", "stderr"):
             self._sink = _Stderr()
         else:
@@ -162,6 +170,15 @@ class _Stderr:
             self._socket.send(_stamped(data), socket.MSG_DONTWAIT)
         else:
             os.write(self.fd, _stamped(data))
+
+
+class _Nowhere:
+    """For a program whose standard error somebody else reads, on a machine without syslog."""
+
+    fd = -1
+
+    def send(self, _severity: int, _data: bytes) -> None:
+        return
 
 
 class _File:

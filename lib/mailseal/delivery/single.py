@@ -81,4 +81,4 @@ def _log(config: Config) -> DeliveryLog:
         if config.log.to != "stderr":
             user = user_ids(config.delivery.user, "delivery.user")
             return DeliveryLog(open_log(config, "mailseal-deliver", user))
-    return DeliveryLog(Log("syslog", "mailseal-deliver"))
+    return DeliveryLog(Log("syslog", "mailseal-deliver", stderr=False))
