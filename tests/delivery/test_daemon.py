@@ -139,6 +139,23 @@ def test_a_wrong_configuration_does_not_start() -> None:
     assert re.fullmatch(r"mailseal-lmtp: error: .*in_flight_limit.*\n", done.stderr)
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be led astray")
+@pytest.mark.parametrize("what", ["socket", "log"])
+def test_in_a_folder_of_another_user_root_follows_no_link(what: str) -> None:
+    with contextlib.closing(Daemon({"delivery": {"workers": 1}})) as daemon:
+        secret = daemon.path("shadow")
+        with open(secret, "w", encoding="ascii") as stream:
+            stream.write("root's own")
+        os.chmod(secret, 0o600)
+        os.symlink(secret, daemon.socket if what == "socket" else daemon.log_path)
+        done = subprocess.run(daemon.server.command, capture_output=True, text=True, timeout=20)
+        assert done.returncode == 78, done.stderr
+        state = os.stat(secret)
+        assert (state.st_uid, state.st_gid, state.st_mode & 0o777) == (0, 0, 0o600)
+        with open(secret, encoding="ascii") as stream:
+            assert stream.read() == "root's own"
+
+
 def test_sockets_and_readiness_from_systemd() -> None:
     with contextlib.closing(Daemon({"delivery": {"workers": 1}})) as daemon:
         daemon.enrol(ALICE)

@@ -9,8 +9,8 @@ CONTRACT
     another user could have changed: see paths.py and sockets.py.
 
 FAILURES
-    ConfigError: not initialised, or a folder above is missing.  TemporaryError:
-    another agent is there.
+    ConfigError: a folder above is missing or not safe.  TemporaryError: not
+    initialised, not mounted, or another agent is there.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def init(config: Config) -> str:
 
 
 def require_store(config: Config) -> None:
-    """Raise ConfigError unless init() was here."""
+    """Raise TemporaryError unless init() was here: the file system may come yet."""
     if not PublicStore(config.public_dir).is_ready() or not os.path.isdir(config.keys_dir):
-        raise ConfigError(
+        raise TemporaryError(
             f"option state_dir: {config.state_dir} is not a store of keys",
             hint="is its file system mounted? for a new installation, run `mailseal init`",
         )
