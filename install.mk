@@ -31,6 +31,7 @@ FIT = sed -e 's|/usr/lib/mailseal/dovecot-conf|$(SHAREDIR)/dovecot-conf|g' \
 	-e 's/\<\(user\|uid\)\( *= *\)vmail\>/\1\2$(MAIL_USER)/g'
 
 PACKAGE_FILES = $(shell cd lib && find mailseal -name '*.py' -o -name py.typed | LC_ALL=C sort)
+PANEL_FILES = $(wildcard hooks/panels/*.php)
 TEXT_FILES = $(shell find dovecot-conf postfix-conf docs -type f | LC_ALL=C sort)
 
 .PHONY: install uninstall
@@ -43,6 +44,11 @@ install:
 	/usr/bin/python3 -m compileall -q -s "$(DESTDIR)" "$(DESTDIR)$(LIBDIR)/lib"
 	@set -e; for name in $(COMMANDS); do \
 		ln -sf "$(LIBDIR)/hooks/$$name" "$(DESTDIR)$(PREFIX)/bin/$$name"; done
+	@set -e; for file in $(PANEL_FILES); do \
+		install -d "$(DESTDIR)$(SHAREDIR)/panels"; \
+		sed -e 's|/usr/local/bin|$(PREFIX)/bin|g' "$$file" \
+			> "$(DESTDIR)$(SHAREDIR)/panels/$$(basename "$$file")"; \
+		chmod 644 "$(DESTDIR)$(SHAREDIR)/panels/$$(basename "$$file")"; done
 	@set -e; for file in $(TEXT_FILES); do \
 		install -d "$(DESTDIR)$(SHAREDIR)/$$(dirname "$$file")"; \
 		$(FIT) "$$file" > "$(DESTDIR)$(SHAREDIR)/$$file"; \

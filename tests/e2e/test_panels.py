@@ -1,97 +1,397 @@
 # SPDX-License-Identifier: MIT
-"""The shell scripts of docs/panels.md, run as they stand there."""
+"""Roundcube and PostfixAdmin of Debian change passwords, as docs/panels.md says."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
-import re
+import pwd
+import shutil
+import sqlite3
 import subprocess
-from pathlib import Path
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.lab import Lab
-from tests.lab.place import REPOSITORY
+from tests.e2e.chains import Sqlite
+from tests.e2e.mails import HEADERS
+from tests.lab import Imap, Lab, Refused
+from tests.lab.dovecot import snippet
+from tests.lab.panels import WEB_USER, PostfixAdmin, Roundcube, missing
+from tests.lab.place import MAIL_UID
+from tests.lab.smtp import send
 
-PAGE = Path(REPOSITORY, "docs", "panels.md").read_text(encoding="utf-8")
+_numbers = itertools.count(1)
+MAIL = HEADERS + b"the quince is on the sill\r\n"
 
-
-def script(heading: str, number: int) -> str:
-    """The number-th shell block below a heading."""
-    section = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    return str(re.findall(r"```sh\n(.*?)```", section, re.DOTALL)[number])
-
-
-@pytest.fixture
-def tools(lab: Lab, tmp_path: Path) -> dict[str, str]:
-    """A folder with the scripts, and a `mailseal` that knows the lab's configuration."""
-    programs = {
-        "change-password": script("passwd-file", 0),
-        "set-hash": script("passwd-file", 1),
-        "postfixadmin-password": script("PostfixAdmin: the post-password script", 0),
-        "mailseal": f'#!/bin/sh\nexec {lab.hooks}/mailseal -c {lab.config_path} "$@"\n',
+# A driver that loses the answer of the database: after the change, or before it.
+LOSSY = """<?php
+class rcube_lossy_password {
+    public function save($current, $new, $username) {
+        if (strpos($new, 'committed') !== false) {
+            require_once __DIR__ . '/sql.php';
+            (new rcube_sql_password())->save($current, $new, $username);
+        }
+        return strpos($new, 'history') !== false ? PASSWORD_IN_HISTORY : PASSWORD_ERROR;
     }
-    for name, text in programs.items():
-        path = tmp_path / name
-        path.write_text(text.replace("/usr/local/sbin", str(tmp_path)), encoding="utf-8")
-        path.chmod(0o755)
-    return {
-        "PATH": f"{tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin",
-        "USERS_FILE": str(tmp_path / "users"),
-    }
+}
+"""
 
 
-def run(tools: dict[str, str], *command: str, stdin: bytes) -> int:
-    done = subprocess.run(command, env=tools, input=stdin, capture_output=True)
-    return done.returncode
+class _Site:
+    """A lab behind the panel's database."""
+
+    def __init__(self, chain: Sqlite) -> None:
+        self.lab = chain.lab
+        self.chain = chain
+
+    def start(self) -> None:
+        places = {**self.lab.dovecot.wanted.places, **self.chain.places()}
+        before = self.chain.block_24() if self.lab.dovecot.version.startswith("2.4.") else ""
+        shipped = snippet(self.lab.dovecot.version, self.chain.snippet, places)
+        self.lab.dovecot.write_config(extra=before + shipped)
+        self.lab.start()
+
+    def user(self, *, enrolled: bool = True) -> str:
+        """A user with a sealed mail; the password is "password"."""
+        name = f"user{next(_numbers)}@example.org"
+        self.chain.set_password(name, "password")
+        if enrolled:
+            self.lab.add_user(name, "password")
+        send(self.lab.smtp, "eve@example.net", [name], MAIL)
+        self.lab.wait_delivered()
+        return name
+
+    def reads(self, user: str, password: str) -> bool:
+        """Whether this password opens the mailbox and the mail in it.  False: it is refused."""
+        try:
+            with Imap(self.lab.imap, user, password) as imap:
+                assert b"the quince is on the sill" in imap.bodies()[0]
+        except Refused:
+            return False
+        return True
+
+    def opens_keyring(self, user: str, password: str) -> bool:
+        done = self.lab.mailseal("export-key", user, "--stdin", stdin=password.encode() + b"\n")
+        assert done.returncode in (0, 77), done.stderr
+        return done.returncode == 0
+
+    def logins(self, user: str) -> int:
+        """How many login passwords the keyring has."""
+        said = self.lab.mailseal("status", user).stdout.decode()
+        return sum(line.split()[:1] == ["slot"] and " login" in line for line in said.splitlines())
 
 
-def keyring_opens(lab: Lab, user: str, password: bytes) -> bool:
-    done = lab.mailseal("export-key", user, stdin=password + b"\n")
-    return done.returncode == 0
+def _lab() -> Lab:
+    uid = pwd.getpwnam(WEB_USER).pw_uid
+    return Lab({}, auth=None, config_extra={"agent.panel_users": [uid]})
 
 
-def hash_fits(users: Path, user: str, password: str) -> bool:
-    line = next(x for x in users.read_text().splitlines() if x.startswith(f"{user}:"))
-    command = ["doveadm", "pw", "-t", line.split(":")[1]]
-    done = subprocess.run(command, input=f"{password}\n".encode(), capture_output=True)
-    return done.returncode == 0
+def _for_the_web(path: str) -> None:
+    for name in (os.path.dirname(path), path):
+        shutil.chown(name, WEB_USER, WEB_USER)
 
 
-def test_passwd_file(lab: Lab, user: str, tools: dict[str, str], tmp_path: Path) -> None:
-    users = tmp_path / "users"
-    users.write_text(f"other@x:{{PLAIN}}x::::::\n{user}:{{PLAIN}}password:1:2::/h::\n")
-    users.chmod(0o640)
-    change = str(tmp_path / "change-password")
-    assert run(tools, change, user, stdin=b"wrong\nnext one\n") == 77
-    assert ":{PLAIN}password:" in users.read_text()
-    assert run(tools, change, user, stdin=b"password\nnext $1 'one'\n") == 0
-    assert hash_fits(users, user, "next $1 'one'")
-    assert keyring_opens(lab, user, b"next $1 'one'") and not keyring_opens(lab, user, b"password")
-    lines = users.read_text().splitlines()
-    assert lines[0] == "other@x:{PLAIN}x::::::" and lines[1].endswith(":1:2::/h::")
-    assert os.stat(users).st_mode & 0o777 == 0o640
+class _OwnDatabase(Sqlite):
+    """In a folder of its own, where the web server's user may write."""
+
+    @property
+    def _path(self) -> str:
+        return self.lab.place.path("database", "users.sqlite")
+
+    def start(self) -> None:
+        os.mkdir(os.path.dirname(self._path))
+        super().start()
+        _for_the_web(self._path)
 
 
-def test_a_user_who_is_not_in_the_file_changes_nothing(
-    lab: Lab, user: str, tools: dict[str, str], tmp_path: Path
-) -> None:
-    users = tmp_path / "users"
-    users.write_text("other@x:{PLAIN}x::::::\n")
-    assert run(tools, str(tmp_path / "change-password"), user, stdin=b"password\nnext\n") == 69
-    assert users.read_text() == "other@x:{PLAIN}x::::::\n"
-    assert keyring_opens(lab, user, b"password") and not keyring_opens(lab, user, b"next")
-    assert not list(tmp_path.glob("users.*"))
+@pytest.fixture(scope="module")
+def webmail() -> Iterator[tuple[_Site, Roundcube]]:
+    if what := missing():
+        pytest.skip(f"to test this, install: {what}")
+    with contextlib.ExitStack() as stack:
+        lab = _lab()
+        stack.callback(lab.stop)
+        chain = _OwnDatabase(lab)
+        chain.start()
+        site = _Site(chain)
+        site.start()
+        options = (
+            "$config['password_mailseal_driver'] = 'sql';\n"
+            f"$config['password_mailseal_command'] = "
+            f"['{lab.hooks}/mailseal', '-c', '{lab.config_path}'];\n"
+            f"$config['password_db_dsn'] = 'sqlite:///{chain._path}?mode=0640';\n"
+            "$config['password_query'] = "
+            "'UPDATE users SET password = %p WHERE local = %l AND domain = %d';\n"
+        )
+        panels = os.path.join(lab.hooks, "panels")
+        roundcube = Roundcube(lab.place.path("web"), lab.imap[1], panels, options)
+        stack.callback(roundcube.stop)
+        drivers = f"{roundcube.folder}/roundcube/plugins/password/drivers"
+        with open(f"{drivers}/lossy.php", "w", encoding="utf-8") as stream:
+            stream.write(LOSSY)
+        yield site, roundcube
 
 
-def test_postfixadmin(lab: Lab, user: str, tools: dict[str, str], tmp_path: Path) -> None:
-    """Two passwords that end with NUL; the pipe stays open until the script has ended."""
-    process = subprocess.Popen(
-        [tmp_path / "postfixadmin-password", user, "example.org"], env=tools, stdin=subprocess.PIPE
+def _login(panel: Roundcube | PostfixAdmin, user: str, password: str = "password"):  # type: ignore[no-untyped-def]
+    tab = panel.login(user, password)
+    assert tab is not None, f"{user} cannot log in"
+    return tab
+
+
+@contextlib.contextmanager
+def _driver(roundcube: Roundcube, name: str) -> Iterator[None]:
+    path = f"{roundcube.folder}/config/config.inc.php"
+    with open(path, encoding="utf-8") as stream:
+        before = stream.read()
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write(f"$config['password_mailseal_driver'] = '{name}';\n")
+    try:
+        yield
+    finally:
+        with open(path, "w", encoding="utf-8") as stream:
+            stream.write(before)
+
+
+def test_roundcube_changes_both(webmail: tuple[_Site, Roundcube]) -> None:
+    site, roundcube = webmail
+    user = site.user()
+    assert "confirmation" in roundcube.change(_login(roundcube, user), "password", "next 'one' $1")
+    assert site.reads(user, "next 'one' $1") and not site.reads(user, "password")
+    assert not site.opens_keyring(user, "password") and site.logins(user) == 1
+    assert "confirmation" in roundcube.change(
+        _login(roundcube, user, "next 'one' $1"), "next 'one' $1", "älter"
     )
-    assert process.stdin is not None
-    process.stdin.write(b"password\0next one\0")
-    process.stdin.flush()
-    assert process.wait(60) == 0
-    process.stdin.close()
-    assert keyring_opens(lab, user, b"next one") and not keyring_opens(lab, user, b"password")
+    assert site.reads(user, "älter")
+
+
+def test_roundcube_with_the_wrong_password_changes_nothing(
+    webmail: tuple[_Site, Roundcube],
+) -> None:
+    site, roundcube = webmail
+    user = site.user()
+    tab = _login(roundcube, user)
+    assert "confirmation" not in roundcube.change(tab, "guess", "next one")
+    assert site.reads(user, "password") and not site.opens_keyring(user, "next one")
+
+
+def test_roundcube_for_who_is_not_enrolled(webmail: tuple[_Site, Roundcube]) -> None:
+    site, roundcube = webmail
+    user = site.user(enrolled=False)
+    assert "confirmation" in roundcube.change(_login(roundcube, user), "password", "next one")
+    assert site.reads(user, "next one") and not site.reads(user, "password")
+
+
+def test_roundcube_when_it_is_certain_that_nothing_changed(
+    webmail: tuple[_Site, Roundcube],
+) -> None:
+    site, roundcube = webmail
+    user = site.user()
+    tab = _login(roundcube, user)
+    with _driver(roundcube, "lossy"):
+        assert "error" in roundcube.change(tab, "password", "history")
+    assert site.logins(user) == 1 and not site.opens_keyring(user, "history")
+    assert site.reads(user, "password")
+
+
+@pytest.mark.parametrize("new", ["committed, but the answer is lost", "lost on the way"])
+def test_roundcube_when_nobody_knows(webmail: tuple[_Site, Roundcube], new: str) -> None:
+    """Both open; the password that the database accepts reads the mail, and settles it."""
+    site, roundcube = webmail
+    user = site.user()
+    tab = _login(roundcube, user)
+    with _driver(roundcube, "lossy"):
+        assert "error" in roundcube.change(tab, "password", new)
+    assert site.opens_keyring(user, "password") and site.opens_keyring(user, new)
+    there, gone = (new, "password") if new.startswith("committed") else ("password", new)
+    assert site.reads(user, there) and not site.reads(user, gone)
+    if there == new:
+        assert site.logins(user) == 1 and not site.opens_keyring(user, "password")
+
+
+def test_roundcube_in_two_tabs_at_once(webmail: tuple[_Site, Roundcube]) -> None:
+    """Whoever wins: the password of the database is one that opens the keyring."""
+    site, roundcube = webmail
+    for _ in range(3):
+        user = site.user()
+        tabs = [_login(roundcube, user), _login(roundcube, user)]
+        with ThreadPoolExecutor(2) as pool:
+            said = list(
+                pool.map(
+                    lambda pair: roundcube.change(pair[1], "password", f"of tab {pair[0]}"),
+                    enumerate(tabs),
+                )
+            )
+        won = [n for n, text in enumerate(said) if "confirmation" in text]
+        assert len(won) == 1, said
+        assert site.reads(user, f"of tab {won[0]}"), said
+        assert site.logins(user) == 1
+
+
+def test_roundcube_without_the_agent_changes_nothing(webmail: tuple[_Site, Roundcube]) -> None:
+    site, roundcube = webmail
+    user = site.user()
+    tab = _login(roundcube, user)
+    form = tab.get("?_task=settings&_action=plugin.password")
+    assert "_newpasswd" in form
+    site.lab.stop_agent()
+    try:
+        assert "error" in roundcube.change(tab, "password", "next one")
+    finally:
+        site.lab.start_agent()
+    assert site.reads(user, "password") and not site.opens_keyring(user, "next one")
+
+
+def test_the_panels_user_may_do_nothing_else(webmail: tuple[_Site, Roundcube]) -> None:
+    """Not even with the options that once led from sudo to a shell of root's."""
+    site, _ = webmail
+    user = site.user()
+    uid = pwd.getpwnam(WEB_USER)
+
+    def run(*words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [f"{site.lab.hooks}/mailseal", "-c", site.lab.config_path, *words],
+            input=stdin,
+            capture_output=True,
+            user=uid.pw_uid,
+            group=uid.pw_gid,
+            extra_groups=[],
+        )
+
+    for words in (
+        ("rotate", user, "--stdin"),
+        ("backup", "/tmp/never"),
+        ("status",),
+        ("lock", user),
+        ("lock", "--all"),
+        ("repair", user),
+        ("export-key", user, "--stdin"),
+        ("enroll", "--unchecked", "new@example.org", "--stdin"),
+        ("unenroll", user),
+    ):
+        done = run(*words, stdin=b"password\n")
+        assert done.returncode != 0, words
+    assert not os.path.exists("/tmp/never")
+    found = run("passwd", user, "--stdin", "--then", "id", "-u", stdin=b"password\nnext\n")
+    assert str(uid.pw_uid).encode() in found.stdout + found.stderr
+    assert run("passwd", "--stdin", "--keep-old", user, "--then", "id").returncode == 64
+    assert site.opens_keyring(user, "next")
+
+
+class _PostfixAdminTables(Sqlite):
+    """Dovecot's queries for PostfixAdmin's own tables."""
+
+    def __init__(self, lab: Lab, database: str) -> None:
+        super().__init__(lab)
+        self._database = database
+
+    @property
+    def _path(self) -> str:
+        return self._database
+
+    def start(self) -> None:
+        self._write(self._path)
+
+    def _query(self, name: str, user: str) -> tuple[str, str]:
+        home = f"'{self.lab.place.path('mail')}/' || domain || '/' || local_part"
+        fields = f"{home} AS home, {MAIL_UID} AS uid, {MAIL_UID} AS gid"
+        where = f"FROM mailbox WHERE username = '{user}' AND active = 1"
+        return f"SELECT username AS {name}, password {where}", f"SELECT {fields} {where}"
+
+    def _write(self, connect: str) -> None:
+        password, fields = self._query("user", "%u")
+        with open(self._file, "w", encoding="utf-8") as stream:
+            os.fchmod(stream.fileno(), 0o644)
+            stream.write(f"driver = sqlite\nconnect = {connect}\ndefault_pass_scheme = CRYPT\n")
+            stream.write(f"password_query = {password}\nuser_query = {fields}\n")
+
+    def block_24(self) -> str:
+        password, fields = self._query("user", "%{user}")
+        return (
+            f"sql_driver = sqlite\n{self._connect_24()}"
+            f"passdb sql {{\n  default_password_scheme = CRYPT\n  query = {password}\n}}\n"
+            f"userdb sql {{\n  query = {fields}\n}}\n"
+        )
+
+    def set_password(self, user: str, password: str) -> None:
+        self.passwords[user] = password
+        made = subprocess.run(
+            ["doveadm", "pw", "-s", "SHA512-CRYPT"],
+            input=f"{password}\n{password}\n".encode(),
+            capture_output=True,
+            check=True,
+        )
+        hashed = made.stdout.decode().strip().removeprefix("{SHA512-CRYPT}")
+        local, _, domain = user.partition("@")
+        with contextlib.closing(sqlite3.connect(self._path)) as database, database:
+            database.execute(
+                "INSERT INTO mailbox (username, password, name, maildir, local_part, domain)"
+                " VALUES (?, ?, '', '', ?, ?)",
+                (user, hashed, local, domain),
+            )
+
+
+@pytest.fixture(scope="module")
+def admin_panel() -> Iterator[tuple[_Site, PostfixAdmin]]:
+    if what := missing():
+        pytest.skip(f"to test this, install: {what}")
+    with contextlib.ExitStack() as stack:
+        lab = _lab()
+        stack.callback(lab.stop)
+        command = f"['{lab.hooks}/mailseal', '-c', '{lab.config_path}']"
+        local = (
+            f"require_once '{lab.hooks}/panels/postfixadmin.php';\n"
+            f"mailseal_postfixadmin({command});\n"
+        )
+        panel = PostfixAdmin(lab.place.path("web"), local)
+        stack.callback(panel.stop)
+        panel.setup()
+        os.chmod(panel.database, 0o644)
+        chain = _PostfixAdminTables(lab, panel.database)
+        chain.start()
+        site = _Site(chain)
+        site.start()
+        yield site, panel
+
+
+def test_postfixadmin_changes_both(admin_panel: tuple[_Site, PostfixAdmin]) -> None:
+    site, panel = admin_panel
+    user = site.user()
+    panel.change(_login(panel, user), "password", "next 'one' $1")
+    assert site.reads(user, "next 'one' $1") and not site.reads(user, "password")
+    assert site.logins(user) == 1 and not site.opens_keyring(user, "password")
+
+
+def test_postfixadmin_refusals_change_nothing(admin_panel: tuple[_Site, PostfixAdmin]) -> None:
+    """The wrong password, one that its policy refuses, and two that differ."""
+    site, panel = admin_panel
+    user = site.user()
+    tab = _login(panel, user)
+    panel.change(tab, "guess", "next one")
+    panel.change(tab, "password", "abc")
+    panel.change(tab, "password", "next one", "another one")
+    assert site.logins(user) == 1 and site.reads(user, "password")
+    assert not site.opens_keyring(user, "abc") and not site.opens_keyring(user, "next one")
+
+
+def test_postfixadmin_for_who_is_not_enrolled(admin_panel: tuple[_Site, PostfixAdmin]) -> None:
+    site, panel = admin_panel
+    user = site.user(enrolled=False)
+    panel.change(_login(panel, user), "password", "next one")
+    assert site.reads(user, "next one") and not site.reads(user, "password")
+
+
+def test_postfixadmin_without_the_agent_changes_nothing(
+    admin_panel: tuple[_Site, PostfixAdmin],
+) -> None:
+    site, panel = admin_panel
+    user = site.user()
+    tab = _login(panel, user)
+    site.lab.stop_agent()
+    try:
+        assert "Nothing was changed" in panel.change(tab, "password", "next one")
+    finally:
+        site.lab.start_agent()
+    assert site.reads(user, "password") and not site.opens_keyring(user, "next one")

@@ -145,7 +145,7 @@ class TestThen:
         assert (done.returncode, done.stderr) == (0, b"")
         assert got.read_bytes() == b"new\n" and both(agent) == (False, True)
 
-    @pytest.mark.parametrize("status", [64, 65, 67, 77, 78])
+    @pytest.mark.parametrize("status", [64, 65, 67, 69, 77, 78])
     def test_certainly_nothing_changed(self, agent: AgentProcess, status: int) -> None:
         done = then(agent, f"exit {status}")
         assert done.returncode == 69 and b"nothing has changed" in done.stderr

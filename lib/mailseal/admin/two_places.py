@@ -41,6 +41,7 @@ CERTAIN = frozenset(
         errors.EX_USAGE,
         errors.EX_DATAERR,
         errors.EX_NOUSER,
+        errors.EX_UNAVAILABLE,
         errors.EX_NOPERM,
         errors.EX_CONFIG,
     }
