@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: MIT
+"""What the pages point to is there: files, and the tests that docs/tested.md names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("postfix-conf/*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_tests_named_in_tested_md_exist() -> None:
+    named = 0
+    for row in (ROOT / "docs" / "tested.md").read_text().splitlines():
+        file = ""
+        for path, function in re.findall(r"`([\w/]*\.py)?(?:::(\w+)(?:\[[^\]]*\])?)?`", row):
+            file = path or file
+            if not file:
+                continue
+            where = ROOT / (file if "/" in file else f"tests/docker/{file}")
+            assert where.exists(), file
+            assert not function or f"def {function}(" in where.read_text(), f"{file}::{function}"
+            named += 1
+    assert named > 50
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/design.md"])
+def test_files_named_in_these_pages_exist(page: str) -> None:
+    for name in re.findall(
+        r"`((?:lib|tests|hooks|docs|dovecot-conf)/[\w./-]+)`", (ROOT / page).read_text()
+    ):
+        assert (ROOT / name).exists(), name
