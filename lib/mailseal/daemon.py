@@ -2,7 +2,7 @@
 """What both daemons do at their start: find a user, open the log, drop root, tell systemd.
 
 FAILURES
-    user_ids() raises ConfigError that names the option; open_log() as logs.py
+    user_ids() and group_id() raise ConfigError that names the option; open_log() as logs.py
     says.  drop_root() raises OSError if the kernel refuses.  notify() never fails:
     systemd is a listener.
 """
@@ -10,6 +10,7 @@ FAILURES
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
 import pwd
 import socket
@@ -30,6 +31,14 @@ def user_ids(name: str, option: str) -> Ids:
     except (KeyError, OverflowError):
         raise ConfigError(f"option {option}: there is no user {name}") from None
     return entry.pw_uid, entry.pw_gid
+
+
+def group_id(name: str, option: str, *, hint: str | None = None) -> int:
+    """gid of a group given by name or number."""
+    try:
+        return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigError(f"option {option}: there is no group {name}", hint=hint) from None
 
 
 def open_log(config: Config, program: str, user: Ids | None) -> Log:

@@ -271,8 +271,32 @@ class Delivery:
     )
     socket_mode: int = option(
         octal_mode,
+        "0660",
+        "Mode of the unix sockets in delivery.listen.  Whoever may write to them may deliver mail "
+        "to anybody, without Postfix.",
+    )
+    socket_group: str = option(
+        user_or_uid,
+        "postfix",
+        "Group of the unix sockets in delivery.listen: that of Postfix's mail_owner, or of the "
+        "user= of your pipe(8) service.  A group name or a gid.",
+    )
+    postfix_user: str = option(
+        user_or_uid,
+        "postfix",
+        "The user that Postfix runs as (mail_owner).  Its queue ids are written to the log.",
+    )
+    deliver_socket: str | None = option(
+        optional(absolute_path),
+        "/run/mailseal/deliver.sock",
+        "Where mailseal-lmtp listens for mailseal-deliver, with a worker process of its own.  "
+        "null: mailseal-deliver uses delivery.listen, which local users may not.",
+    )
+    deliver_socket_mode: int = option(
+        octal_mode,
         "0666",
-        "Mode of the unix sockets in delivery.listen.  The permissions of the folder also count.",
+        "Mode of delivery.deliver_socket.  Its group is that of delivery.user.  0666 lets every "
+        "local user hand over mail, as a .forward file needs it.",
     )
     hostname: str | None = option(
         optional(text("a host name")),
@@ -359,8 +383,9 @@ class Delivery:
     in_flight_limit: int = option(
         size,
         "256M",
-        "Memory for mail that is being received, all workers together.  When it is used up, "
-        "further mail waits.",
+        "Memory for mail that is being received, all workers together.  The worker of "
+        "delivery.deliver_socket has as much as each of the others on top.  When it is used up, "
+        "further large mail waits.",
     )
     in_flight_wait: int = option(
         duration,

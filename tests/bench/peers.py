@@ -153,6 +153,7 @@ class MailsealPeer(Peer):
             "delivery:",
             f"  user: {MAIL_UID}",
             f"  listen: [{self.lmtp}]",
+            "  deliver_socket: null",
         ]
         lines += [f"  {option}: {value}" for option, value in settings.items()]
         with open(self.config, "w", encoding="utf-8") as stream:

@@ -44,6 +44,7 @@ class Daemon:
             self._give(self.path(name))
         self.log_path = self.path("log", "mailseal.log")
         self.socket = self.path("run", "lmtp.sock")
+        self.deliver_socket = self.path("run", "deliver.sock")
         self.tcp = ("127.0.0.1", free_ports(1)[0])
         self.settings: dict[str, Any] = {
             "state_dir": self.path("state"),
@@ -53,6 +54,9 @@ class Daemon:
                 "user": self.uid,
                 "hostname": HOSTNAME,
                 "listen": [self.socket, f"{self.tcp[0]}:{self.tcp[1]}"],
+                "socket_group": self.uid if os.geteuid() == 0 else os.getegid(),
+                "postfix_user": self.uid,
+                "deliver_socket": None,
                 "userdb": "template",
                 "home": self.path("homes", "%d", "%n"),
                 "secrets_ahead": 1,
@@ -134,10 +138,10 @@ class Daemon:
         with open(self.log_path, encoding="utf-8") as stream:
             return stream.read()
 
-    def connect(self, timeout: float = 10) -> Client:
+    def connect(self, timeout: float = 10, path: str = "") -> Client:
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(timeout)
-        sock.connect(self.socket)
+        sock.connect(path or self.socket)
         return Client(sock)
 
     def connect_tcp(self, timeout: float = 10) -> Client:

@@ -83,7 +83,7 @@ def test_a_daemon_that_says_nothing_is_given_up_in_time(tmp_path: Path) -> None:
         silent.bind(str(tmp_path / "lmtp"))
         silent.listen()
         config = tmp_path / "mailseal.yaml"
-        config.write_text(f"delivery: {{deadline: 1s, listen: [{tmp_path}/lmtp]}}\n")
+        config.write_text(f"delivery: {{deadline: 1s, deliver_socket: {tmp_path}/lmtp}}\n")
         start = time.monotonic()
         done = subprocess.run(
             [HOOK, "-c", config, "x@example.org"], input=HEAD, capture_output=True, timeout=60

@@ -343,7 +343,7 @@ def test_one_shot_is_fast_with_a_daemon(lab: Lab, user: str) -> None:
     seconds = []
     for _ in range(5):
         start = time.monotonic()
-        assert deliver(lab, "-s", lab.lmtp_socket, user)[0] == 0
+        assert deliver(lab, "-s", lab.deliver_socket, user)[0] == 0
         seconds.append(time.monotonic() - start)
     assert min(seconds) < 0.25
 
@@ -353,7 +353,7 @@ def test_the_pipe_page(lab: Lab, user: str) -> None:
 
     def run(part: str) -> None:
         for line in page_commands("pipe", part):
-            line = line.replace("/run/mailseal/lmtp.sock", lab.lmtp_socket)
+            line = line.replace("/run/mailseal/deliver.sock", lab.deliver_socket)
             line = line.replace("/usr/lib/mailseal/hooks", lab.hooks).replace("vmail", "nobody")
             command = shlex.split(line)
             if command[0] == "postconf":

@@ -87,8 +87,13 @@ class TestAgentDown:
             with open(path, "rb") as stream:
                 assert stream.read(9) == b"CRYPTED\x03\x07"
         lab.start_agent()
+        lab.postfix.flush()
         lab.wait_delivered()
-        assert lab.inbox(user)[0].endswith(MAIL[-20:])
+        (mail,) = lab.inbox(user)
+        assert mail.endswith(MAIL[-20:])
+        (path,) = lab.stored(user)
+        with open(path, "rb") as stream:
+            assert stream.read(9) == b"CRYPTED\x03\x07"
 
     def test_the_command(self, lab: Lab, user: str) -> None:
         done = lab.mailseal("status", user)

@@ -91,6 +91,7 @@ class Lab:
         self.pop3 = ("127.0.0.1", pop3)
         self.agent_socket = self.place.quick_path("agent.sock")
         self.lmtp_socket = self.place.quick_path("lmtp.sock")
+        self.deliver_socket = self.place.quick_path("deliver.sock")
         self.config_path = self.place.path("mailseal.yaml")
         self.hooks = os.path.join(self.place.copy_code(), "hooks")
         options = self.options
@@ -132,6 +133,7 @@ class Lab:
             "login.password_check": self._password_check,
             "delivery.user": MAIL_UID,
             "delivery.listen": [self.lmtp_socket, "{}:{}".format(*self.lmtp)],
+            "delivery.deliver_socket": self.deliver_socket,
             "delivery.hostname": "lab.example.org",
             **extra,
         }

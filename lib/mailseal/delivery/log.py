@@ -7,7 +7,8 @@ One line per recipient and transaction, in the form of Postfix's own:
 
 `action` is sealed, relayed, clear (relayed for a user who is not enrolled) or
 none (refused or deferred before it was decided).  `size` is the mail's as received, in bytes,
-`delay` the seconds since MAIL.  No subject, no line of a mail, no key is
+`delay` the seconds since MAIL.  `uid=…` before `action` is the local user who handed the mail
+over, if it was not Postfix.  No subject, no line of a mail, no key is
 ever logged.
 """
 
@@ -18,6 +19,11 @@ from mailseal.errors import MailsealError
 from mailseal.logs import ERROR, INFO, WARNING, Log
 
 _STATUS = {2: "sent", 4: "deferred", 5: "bounced"}
+
+
+def _by(uid: int | None) -> str:
+    """The local user who handed the mail over, if it was not Postfix."""
+    return f" uid={uid}," if uid is not None else ""
 
 
 class DeliveryLog:
@@ -37,21 +43,24 @@ class DeliveryLog:
         delay: float,
         reply: Reply,
         detail: str = "",
+        uid: int | None = None,
     ) -> None:
         """What became of one recipient's mail.  `detail` is said instead of the reply's text."""
         key = f", keyid={key_id[:8].hex()}" if key_id is not None else ""
+        status = _STATUS.get(reply.code // 100, "deferred")
         self.lines.write(
             INFO if reply.ok else WARNING,
-            f"{queue_id}: to=<{to}>, action={action}{key}, size={size}, delay={delay:.2f}, "
-            f"dsn={reply.enhanced}, status={_STATUS.get(reply.code // 100, 'deferred')} "
-            f"({detail or reply.text})",
+            f"{queue_id}: to=<{to}>,{_by(uid)} action={action}{key}, size={size}, "
+            f"delay={delay:.2f}, dsn={reply.enhanced}, status={status} ({detail or reply.text})",
         )
 
-    def refused(self, queue_id: str, sender: str, to: str, reply: Reply, why: str) -> None:
+    def refused(
+        self, queue_id: str, sender: str, to: str, reply: Reply, why: str, uid: int | None = None
+    ) -> None:
         """A RCPT that was answered with a failure; often before the queue id is known."""
         self.lines.write(
             WARNING,
-            f"{queue_id}: to=<{to}>, from=<{sender}>, action=none, dsn={reply.enhanced}, "
+            f"{queue_id}: to=<{to}>, from=<{sender}>,{_by(uid)} action=none, dsn={reply.enhanced}, "
             f"status={_STATUS.get(reply.code // 100, 'deferred')} ({why})",
         )
 

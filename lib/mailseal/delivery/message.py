@@ -28,18 +28,28 @@ PIECE = 64 * 1024
 
 
 class Envelope:
-    """Who sent a mail, who handed it over, when.  `client_ip` is "" on a unix socket."""
+    """Who sent a mail, who handed it over, when.
 
-    __slots__ = ("began", "client", "client_ip", "hostname", "sender", "session", "utf8")
+    `client_ip` is "" on a unix socket; `uid` is that of a local user who is not Postfix.
+    """
+
+    __slots__ = ("began", "client", "client_ip", "hostname", "sender", "session", "uid", "utf8")
 
     def __init__(
-        self, sender: Address, client: str, client_ip: str, hostname: str, utf8: bool = False
+        self,
+        sender: Address,
+        client: str,
+        client_ip: str,
+        hostname: str,
+        utf8: bool = False,
+        uid: int | None = None,
     ) -> None:
         self.sender = sender
         self.client = client
         self.client_ip = client_ip
         self.hostname = hostname
         self.utf8 = utf8
+        self.uid = uid
         self.began = time.time()
         self.session = session_id()
 
@@ -158,11 +168,13 @@ def trace_headers(envelope: Envelope, recipient: Address) -> bytes:
     Dovecot writes when a transaction has one recipient.
     """
     sender = str(envelope.sender)
-    by_ip = f" ([{envelope.client_ip}])" if envelope.client_ip else ""
+    whence = f" ([{envelope.client_ip}])" if envelope.client_ip else ""
+    if envelope.uid is not None:
+        whence = f" (uid {envelope.uid})"  # it did not come through Postfix
     return (
         f"Return-Path: <{printable(sender)}>\r\n"
         f"Delivered-To: {printable(str(recipient))}\r\n"
-        f"Received: from {envelope.client}{by_ip}\r\n"
+        f"Received: from {envelope.client}{whence}\r\n"
         f"\tby {envelope.hostname} with LMTP\r\n"
         f"\tid {envelope.session}\r\n"
         f"\t(envelope-from <{printable(sender)}>)\r\n"

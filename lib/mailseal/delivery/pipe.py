@@ -10,7 +10,7 @@ DESCRIPTION
     at the beginning is taken off, and names the sender if -f does not.
 
     -s   the daemon's socket.  With it, or without -c, no configuration is
-         read while the daemon answers (default /run/mailseal/lmtp.sock).
+         read while the daemon answers (default /run/mailseal/deliver.sock).
     Several recipients are allowed, but there is one exit status for all, and
     the worst wins: with pipe(8) use `…_destination_recipient_limit = 1`.
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import BinaryIO, NoReturn
 
-DEFAULT_SOCKET = "/run/mailseal/lmtp.sock"
+DEFAULT_SOCKET = "/run/mailseal/deliver.sock"
 _DEADLINE = 300
 _READ = 1 << 20
 _TAKES_VALUE = ("-c", "-s", "-f", "-q", "-d")
@@ -192,7 +192,9 @@ def _deliver(options: _Options, message: Message, mbox_sender: str | None) -> li
 
         config = configuration.load(options.config)
         signal.alarm(config.delivery.deadline)
-        sockets = [configuration.socket_address(name) for name in config.delivery.listen]
+        own = config.delivery.deliver_socket
+        names = (own,) if own is not None else config.delivery.listen
+        sockets = [configuration.socket_address(name) for name in names]
     for address in sockets:
         replies = _by_daemon(address, envelope, recipients, message, options.queue_id)
         if replies is not None:

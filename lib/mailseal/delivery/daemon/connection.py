@@ -19,15 +19,14 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from mailseal.delivery import outcome
 from mailseal.delivery.daemon.budget import Hold, Request
+from mailseal.delivery.daemon.peer import Peer
 from mailseal.delivery.lmtp.events import Data, End, Event, Mail, Piece, Quit, Recipient, Reset
 from mailseal.delivery.lmtp.protocol import Limits, Session
 from mailseal.delivery.lmtp.syntax import Address, Reply
 from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.outcome import Outcome
 from mailseal.delivery.route import Route
-from mailseal.errors import MailsealError
 
 if TYPE_CHECKING:
     from mailseal.delivery.daemon.worker import Worker
@@ -50,14 +49,12 @@ _NO_MEMORY = Reply(452, "4.3.1", "too much mail at a time, try again later")
 class Connection:
     """A client.  Ends with close()."""
 
-    def __init__(self, worker: Worker, sock: socket.socket, client_ip: str, limits: Limits) -> None:
+    def __init__(self, worker: Worker, sock: socket.socket, peer: Peer, limits: Limits) -> None:
         self.worker = worker
         self.socket = sock
         self.fd = sock.fileno()
-        # Who may name the queue id for the log: whoever is on this host.
-        local = client_ip in ("", "::1") or client_ip.startswith("127.")
-        self.session = Session(limits, worker.hostname, trusted=local)
-        self.client_ip = client_ip
+        self.session = Session(limits, worker.hostname, trusted=peer.may_name)
+        self.peer = peer
         self.deadline = 0.0
         self.writing = False
         self.reading = True
@@ -150,7 +147,7 @@ class Connection:
             if self._request is not None:
                 break
         if session.discarding and self._message.size:
-            self._queue_id = self._queue_id or self._message.queue_id()
+            self._queue_id = self._named()
             self._forget_mail()
         if self._draining and not session.in_transaction and not self.busy and not session.closed:
             self._go_down()
@@ -201,7 +198,7 @@ class Connection:
     def client(self) -> str:
         """Who it is, for the log."""
         name = self.session.client or "unknown"
-        return f"{name}[{self.client_ip}]" if self.client_ip else name
+        return f"{name}[{self.peer}]" if str(self.peer) else name
 
     def _lost(self, why: str) -> None:
         if isinstance(self.session.awaited, End):
@@ -250,7 +247,7 @@ class Connection:
         self._queue_id = self.session.ident
         self._routes = []
         self._envelope = Envelope(
-            mail.sender, client, self.client_ip, self.worker.hostname, mail.utf8
+            mail.sender, client, self.peer.ip, self.worker.hostname, mail.utf8, self.peer.uid
         )
         if self.worker.budget.fits(mail.size):
             self.session.accept_mail()
@@ -288,7 +285,9 @@ class Connection:
             return
         sender = str(self._envelope.sender) if self._envelope is not None else ""
         queue_id = self._queue_id or "NOQUEUE"
-        self.worker.log.refused(queue_id, sender, str(address), result.reply, result.detail)
+        self.worker.log.refused(
+            queue_id, sender, str(address), result.reply, result.detail, self.peer.uid
+        )
         self.session.refuse(result.reply)
 
     def _end(self, end: End) -> None:
@@ -304,7 +303,7 @@ class Connection:
         """Every recipient has an outcome: log, reply, go on."""
         envelope, message = self._envelope, self._message
         assert envelope is not None  # noqa: S101
-        queue_id = self._queue_id or message.queue_id()
+        queue_id = self._named()
         delay = time.time() - envelope.began
         for route, done in zip(self._routes, outcomes, strict=True):
             self.worker.log.recipient(
@@ -316,6 +315,7 @@ class Connection:
                 delay=delay,
                 reply=done.reply,
                 detail=done.detail,
+                uid=self.peer.uid,
             )
         if not self.closed:
             self.session.finish([done.reply for done in outcomes])
@@ -326,6 +326,12 @@ class Connection:
         """_finish() from a callback of the worker."""
         self._finish(outcomes)
         self.advance()
+
+    def _named(self) -> str:
+        """The queue id for the log.  A local user's mail has none: it could be any."""
+        if self.peer.uid is not None:
+            return "NOQUEUE"
+        return self._queue_id or self._message.queue_id()
 
     def _forget_mail(self) -> None:
         self._message = Message()
@@ -338,10 +344,3 @@ class Connection:
         self._routes = []
         self._envelope = None
         self._queue_id = ""
-
-
-def routed_outcome(error: Exception, address: Address) -> Outcome:
-    """The answer to a RCPT that could not be routed."""
-    if isinstance(error, MailsealError):
-        return outcome.failed(error, address)
-    return outcome.fault(address, error)

@@ -5,10 +5,10 @@ SYNOPSIS
     mailseal-lmtp [-c CONFIG]
 
 DESCRIPTION
-    Runs in the foreground.  Binds delivery.listen (or takes the sockets that
-    systemd hands over), drops to delivery.user, and starts
-    delivery.workers worker processes, which do all the work.  A worker that dies is
-    replaced and logged.
+    Runs in the foreground.  Binds delivery.listen and delivery.deliver_socket (or
+    takes the sockets that systemd hands over), drops to delivery.user, and starts
+    delivery.workers worker processes, which do all the work, and one more for
+    delivery.deliver_socket.  A worker that dies is replaced and logged.
 
     SIGTERM, SIGINT  no new mail; transactions in progress are finished; exit 0
     SIGHUP           reads the configuration anew: new workers with the new
@@ -58,7 +58,7 @@ class Server:
         # Now: root may read all of Dovecot's configuration.
         self._settings = settings.known(config)
         listen.become(config.delivery.user)
-        self._workers: dict[int, float] = {}
+        self._workers: dict[int, tuple[str, float]] = {}
         self._retiring: set[int] = set()
         # Workers see its other end close when this process is gone, however it went.
         self._orphan_read, self._orphan_write = os.pipe()
@@ -67,8 +67,7 @@ class Server:
         """Serve until told to stop."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._start_workers()
-        names = ", ".join(self.config.delivery.listen)
-        self.log.started(names if not self._inherited else "inherited sockets", len(self._workers))
+        self.log.started(", ".join(self._sockets), len(self._workers))
         self._notify("READY=1")
         while True:
             number = signal.sigwait(_SIGNALS)
@@ -81,13 +80,15 @@ class Server:
                 return EX_OK
 
     def _start_workers(self) -> None:
-        while len(self._workers) < self.config.delivery.workers:
-            self._start_worker()
+        for name, door in listen.doors(self.config, self._sockets).items():
+            have = sum(1 for served, _ in self._workers.values() if served == name)
+            for _ in range(have, door.workers):
+                self._start_worker(name, door)
 
-    def _start_worker(self) -> None:
+    def _start_worker(self, name: str, door: listen.Door) -> None:
         pid = os.fork()
         if pid:
-            self._workers[pid] = time.monotonic()
+            self._workers[pid] = name, time.monotonic()
             return
         status = 1
         try:
@@ -99,7 +100,7 @@ class Server:
 
             hostname = listen.hostname(self.config)
             worker = Worker(
-                self.config, hostname, self._sockets, self.log, self._orphan_read, self._settings
+                self.config, hostname, door.sockets, self.log, self._orphan_read, self._settings
             )
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             worker.run()
@@ -120,12 +121,12 @@ class Server:
             if pid in self._retiring:
                 self._retiring.discard(pid)
                 continue
-            started = self._workers.pop(pid, None)
-            if started is None:
+            known = self._workers.pop(pid, None)
+            if known is None:
                 continue
             code = os.waitstatus_to_exitcode(status)
             self.log.worker_died(pid, f"killed by signal {-code}" if code < 0 else f"exited {code}")
-            if time.monotonic() - started < _RESTART_PAUSE:
+            if time.monotonic() - known[1] < _RESTART_PAUSE:
                 time.sleep(_RESTART_PAUSE)  # a worker that cannot start must not spin
             self._start_workers()
 
@@ -139,7 +140,7 @@ class Server:
             log = self._log_for(config)
             sockets = self._sockets
             if not self._inherited:
-                sockets = listen.reopen(config, self.config.delivery.listen, self._sockets)
+                sockets = listen.reopen(config, self._sockets)
         except (MailsealError, OSError) as exc:
             error = exc if isinstance(exc, MailsealError) else ConfigError(str(exc))
             self.log.not_reloaded(error)
@@ -166,7 +167,7 @@ class Server:
         self._notify("STOPPING=1")
         self.log.stopping()
         if not self._inherited:
-            listen.close_all(dict(zip(self.config.delivery.listen, self._sockets, strict=True)))
+            listen.close_all(self._sockets)
         everyone = [*self._workers, *self._retiring]
         self._signal(everyone)
         for pid in everyone:
@@ -206,6 +207,7 @@ def checked(path: str) -> Config:
             "has no room for one mail of delivery.message_limit",
             hint="raise delivery.in_flight_limit, or lower delivery.workers",
         )
+    listen.trusted_uids(config)
     try:
         Folders(config.delivery.header_rules, config.delivery.detail_folder)
     except ValueError:
@@ -223,6 +225,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         server = Server(checked(options.config), environ)
     except ConfigError as error:
         print(f"mailseal-lmtp: error: {error}", file=sys.stderr)
+        if error.hint is not None:
+            print(f"mailseal-lmtp: hint: {error.hint}", file=sys.stderr)
         return EX_CONFIG
     except (MailsealError, OSError) as error:
         print(f"mailseal-lmtp: error: {error}", file=sys.stderr)

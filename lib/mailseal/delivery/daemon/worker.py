@@ -27,8 +27,10 @@ from typing import Any
 from mailseal.config import Config
 from mailseal.delivery import outcome
 from mailseal.delivery.commit import Committer, SealJob, make_store
+from mailseal.delivery.daemon import listen
 from mailseal.delivery.daemon.budget import Budget
-from mailseal.delivery.daemon.connection import READ, Connection, routed_outcome
+from mailseal.delivery.daemon.connection import READ, Connection
+from mailseal.delivery.daemon.peer import peer_of
 from mailseal.delivery.dovecot import relay
 from mailseal.delivery.lmtp.protocol import Limits
 from mailseal.delivery.lmtp.syntax import Address
@@ -37,6 +39,7 @@ from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.outcome import Outcome
 from mailseal.delivery.relayed import relay_one
 from mailseal.delivery.route import Route, Router
+from mailseal.errors import MailsealError
 
 _LOOKUP_THREADS = 8
 _RELAY_THREADS = 32
@@ -80,6 +83,7 @@ class Worker:
         self.log = log
         self.hostname = hostname
         self.router = Router(config, settings)
+        self._trusted = listen.trusted_uids(config)
         self._most = config.delivery.connection_limit
         self.budget = Budget(
             config.delivery.in_flight_limit // config.delivery.workers,
@@ -173,7 +177,7 @@ class Worker:
 
     def _accept(self, listener: socket.socket) -> None:
         try:
-            sock, peer = listener.accept()
+            sock, address = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as exc:
@@ -189,7 +193,7 @@ class Worker:
         sock.setblocking(False)
         if listener.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client = Connection(self, sock, peer[0] if isinstance(peer, tuple) else "", self._limits)
+        client = Connection(self, sock, peer_of(sock, address, self._trusted), self._limits)
         self._clients[client.fd] = client
         self._epoll.register(client.fd, select.EPOLLIN)
         client.advance()
@@ -250,7 +254,7 @@ class Worker:
         try:
             return self.router.route(address, size)
         except Exception as exc:
-            return routed_outcome(exc, address)
+            return _routed_outcome(exc, address)
 
     def route_later(
         self, address: Address, size: int, answer: Callable[[Route | Outcome], None]
@@ -319,3 +323,10 @@ class Worker:
         except Exception as exc:
             result = outcome.fault(route.address, exc)
         self._post(self._settle, delivery, numbers, result)
+
+
+def _routed_outcome(error: Exception, address: Address) -> Outcome:
+    """The answer to a RCPT that could not be routed."""
+    if isinstance(error, MailsealError):
+        return outcome.failed(error, address)
+    return outcome.fault(address, error)
