@@ -44,6 +44,11 @@ def listen(
             with made_with(0o777 & ~mode, group):
                 made.bind(folder.entry(name))
             if users := sorted(users):
+                if not folder.own:
+                    raise ConfigError(
+                        f"cannot give {path} an ACL: others than root can change its folder",
+                        hint="agent.panel_users needs a folder of root's, as /run/mailseal",
+                    )
                 _let_in(folder, name, mode, users, path)
             made.listen(backlog)
         except BaseException:

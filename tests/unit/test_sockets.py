@@ -100,6 +100,14 @@ def test_a_name_that_is_swapped_all_the_time_gives_nothing_away(tmp_path: Path) 
         thread.join()
 
 
+@needs_root
+def test_no_acl_in_a_folder_that_others_can_change(tmp_path: Path) -> None:
+    """Its owner could put the name of another socket in its place."""
+    os.chown(tmp_path, STRANGER, STRANGER)
+    with pytest.raises(ConfigError, match="others than root can change its folder"):
+        listen(str(tmp_path / "s"), mode=0o660, group=None, backlog=5, users=[60606])
+
+
 def test_roots_own_links_are_followed(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "link").symlink_to("run")
