@@ -49,6 +49,45 @@ def test_two_hosts(pair: tuple[Site, Site]) -> None:
     assert mx.status("test -e /var/lib/mailseal/keys") != 0, "keyrings on the mail host"
 
 
+def test_enrolled_user_with_a_script(pair: tuple[Site, Site]) -> None:
+    """The other host's Dovecot proves that it will seal, gets the mail, and runs the script."""
+    mx, imap = pair
+    word = fresh_word()
+    mail = a_mail(word)
+    script = 'require ["fileinto","mailbox"]; fileinto :create "Fruit";'
+    imap.run(
+        f"echo '{script}' > {MAIL}/dave/.dovecot.sieve; chown vmail: {MAIL}/dave/.dovecot.sieve"
+    )
+    deliver(mx, "dave", mail)
+    assert "to=<dave@example.org>, action=relayed, keyid=" in mx.log()
+    (path,) = imap.stored("dave", "Fruit")
+    data = imap.read(path)
+    assert data.startswith(MAGIC)
+    assert word.encode() not in data
+    with imap.login("dave") as session:
+        assert with_word(session.bodies("Fruit"), word).endswith(mail)
+
+
+def test_while_the_other_dovecot_does_not_answer(pair: tuple[Site, Site]) -> None:
+    """Who has a script waits; who has none is sealed for all the same."""
+    mx, imap = pair
+    word = fresh_word()
+    imap.run("systemctl stop dovecot.socket dovecot.service 2>/dev/null || systemctl stop dovecot")
+    try:
+        deliver(mx, "alice", a_mail(word))
+        send(mx.smtp, "eve@example.net", ["dave@example.org"], a_mail(word))
+        mx.wait(lambda: "cannot ask Dovecot at" in mx.log(), "the mail is deferred")
+        assert len(mx.queue()) == 1
+        assert mx.status(f"grep -rq {word} {MAIL}") == 1
+    finally:
+        imap.run("systemctl start dovecot")
+        mx.run("postqueue -f")
+    mx.wait_delivered()
+    assert mx.status(f"grep -rq {word} {MAIL}") == 1
+    with imap.login("dave") as session:
+        with_word(session.bodies("Fruit"), word)
+
+
 def test_not_enrolled_user_of_two_hosts(pair: tuple[Site, Site]) -> None:
     mx, imap = pair
     word = fresh_word()
