@@ -63,3 +63,16 @@ def test_a_format_that_cannot_be_sealed_waits() -> None:
         assert send_lmtp(lab.lmtp, SENDER, [ALICE], MAIL)[0][0] == 451
         assert not any(b"tangerine" in content for content in _files(lab).values())
         assert "of Dovecot's settings, may turn sealing off" in lab.log_text()
+
+
+def test_an_inbox_path_that_is_set_but_empty() -> None:
+    """2.4 then has INBOX in a folder of the Maildir."""
+    if LANGUAGE != "2.4":
+        pytest.skip("Dovecot 2.3 has no mail_inbox_path")
+    lab = Lab({ALICE: "password"}, auth="behind-passwd-file")
+    lab.dovecot.write_config("mail_inbox_path =\n")
+    with lab:
+        assert send_lmtp(lab.lmtp, SENDER, [ALICE], MAIL)[0][0] == 250
+        assert not any(b"tangerine" in content for content in _files(lab).values())
+        with Imap(lab.imap, ALICE, "password") as imap:
+            assert [body.endswith(MAIL) for body in imap.bodies()] == [True]

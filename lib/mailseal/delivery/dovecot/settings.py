@@ -17,8 +17,10 @@ import os
 import re
 
 from mailseal.config import Config
+from mailseal.delivery.dovecot.location import expand
 from mailseal.doveconf import Doveconf, DoveconfError
 
+_SAMPLE = ("user@example.org", "/home/user")
 _LOWER = r"(?: ?\| ?lower)?"
 # How 2.4 writes what 2.3 writes as %h, %u, %n and %d.  A name that is sealed for is in lower case.
 _VARIABLES = (
@@ -38,9 +40,19 @@ def known(config: Config) -> dict[str, str]:
     try:
         if os.lstat(link).st_uid not in (0, os.geteuid()):
             return {}  # a folder in which others may write
-        return inbox_fields(Doveconf(["doveconf", "-c", os.path.realpath(link)]))
+        return _known_of(Doveconf(["doveconf", "-c", os.path.realpath(link)]))
     except (OSError, DoveconfError):
         return {}
+
+
+def _known_of(doveconf: Doveconf) -> dict[str, str]:
+    fields = inbox_fields(doveconf)
+    if os.geteuid() == 0 and fields.get("mail_path") and "mail_inbox_path" not in fields:
+        # In 2.4 `mail_inbox_path =` is not the same as no such line, but looks so.
+        inbox = doveconf.inbox(*_SAMPLE)
+        if inbox and os.path.normpath(inbox) != expand(fields["mail_path"], *_SAMPLE):
+            fields["mail_inbox_path"] = "elsewhere"
+    return fields
 
 
 def inbox_fields(doveconf: Doveconf) -> dict[str, str]:
