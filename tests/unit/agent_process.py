@@ -6,14 +6,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from mailseal.login.client import AgentClient, Reply
 from tests.lab.place import readable_code
+from tests.lab.process import Server
 
 HOOKS = Path(readable_code(), "hooks")
 
@@ -27,7 +26,8 @@ class AgentProcess:
         self.log = folder / "agent.log"
         self.config = folder / "mailseal.yaml"
         self.user = os.getuid() if user is None else user
-        self.process: subprocess.Popen[bytes] | None = None
+        command = [str(HOOKS / "mailseal-agent"), "-c", str(self.config)]
+        self._server = Server("mailseal-agent", command, str(self.log))
         self.write_config(options)
 
     def write_config(self, options: str) -> None:
@@ -46,31 +46,20 @@ class AgentProcess:
         if not (self.folder / "state").exists():
             done = self.run("init")
             assert done.returncode == 0, done.stderr
-        with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(
-                [HOOKS / "mailseal-agent", "-c", self.config], stderr=log, stdin=subprocess.DEVNULL
-            )
-        deadline = time.monotonic() + 20
-        while not self._answers():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, "the agent does not start"
-            time.sleep(0.02)
+        self._server.start(until=[str(self.socket)])
 
-    def _answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
-            probe.connect(str(self.socket))
-            return True
-        return False
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        status = self._server.stop(number, timeout=20)
+        assert status is not None
+        return status
 
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        assert self.process is not None
-        self.process.send_signal(number)
-        return self.process.wait(20)
+    @property
+    def running(self) -> bool:
+        return self._server.running
 
     @property
     def pid(self) -> int:
-        assert self.process is not None
-        return self.process.pid
+        return self._server.pid
 
     def ask(self, verb: str, **fields: bytes) -> Reply:
         with AgentClient(str(self.socket), 60) as client:
@@ -99,6 +88,5 @@ def running(
     try:
         yield agent
     finally:
-        if agent.process is not None and agent.process.poll() is None:
-            agent.process.kill()
-            agent.process.wait()
+        if agent.running:
+            agent.stop(signal.SIGKILL)
