@@ -4,7 +4,9 @@
 CONTRACT
     When a function here returns, what it did is on disk: the bytes, and the
     folder entry that names them.  When it raises, the old state is still
-    there; a temporary file may be left only by a crash, never by an error.
+    there; a temporary file may be left only by a crash, never by an error.  Who writes
+    under a lock of his own says so (`alone`): the temporary file then has a name that
+    is known, and sweep() takes it away.
 
 FAILURES
     ENOSPC and EDQUOT become DiskFull; every other OSError becomes
@@ -21,6 +23,12 @@ import os
 from collections.abc import Iterator
 
 from mailseal.errors import DiskFull, MailsealError, TemporaryError
+
+# Without O_TMPFILE: overlayfs of old kernels, FUSE, NFS.
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
+
+LEFT_OVER = "#tmp"
+"""Ends the name of the temporary file of a writer who is alone; file_name() gives no such name."""
 
 
 def error_of(exc: OSError, doing: str) -> MailsealError:
@@ -75,10 +83,17 @@ def move(source: str, target: str) -> None:
 
 
 def replace(
-    path: str, data: bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None
+    path: str,
+    data: bytes,
+    *,
+    mode: int = 0o600,
+    owner: tuple[int, int] | None = None,
+    alone: bool = False,
 ) -> None:
     """Give `path` new content, all or nothing: readers see the old bytes or the new ones."""
-    temporary = f"{path}.tmp.{os.getpid()}.{os.urandom(4).hex()}"
+    temporary = path + LEFT_OVER if alone else _temporary_of(path)
+    if alone:
+        sweep(path)
     with reporting(f"cannot write {path}"):
         _write_new(temporary, data, mode, owner)
         try:
@@ -97,20 +112,62 @@ def create(
 
     FileExistsError passes through, so that the caller can tell "taken" from
     "failed".  The content is complete before the name exists: link(2), unlike
-    rename(2), never replaces.
+    rename(2), never replaces.  The file has no name before, where the file system has
+    O_TMPFILE, so that a crash leaves nothing.
     """
-    temporary = f"{path}.tmp.{os.getpid()}.{os.urandom(4).hex()}"
+    folder = os.path.dirname(path) or "."
     try:
-        _write_new(temporary, data, mode, owner)
-        try:
-            os.link(temporary, path)
-        finally:
-            os.unlink(temporary)
-        sync_folder(os.path.dirname(path) or ".")
+        if not _create_without_name(folder, path, data, mode, owner):
+            _create_by_name(path, data, mode, owner)
+        sync_folder(folder)
     except FileExistsError:
         raise
     except OSError as exc:
         raise error_of(exc, f"cannot create {path}") from None
+
+
+def _create_without_name(
+    folder: str, path: str, data: bytes, mode: int, owner: tuple[int, int] | None
+) -> bool:
+    """False where that cannot be done, and then nothing was done."""
+    if not os.path.isdir("/proc/self/fd"):
+        return False
+    try:
+        fd = os.open(folder, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, mode)
+    except OSError as exc:
+        if exc.errno in _NO_TMPFILE:
+            return False
+        raise
+    try:
+        _fill(fd, data, mode, owner)
+        # Only with a dir_fd does Python call linkat(2), which can follow this link.
+        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+    finally:
+        os.close(fd)
+    return True
+
+
+def _create_by_name(path: str, data: bytes, mode: int, owner: tuple[int, int] | None) -> None:
+    temporary = _temporary_of(path)
+    _write_new(temporary, data, mode, owner)
+    try:
+        os.link(temporary, path)
+    finally:
+        os.unlink(temporary)
+
+
+def sweep(path: str) -> bool:
+    """Remove what a crash has left of replace(path, alone=True); whether there was something.
+
+    The caller holds the lock of that writer.  A link is removed, not followed.
+    """
+    with reporting(f"cannot remove {path}{LEFT_OVER}"):
+        try:
+            os.unlink(path + LEFT_OVER)
+        except FileNotFoundError:
+            return False
+        sync_folder(os.path.dirname(path) or ".")
+    return True
 
 
 def remove(path: str) -> None:
@@ -142,14 +199,22 @@ def make_folder(path: str, *, mode: int = 0o700, owner: tuple[int, int] | None =
 def _write_new(path: str, data: bytes, mode: int, owner: tuple[int, int] | None) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
-        os.fchmod(fd, mode)
-        if owner is not None:
-            os.fchown(fd, *owner)
-        write_all(fd, data)
-        sync_file(fd)
+        _fill(fd, data, mode, owner)
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(path)
         raise
     finally:
         os.close(fd)
+
+
+def _fill(fd: int, data: bytes, mode: int, owner: tuple[int, int] | None) -> None:
+    os.fchmod(fd, mode)
+    if owner is not None:
+        os.fchown(fd, *owner)
+    write_all(fd, data)
+    sync_file(fd)
+
+
+def _temporary_of(path: str) -> str:
+    return f"{path}.tmp.{os.getpid()}.{os.urandom(4).hex()}"

@@ -205,6 +205,7 @@ _SESSIONS = """
 import resource, sys
 sys.path.insert(0, sys.argv[1])
 from mailseal.crypto.eckeys import PrivateKey
+from mailseal.keys.stores import Revision
 from mailseal.login.sessions import Sessions
 
 def size():
@@ -217,8 +218,8 @@ before = size()
 for number in range(100_000):
     user = f"user-with-a-usual-name-{number}@mail.example.org"
     for password in (b"login", b"app"):
-        stamp = (number, number << 33, 2048 + number % 7)
-        sessions.start(user, sessions.mac(user, password), stamp, keys, "abc")
+        revision = Revision(f"{number}-{number << 33}-{2048 + number % 7}")
+        sessions.start(user, sessions.mac(user, password), revision, keys, "abc")
 print((size() - before) / 1e6)
 """
 

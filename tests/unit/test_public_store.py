@@ -149,7 +149,7 @@ def test_a_crash_between_mark_and_key_defers(
 
     real = durable.replace
 
-    def cut(path: str, data: bytes, *, mode: int = 0o600) -> None:
+    def cut(path: str, data: bytes, *, mode: int = 0o600, alone: bool = False) -> None:
         if path.endswith(".json"):
             raise TemporaryError("power cut")
         real(path, data, mode=mode)

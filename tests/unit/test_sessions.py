@@ -6,9 +6,10 @@ from __future__ import annotations
 import pytest
 
 from mailseal.crypto.eckeys import PrivateKey
+from mailseal.keys.stores import Revision
 from mailseal.login.sessions import MAX_PASSWORDS, Sessions
 
-STAMP = (1, 2, 3)
+REVISION = Revision("1-2-3")
 KEYS = (PrivateKey.generate("prime256v1"), PrivateKey.generate("secp521r1"))
 
 
@@ -31,23 +32,23 @@ def sessions(clock: Clock) -> Sessions:
 
 def begin(sessions: Sessions, user: str = "alice", password: bytes = b"pw") -> bytes:
     mac = sessions.mac(user, password)
-    sessions.start(user, mac, STAMP, KEYS, "abc")
+    sessions.start(user, mac, REVISION, KEYS, "abc")
     return mac
 
 
 def test_found_with_the_same_password(sessions: Sessions) -> None:
     mac = begin(sessions)
-    found = sessions.find("alice", mac, STAMP)
+    found = sessions.find("alice", mac, REVISION)
     assert found is not None and found[1] == "abc"
     assert [key.scalar for key in found[0].private_keys()] == [key.scalar for key in KEYS]
 
 
 def test_not_found_with_another_password_or_user(sessions: Sessions) -> None:
     mac = begin(sessions)
-    assert sessions.find("alice", sessions.mac("alice", b"other"), STAMP) is None
-    assert sessions.find("bob", sessions.mac("bob", b"pw"), STAMP) is None
-    assert sessions.find("alice", sessions.mac("bob", b"pw"), STAMP) is None
-    assert sessions.find("alice", mac, STAMP) is not None, "a wrong guess must not end a session"
+    assert sessions.find("alice", sessions.mac("alice", b"other"), REVISION) is None
+    assert sessions.find("bob", sessions.mac("bob", b"pw"), REVISION) is None
+    assert sessions.find("alice", sessions.mac("bob", b"pw"), REVISION) is None
+    assert sessions.find("alice", mac, REVISION) is not None, "a wrong guess must not end a session"
 
 
 def test_user_and_password_cannot_run_into_each_other(sessions: Sessions) -> None:
@@ -62,11 +63,11 @@ def test_another_process_has_another_mac() -> None:
 def test_idle_time(sessions: Sessions, clock: Clock) -> None:
     mac = begin(sessions)
     clock.now += 59
-    assert sessions.find("alice", mac, STAMP)
+    assert sessions.find("alice", mac, REVISION)
     clock.now += 59
-    assert sessions.find("alice", mac, STAMP), "a use begins the idle time anew"
+    assert sessions.find("alice", mac, REVISION), "a use begins the idle time anew"
     clock.now += 60
-    assert sessions.find("alice", mac, STAMP) is None
+    assert sessions.find("alice", mac, REVISION) is None
     assert len(sessions) == 0
 
 
@@ -74,9 +75,9 @@ def test_absolute_time(sessions: Sessions, clock: Clock) -> None:
     mac = begin(sessions)
     for _ in range(5):
         clock.now += 59
-        assert sessions.find("alice", mac, STAMP)
+        assert sessions.find("alice", mac, REVISION)
     clock.now += 5
-    assert sessions.find("alice", mac, STAMP) is None
+    assert sessions.find("alice", mac, REVISION) is None
 
 
 def test_a_second_password_does_not_make_a_session_younger(
@@ -86,14 +87,14 @@ def test_a_second_password_does_not_make_a_session_younger(
     for number in range(5):
         clock.now += 59
         mac = begin(sessions, password=b"app %d" % number)
-    assert sessions.find("alice", mac, STAMP)
+    assert sessions.find("alice", mac, REVISION)
     clock.now += 5
-    assert sessions.find("alice", mac, STAMP) is None
+    assert sessions.find("alice", mac, REVISION) is None
 
 
 def test_expire_wipes(sessions: Sessions, clock: Clock) -> None:
     mac = begin(sessions)
-    found = sessions.find("alice", mac, STAMP)
+    found = sessions.find("alice", mac, REVISION)
     assert found is not None
     secret = found[0].secret
     clock.now += 60
@@ -103,8 +104,8 @@ def test_expire_wipes(sessions: Sessions, clock: Clock) -> None:
 
 def test_a_changed_keyring_file_ends_the_session(sessions: Sessions) -> None:
     mac = begin(sessions)
-    assert sessions.find("alice", mac, (1, 2, 4)) is None
-    assert sessions.find("alice", mac, STAMP) is None, "it does not come back"
+    assert sessions.find("alice", mac, Revision("another")) is None
+    assert sessions.find("alice", mac, REVISION) is None, "it does not come back"
     mac = begin(sessions)
     assert sessions.find("alice", mac, None) is None, "nor without a file"
 
@@ -112,7 +113,7 @@ def test_a_changed_keyring_file_ends_the_session(sessions: Sessions) -> None:
 def test_end_and_end_all_wipe(sessions: Sessions) -> None:
     secrets = []
     for user in ("alice", "bob"):
-        session = sessions.start(user, sessions.mac(user, b"pw"), STAMP, KEYS, "abc")
+        session = sessions.start(user, sessions.mac(user, b"pw"), REVISION, KEYS, "abc")
         secrets.append(session.secret)
     assert sessions.end("alice") and not sessions.end("alice")
     assert not any(secrets[0]) and any(secrets[1])
@@ -122,8 +123,8 @@ def test_end_and_end_all_wipe(sessions: Sessions) -> None:
 
 def test_several_passwords_up_to_a_limit(sessions: Sessions) -> None:
     macs = [begin(sessions, password=b"%d" % n) for n in range(MAX_PASSWORDS + 1)]
-    assert sessions.find("alice", macs[0], STAMP) is None
-    assert all(sessions.find("alice", mac, STAMP) for mac in macs[1:])
+    assert sessions.find("alice", macs[0], REVISION) is None
+    assert all(sessions.find("alice", mac, REVISION) for mac in macs[1:])
     assert len(sessions) == 1
 
 

@@ -43,6 +43,11 @@ def open_vault(folder: Path) -> Vault:
     return Vault(store, public, curve="prime256v1", cost=CHEAP)
 
 
+def folder_of(store: object) -> Path:
+    assert isinstance(store, Keystore | PublicStore)
+    return Path(store.folder)
+
+
 @pytest.fixture
 def vault(tmp_path: Path) -> Vault:
     return open_vault(tmp_path)
@@ -121,7 +126,7 @@ def test_login_finishes_an_enrolment_that_was_cut_short(tmp_path: Path) -> None:
         folder.mkdir()
         vault = open_vault(folder)
         died = killed_at(step, lambda vault=vault: vault.enroll(USER, b"pw"))  # type: ignore[misc]
-        if vault.store.stamp(USER) is not None:
+        if vault.store.revision(USER) is not None:
             key = vault.unlock(USER, b"pw").keys[-1].public
             assert vault.public.lookup(USER) == key
             finished += died
@@ -196,7 +201,7 @@ def test_a_foreign_public_key_stops_the_login_loudly(
 @pytest.mark.parametrize("harm", ["cut", "missing", "unpublished"])
 def test_a_lost_or_damaged_public_key_is_published_again_at_login(vault: Vault, harm: str) -> None:
     key = vault.enroll(USER, b"pw").current
-    path = Path(vault.public.folder) / f"{USER}.json"
+    path = folder_of(vault.public) / f"{USER}.json"
     if harm == "cut":
         path.write_bytes(path.read_bytes()[:50])
     elif harm == "missing":
@@ -223,7 +228,8 @@ def test_an_older_public_key_is_brought_up_to_date(vault: Vault) -> None:
 
 def test_a_missing_state_folder_is_no_reason_to_publish(vault: Vault) -> None:
     vault.enroll(USER, b"pw")
-    os.rename(vault.public.folder, f"{vault.public.folder}.away")
+    folder = folder_of(vault.public)
+    os.rename(folder, f"{folder}.away")
     with pytest.raises(TemporaryError):
         vault.unlock(USER, b"pw")
 
@@ -239,7 +245,7 @@ def test_a_lost_keyring_is_no_wrong_password(vault: Vault) -> None:
 
 def test_a_damaged_keyring_is_no_wrong_password(vault: Vault) -> None:
     vault.enroll(USER, b"pw")
-    path = Path(vault.store.folder) / f"{USER}.json"
+    path = folder_of(vault.store) / f"{USER}.json"
     path.write_bytes(path.read_bytes()[:-40])
     for password in (b"pw", b"wrong"):
         with pytest.raises(Damaged):
@@ -297,7 +303,7 @@ def test_passwd_needs_the_old_login_password(vault: Vault) -> None:
 def test_find_by_key_id(vault: Vault) -> None:
     key_id = vault.enroll(USER, b"pw").current.key_id
     vault.enroll("bob@example.org", b"pw")
-    (Path(vault.store.folder) / "broken.json").write_bytes(b"{")
+    (folder_of(vault.store) / "broken.json").write_bytes(b"{")
     assert vault.find(key_id) == USER
     assert vault.find(bytes(32)) is None
 

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -189,7 +191,9 @@ def test_a_replaced_public_key_is_seen_in_a_session_too(
 
 
 def test_damage_is_temporary_and_never_wrong(enrolled: World) -> None:
-    path = Path(enrolled.vault.store.folder) / "alice@example.org.json"
+    store = enrolled.vault.store
+    assert isinstance(store, Keystore)
+    path = Path(store.folder, "alice@example.org.json")
     path.write_bytes(path.read_bytes()[:100])
     assert enrolled.login(b"pw") == "temporary"
     assert enrolled.login(b"wrong") == "temporary"
@@ -368,13 +372,13 @@ class TestBehindAnotherPassdb:
         self, world: World, mechanism: bytes, caplog: pytest.LogCaptureFixture
     ) -> None:
         assert world.login(b"a token", behind=b"1", mechanism=mechanism) == "unknown"
-        assert world.vault.store.stamp(USER.decode()) is None
+        assert world.vault.store.revision(USER.decode()) is None
         assert "not enrolled at login" in caplog.text
 
     @pytest.mark.parametrize("policy", [Policy(enroll_at_login=True)])
     def test_no_enrolment_for_a_master_user(self, world: World) -> None:
         assert world.login(b"pw", behind=b"1", master=b"root") == "unknown"
-        assert world.vault.store.stamp(USER.decode()) is None
+        assert world.vault.store.revision(USER.decode()) is None
 
     @pytest.mark.parametrize(
         ("policy", "expected"),
@@ -437,3 +441,45 @@ def test_escrow_slot_comes_with_enrolment_or_at_the_next_login(enrolled: World) 
     assert enrolled.vault.store.load(USER.decode()).revision == 1, "added once"
     enrolled.ask("enroll", user=b"bob", password=b"pw")
     assert enrolled.vault.store.load("bob").open_escrow(escrow).keys
+
+
+class OffTheLoop:
+    """A store that lets nobody call it on the event loop."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        with contextlib.suppress(RuntimeError):
+            asyncio.get_running_loop()
+            raise AssertionError(f"{name}() on the event loop")
+        return getattr(self._store, name)
+
+
+@pytest.mark.parametrize("policy", [Policy(enroll_at_login=True, on_stale="limited")])
+def test_no_store_is_called_on_the_event_loop(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    vault = world.vault
+    keyrings: Any = OffTheLoop(vault.store)
+    public: Any = OffTheLoop(vault.public)
+    vault.store = vault.stores.keyrings = keyrings
+    vault.public = vault.stores.public = public
+    for answer in (
+        world.login(b"pw"),
+        world.login(b"pw", behind=b"1"),
+        world.login(b"pw", behind=b"1"),
+        world.login(b"wrong", behind=b"1"),
+        world.login(b"wrong"),
+        world.login(b"x", behind=b"1", master=b"root"),
+        world.status_of("lookup", user=USER),
+        world.status_of("status"),
+        world.status_of("status", user=USER),
+        world.status_of("status", user=b"nobody"),
+        world.status_of("passwd", user=USER, old=b"pw", new=b"new"),
+        world.status_of("rotate", user=USER, password=b"new"),
+        world.login(b"new"),
+        world.status_of("unenroll", user=USER),
+    ):
+        assert answer in ("ok", "wrong", "unknown", "error")
+    assert "unexpected" not in caplog.text and "on the event loop" not in caplog.text

@@ -3,22 +3,11 @@
 
 LAYOUT
     FOLDER/NAME.json     the keyring
-    FOLDER/locks/XX      lock files, shared by all users whose name hashes to XX
+    FOLDER/NAME.json#tmp the next one, while it is written or after a power cut
+    FOLDER/locks/XX      lock files, shared by all users whose file name hashes to XX
 
 CONTRACT
-    create() and save() replace a file as a whole and durably.  save() takes
-    the keyring that the change started from: if the stored one has another
-    revision, Conflict is raised and nothing is written.  locked() holds a user
-    still while keyring and public key change together, or are compared; it is
-    never held while Argon2id runs.
-
-ORDER OF WRITES WITH THE PUBLIC KEY (see vault.py, which does them)
-    The keyring comes first, the public key second.  A crash in between leaves
-    either a user who is not enrolled yet (mail still goes in clear, as before)
-    or one whose mail is still sealed to the previous key, which the keyring holds
-    too.  Mail can thus never be sealed to a key that no keyring has.  The next
-    enrolment or login publishes the right key.  Taking a user out goes
-    the other way round: first the public key, then the keyring.
+    KeyringStore in stores.py says what all of this does.
 
 FAILURES
     NotEnrolled: no file.  AlreadyEnrolled, Conflict, Damaged, NewerFormat;
@@ -32,21 +21,24 @@ import dataclasses
 import fcntl
 import hashlib
 import os
+import re
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 from mailseal import durable
 from mailseal.errors import AlreadyEnrolled, BadUserName, Conflict, Damaged, NotEnrolled
 from mailseal.keys import record
 from mailseal.keys.keyring import Keyring
-from mailseal.keys.names import file_name, user_of
+from mailseal.keys.names import file_name, normalise, user_of
+from mailseal.keys.stores import Revision
 
 # 64 keys and 64 slots take about 60 KB.
 _MAX_FILE = 1 << 20
 
-Stamp = tuple[int, int, int]
-"""Inode, time of change in ns, size: another one means another content."""
+# The second form is that of versions that gave each temporary file a name of its own.
+_LEFT_OVER = re.compile(r"(.+)\.json(#tmp|\.tmp\.\d+\.[0-9a-f]{8})")
 
 
 class Keystore:
@@ -61,29 +53,29 @@ class Keystore:
         durable.make_folder(self.folder, mode=0o700, owner=owner)
         durable.make_folder(os.path.join(self.folder, "locks"), mode=0o700, owner=owner)
 
-    def stamp(self, user: str) -> Stamp | None:
-        """Identity of the stored content, or None if there is none.  One stat(2)."""
+    def revision(self, user: str) -> Revision | None:
+        """Of the content stored now, or None if there is none.  One stat(2)."""
         try:
             found = os.stat(self._path(user))
         except FileNotFoundError:
             return None
         except OSError as exc:
             raise durable.error_of(exc, f"cannot read the keyring of {user}") from None
-        return (found.st_ino, found.st_mtime_ns, found.st_size)
+        return _revision(found)
 
     def load(self, user: str) -> Keyring:
         """The user's keyring."""
-        return self.load_stamped(user)[0]
+        return self.load_revision(user)[0]
 
-    def load_stamped(self, user: str) -> tuple[Keyring, Stamp]:
-        """The user's keyring and the stamp of exactly this content."""
-        data, stamp = self._read(user)
-        return Keyring.parse(data, user), stamp
+    def load_revision(self, user: str) -> tuple[Keyring, Revision]:
+        """The user's keyring and the revision of exactly this content."""
+        data, revision = self._read(user)
+        return Keyring.parse(data, normalise(user)), revision
 
     def raw(self, user: str) -> bytes:
         """The file as it is, for a backup; it is checked first."""
         data, _ = self._read(user)
-        Keyring.parse(data, user)
+        Keyring.parse(data, normalise(user))
         return data
 
     def create(self, keyring: Keyring) -> None:
@@ -99,18 +91,36 @@ class Keystore:
         with self.locked(keyring.user):
             _check_revision(self.load(keyring.user), before.revision)
             stored = dataclasses.replace(keyring, revision=before.revision + 1)
-            durable.replace(self._path(keyring.user), stored.encode())
+            durable.replace(self._path(keyring.user), stored.encode(), alone=True)
         return stored
 
     def overwrite(self, keyring: Keyring) -> None:
         """Store a keyring whatever is there: for restoring a backup."""
         with self.locked(keyring.user):
-            durable.replace(self._path(keyring.user), keyring.encode())
+            durable.replace(self._path(keyring.user), keyring.encode(), alone=True)
 
     def remove(self, user: str) -> None:
         """Delete the user's keyring for ever."""
         with self.locked(user):
             durable.remove(self._path(user))
+
+    def sweep(self, user: str) -> list[str]:
+        """Remove what a power cut left of a write for this user; its name.  Under locked()."""
+        path = self._path(user)
+        return [os.path.basename(path) + durable.LEFT_OVER] if durable.sweep(path) else []
+
+    def sweep_all(self) -> list[str]:
+        """Remove what power cuts left, of whatever user; the names."""
+        with durable.reporting(f"cannot list {self.folder}"):
+            entries = sorted(os.listdir(self.folder))
+        found = []
+        for entry in entries:
+            if (match := _LEFT_OVER.fullmatch(entry)) is None:
+                continue
+            with self._locked_name(match[1]):
+                durable.remove(os.path.join(self.folder, entry))
+            found.append(entry)
+        return found
 
     def users(self) -> list[str]:
         """Every user with a keyring file, damaged or not, sorted.
@@ -134,7 +144,7 @@ class Keystore:
     def _path(self, user: str) -> str:
         return os.path.join(self.folder, f"{file_name(user)}.json")
 
-    def _read(self, user: str) -> tuple[bytes, Stamp]:
+    def _read(self, user: str) -> tuple[bytes, Revision]:
         path = self._path(user)
         with durable.reporting(f"cannot read the keyring of {user}"):
             try:
@@ -148,27 +158,35 @@ class Keystore:
                 data = b"".join(iter(lambda: os.read(fd, 65536), b""))
             finally:
                 os.close(fd)
-        return data, (found.st_ino, found.st_mtime_ns, found.st_size)
+        return data, _revision(found)
+
+    def locked(self, user: str) -> AbstractContextManager[None]:
+        """Hold the user's lock; a thread may take it again.  It ends with the process."""
+        return self._locked_name(file_name(user))
 
     @contextlib.contextmanager
-    def locked(self, user: str) -> Iterator[None]:
-        """Hold the user's lock; a thread may take it again.  It ends with the process."""
-        stripe = hashlib.sha256(user.encode()).hexdigest()[:2]
+    def _locked_name(self, name: str) -> Iterator[None]:
+        stripe = hashlib.sha256(name.encode()).hexdigest()[:2]
         held: set[str] = self._held.__dict__.setdefault("stripes", set())
         if stripe in held:
             yield
             return
         path = os.path.join(self.folder, "locks", stripe)
-        with durable.reporting(f"cannot lock the keyring of {user}"):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with durable.reporting(f"cannot lock the keyring {name}"):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            with durable.reporting(f"cannot lock the keyring of {user}"):
+            with durable.reporting(f"cannot lock the keyring {name}"):
                 fcntl.flock(fd, fcntl.LOCK_EX)
             held.add(stripe)
             yield
         finally:
             held.discard(stripe)
             os.close(fd)
+
+
+def _revision(found: os.stat_result) -> Revision:
+    """Another content has another inode, time of change (ns) or size."""
+    return Revision(f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}")
 
 
 def _check_revision(found: Keyring, expected: int) -> None:

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from mailseal import durable
 from mailseal.errors import Damaged, NewerFormat, TemporaryError
 from mailseal.keys import record
-from mailseal.keys.names import file_name, normalise
+from mailseal.keys.names import file_name, normalise, user_of
 
 if TYPE_CHECKING:
     from mailseal.crypto.eckeys import PublicKey
@@ -101,8 +101,8 @@ class PublicStore:
         name = file_name(user)
         mark = self._mark_path(name)
         if not os.path.exists(mark) or os.path.getsize(mark):
-            durable.replace(mark, b"", mode=0o644)
-        durable.replace(self._key_path(name), _encode(user, key), mode=0o644)
+            durable.replace(mark, b"", mode=0o644, alone=True)
+        durable.replace(self._key_path(name), _encode(user, key), mode=0o644, alone=True)
 
     def withdraw(self, user: str) -> None:
         """The user is not enrolled any more."""
@@ -114,8 +114,24 @@ class PublicStore:
     def suspend(self, user: str) -> None:
         """Take the key away but not the mark: mail waits, until publish() or withdraw()."""
         name = file_name(user)
-        durable.replace(self._mark_path(name), _LEAVING, mode=0o644)
+        durable.replace(self._mark_path(name), _LEAVING, mode=0o644, alone=True)
         durable.remove(self._key_path(name))
+
+    def sweep(self, user: str) -> list[str]:
+        """Remove what a power cut left of a write for this user; the names."""
+        name = file_name(user)
+        paths = (self._key_path(name), self._mark_path(name))
+        return [os.path.basename(path) + durable.LEFT_OVER for path in paths if durable.sweep(path)]
+
+    def left_over(self) -> list[str]:
+        """Users of whom a power cut has left something, as far as the names tell."""
+        found = set()
+        for folder, end in ((self.folder, ".json"), (self._enrolled_folder, "")):
+            with durable.reporting(f"cannot list {folder}"):
+                entries = os.listdir(folder)
+            end += durable.LEFT_OVER
+            found |= {user_of(entry.removesuffix(end)) for entry in entries if entry.endswith(end)}
+        return sorted(user for user in found if user is not None)
 
     def is_suspended(self, user: str) -> bool:
         """Whether suspend() was the last that happened."""

@@ -212,7 +212,7 @@ class AdminVerbs:
         """One user, or a page of all users after `after`."""
         if "user" in fields:
             later = [user_of(fields)]
-            if not self._vault.is_known(later[0]):
+            if not await self._workers.quick(lambda: self._vault.is_known(later[0])):
                 raise NotEnrolled(f"{later[0]} is not enrolled")
         else:
             after = fields.get("after", b"").decode("utf-8", "replace")
@@ -246,7 +246,7 @@ class AdminVerbs:
     def _describe(self, user: str) -> dict[str, object]:
         """What `status` shows of a user.  No secrets."""
         try:
-            keyring = self._vault.store.load(user)
+            keyring = self._vault.load(user)
         except NotEnrolled:  # and yet there is a public key, or the mark
             hint = f"restore it from a backup: `mailseal restore FILE {user}`"
             return {"user": user, "problem": "the keyring is missing", "hint": hint}
@@ -277,7 +277,7 @@ class AdminVerbs:
 
     def _public_state(self, user: str, key_id: bytes) -> str:
         try:
-            published = self._vault.public.lookup(user)
+            published = self._vault.published(user)
         except MailsealError as exc:
             return str(exc)
         if published is None:

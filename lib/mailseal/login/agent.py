@@ -224,7 +224,8 @@ def run(config: Config) -> None:
             derive=workers.derive,
             log=log,
         )
-        vault.publish_missing()
+        vault.sweep()
+        vault.publication.publish_missing()
         idle, absolute = config.agent.idle_timeout, config.agent.absolute_timeout
         sessions = Sessions(idle=idle, absolute=absolute)
         guesses = Guesses(_limits(config), log=log)

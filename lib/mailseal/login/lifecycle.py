@@ -6,7 +6,7 @@ CONTRACT
     keyring is the old one or the new one.  No change touches mail.
     What gives a new way in needs the login password; a recovery code can do
     nothing but set a new login password; taking a way out needs no password.
-    Where keyring and public key both change, keystore.py's order holds.
+    Where keyring and public key both change, the order of stores.py holds.
 
 FAILURES
     WrongPassword, NotEnrolled, UsageError (no such slot, too many of them), Conflict
@@ -35,6 +35,7 @@ from mailseal.keys import codes
 from mailseal.keys.keyring import Keyring, Opened
 from mailseal.keys.password_slot import check_password
 from mailseal.keys.slot import Slot, check_label
+from mailseal.keys.stores import Change
 from mailseal.login.vault import Vault
 
 _T = TypeVar("_T")
@@ -121,7 +122,7 @@ class Lifecycle:
         for slot in filter(unwanted, before.of_kind("login")):
             after = after.without(slot.id)
         if after is not before:
-            self._store.save(after, before=before)
+            self._vault.save(after, before=before)
 
     def _open_either(self, user: str, secret: bytes) -> Opened:
         """With the login password or a recovery code."""
@@ -155,7 +156,7 @@ class Lifecycle:
         """Take a slot away; needs no password.  The last login slot stays."""
         before = self._store.load(user)
         slot = before.slot(slot_id)
-        self._store.save(before.without(slot_id), before=before)
+        self._vault.save(before.without(slot_id), before=before)
         return slot
 
     def rotate(self, user: str, password: bytes) -> PublicKey:
@@ -229,12 +230,13 @@ class Lifecycle:
         A keyring that is there already, is intact and differs is replaced only
         with `force`, and then too only if no key pair would be lost.
         """
-        with self._store.locked(user):
-            return self._restore(user, Keyring.parse(data, user), data, force)
+        with self._vault.stores.transaction(user) as change:
+            return self._restore(change, Keyring.parse(data, user), data, force)
 
-    def _restore(self, user: str, keyring: Keyring, data: bytes, force: bool) -> str:
+    def _restore(self, change: Change, keyring: Keyring, data: bytes, force: bool) -> str:
+        user = change.user
         try:
-            there = self._store.load(user)
+            there = change.keyring()
         except NotEnrolled:
             found = "none"
         except Damaged as exc:
@@ -257,12 +259,12 @@ class Lifecycle:
                     hint="--force puts the backup's passwords, codes and slots in its place",
                 )
         if found != "the same":
-            self._store.overwrite(keyring)
+            change.overwrite(keyring)
         with contextlib.suppress(MailsealError):
             published = self._vault.public.lookup(user)
             if published is not None and published.key_id == keyring.current.key_id:
                 return found
-        self._vault.public.publish(user, keyring.current)
+        change.publish(keyring.current)
         return found
 
     def suspend(self, user: str) -> None:
@@ -270,20 +272,19 @@ class Lifecycle:
 
         Ended by unenroll(), or by Vault.repair().
         """
-        with self._store.locked(user):
-            self._store.load(user)
-            self._vault.public.suspend(user)
+        with self._vault.stores.transaction(user) as change:
+            change.keyring()
+            change.suspend()
 
     def unenroll(self, user: str) -> None:
         """Forget the user's keys for ever.  The caller has made sure that no mail needs them.
 
         First the public key goes, so that no mail is sealed to what is then removed.
         """
-        if self._store.stamp(user) is None and not self._vault.public.is_marked(user):
+        if self._vault.is_new(user):
             raise NotEnrolled(f"{user} is not enrolled")
-        with self._store.locked(user):
-            self._vault.public.withdraw(user)
-            self._store.remove(user)
+        with self._vault.stores.transaction(user) as change:
+            change.remove()
 
     def _change(self, opened: Opened, change: Callable[[Opened], _T]) -> _T:
         """Change an opened keyring and store it, if it is still the stored one."""

@@ -33,9 +33,9 @@ from mailseal.errors import (
     UsageError,
     WrongPassword,
 )
-from mailseal.keys.keystore import Stamp
 from mailseal.keys.names import normalise
 from mailseal.keys.password_slot import MAX_OPENING, check_password
+from mailseal.keys.stores import Revision
 from mailseal.login.guesses import Guesses, Try
 from mailseal.login.mailcrypt_fields import Named, login_fields, public_fields
 from mailseal.login.protocol import Fields
@@ -95,7 +95,7 @@ class LoginVerbs:
         self.admin_verbs = admin_verbs
         self.panel_verbs = panel_verbs or {}
         self._under_way: dict[bytes, asyncio.Future[Unlocked]] = {}
-        self._wrong: OrderedDict[bytes, tuple[float, Stamp | None]] = OrderedDict()
+        self._wrong: OrderedDict[bytes, tuple[float, Revision | None]] = OrderedDict()
 
     async def answer(
         self, verb: str, fields: Fields, *, admin: bool, login: bool = True, panel: bool = False
@@ -136,13 +136,13 @@ class LoginVerbs:
                 return result, {}
             if behind and fields.get("master"):
                 result = f"no key: master user <{_shown(fields, 'master')}>"
-                return self._without_key(user, fields)
+                return await self._without_key(user, fields)
             keyless = fields.get("service", b"").decode("utf-8", "replace") in self.policy.keyless
             if behind and keyless:
                 result = "no key needed"
-                return self._limited(user)
+                return await self._limited(user)
             password = fields.get("password", b"")
-            new = behind and self.vault.store.stamp(user) is None and not self._marked(user)
+            new = behind and await self.workers.look(lambda: self.vault.is_new(user))
             if new and not await self._enrolled_at_login(user, password, fields):
                 result = "not enrolled"
                 return "unknown", {}
@@ -154,7 +154,7 @@ class LoginVerbs:
                 result = "wrong"
                 if not behind:
                     return "wrong", {}
-                return self._stale(user, fields)
+                return await self._stale(user, fields)
             if keyless:
                 result = "ok, no key needed"
                 return "ok", {"user": user.encode()}
@@ -207,15 +207,15 @@ class LoginVerbs:
         """
         if not 0 < len(password) <= MAX_OPENING or b"\0" in password:
             raise WrongPassword("no password can be like this")
-        stamp = self.vault.store.stamp(user)
+        revision = await self.workers.look(lambda: self.vault.revision(user))
         mac = self.sessions.mac(user, password)
-        found = self.sessions.find(user, mac, stamp)
+        found = self.sessions.find(user, mac, revision)
         if found is not None:
             keys = found[0].private_keys()
             await self._check_public(user, [key.public for key in keys])
             self.guesses.note_right(user, remote)
             return login_fields(self.version, keys), "cached"
-        if self._known_wrong(mac, stamp):
+        if self._known_wrong(mac, revision):
             raise WrongPassword(f"wrong password for {user}")
         shared = self._under_way.get(mac)
         if shared is None:
@@ -224,7 +224,7 @@ class LoginVerbs:
             job = self.workers.run(lambda: self.vault.unlock(user, password, vouched=vouched))
             shared = asyncio.ensure_future(job)
             self._under_way[mac] = shared
-            shared.add_done_callback(lambda done: self._unlocked(user, mac, stamp, done, a_try))
+            shared.add_done_callback(lambda done: self._unlocked(user, mac, revision, done, a_try))
         try:
             unlocked = await asyncio.shield(shared)
         except WrongPassword:
@@ -238,7 +238,7 @@ class LoginVerbs:
         self,
         user: str,
         mac: bytes,
-        stamp: Stamp | None,
+        revision: Revision | None,
         done: asyncio.Future[Unlocked],
         a_try: Try | None,
     ) -> None:
@@ -253,29 +253,26 @@ class LoginVerbs:
             got = done.result()
             # Two passwords open: a next login must reach the keyring, it may decide between them.
             if got.settled:
-                self.sessions.start(user, mac, got.stamp, got.keys, got.slot_id)
+                self.sessions.start(user, mac, got.revision, got.keys, got.slot_id)
         elif isinstance(exc, WrongPassword):
-            self._wrong[mac] = (time.monotonic() + _WRONG_FOR, stamp)
+            self._wrong[mac] = (time.monotonic() + _WRONG_FOR, revision)
             while len(self._wrong) > _WRONG_ENTRIES:
                 self._wrong.popitem(last=False)
 
-    def _known_wrong(self, mac: bytes, stamp: Stamp | None) -> bool:
+    def _known_wrong(self, mac: bytes, revision: Revision | None) -> bool:
         until, seen = self._wrong.get(mac, (0.0, None))
-        return time.monotonic() < until and seen == stamp
-
-    def _marked(self, user: str) -> bool:
-        return self.vault.public.is_marked(user)
+        return time.monotonic() < until and seen == revision
 
     async def _check_public(self, user: str, keys: list[PublicKey]) -> None:
         """At every login, cached or not.  Normally one stat; repairs are left to a thread."""
         try:
-            published = self.vault.public.lookup(user)
+            published = await self.workers.look(lambda: self.vault.published(user))
         except (Damaged, TemporaryError):
             published = None
         if published is None or published.key_id != keys[-1].key_id:
             await self.workers.quick(lambda: self.vault.check_public(user, keys))
 
-    def _stale(self, user: str, fields: Fields) -> Answer:
+    async def _stale(self, user: str, fields: Fields) -> Answer:
         """The other passdb said yes, the keyring says no."""
         remedy = f"run `mailseal rewrap {user}` with the old password or a recovery code"
         self.log.error(
@@ -285,10 +282,10 @@ class LoginVerbs:
             remedy,
         )
         if self.policy.on_stale == "limited":
-            return self._without_key(user, fields)
+            return await self._without_key(user, fields)
         return "temporary", {"reason": f"password changed without mailseal: {remedy}".encode()}
 
-    def _without_key(self, user: str, fields: Fields) -> Answer:
+    async def _without_key(self, user: str, fields: Fields) -> Answer:
         """A login into a mailbox it cannot open.
 
         Not by POP3: there Dovecot 2.3.19 hands out an empty mail for each that it
@@ -296,11 +293,11 @@ class LoginVerbs:
         """
         if fields.get("service") == b"pop3":
             raise TemporaryError("no POP3 without the key: it would hand out empty mails")
-        return self._limited(user)
+        return await self._limited(user)
 
-    def _limited(self, user: str) -> Answer:
+    async def _limited(self, user: str) -> Answer:
         """The fields of a user whose keyring is not open: what is saved is sealed all the same."""
-        published = self.vault.public.lookup(user)
+        published = await self.workers.look(lambda: self.vault.published(user))
         if published is None:
             return "unknown", {}
         return "ok", _named(user, public_fields(self.version, published))
@@ -317,8 +314,8 @@ class LoginVerbs:
                 _shown(fields, "service"),
                 _shown(fields, "master"),
             )
-            return self._without_key(user, fields)
-        return self._limited(user)
+            return await self._without_key(user, fields)
+        return await self._limited(user)
 
     def _unexpected(self, verb: str, exc: Exception) -> None:
         """Log where it happened: class and line, never the values, which may be secrets."""

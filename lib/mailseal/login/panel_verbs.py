@@ -93,6 +93,6 @@ class PanelVerbs:
             secret = fields["secret"]
             await self._workers.change(lambda: self._life.prove(user, secret))
             return await self._admin["status"]({"user": user.encode()})
-        keyring = await self._workers.quick(lambda: self._vault.store.load(user))
+        keyring = await self._workers.quick(lambda: self._vault.load(user))
         found = {"user": user, "ways_in": sorted({slot.kind for slot in keyring.slots})}
         return "ok", {"users": json.dumps([found]).encode()}

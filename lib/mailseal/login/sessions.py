@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from mailseal.crypto.eckeys import CURVES, PrivateKey
-from mailseal.keys.keystore import Stamp
+from mailseal.keys.stores import Revision
 
 MAX_PASSWORDS = 16
 """Passwords (login and app passwords) that one session remembers."""
@@ -33,11 +33,13 @@ _CURVES = tuple(CURVES)
 class Session:
     """One opened keyring."""
 
-    __slots__ = ("macs", "secret", "stamp", "started", "used", "user")
+    __slots__ = ("macs", "revision", "secret", "started", "used", "user")
 
-    def __init__(self, user: str, stamp: Stamp, keys: Sequence[PrivateKey], now: float) -> None:
+    def __init__(
+        self, user: str, revision: Revision, keys: Sequence[PrivateKey], now: float
+    ) -> None:
         self.user = user
-        self.stamp = stamp
+        self.revision = revision
         self.secret = _pack(keys)
         self.macs: tuple[tuple[bytes, str], ...] = ()
         self.started = self.used = now
@@ -72,12 +74,12 @@ class Sessions:
         name = user.encode()
         return hmac.digest(self._key, len(name).to_bytes(4, "big") + name + password, "sha256")
 
-    def find(self, user: str, mac: bytes, stamp: Stamp | None) -> tuple[Session, str] | None:
+    def find(self, user: str, mac: bytes, revision: Revision | None) -> tuple[Session, str] | None:
         """The session that this password may use, and the id of its slot; or None."""
         session = self._by_user.get(user)
         if session is None:
             return None
-        if self._over(session) or session.stamp != stamp:
+        if self._over(session) or session.revision != revision:
             self.end(user)
             return None
         found = None
@@ -90,13 +92,13 @@ class Sessions:
         return session, found
 
     def start(
-        self, user: str, mac: bytes, stamp: Stamp, keys: Sequence[PrivateKey], slot_id: str
+        self, user: str, mac: bytes, revision: Revision, keys: Sequence[PrivateKey], slot_id: str
     ) -> Session:
         """A password opened the keyring: begin a session, or let the one there know it too."""
         session = self._by_user.get(user)
-        if session is None or self._over(session) or session.stamp != stamp:
+        if session is None or self._over(session) or session.revision != revision:
             self.end(user)
-            session = self._by_user[user] = Session(user, stamp, keys, self._clock())
+            session = self._by_user[user] = Session(user, revision, keys, self._clock())
         others = tuple(entry for entry in session.macs if entry[0] != mac)
         session.macs = ((mac, slot_id), *others[: MAX_PASSWORDS - 1])
         session.used = self._clock()

@@ -16,7 +16,6 @@ FAILURES
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import os
@@ -39,20 +38,20 @@ from mailseal.errors import (
 from mailseal.keys.escrow_slot import EscrowSlot
 from mailseal.keys.keyring import Keyring, Opened
 from mailseal.keys.keyring_file import MAX_KEYS, MAX_SLOTS
-from mailseal.keys.keystore import Keystore, Stamp
 from mailseal.keys.names import normalise
 from mailseal.keys.password_slot import check_password
-from mailseal.keys.public import PublicStore
 from mailseal.keys.slot import Derive, Slot
 from mailseal.keys.slots import kind_of
+from mailseal.keys.stores import KeyringStore, KeyStores, PublicKeys, Revision
 from mailseal.login import mailcrypt_fields
+from mailseal.login.publication import Publication
 
 
 @dataclasses.dataclass(frozen=True)
 class Unlocked:
     """What a right password gave."""
 
-    stamp: Stamp
+    revision: Revision
     keys: Sequence[PrivateKey]
     slot_id: str
     slot_kind: str
@@ -70,8 +69,8 @@ class Vault:
 
     def __init__(
         self,
-        store: Keystore,
-        public: PublicStore,
+        store: KeyringStore,
+        public: PublicKeys,
         *,
         curve: str,
         cost: kdf.Profile,
@@ -90,6 +89,8 @@ class Vault:
         self.derive = derive
         self._clock = clock
         self.log = log or logging.getLogger("mailseal.vault")
+        self.stores = KeyStores(store, public, swept=self._note_swept)
+        self.publication = Publication(self.stores, self.log)
 
     def now(self) -> int:
         """Seconds since 1970, for what is stored."""
@@ -126,15 +127,15 @@ class Vault:
         self.add_escrow(opened)
         return opened.keyring is not before
 
-    def _save_tidied(self, opened: Opened, before: Keyring) -> Stamp | None:
+    def _save_tidied(self, opened: Opened, before: Keyring) -> Revision | None:
         """Save what _tidy changed.  The login goes on without it: the next one tries again."""
         try:
-            self.store.save(opened.keyring, before=before)
+            self.save(opened.keyring, before=before)
         except TemporaryError as exc:
             self.log.warning("user=<%s>, keyring not brought up to date: %s", before.user, exc)
             return None
         self.log.info("user=<%s>, keyring brought up to date at login", before.user)
-        return self.store.stamp(before.user)
+        return self.store.revision(before.user)
 
     def is_old(self, change: Slot) -> bool:
         """Whether the panel that began this change had the time to finish it.
@@ -168,13 +169,35 @@ class Vault:
         opened.add_escrow(self.escrow, "", now=self.now())
 
     def save(self, keyring: Keyring, *, before: Keyring) -> None:
-        """Store a changed keyring, and then its public key if that is another one now."""
-        if keyring.current == before.current:
-            self.store.save(keyring, before=before)
-            return
-        with self.store.locked(keyring.user):
-            self.store.save(keyring, before=before)
-            self.public.publish(keyring.user, keyring.current)
+        """Store a changed keyring, and its public key if that is another one now."""
+        with self.stores.transaction(keyring.user) as change:
+            change.save(keyring, before=before)
+
+    def sweep(self) -> None:
+        """Remove what power cuts have left: such a file opens with what opened it then."""
+        try:
+            self.stores.sweep_all()
+        except MailsealError as exc:
+            self.log.warning("what power cuts may have left was not removed: %s", exc)
+
+    def _note_swept(self, names: list[str]) -> None:
+        self.log.warning("left over by a power cut or a crash, removed: %s", ", ".join(names))
+
+    def load(self, user: str) -> Keyring:
+        """The stored keyring, closed."""
+        return self.store.load(user)
+
+    def published(self, user: str) -> PublicKey | None:
+        """The key that seals new mail; None only if the user is certainly not enrolled."""
+        return self.public.lookup(user)
+
+    def revision(self, user: str) -> Revision | None:
+        """Of the stored keyring; None if there is none."""
+        return self.store.revision(user)
+
+    def is_new(self, user: str) -> bool:
+        """Whether there is nothing of this user, neither keyring nor mark."""
+        return self.store.revision(user) is None and not self.public.is_marked(user)
 
     def room(self, keyring: Keyring) -> int:
         """How many more key pairs Dovecot can take at this user's login."""
@@ -192,10 +215,14 @@ class Vault:
             )
         return opened.add_key(self.curve, now=self.now())
 
-    def _load_for_password(self, user: str, password: bytes) -> tuple[Keyring, Stamp]:
+    def check_public(self, user: str, keys: Sequence[PublicKey]) -> None:
+        """See Publication.check()."""
+        self.publication.check(user, keys)
+
+    def _load_for_password(self, user: str, password: bytes) -> tuple[Keyring, Revision]:
         """The keyring; for a user without one, spend what a wrong password costs first."""
         try:
-            return self.store.load_stamped(user)
+            return self.store.load_revision(user)
         except NotEnrolled:
             if self.public.is_marked(user):
                 raise TemporaryError(
@@ -216,64 +243,6 @@ class Vault:
             raise WrongPassword("an app password cannot do this: the login password can")
         return opened
 
-    def check_public(self, user: str, keys: Sequence[PublicKey]) -> None:
-        """Compare the published key with the opened ones (oldest first).
-
-        A key that is missing, damaged or one of the user's older ones is
-        published again, with a warning.  A key that is not the user's raises
-        Damaged until somebody has looked at it: mail may have been sealed to it.
-        """
-        if self._published(user) == ("", keys[-1].key_id):
-            return
-        # The keyring may have changed since it was read (rotate, unenroll): only under its
-        # lock, and against what is stored now, is a difference one.
-        with self.store.locked(user):
-            try:
-                keys = [key.public for key in self.store.load(user).keys]
-            except NotEnrolled:
-                raise TemporaryError(f"the keyring of {user} was removed just now") from None
-            self._publish_again(user, keys)
-
-    def _published(self, user: str) -> tuple[str, bytes]:
-        """What is wrong with the published key, and its id."""
-        try:
-            published = self.public.lookup(user)
-        except Damaged:
-            return "damaged", b""
-        except TemporaryError:
-            if not self.public.is_marked(user):
-                raise
-            return "missing or unreadable", b""
-        return ("not published", b"") if published is None else ("", published.key_id)
-
-    def _publish_again(self, user: str, keys: Sequence[PublicKey]) -> None:
-        if self.public.is_suspended(user):
-            raise TemporaryError(
-                f"{user} is being unenrolled",
-                hint=f"to keep the user, run `mailseal repair {user}`",
-            )
-        state, found = self._published(user)
-        current = keys[-1]
-        if found == current.key_id:
-            return
-        if not state and all(found != key.key_id for key in keys):
-            self.log.critical(
-                "user=<%s>, PUBLIC KEY REPLACED: mail is being sealed to the foreign key "
-                "id=%s instead of %s; find out who did it, then run `mailseal repair %s`",
-                user,
-                found.hex(),
-                current.key_id.hex(),
-                user,
-            )
-            raise Damaged(
-                f"the public key of {user} was replaced by another one",
-                hint=f"find out who did it, then run `mailseal repair {user}`",
-            )
-        self.public.publish(user, current)
-        self.log.warning(
-            "user=<%s>, public key was %s, published it again", user, state or "an older one"
-        )
-
     def enroll(self, user: str, password: bytes) -> Keyring:
         """Give a user a key pair, a login slot and, if configured, an escrow slot.
 
@@ -282,7 +251,7 @@ class Vault:
         """
         user = normalise(user)
         check_password(password)
-        if self.store.stamp(user) is not None:
+        if self.store.revision(user) is not None:
             self._finish_enrolment(user, password)
             return self.store.load(user)
         if self.public.is_marked(user):
@@ -294,9 +263,8 @@ class Vault:
         try:
             opened.set_login(password, self.cost, now=self.now(), derive=self.derive)
             self.add_escrow(opened)
-            with self.store.locked(user):
-                self.store.create(opened.keyring)
-                self.public.publish(user, opened.keyring.current)
+            with self.stores.transaction(user) as change:
+                change.create(opened.keyring)
         finally:
             opened.wipe()
         return opened.keyring
@@ -309,41 +277,22 @@ class Vault:
         self.check_public(user, [key.public for key in opened.keys])
         opened.wipe()
 
-    def repair(self, user: str) -> str:
-        """Publish the key that the keyring names as current.  Returns what was wrong."""
-        with self.store.locked(user):
-            keyring = self.store.load(user)
-            try:
-                published = self.public.lookup(user)
-            except MailsealError as exc:
-                found = str(exc)
-            else:
-                if published is not None and published.key_id == keyring.current.key_id:
-                    return ""
-                found = "not published" if published is None else f"was {published.key_id.hex()}"
-            self.public.publish(user, keyring.current)
-        self.log.warning("user=<%s>, public key repaired (%s)", user, found)
-        return found
-
-    def publish_missing(self) -> None:
-        """Publish the keys of keyrings that have no enrolled mark: a crash came in between."""
-        for user in self.store.users():
-            if not self.public.is_marked(user):
-                with contextlib.suppress(MailsealError):
-                    self.repair(user)
-
     def users(self) -> list[str]:
         """Everybody who has a keyring or a public key, sorted."""
         return sorted({*self.store.users(), *self.public.users()})
 
     def is_known(self, user: str) -> bool:
         """Whether anything says that the user is enrolled: keyring, public key or mark."""
-        if self.store.stamp(user) is not None or self.public.is_marked(user):
+        if self.store.revision(user) is not None or self.public.is_marked(user):
             return True
         try:
             return self.public.lookup(user) is not None
         except (Damaged, NewerFormat):
             return True
+
+    def repair(self, user: str) -> str:
+        """See Publication.repair()."""
+        return self.publication.repair(user)
 
     def find(self, key_id: bytes) -> str | None:
         """Whose key pair this is, current or older.  Reads every keyring."""

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Threads for slow work, in four rooms: nobody waits for those in another one.
+"""Threads for slow work, in rooms: nobody waits for those in another one.
 
 CONTRACT
     run()     a login that opens a keyring: `parallel` at a time, `queue` more wait
     change()  what an administrator asked for and may need Argon2id: one at a time, its own queue;
               and a room of the same size for panels, behind which strangers stand
     quick()   files and no Argon2id: its own threads
+    look()    a look-up for a login: its own threads, in front of all others
 
     A crowd of wrong passwords fills the first room only: status, the commit of
     a change and the change itself go on.  One job more than a room takes raises
@@ -36,6 +37,7 @@ _T = TypeVar("_T")
 _NICE = 10
 _CHANGES_WAITING = 64
 _QUICK_AT_ONCE, _QUICK_WAITING = 2, 1000
+_LOOKS_WAITING = 10000
 
 
 asked_by_panel: ContextVar[bool] = ContextVar("asked_by_panel", default=False)
@@ -43,13 +45,14 @@ asked_by_panel: ContextVar[bool] = ContextVar("asked_by_panel", default=False)
 
 
 class Workers:
-    """The four rooms."""
+    """The rooms."""
 
     def __init__(self, *, parallel: int, queue: int, memory_kib: int) -> None:
         self._logins = _Room("logins", parallel, queue, memory_kib)
         self._changes = _Room("changes", 1, _CHANGES_WAITING, memory_kib // parallel)
         self._panels = _Room("panels", 1, _CHANGES_WAITING, memory_kib // parallel)
         self._quick = _Room("requests", _QUICK_AT_ONCE, _QUICK_WAITING, memory_kib // parallel)
+        self._looks = _Room("look-ups", _QUICK_AT_ONCE, _LOOKS_WAITING, 0, polite=False)
 
     async def run(self, job: Callable[[], _T]) -> _T:
         """Open a keyring for a login.  The job goes on even if the caller is cancelled."""
@@ -58,6 +61,10 @@ class Workers:
     async def change(self, job: Callable[[], _T]) -> _T:
         """Do what an administrator or a panel asked for; it may derive."""
         return await (self._panels if asked_by_panel.get() else self._changes).run(job)
+
+    async def look(self, job: Callable[[], _T]) -> _T:
+        """Look something up for a login, at the priority of the event loop: a stat or two."""
+        return await self._looks.run(job)
 
     async def quick(self, job: Callable[[], _T]) -> _T:
         """Do what derives nothing: read, write and remove files."""
@@ -70,14 +77,17 @@ class Workers:
 
     def stop(self) -> None:
         """Let running jobs end; waiting ones are given up."""
-        for room in (self._logins, self._changes, self._panels, self._quick):
+        for room in (self._logins, self._changes, self._panels, self._quick, self._looks):
             room.stop()
 
 
 class _Room:
     """A bounded pool of threads, and the memory they may take."""
 
-    def __init__(self, name: str, parallel: int, queue: int, memory_kib: int) -> None:
+    def __init__(
+        self, name: str, parallel: int, queue: int, memory_kib: int, *, polite: bool = True
+    ) -> None:
+        self._polite = polite
         self._name = name
         self._pool = concurrent.futures.ThreadPoolExecutor(
             parallel, thread_name_prefix=name, initializer=self._enter
@@ -121,7 +131,8 @@ class _Room:
 
     def _enter(self) -> None:
         _this_thread.room = self
-        _be_polite()
+        if self._polite:
+            _be_polite()
 
 
 _this_thread = threading.local()

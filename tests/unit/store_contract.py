@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: MIT
+"""What every store of keyrings and every store of public keys must pass: stores.py as tests.
+
+A new implementation gets a test module with two classes, as test_file_stores.py: each
+inherits one of these, and says how a store is opened and how it is harmed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import pytest
+
+from mailseal.crypto import kdf
+from mailseal.crypto.eckeys import PrivateKey
+from mailseal.errors import (
+    AlreadyEnrolled,
+    Conflict,
+    Damaged,
+    MailsealError,
+    NotEnrolled,
+    TemporaryError,
+)
+from mailseal.keys.keyring import Keyring, Opened
+from mailseal.keys.stores import KeyringStore, KeyStores, PublicKeys
+
+COST = kdf.PROFILES["insecure-testing"]
+USER = "alice@example.org"
+USERS = [USER, "bob", "../carol", "é/x@example.org", "d" * 254, "e%2f" * 60]
+
+
+def make(user: str = USER, password: bytes = b"pw") -> Keyring:
+    opened = Opened.create(user, curve="prime256v1", now=1)
+    opened.set_login(password, COST, now=1)
+    return opened.keyring
+
+
+class Contract(ABC):
+    """How the tests deal with an implementation."""
+
+    @abstractmethod
+    def outlives_a_power_cut(self, write: Callable[[], object]) -> bool:
+        """Do this write; whether what it did is safe when it has returned."""
+
+    @abstractmethod
+    def cut_short(self, user: str, write: Callable[[], object]) -> None:
+        """Do this write of the user, and let the power fail at its last moment."""
+
+
+class KeyringStoreContract(Contract):
+    @pytest.fixture
+    @abstractmethod
+    def open_store(self) -> Callable[[], KeyringStore]:
+        """Opens the same place again, as another process does."""
+
+    @pytest.fixture
+    def store(self, open_store: Callable[[], KeyringStore]) -> KeyringStore:
+        return open_store()
+
+    @abstractmethod
+    def damage(self, store: KeyringStore, user: str) -> None:
+        """Change a byte of what is stored."""
+
+    @pytest.mark.parametrize("user", USERS)
+    def test_what_is_stored_comes_back(
+        self, store: KeyringStore, open_store: Callable[[], KeyringStore], user: str
+    ) -> None:
+        keyring = make(user)
+        store.create(keyring)
+        for opened in (store, open_store()):
+            assert opened.load(user) == keyring
+            assert opened.raw(user) == keyring.encode()
+            assert opened.users() == [user]
+
+    def test_every_spelling_of_a_name_is_one_user(self, store: KeyringStore) -> None:
+        store.create(make())
+        assert store.load("ALICE@Example.ORG") == store.load(USER)
+        assert store.revision("Alice@example.org") == store.revision(USER)
+        with pytest.raises(AlreadyEnrolled):
+            store.create(make("Alice@Example.org"))
+
+    def test_nobody_is_there(self, store: KeyringStore) -> None:
+        for ask in (store.load, store.raw, store.load_revision):
+            with pytest.raises(NotEnrolled):
+                ask("nobody")
+        assert store.revision("nobody") is None
+        store.remove("nobody")
+        with pytest.raises(NotEnrolled):
+            store.save(make("nobody"), before=make("nobody"))
+        assert store.users() == []
+
+    def test_create_never_replaces(self, store: KeyringStore) -> None:
+        first = make()
+        store.create(first)
+        with pytest.raises(AlreadyEnrolled):
+            store.create(make())
+        assert store.load(USER) == first
+
+    def test_another_content_has_another_revision(self, store: KeyringStore) -> None:
+        first = make()
+
+        def once_more() -> None:
+            store.remove(USER)
+            store.create(make())
+
+        writes: list[Callable[[], object]] = [
+            lambda: store.create(first),
+            lambda: store.save(first, before=first),
+            lambda: store.overwrite(first),
+            lambda: store.overwrite(make()),
+            once_more,
+        ]
+        seen = []
+        for write in writes:
+            write()
+            keyring, revision = store.load_revision(USER)
+            assert keyring == store.load(USER)
+            assert revision == store.revision(USER) == store.revision(USER)
+            seen.append(revision)
+        assert len(set(seen)) == len(seen)
+        store.remove(USER)
+        assert store.revision(USER) is None
+
+    def test_a_change_of_what_is_not_there_any_more_is_a_conflict(
+        self, store: KeyringStore, open_store: Callable[[], KeyringStore]
+    ) -> None:
+        first = make()
+        store.create(first)
+        second = open_store().save(first, before=first)
+        assert second.revision == first.revision + 1
+        with pytest.raises(Conflict):
+            store.save(make(password=b"other"), before=first)
+        assert store.load(USER) == second
+
+    def test_of_many_changes_at_once_one_wins(
+        self, store: KeyringStore, open_store: Callable[[], KeyringStore]
+    ) -> None:
+        first = make()
+        store.create(first)
+        begun = threading.Barrier(8)
+        won: list[Keyring] = []
+
+        def change() -> None:
+            mine, changed = open_store(), dataclasses.replace(make(), revision=first.revision)
+            begun.wait()
+            with contextlib.suppress(Conflict):
+                won.append(mine.save(changed, before=first))
+
+        threads = [threading.Thread(target=change) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [store.load(USER)] == won
+
+    def test_who_holds_a_user_is_alone_and_may_hold_again(
+        self, store: KeyringStore, open_store: Callable[[], KeyringStore]
+    ) -> None:
+        first = make()
+        store.create(first)
+        other = threading.Thread(target=lambda: open_store().save(first, before=first))
+        with store.locked(USER), store.locked("Alice@example.org"):
+            other.start()
+            other.join(0.3)
+            assert other.is_alive() and store.load(USER) == first
+        other.join(10)
+        assert store.load(USER).revision == 1
+
+    def test_damage_is_told_and_can_be_written_over(self, store: KeyringStore) -> None:
+        keyring = make()
+        store.create(keyring)
+        self.damage(store, USER)
+        for ask in (store.load, store.raw, store.load_revision):
+            with pytest.raises(Damaged):
+                ask(USER)
+        with pytest.raises(Damaged):
+            store.save(keyring, before=keyring)
+        assert store.users() == [USER]
+        store.overwrite(keyring)
+        assert store.load(USER) == keyring
+
+    def test_what_is_written_outlives_a_power_cut(self, store: KeyringStore) -> None:
+        first = make()
+        assert self.outlives_a_power_cut(lambda: store.create(first))
+        assert self.outlives_a_power_cut(lambda: store.save(first, before=first))
+        assert self.outlives_a_power_cut(lambda: store.overwrite(first))
+        assert self.outlives_a_power_cut(lambda: store.remove(USER))
+
+    @pytest.mark.parametrize("user", USERS)
+    def test_what_a_power_cut_leaves_is_swept(self, store: KeyringStore, user: str) -> None:
+        first = make(user)
+        store.create(first)
+        self.cut_short(user, lambda: store.overwrite(make(user)))
+        assert store.load(user) == first
+        with store.locked(user):
+            assert store.sweep(user) and not store.sweep(user)
+        self.cut_short(user, lambda: store.overwrite(make(user)))
+        assert store.sweep_all() and not store.sweep_all()
+        assert store.load(user) == first and store.users() == [user]
+
+
+class PublicKeysContract(Contract):
+    @pytest.fixture
+    @abstractmethod
+    def open_store(self) -> Callable[[], PublicKeys]:
+        """Opens the same place again, as another process does."""
+
+    @pytest.fixture
+    def store(self, open_store: Callable[[], PublicKeys]) -> PublicKeys:
+        return open_store()
+
+    @abstractmethod
+    def lose_key(self, store: PublicKeys, user: str) -> None:
+        """Let the key vanish, but not that the user is enrolled."""
+
+    @abstractmethod
+    def damage(self, store: PublicKeys, user: str) -> None:
+        """Change a byte of the key."""
+
+    @pytest.mark.parametrize("user", USERS)
+    def test_publish_look_up_withdraw(
+        self, open_store: Callable[[], PublicKeys], user: str
+    ) -> None:
+        here, there = open_store(), open_store()
+        assert here.lookup(user) is None and not there.is_marked(user)
+        for _ in range(2):
+            key = PrivateKey.generate().public
+            here.publish(user, key)
+            assert there.lookup(user) == key and there.is_marked(user)
+            assert there.users() == [user]
+        here.withdraw(user)
+        assert there.lookup(user) is None and not there.is_marked(user)
+        assert there.users() == []
+
+    def test_every_spelling_of_a_name_is_one_user(self, store: PublicKeys) -> None:
+        store.publish("Alice@Example.ORG", PrivateKey.generate().public)
+        assert store.lookup(USER) is not None and store.is_marked("ALICE@example.org")
+        store.withdraw("alicE@example.org")
+        assert store.lookup(USER) is None
+
+    def test_suspended_is_neither_enrolled_nor_not(self, store: PublicKeys) -> None:
+        key = PrivateKey.generate().public
+        store.publish(USER, key)
+        store.suspend(USER)
+        assert store.is_marked(USER) and store.is_suspended(USER)
+        with pytest.raises(TemporaryError):
+            store.lookup(USER)
+        store.publish(USER, key)
+        assert store.lookup(USER) == key and not store.is_suspended(USER)
+
+    def test_a_lost_or_damaged_key_is_never_not_enrolled(self, store: PublicKeys) -> None:
+        store.publish(USER, PrivateKey.generate().public)
+        self.damage(store, USER)
+        with pytest.raises(MailsealError):
+            store.lookup(USER)
+        self.lose_key(store, USER)
+        with pytest.raises(TemporaryError):
+            store.lookup(USER)
+        assert store.is_marked(USER)
+
+    def test_what_is_written_outlives_a_power_cut(self, store: PublicKeys) -> None:
+        key = PrivateKey.generate().public
+        assert self.outlives_a_power_cut(lambda: store.publish(USER, key))
+        assert self.outlives_a_power_cut(lambda: store.suspend(USER))
+        assert self.outlives_a_power_cut(lambda: store.withdraw(USER))
+
+    def test_a_power_cut_never_makes_a_user_not_enrolled(self, store: PublicKeys) -> None:
+        first, second = PrivateKey.generate().public, PrivateKey.generate().public
+        store.publish(USER, first)
+        self.cut_short(USER, lambda: store.publish(USER, second))
+        assert store.lookup(USER) in (first, second)
+        assert store.left_over() == [USER]
+        assert store.sweep(USER) and not store.sweep(USER)
+        assert store.left_over() == [] and store.lookup(USER) in (first, second)
+
+
+def check_order_of_writes(stores: KeyStores) -> None:
+    """Whatever a transaction does, and wherever it stops: no key is published without a keyring."""
+    first = make()
+    with stores.transaction(USER) as change:
+        change.create(first)
+        opened = first.unlock(b"pw")
+        opened.add_key("prime256v1", now=2)
+        change.save(opened.keyring, before=first)
+    assert stores.public.lookup(USER) == opened.keyring.current
+    with stores.transaction(USER) as change:
+        change.suspend()
+        assert stores.public.is_suspended(USER)
+        change.publish(change.keyring().current)
+        change.remove()
+    assert stores.public.lookup(USER) is None and stores.keyrings.revision(USER) is None
