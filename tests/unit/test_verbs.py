@@ -148,6 +148,17 @@ def test_an_unknown_user_costs_one_derivation_too(world: World) -> None:
     assert world.derivations == 1
 
 
+def test_a_guess_at_a_verb_ends_no_session(enrolled: World) -> None:
+    enrolled.login(b"pw")
+    for verb, fields in {
+        "passwd": {"old": b"guess", "new": b"x"},
+        "recovery": {"password": b"guess"},
+        "recover": {"code": b"guess", "new": b"x"},
+    }.items():
+        assert enrolled.ask(verb, user=USER, **fields)[1]["class"] == b"WrongPassword"
+    assert len(enrolled.sessions) == 1
+
+
 @pytest.mark.parametrize("how", ["idle", "lock", "passwd", "rotate", "recover", "unenroll"])
 def test_sessions_end(enrolled: World, how: str) -> None:
     code = enrolled.ask("recovery", user=USER, password=b"pw")[1]["code"]

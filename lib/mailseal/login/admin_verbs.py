@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from mailseal.crypto.eckeys import PublicKey
-from mailseal.errors import MailsealError, NotEnrolled
+from mailseal.errors import MailsealError, NotEnrolled, WrongPassword
 from mailseal.keys.escrow_slot import EscrowSlot
 from mailseal.keys.slot import Slot
 from mailseal.keys.slots import kind_of
@@ -79,14 +79,18 @@ class AdminVerbs:
         """Run a change in a thread and end the user's session; log how it went.
 
         `quick`: it derives nothing, and waits for nobody who does.
+        A wrong password changes nothing: whoever guesses at a panel ends no session.
         """
+        unchanged = False
         try:
             result = await (self._workers.quick if quick else self._workers.change)(job)
         except MailsealError as exc:
+            unchanged = isinstance(exc, WrongPassword)
             self._log.warning("%s: user=<%s>, failed: %s", what, user, exc)
             raise
         finally:
-            self._sessions.end(user)
+            if not unchanged:
+                self._sessions.end(user)
         self._log.info("%s: user=<%s>, done", what, user)
         return result
 
