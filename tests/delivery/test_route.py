@@ -173,6 +173,7 @@ HARMLESS: list[dict[str, str]] = [
     {"mail_plugins/quota": "yes"},
     {"gid": "5000", "system_groups_user": "alice", "acl_groups": "a,b"},
     {"mail": "sdbox:~/sdbox"},
+    {"mail": "maildir:~/Maildir", "mail_attachment_dir": "~/attachments"},
     {"mail_driver": "mdbox", "mail_path": "~/mdbox"},
 ]
 UNDOING: list[dict[str, str]] = [
@@ -185,7 +186,8 @@ UNDOING: list[dict[str, str]] = [
     {"protocol/lmtp/mail_plugins": ""},
     {"namespace/inbox/crypt_write_algorithm": ""},
     {"mail_plugin_dir": "/elsewhere"},
-    {"mail_attachment_dir": "~/attachments"},
+    {"mail_attachment_dir": "~/attachments", "mail": "mdbox:~/mdbox"},
+    {"mail_ext_attachment_path": "~/attachments", "mail_driver": "sdbox"},
     {"mail": "mbox:~/mail"},
     {"mail_driver": "imapc"},
     {"namespace/old/location": "mbox:~/mail"},

@@ -17,7 +17,8 @@ below none is allowed but those above, in that form.
     mail_plugins, mail_plugin_dir      take the plugin away.  2.3: `mail_plugins=` is applied
                                        before ours, and harmless.  2.4: it replaces the list
     mail_crypt_…, crypt_…              another key, no algorithm, save version 0
-    mail_attachment_…                  attachments in files of their own, which are not sealed
+    mail_attachment_…                  attachments in files of their own, which are not sealed;
+                                       sdbox and mdbox do so, a Maildir never
     mail, mail_driver, …location       a format whose mails mail_crypt leaves alone (mbox, imapc)
 """
 
@@ -36,6 +37,9 @@ _OURS = {
 }
 _SUSPECT = ("mail_plugin", "mail_crypt", "crypt_", "mail_attachment_", "mail_ext_attachment_")
 _LOCATIONS = ("mail", "mail_location", "location", "mail_driver")
+ATTACHMENTS = ("mail_attachment_dir", "mail_ext_attachment_path")
+"""The place for such files, in 2.3 and in 2.4."""
+
 SEALABLE = ("maildir", "sdbox", "mdbox", "dbox")
 """Mail formats that mail_crypt seals (MAIL_STORAGE_CLASS_FLAG_BINARY_DATA in Dovecot)."""
 
@@ -43,7 +47,10 @@ SEALABLE = ("maildir", "sdbox", "mdbox", "dbox")
 def why_not(fields: dict[str, str], key: PublicKey) -> str | None:
     """Why Dovecot would not seal with `key`, in words for the log; None if it will."""
     in_24 = "crypt_global_public_key_file" in fields
+    format_ = fields.get("mail_driver") or fields.get("mail", "maildir").partition(":")[0]
     for name, value in fields.items():
+        if format_ == "maildir" and name in ATTACHMENTS:
+            continue
         if name not in _OURS and _undoes(name, value, in_24):
             return f"{name}={value}, of the userdb or of Dovecot's settings, may turn sealing off"
     if in_24:

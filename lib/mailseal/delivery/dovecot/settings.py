@@ -18,6 +18,7 @@ import re
 
 from mailseal.config import Config
 from mailseal.delivery.dovecot.location import expand
+from mailseal.delivery.dovecot.sealing import ATTACHMENTS
 from mailseal.doveconf import Doveconf, DoveconfError
 
 _SAMPLE = ("user@example.org", "/home/user")
@@ -46,7 +47,11 @@ def known(config: Config) -> dict[str, str]:
 
 
 def _known_of(doveconf: Doveconf) -> dict[str, str]:
+    """And what else of the settings sealing.py must see."""
     fields = inbox_fields(doveconf)
+    for name in ATTACHMENTS:
+        if value := doveconf.settings("lmtp").get(name):
+            fields[name] = value
     if os.geteuid() == 0 and fields.get("mail_path") and "mail_inbox_path" not in fields:
         # In 2.4 `mail_inbox_path =` is not the same as no such line, but looks so.
         inbox = doveconf.inbox(*_SAMPLE)
