@@ -48,15 +48,6 @@ def _absolute_path(value: Any) -> str:
 absolute_path = Kind(_absolute_path, "an absolute path")
 
 
-def _switch(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError
-    return value
-
-
-switch = Kind(_switch, "yes or no")
-
-
 def _user_or_uid(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return str(value)

@@ -35,7 +35,6 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from mailseal.errors import Damaged, WrongPassword
 
-KEY_ID_SIZE = 32
 _EC_PUBLIC_KEY = bytes.fromhex("06072a8648ce3d0201")  # id-ecPublicKey, RFC 5480
 _MAX_ROUNDS = 1_000_000
 

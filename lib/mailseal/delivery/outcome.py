@@ -43,7 +43,7 @@ class Outcome:
 
 
 def failed(error: MailsealError, to: Address, action: str = "none") -> Outcome:
-    """The outcome of an error.  One that is not meant for a mail's way is temporary."""
+    """The outcome of an error.  An error that delivery does not expect counts as temporary."""
     code, enhanced = error.reply_code, error.enhanced
     known = isinstance(error, (TemporaryError, NoSuchUser, RecipientRefused, MailboxFullRefused))
     if not known or code == 421:

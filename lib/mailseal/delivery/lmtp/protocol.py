@@ -67,7 +67,6 @@ class Session:
         "_stream",
         "accepted",
         "client",
-        "client_valid",
         "closed",
         "hostname",
         "ident",
@@ -82,7 +81,6 @@ class Session:
         self.trusted = trusted  # may say XFORWARD
         self.ident = ""
         self.client = ""
-        self.client_valid = False
         self.mail: Mail | None = None
         self.accepted = 0
         self.closed = False
@@ -227,8 +225,7 @@ class Session:
     def _lhlo(self, argument: bytes) -> Event | None:
         if not argument:
             raise Refused(501, "5.5.4", "LHLO needs a host name")
-        name = helo_name(argument)
-        self.client, self.client_valid = name or "unknown", name is not None
+        self.client = helo_name(argument) or "unknown"
         lines = (
             self.hostname,
             "8BITMIME",

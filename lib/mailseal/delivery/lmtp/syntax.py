@@ -113,9 +113,6 @@ class Address:
         return self.text.isascii()
 
 
-NULL_SENDER = Address("", "")
-
-
 def parse_path(text: bytes, *, sender: bool) -> tuple[Address, dict[str, str]]:
     """`<local@domain> KEY=VALUE …` into the address and the parameters, keys in upper case.
 
