@@ -136,7 +136,9 @@ def test_a_wrong_configuration_does_not_start() -> None:
         done = subprocess.run(hook, capture_output=True, text=True, timeout=20)
     assert done.returncode == 78
     assert done.stdout == ""
-    assert re.fullmatch(r"mailseal-lmtp: error: .*in_flight_limit.*\n", done.stderr)
+    assert re.fullmatch(
+        r"mailseal-lmtp: error: .*in_flight_limit.*\nmailseal-lmtp: hint: .*\n", done.stderr
+    )
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be led astray")
