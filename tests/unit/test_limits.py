@@ -15,13 +15,11 @@ from mailseal.errors import TemporaryError, UsageError
 from mailseal.keys import backup as backup_format
 from mailseal.keys.keyring import Keyring, Opened
 from mailseal.keys.keyring_file import MAX_KEYS, MAX_SLOTS
-from mailseal.keys.keystore import Keystore
-from mailseal.keys.public import PublicStore
 from mailseal.keys.slot import MAX_LABEL
 from mailseal.login import mailcrypt_fields, protocol
 from mailseal.login.lifecycle import Lifecycle
-from mailseal.login.vault import Vault
 from tests.unit.agent_process import CHEAP, AgentProcess, running
+from tests.unit.vaults import open_vault
 
 USER = "alice@example.org"
 COST = kdf.PROFILES["insecure-testing"]
@@ -74,13 +72,6 @@ def test_restore_goes_on_after_a_user_that_fails(agent: AgentProcess, tmp_path: 
     assert b"bob: NOT RESTORED" in done.stdout
     assert b"carol: restored" in done.stdout and (keys / "carol.json").exists()
     assert b"1 of 3 keyrings were not restored" in done.stderr
-
-
-def open_vault(folder: Path) -> Vault:
-    store, public = Keystore(str(folder / "keys")), PublicStore(str(folder / "public"))
-    store.prepare()
-    public.prepare()
-    return Vault(store, public, curve="prime256v1", cost=COST)
 
 
 def test_a_full_keyring_opens_when_an_escrow_key_is_configured(

@@ -9,27 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from mailseal.crypto import kdf
 from mailseal.crypto.eckeys import PrivateKey
 from mailseal.errors import ChangePending, Damaged, UsageError, WrongPassword
 from mailseal.keys import backup as backup_format
 from mailseal.keys.keyring import Keyring
-from mailseal.keys.keystore import Keystore
-from mailseal.keys.public import PublicStore
 from mailseal.login import mailcrypt_fields
 from mailseal.login.lifecycle import Lifecycle
 from mailseal.login.vault import Vault
 from tests.unit.agent_process import AgentProcess, running
+from tests.unit.vaults import open_vault
 
 USER = "alice@example.org"
 
 
 @pytest.fixture
 def vault(tmp_path: Path) -> Vault:
-    store, public = Keystore(str(tmp_path / "keys")), PublicStore(str(tmp_path / "public"))
-    store.prepare()
-    public.prepare()
-    made = Vault(store, public, curve="prime256v1", cost=kdf.PROFILES["insecure-testing"])
+    made = open_vault(tmp_path)
     made.enroll(USER, b"pw")
     return made
 

@@ -12,10 +12,9 @@ import pytest
 from mailseal.crypto import kdf
 from mailseal.errors import Conflict, MailsealError
 from mailseal.keys.keyring import Keyring
-from mailseal.keys.keystore import Keystore
-from mailseal.keys.public import PublicStore
 from mailseal.login.lifecycle import Lifecycle
 from mailseal.login.vault import Vault
+from tests.unit.vaults import open_vault
 
 USER = "alice@example.org"
 CHANGES: dict[str, Callable[[Lifecycle], object]] = {
@@ -23,14 +22,6 @@ CHANGES: dict[str, Callable[[Lifecycle], object]] = {
     "rotate": lambda life: life.rotate(USER, b"now"),
     "unenroll": lambda life: life.unenroll(USER),
 }
-
-
-def open_vault(folder: Path) -> Vault:
-    """As another process has it: nothing but the folders is shared."""
-    store, public = Keystore(str(folder / "keys")), PublicStore(str(folder / "public"))
-    store.prepare()
-    public.prepare()
-    return Vault(store, public, curve="prime256v1", cost=kdf.PROFILES["insecure-testing"])
 
 
 @pytest.fixture

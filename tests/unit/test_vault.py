@@ -31,16 +31,10 @@ from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
 from mailseal.login.lifecycle import Lifecycle
 from mailseal.login.vault import SETTLE_AFTER, Vault
+from tests.unit.vaults import open_vault
 
 CHEAP = kdf.PROFILES["insecure-testing"]
 USER = "alice@example.org"
-
-
-def open_vault(folder: Path) -> Vault:
-    store, public = Keystore(str(folder / "keys")), PublicStore(str(folder / "public"))
-    store.prepare()
-    public.prepare()
-    return Vault(store, public, curve="prime256v1", cost=CHEAP)
 
 
 def folder_of(store: object) -> Path:
@@ -360,10 +354,7 @@ class TestAChangeOfThePassword:
 
     @pytest.fixture
     def life(self, tmp_path: Path, clock: list[float]) -> Lifecycle:
-        vault = open_vault(tmp_path)
-        self.vault = Vault(
-            vault.store, vault.public, curve="prime256v1", cost=CHEAP, clock=lambda: clock[0]
-        )
+        self.vault = open_vault(tmp_path, clock=lambda: clock[0])
         self.vault.enroll(USER, b"old")
         return Lifecycle(self.vault)
 

@@ -15,14 +15,14 @@ import pytest
 from mailseal.crypto import kdf
 from mailseal.crypto.eckeys import PrivateKey
 from mailseal.keys.keystore import Keystore
-from mailseal.keys.public import PublicStore
 from mailseal.login.admin_verbs import AdminVerbs
 from mailseal.login.login_verbs import LoginVerbs, Policy
 from mailseal.login.mailcrypt_fields import login_fields
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions
-from mailseal.login.vault import SETTLE_AFTER, Vault
+from mailseal.login.vault import SETTLE_AFTER
 from mailseal.login.workers import Workers
+from tests.unit.vaults import open_vault
 
 CHEAP = kdf.PROFILES["insecure-testing"]
 USER = b"alice@example.org"
@@ -35,11 +35,8 @@ class World:
     def __init__(self, folder: Path, policy: Policy) -> None:
         self.derivations = 0
         self.now = 0.0
-        store, public = Keystore(str(folder / "keys")), PublicStore(str(folder / "public"))
-        store.prepare()
-        public.prepare()
         self.workers = Workers(parallel=2, queue=8, memory_kib=1024)
-        self.vault = Vault(store, public, curve="prime256v1", cost=CHEAP, derive=self.derive)
+        self.vault = open_vault(folder, derive=self.derive)
         self.sessions = Sessions(idle=60, absolute=600, clock=lambda: self.now)
         verbs = AdminVerbs(self.vault, self.sessions, self.workers, LOG).verbs
         self.service = LoginVerbs(
