@@ -93,7 +93,7 @@ def hosts(docker_services: Any) -> Iterator[dict[str, Site]]:
     """All containers by service name, booted; nothing of mailseal in them yet."""
     made = {}
     for version in SUITES:
-        for kind in ("mail", "mx", "imap"):
+        for kind in ("mail", "mx", "imap", "kinds"):
             service = kind + version.replace(".", "")
             container = docker_services._docker_compose.execute(f"ps -q {service}")
 
@@ -142,7 +142,7 @@ def site(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Site:
 
 
 # In this order, whatever the names: taking mailseal away comes late.
-_ORDER = ("mail", "services", "debug_logs", "two_hosts", "upgrade", "install", "native")
+_ORDER = ("mail", "services", "debug_logs", "two_hosts", "kinds", "upgrade", "install", "native")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The commands of docs/install.md, so that the tests do what a postmaster is told to do.
+"""The commands of docs/install.md and docs/system-users.md: the tests do what a postmaster does.
 
 A block of commands stands behind a comment that names the step and, where they differ, the
 version of Dovecot: `<!-- do packages 2.4 -->`, `<!-- undo postfix -->`.
@@ -13,13 +13,16 @@ from collections.abc import Sequence
 
 from tests.lab.place import REPOSITORY
 
-STEPS = ("packages", "programs", "configuration", "services", "dovecot", "postfix")
+STEPS = ("packages", "programs", "configuration", "services", "dovecot", "postfix", "old-caches")
+SYSTEM_USERS = ("programs", "folders", "services", "dovecot", "postfix")
 _BLOCK = re.compile(r"<!-- (do|undo) (\S+?)(?: (2\.\d))? -->\n```sh\n(.*?)^```", re.S | re.M)
 
 
-def commands(what: str, version: str, steps: Sequence[str] = STEPS) -> str:
+def commands(
+    what: str, version: str, steps: Sequence[str] = STEPS, page: str = "install.md"
+) -> str:
     """The "do" commands of the steps, in order; or the "undo" commands, last step first."""
-    with open(os.path.join(REPOSITORY, "docs", "install.md"), encoding="utf-8") as stream:
+    with open(os.path.join(REPOSITORY, "docs", page), encoding="utf-8") as stream:
         blocks = _BLOCK.findall(stream.read())
     found = []
     for step in steps if what == "do" else reversed(steps):
@@ -28,8 +31,8 @@ def commands(what: str, version: str, steps: Sequence[str] = STEPS) -> str:
             for kind, of, only, text in blocks
             if (kind, of) == (what, step) and only in ("", version)
         ]
-        # Packages are for the postmaster to remove or not.
-        if not texts and (what, step) != ("undo", "packages"):
-            raise ValueError(f"docs/install.md has no block `{what} {step}` for {version}")
+        # Packages are for the postmaster to remove or not; caches come back by themselves.
+        if not texts and not (what == "undo" and step in ("packages", "old-caches")):
+            raise ValueError(f"docs/{page} has no block `{what} {step}` for {version}")
         found += texts
     return "".join(found)

@@ -89,3 +89,13 @@ def test_the_mail_location_of_the_site_stays_as_it_is(site: Lab) -> None:
         assert site.dovecot.settings("mail_location", *asked) == (
             f"maildir:~/Maildir:INDEXCACHE={cache}/%u"
         )
+
+
+def test_a_check_before_a_restart_looks_at_no_socket(site: Lab) -> None:
+    """Else a socket of another owner would forbid the restart that puts it right."""
+    os.chmod(site.dovecot.lmtp_socket, 0o600)
+    try:
+        assert b"has no access to" in site.mailseal("check-config").stderr
+        assert b"has no access to" not in site.mailseal("check-config", "--no-sockets").stderr
+    finally:
+        os.chmod(site.dovecot.lmtp_socket, 0o666)
