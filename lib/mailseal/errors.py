@@ -2,9 +2,10 @@
 """Every error mailseal raises on purpose.
 
 An error carries three things: a sentence for people (its message), the exit
-status a hook ends with (sysexits.h), and the enhanced status code that goes to
-an SMTP or LMTP peer (RFC 3463).  pipe(8) bounces mail on every status but 0,
-71 and 75, so the default is EX_TEMPFAIL: whoever forgets to choose defers.
+status a hook ends with (sysexits.h), and the reply that an SMTP or LMTP peer gets.
+pipe(8) bounces mail on every status but 0, 71 and 75, so the default is EX_TEMPFAIL;
+the default of the reply is 451, so that no mail bounces for an error that says nothing
+about it: whoever forgets to choose defers.
 
 An error never carries a secret: no password, key or line of a mail.
 """
@@ -26,23 +27,22 @@ class MailsealError(Exception):
     """Base of all; on its own a temporary failure."""
 
     exit_status = EX_TEMPFAIL
-    enhanced = "4.3.0"
+    peer_reply = 451, "4.3.0", "temporary failure"
+    """All that a peer is told: reply code, enhanced status code (RFC 3463), words.  The
+    message is for the log."""
     hint: str | None = None
     words: str | None = None
     """What a peer is told in the place of the usual words of this class, in one line."""
+
+    def __init_subclass__(cls) -> None:
+        code, enhanced, _ = cls.peer_reply
+        if str(code)[0] != enhanced[0] or enhanced[0] not in "45":
+            raise TypeError(f"{cls.__name__}: {code} and {enhanced} do not go together")
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         if hint is not None:
             self.hint = hint
-
-    @property
-    def reply_code(self) -> int:
-        """The SMTP reply code that goes with the enhanced status code."""
-        return _REPLY_CODES.get(self.enhanced, 451 if self.enhanced.startswith("4") else 550)
-
-
-_REPLY_CODES = {"4.3.1": 452, "4.2.2": 452, "5.2.2": 552, "5.3.4": 552, "4.3.2": 421}
 
 
 class TemporaryError(MailsealError):
@@ -52,75 +52,70 @@ class TemporaryError(MailsealError):
 class DiskFull(TemporaryError):
     """No room, or over a file-system quota (ENOSPC, EDQUOT)."""
 
-    enhanced = "4.3.1"
+    peer_reply = 452, "4.3.1", "insufficient storage"
 
 
 class UsageError(MailsealError):
     """The command line, or what was typed, is wrong."""
 
     exit_status = EX_USAGE
-    enhanced = "4.3.5"
 
 
 class ConfigError(MailsealError):
     """The configuration is wrong.  Towards an MTA still a temporary failure."""
 
     exit_status = EX_CONFIG
-    enhanced = "4.3.5"
 
 
 class NoSuchUser(MailsealError):
     """The user database does not know this recipient."""
 
     exit_status = EX_NOUSER
-    enhanced = "5.1.1"
+    peer_reply = 550, "5.1.1", "user unknown"
 
 
 class RecipientDeferred(TemporaryError):
     """The policy keeps mail for this recipient in the queue."""
 
-    enhanced = "4.7.1"
+    peer_reply = 451, "4.7.1", "not taken yet"
 
 
 class RecipientRefused(MailsealError):
     """The policy refuses mail for this recipient."""
 
     exit_status = EX_NOPERM
-    enhanced = "5.7.1"
+    peer_reply = 550, "5.7.1", "not taken here"
 
 
 class MailboxFull(TemporaryError):
     """The mailbox is over its quota, and mail may wait for room."""
 
-    enhanced = "4.2.2"
+    peer_reply = 452, "4.2.2", "mailbox full"
 
 
 class MailboxFullRefused(MailsealError):
     """The mailbox is over its quota, and mail is refused."""
 
     exit_status = EX_NOPERM
-    enhanced = "5.2.2"
+    peer_reply = 552, "5.2.2", "mailbox full"
 
 
 class NotEnrolled(MailsealError):
     """The user has no key pair."""
 
     exit_status = EX_NOUSER
-    enhanced = "4.7.5"
 
 
 class AlreadyEnrolled(MailsealError):
     """The user already has a key pair."""
 
     exit_status = EX_DATAERR
-    enhanced = "4.7.5"
 
 
 class WrongPassword(MailsealError):
     """No slot of the keyring opens with this password."""
 
     exit_status = EX_NOPERM
-    enhanced = "5.7.8"
 
 
 class BadPassword(UsageError):
@@ -130,34 +125,30 @@ class BadPassword(UsageError):
 class BadUserName(UsageError):
     """A user name that can never be one: empty, too long, or holding control characters."""
 
-    enhanced = "5.1.3"
-
 
 class Damaged(TemporaryError):
     """Stored data is not what was written: a keyring, a public key or a sealed mail."""
 
     exit_status = EX_DATAERR
-    enhanced = "4.3.5"
+    peer_reply = 451, "4.3.5", "temporary failure"
 
 
 class NotSealed(MailsealError):
     """The file is not in Dovecot's sealed format."""
 
     exit_status = EX_DATAERR
-    enhanced = "4.3.5"
 
 
 class NoKey(MailsealError):
     """The mail is sealed to a key that is not at hand."""
 
     exit_status = EX_NOPERM
-    enhanced = "4.7.5"
 
 
 class NewerFormat(TemporaryError):
     """Written by a newer mailseal than this one."""
 
-    enhanced = "4.3.5"
+    peer_reply = 451, "4.3.5", "temporary failure"
 
 
 class AgentUnavailable(TemporaryError):
@@ -174,7 +165,6 @@ class NotPermitted(MailsealError):
     """The caller may not do this."""
 
     exit_status = EX_NOPERM
-    enhanced = "4.7.0"
 
 
 class Conflict(TemporaryError):

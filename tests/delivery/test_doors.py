@@ -125,8 +125,8 @@ def test_local_users_take_no_connection_and_no_memory_from_postfix() -> None:
 )
 @needs_root
 def test_a_group_or_user_that_is_missing_is_a_clear_error(option: str, error: str) -> None:
-    daemon = Daemon({"delivery": {"workers": 1}})
-    daemon.settings["delivery"][option] = "no-such-name"
-    daemon.write_config()
-    done = subprocess.run(daemon.server.command, capture_output=True, text=True, timeout=20)
+    with contextlib.closing(Daemon({"delivery": {"workers": 1}})) as daemon:
+        daemon.settings["delivery"][option] = "no-such-name"
+        daemon.write_config()
+        done = subprocess.run(daemon.server.command, capture_output=True, text=True, timeout=20)
     assert (done.returncode, done.stderr) == (78, f"mailseal-lmtp: error: {error}")

@@ -11,11 +11,11 @@ import pytest
 
 from mailseal.crypto.eckeys import PrivateKey
 from mailseal.delivery.commit import seal_group
+from mailseal.delivery.deliver import relay_one
 from mailseal.delivery.dovecot.location import Account
 from mailseal.delivery.dovecot.relay import Relay
 from mailseal.delivery.lmtp.syntax import Address
 from mailseal.delivery.message import Envelope
-from mailseal.delivery.relayed import relay_one
 from mailseal.delivery.route import Router
 from mailseal.errors import (
     MailsealError,

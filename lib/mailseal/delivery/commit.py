@@ -32,7 +32,7 @@ from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.outcome import Outcome
 from mailseal.delivery.route import Route, Router
 from mailseal.delivery.seal import SecretPool, seal_into
-from mailseal.errors import MailsealError, TemporaryError
+from mailseal.errors import TemporaryError
 from mailseal.mailbox import maildir
 from mailseal.mailbox.maildir import Staged
 
@@ -47,7 +47,14 @@ class SealJob:
     route: Route
     envelope: Envelope
     message: Message
+    done: Callable[[Outcome], None] | None = None
+    """Called in the committing thread, with the outcome."""
     result: Outcome | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of it, and a fault if that was forgotten."""
+        return self.result or outcome.of(RuntimeError(), self.route.address)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,36 +97,28 @@ def seal_group(jobs: Sequence[SealJob], store: Store) -> None:
                 secret=store.secrets.take(),
             )
             staged.append((job, one, key.key_id))
-        except MailsealError as error:
-            job.result = outcome.failed(error, job.route.address)
         except Exception as exc:
-            job.result = outcome.fault(job.route.address, exc)
+            job.result = outcome.of(exc, job.route.address)
     try:
         errors = maildir.commit([one for _, one, _ in staged])
     except Exception as exc:
         for job, one, _ in staged:
             maildir.discard(one)
-            job.result = outcome.fault(job.route.address, exc)
+            job.result = outcome.of(exc, job.route.address)
         return
     for (job, _, key_id), failure in zip(staged, errors, strict=True):
         if failure is not None:
-            job.result = outcome.failed(failure, job.route.address)
+            job.result = outcome.of(failure, job.route.address)
             continue
         text = f"<{job.route.address}> {job.envelope.session} Sealed"
         job.result = Outcome(Reply(250, "2.0.0", text), "sealed", key_id)
 
 
 class Committer:
-    """The committing threads of a worker.  `done` is called in them, with each finished group."""
+    """The committing threads of a worker."""
 
-    def __init__(
-        self,
-        store: Store,
-        done: Callable[[list[SealJob]], None],
-        threads: int,
-    ) -> None:
+    def __init__(self, store: Store, threads: int) -> None:
         self._store = store
-        self._done = done
         self._idle = 0
         self._waiting: collections.deque[SealJob] = collections.deque()
         self._wake = threading.Condition()
@@ -127,7 +126,7 @@ class Committer:
             threading.Thread(target=self._run, name="commit", daemon=True).start()
 
     def submit(self, job: SealJob) -> None:
-        """Queue a job; `done` will see it."""
+        """Queue a job; its `done` will be called."""
         with self._wake:
             self._waiting.append(job)
             self._wake.notify()
@@ -143,5 +142,7 @@ class Committer:
                 self._idle -= 1
                 group = [self._waiting.popleft() for _ in range(count)]
             seal_group(group, self._store)
-            self._done(group)
-            del group  # or the mails in it would live until the next group comes
+            for job in group:
+                if job.done is not None:
+                    job.done(job.outcome)
+            del group, job  # or the mails in it would live until the next group comes

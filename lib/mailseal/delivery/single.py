@@ -7,22 +7,20 @@ It must run as delivery.user, or as root, and then becomes that user.
 from __future__ import annotations
 
 import contextlib
-import time
 
 from mailseal import config as configuration
 from mailseal.config import Config
 from mailseal.daemon import open_log, user_ids
-from mailseal.delivery import outcome
 from mailseal.delivery.commit import SealJob, make_store, seal_group
 from mailseal.delivery.daemon import listen
+from mailseal.delivery.deliver import log_one, relay_one, route_one
 from mailseal.delivery.dovecot import relay, settings
 from mailseal.delivery.lmtp.syntax import Address, Reply
 from mailseal.delivery.log import DeliveryLog
 from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.outcome import Outcome
-from mailseal.delivery.relayed import relay_one
 from mailseal.delivery.route import Router
-from mailseal.errors import ConfigError, MailsealError
+from mailseal.errors import ConfigError
 from mailseal.logs import Log
 
 
@@ -48,26 +46,16 @@ def deliver_alone(
             reply = Reply(552, "5.3.4", "message too large")
             result = Outcome(reply, "none", None, reply.text)
         else:
-            try:
-                route = router.route(recipient, message.size)
-                if route.action == "relay":
-                    result = relay_one(route, envelope, message, router, dovecot)
-                else:
-                    job = SealJob(route, envelope, message)
-                    seal_group([job], store)
-                    result = job.result or outcome.fault(recipient, RuntimeError())
-            except MailsealError as error:
-                result = outcome.failed(error, recipient)
-        log.recipient(
-            queue_id or message.queue_id(),
-            str(recipient),
-            action=result.action,
-            key_id=result.key_id,
-            size=message.size,
-            delay=time.time() - envelope.began,
-            reply=result.reply,
-            detail=result.detail,
-        )
+            route = route_one(router, recipient, message.size)
+            if isinstance(route, Outcome):
+                result = route
+            elif route.action == "relay":
+                result = relay_one(route, envelope, message, router, dovecot)
+            else:
+                job = SealJob(route, envelope, message)
+                seal_group([job], store)
+                result = job.outcome
+        log_one(log, queue_id or message.queue_id(), recipient, envelope, message, result)
         replies.append(result.reply)
     return replies
 

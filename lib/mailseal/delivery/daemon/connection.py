@@ -2,7 +2,7 @@
 """One client's connection in a worker: from protocol events to deliveries and back.
 
 Everything here runs in the worker's loop and never blocks.  What may take time (asking the
-user database, committing, relaying) is handed to the worker, which calls
+user database, committing, relaying) is handed to the deliveries, which call
 back when it is done; until then no more is read from this client.
 
 MEMORY
@@ -17,24 +17,17 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from typing import TYPE_CHECKING
 
 from mailseal.delivery.daemon.budget import Hold, Request
+from mailseal.delivery.daemon.parts import READ, Parts
 from mailseal.delivery.daemon.peer import Peer
+from mailseal.delivery.deliver import log_one
 from mailseal.delivery.lmtp.events import Data, End, Event, Mail, Piece, Quit, Recipient, Reset
-from mailseal.delivery.lmtp.protocol import Limits, Session
+from mailseal.delivery.lmtp.protocol import Session
 from mailseal.delivery.lmtp.syntax import Address, Reply
 from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.outcome import Outcome
 from mailseal.delivery.route import Route
-
-if TYPE_CHECKING:
-    from mailseal.delivery.daemon.worker import Worker
-
-READ = 64 * 1024
-"""Bytes of a mail read at a time.
-
-Larger pieces cost more: malloc() takes memory for more than 128 KB afresh from the kernel."""
 
 _READ_COMMANDS = 4096
 """Of commands less is read: short ones may have answers many times their size."""
@@ -49,11 +42,11 @@ _NO_MEMORY = Reply(452, "4.3.1", "too much mail at a time, try again later")
 class Connection:
     """A client.  Ends with close()."""
 
-    def __init__(self, worker: Worker, sock: socket.socket, peer: Peer, limits: Limits) -> None:
-        self.worker = worker
+    def __init__(self, parts: Parts, sock: socket.socket, peer: Peer) -> None:
+        self.parts = parts
         self.socket = sock
         self.fd = sock.fileno()
-        self.session = Session(limits, worker.hostname, trusted=peer.may_name)
+        self.session = Session(parts.limits, parts.hostname, trusted=peer.may_name)
         self.peer = peer
         self.deadline = 0.0
         self.writing = False
@@ -76,7 +69,7 @@ class Connection:
         return self.session.awaiting or self._request is not None
 
     def _touch(self) -> None:
-        self.deadline = time.monotonic() + self.worker.idle_timeout
+        self.deadline = time.monotonic() + self.parts.idle_timeout
 
     # --- bytes in and out ---------------------------------------------------
 
@@ -89,14 +82,14 @@ class Connection:
             if hung_up:
                 self._lost("connection closed")
             else:
-                self.worker.pause(self)
+                self.parts.loop.pause(self)
             return
         most = _READ_COMMANDS
         if self.session.in_data:
             most = READ if self.session.discarding else self._room()
             if not most:
                 return
-        buffer = self.worker.buffer
+        buffer = self.parts.loop.buffer
         try:
             count = self.socket.recv_into(buffer, most)
         except BlockingIOError:
@@ -113,7 +106,7 @@ class Connection:
 
     def _room(self) -> int:
         """How many bytes of the mail may be read now; 0 if it has to wait for room."""
-        budget, hold, size = self.worker.budget, self._hold, self._message.size
+        budget, hold, size = self.parts.budget, self._hold, self._message.size
         assert hold is not None  # noqa: S101 - there was a DATA
         if hold.size - size < _LEAST and not budget.grow(hold, READ):
 
@@ -125,7 +118,7 @@ class Connection:
                 self.advance()
 
             self._request = budget.wait_to_grow(hold, READ, answer)
-            self.worker.pause(self)
+            self.parts.loop.pause(self)
             return 0
         return min(hold.size - size, READ)
 
@@ -172,7 +165,9 @@ class Connection:
         if self.session.closed and not self._out:
             self.close()
         else:
-            self.worker.watch(self, resume=not self.busy and not self._out, writing=bool(self._out))
+            self.parts.loop.watch(
+                self, resume=not self.busy and not self._out, writing=bool(self._out)
+            )
 
     def writable(self) -> None:
         """The socket takes bytes again."""
@@ -182,7 +177,7 @@ class Connection:
     def timed_out(self) -> None:
         """Nothing came for too long."""
         if self.session.in_transaction:
-            self.worker.log.lost(self.client, "timed out in a transaction")
+            self.parts.log.lost(self.client, "timed out in a transaction")
         if self._out:
             self.close()  # it does not read either
             return
@@ -202,9 +197,9 @@ class Connection:
 
     def _lost(self, why: str) -> None:
         if isinstance(self.session.awaited, End):
-            self.worker.log.lost(self.client, f"{why} before the reply, the mail may come again")
+            self.parts.log.lost(self.client, f"{why} before the reply, the mail may come again")
         elif self.session.in_transaction:
-            self.worker.log.lost(self.client, f"{why} in a transaction, nothing was delivered")
+            self.parts.log.lost(self.client, f"{why} in a transaction, nothing was delivered")
         self.close()
 
     def close(self) -> None:
@@ -213,10 +208,10 @@ class Connection:
             return
         self.closed = True
         if self._request is not None:
-            self.worker.budget.withdraw(self._request)
+            self.parts.budget.withdraw(self._request)
         if not self.session.awaiting or not isinstance(self.session.awaited, End):
             self._forget_transaction()
-        self.worker.forget(self)
+        self.parts.loop.forget(self)
         with contextlib.suppress(OSError):
             self.socket.close()
 
@@ -232,7 +227,7 @@ class Connection:
                 self._mail(event)
             case Data():
                 self._message = Message()
-                self._hold = self.worker.budget.begin()
+                self._hold = self.parts.budget.begin()
                 self.session.accept_data()
             case Reset():
                 self._forget_transaction()
@@ -247,9 +242,9 @@ class Connection:
         self._queue_id = self.session.ident
         self._routes = []
         self._envelope = Envelope(
-            mail.sender, client, self.peer.ip, self.worker.hostname, mail.utf8, self.peer.uid
+            mail.sender, client, self.peer.ip, self.parts.hostname, mail.utf8, self.peer.uid
         )
-        if self.worker.budget.fits(mail.size):
+        if self.parts.budget.fits(mail.size):
             self.session.accept_mail()
             return
 
@@ -262,21 +257,20 @@ class Connection:
             self._touch()
             self.advance()
 
-        self._request = self.worker.budget.wait_to_begin(mail.size, answer)
+        self._request = self.parts.budget.wait_to_begin(mail.size, answer)
 
     def _recipient(self, address: Address) -> None:
         size = self.session.mail.size if self.session.mail is not None else 0
-        if self.worker.router.is_quick(address):
-            self._routed(address, self.worker.route(address, size))
-            return
 
-        def routed(result: Route | Outcome) -> None:
+        def answer(result: Route | Outcome) -> None:
             if not self.closed:
                 self._routed(address, result)
                 self._touch()
                 self.advance()
 
-        self.worker.route_later(address, size, routed)
+        result = self.parts.deliveries.route(address, size, answer)
+        if result is not None:
+            self._routed(address, result)
 
     def _routed(self, address: Address, result: Route | Outcome) -> None:
         if isinstance(result, Route):
@@ -285,7 +279,7 @@ class Connection:
             return
         sender = str(self._envelope.sender) if self._envelope is not None else ""
         queue_id = self._queue_id or "NOQUEUE"
-        self.worker.log.refused(
+        self.parts.log.refused(
             queue_id, sender, str(address), result.reply, result.detail, self.peer.uid
         )
         self.session.refuse(result.reply)
@@ -297,33 +291,22 @@ class Connection:
             outcomes = [Outcome(end.reply, "none", None, end.reply.text) for _ in routes]
             self._finish(outcomes)
             return
-        self.worker.deliver(envelope, message, routes, self._finish_later)
+        self.parts.deliveries.deliver(envelope, message, routes, self._finish_later)
 
     def _finish(self, outcomes: list[Outcome]) -> None:
         """Every recipient has an outcome: log, reply, go on."""
         envelope, message = self._envelope, self._message
         assert envelope is not None  # noqa: S101
         queue_id = self._named()
-        delay = time.time() - envelope.began
         for route, done in zip(self._routes, outcomes, strict=True):
-            self.worker.log.recipient(
-                queue_id,
-                str(route.address),
-                action=done.action,
-                key_id=done.key_id,
-                size=message.size,
-                delay=delay,
-                reply=done.reply,
-                detail=done.detail,
-                uid=self.peer.uid,
-            )
+            log_one(self.parts.log, queue_id, route.address, envelope, message, done)
         if not self.closed:
             self.session.finish([done.reply for done in outcomes])
             self._touch()
         self._forget_transaction()
 
     def _finish_later(self, outcomes: list[Outcome]) -> None:
-        """_finish() from a callback of the worker."""
+        """_finish(), when the deliveries call back."""
         self._finish(outcomes)
         self.advance()
 
@@ -336,7 +319,7 @@ class Connection:
     def _forget_mail(self) -> None:
         self._message = Message()
         if self._hold is not None:
-            self.worker.budget.release(self._hold)
+            self.parts.budget.release(self._hold)
             self._hold = None
 
     def _forget_transaction(self) -> None:

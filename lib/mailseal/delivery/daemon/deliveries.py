@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: MIT
+"""The deliveries of a worker: route each recipient, deliver, settle.
+
+    commit      threads that seal and store in groups (commit.py)
+    lookups     threads that ask the user database
+    relays      threads that hand mail to Dovecot
+
+CONTRACT
+    Called in the loop, and answers in the loop: what a thread has found out goes
+    through `post`.  Every question gets exactly one answer, whatever happens.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mailseal.config import Config
+from mailseal.delivery.commit import Committer, SealJob, make_store
+from mailseal.delivery.deliver import relay_one, route_one
+from mailseal.delivery.dovecot import relay
+from mailseal.delivery.lmtp.syntax import Address
+from mailseal.delivery.message import Envelope, Message
+from mailseal.delivery.outcome import Outcome
+from mailseal.delivery.route import Route, Router
+
+_LOOKUP_THREADS = 8
+_RELAY_THREADS = 32
+
+
+class _Delivery:
+    """One mail for several recipients, each with its own outcome."""
+
+    __slots__ = ("done", "open", "outcomes")
+
+    def __init__(self, count: int, done: Callable[[list[Outcome]], None]) -> None:
+        self.outcomes: list[Outcome | None] = [None] * count
+        self.open = count
+        self.done = done
+
+    def settle(self, numbers: Sequence[int], result: Outcome) -> None:
+        """These recipients have their outcome; after the last one `done` gets all."""
+        for number in numbers:
+            self.outcomes[number] = result
+            self.open -= 1
+        if self.open == 0:
+            self.done([o for o in self.outcomes if o is not None])
+
+
+class Deliveries:
+    """`post(call, *arguments)` has the loop call something; threads use it."""
+
+    def __init__(
+        self,
+        config: Config,
+        hostname: str,
+        settings: Mapping[str, str],
+        post: Callable[..., None],
+    ) -> None:
+        self.under_way = 0
+        """Questions that have no answer yet."""
+        self._post = post
+        self._router = Router(config, settings)
+        self._relay = relay.dovecot(config, hostname)
+        store = make_store(config, self._router, config.delivery.secrets_ahead)
+        self.secrets = store.secrets
+        self._committer = Committer(store, config.delivery.commit_threads)
+        self._lookups = concurrent.futures.ThreadPoolExecutor(_LOOKUP_THREADS, "lookup")
+        self._relays = concurrent.futures.ThreadPoolExecutor(_RELAY_THREADS, "relay")
+
+    def route(
+        self, address: Address, size: int, answer: Callable[[Route | Outcome], None]
+    ) -> Route | Outcome | None:
+        """The way of a recipient's mail, or why there is none.
+
+        None if somebody must be asked first; then, and only then, `answer` is called later.
+        """
+        if self._router.is_quick(address):
+            return route_one(self._router, address, size)
+        self.under_way += 1
+
+        def ask() -> None:
+            self._post(self._answer, answer, route_one(self._router, address, size))
+
+        self._lookups.submit(ask)
+        return None
+
+    def deliver(
+        self,
+        envelope: Envelope,
+        message: Message,
+        routes: Sequence[Route],
+        done: Callable[[list[Outcome]], None],
+    ) -> None:
+        """Bring one mail to all its recipients; `done` gets their outcomes, in order."""
+        delivery = _Delivery(len(routes), done)
+        same: dict[tuple[str, str], list[int]] = {}
+        for number, route in enumerate(routes):
+            same.setdefault((route.user, route.detail), []).append(number)
+        for numbers in same.values():
+            # A recipient given twice gets the mail once, and the reply twice.
+            self._deliver_one(routes[numbers[0]], envelope, message, delivery, numbers)
+
+    def _deliver_one(
+        self,
+        route: Route,
+        envelope: Envelope,
+        message: Message,
+        delivery: _Delivery,
+        numbers: list[int],
+    ) -> None:
+        self.under_way += 1
+
+        def settled(result: Outcome) -> None:
+            self._post(self._answer, delivery.settle, numbers, result)
+
+        if route.action == "seal":
+            self._committer.submit(SealJob(route, envelope, message, settled))
+        else:
+            self._relays.submit(
+                lambda: settled(relay_one(route, envelope, message, self._router, self._relay))
+            )
+
+    def _answer(self, answer: Callable[..., None], *arguments: Any) -> None:
+        self.under_way -= 1
+        answer(*arguments)

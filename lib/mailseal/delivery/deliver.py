@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: MIT
+"""One recipient's delivery: what the daemon and mailseal-deliver alone do alike.
+
+Nothing here raises: whatever goes wrong is an outcome.
+"""
+
+from __future__ import annotations
+
+import time
+
+from mailseal.delivery import outcome
+from mailseal.delivery.dovecot.relay import Relay
+from mailseal.delivery.lmtp.syntax import Address
+from mailseal.delivery.log import DeliveryLog
+from mailseal.delivery.message import Envelope, Message
+from mailseal.delivery.outcome import Outcome
+from mailseal.delivery.route import Route, Router
+from mailseal.errors import TemporaryError
+
+
+def route_one(router: Router, address: Address, size: int) -> Route | Outcome:
+    """Which way the recipient's mail goes; an Outcome is why none."""
+    try:
+        return router.route(address, size)
+    except Exception as exc:
+        return outcome.of(exc, address)
+
+
+def relay_one(
+    route: Route, envelope: Envelope, message: Message, router: Router, relay: Relay
+) -> Outcome:
+    """Hand the mail to Dovecot: sealed by its mail_crypt, or in clear if not enrolled."""
+    try:
+        if route.key is None and router.key_of(route.user) is not None:
+            raise TemporaryError(f"{route.user} was enrolled while the mail came in")
+        reply = relay.deliver(envelope, route.address, message)
+    except Exception as exc:
+        return outcome.of(exc, route.address)
+    action, key_id = ("clear", None) if route.key is None else ("relayed", route.key.key_id)
+    return Outcome(reply, action, key_id, f"{route.why}; {reply.text}")
+
+
+def log_one(
+    log: DeliveryLog,
+    queue_id: str,
+    address: Address,
+    envelope: Envelope,
+    message: Message,
+    done: Outcome,
+) -> None:
+    """The line about what became of it."""
+    log.recipient(
+        queue_id,
+        str(address),
+        action=done.action,
+        key_id=done.key_id,
+        size=message.size,
+        delay=time.time() - envelope.began,
+        reply=done.reply,
+        detail=done.detail,
+        uid=envelope.uid,
+    )
