@@ -204,9 +204,9 @@ def test_no_folder_takes_a_name_of_dovecots(site: Lab, user: str) -> None:
         before = len(imap.bodies())
     local = user.partition("@")[0]
     names = ["dovecot-uidlist", "Dovecot-keywords", "dovecot.index.log", "a/dovecot-uidlist/b"]
-    names += ["maildirfolder", "maildirsize", "subscriptions", "subscriptions.lock", "tmp", "x.cur"]
+    names += ["maildirfolder", "maildirsize", "subscriptions", "subscriptions.lock"]
     with open(os.path.join(site.maildir(user), "taken"), "wb"):  # a file of somebody's
-        names += ["taken", "taken/deeper"] if user == NESTED else []
+        names += ["taken", "taken/deeper", "tmp", "x.cur"] if user == NESTED else []
     for name in names:
         reply = send_lmtp(site.lmtp, SENDER, [f"{local}+{name}@example.org"], HAM)[0]
         assert reply[0] == 250, (name, reply)

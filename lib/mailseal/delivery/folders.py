@@ -28,9 +28,12 @@ from mailseal.delivery.message import Message
 from mailseal.mailbox import maildir
 
 _RULE = re.compile(r"([!-9;-~]+):\s*(\S(?:.*\S)?)\s*=>\s*(\S(?:.*\S)?)")
-_DOVECOTS = re.compile(r"dovecot.*|maildirfolder|maildirsize|subscriptions|cur|new|tmp", re.I)
-"""Names that a level of a folder cannot have.  Lock and index files have a dot and another level:
+_DOVECOTS = re.compile(r"dovecot.*|maildirfolder|maildirsize|subscriptions", re.I)
+"""Names that no level of a folder can have.  Lock and index files have a dot and another level:
 `dovecot-uidlist.lock` is refused for its first part."""
+
+_MAILDIRS = ("cur", "new", "tmp")
+"""The same, with LAYOUT=fs."""
 
 _MAX_HEAD = 64 * 1024
 _MAX_NAME = 200
@@ -103,6 +106,8 @@ def folder_path(root: str, layout: str, name: str) -> str | None:
     if any(map(_DOVECOTS.fullmatch, parts)):
         return None
     if layout == "fs":
+        if any(part in _MAILDIRS for part in parts):
+            return None
         return os.path.join(root, *encoded)
     return f"{root}/.{'.'.join(encoded)}"
 
