@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a Session tells the server; lmtp_protocol.py says what answers each."""
+"""What a Session tells the server; protocol.py says what answers each."""
 
 from __future__ import annotations
 

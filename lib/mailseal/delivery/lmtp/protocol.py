@@ -19,12 +19,10 @@ which is what makes PIPELINING safe:
 
 CONTRACT
     Command lines end at CR LF only, and so does the mail (data_stream.py).
-    After End every accepted recipient gets exactly one reply, in the order of
-    the RCPT commands, even if the mail was too large.
+    After End every accepted recipient gets one reply, in RCPT order, even if it was too large.
     Memory: one command line at most (4096 bytes) apart from what receive() got last.
 
-VIOLATIONS are answered 5xx and change nothing; after 20 in a row of them, or a
-line of more than 1 MiB, the session says 421 and ends.
+VIOLATIONS are answered 5xx and change nothing; 20 in a row, or a line over 1 MiB, end it (421).
 """
 
 from __future__ import annotations
