@@ -24,7 +24,7 @@ from mailseal.errors import (
     UsageError,
     WrongPassword,
 )
-from mailseal.keys import escrow_slot, keyring_file
+from mailseal.keys import escrow_slot, keyring_file, slots
 from mailseal.keys.escrow_slot import EscrowSlot
 from mailseal.keys.keyring import Keyring, Opened
 from mailseal.keys.password_slot import MAX_PASSWORD, PasswordSlot
@@ -535,3 +535,18 @@ class SlotLife(RuleBasedStateMachine):
 
 SlotLife.TestCase.settings = settings(max_examples=30, stateful_step_count=15, deadline=None)
 TestSlotLife = SlotLife.TestCase
+
+
+def test_a_kind_may_do_what_it_declares_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Opened.create("alice", curve="prime256v1", now=1)
+    opened.set_login(b"pw", kdf.PROFILES["insecure-testing"], now=1)
+    _, app = opened.add_code("app", "phone", kdf.PROFILES["insecure-testing"], now=1)
+    with pytest.raises(WrongPassword, match="does not set"):
+        opened.keyring.unlock(app.encode()).set_login(
+            b"other", kdf.PROFILES["insecure-testing"], now=1
+        )
+    nothing = dataclasses.replace(slots.KINDS["app"], opens_mail=False)
+    monkeypatch.setitem(slots.KINDS, "app", nothing)
+    with pytest.raises(WrongPassword, match="does not open mail"):
+        opened.keyring.unlock(app.encode())
+    assert len(opened.keyring.unlock(b"pw").keys) == 1

@@ -106,8 +106,12 @@ class Keyring:
         raise WrongPassword(f"wrong password for {self.user}")
 
     def unlock(self, password: bytes, *, derive: Derive = kdf.derive) -> Opened:
-        """Open with the login password or an app password."""
-        return self.open(Password(password), derive=derive)
+        """Open with the login password or an app password, for reading mail."""
+        opened = self.open(Password(password), derive=derive)
+        if not slots.kind_of(opened.slot).opens_mail:
+            opened.wipe()
+            raise WrongPassword("this password does not open mail")
+        return opened
 
     def recover(self, typed: bytes, *, derive: Derive = kdf.derive) -> Opened:
         """Open with a recovery code.  Raises WrongPassword with the reason, Damaged."""
@@ -266,6 +270,8 @@ class Opened:
         derive: Derive = kdf.derive,
     ) -> Slot:
         """Make this the login password: its slot.  Of the older ones `keep` goes on opening."""
+        if self._slot is not None and not slots.kind_of(self._slot).sets_login:
+            raise WrongPassword("this password does not set a new login password")
         slot_id = codes.new_id({slot.id for slot in self.keyring.slots}, codes.CHANGE_ID_SIZE)
         login = self._password_slot(
             password, slot_id=slot_id, kind="login", label="", created=now, cost=cost, derive=derive

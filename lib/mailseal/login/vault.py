@@ -54,7 +54,6 @@ class Unlocked:
     revision: Revision
     keys: Sequence[PrivateKey]
     slot_id: str
-    slot_kind: str
     settled: bool = True
     """False while two login passwords open: a next login may have to decide between them."""
 
@@ -113,7 +112,7 @@ class Vault:
                 saved = self._save_tidied(opened, keyring)
                 stamp, keyring = saved or stamp, opened.keyring if saved else keyring
             settled = opened.slot.kind != "login" or keyring.pending is None
-            return Unlocked(stamp, opened.keys, opened.slot.id, opened.slot.kind, settled)
+            return Unlocked(stamp, opened.keys, opened.slot.id, settled)
         finally:
             opened.wipe()
 
