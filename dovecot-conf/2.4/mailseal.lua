@@ -1,27 +1,37 @@
 -- SPDX-License-Identifier: MIT
 --
 -- NAME
---     mailseal.lua - Dovecot passdb and userdb that ask mailseal's key agent
+--     mailseal.lua - Dovecot passdb and userdb of mailseal
 --
 -- SYNOPSIS
 --     Dovecot 2.4   passdb mailseal { driver = lua  lua_file = …/mailseal.lua }
 --     Dovecot 2.3   passdb { driver = lua  args = file=…/mailseal.lua cache_key=%u%{session} }
 --
 -- DESCRIPTION
---     auth_password_verify(request, password) is the passdb.  As the only passdb, mailseal's
---     keyring is the password check.  Behind another passdb (`result_success = continue-ok`
---     there, `skip = unauthenticated` here) it adds the user's key to a login that the other
---     passdb has already accepted; Dovecot tells us which of the two it is.
+--     auth_password_verify(request, password) is the passdb.  Behind another passdb
+--     (`result_success = continue-ok` there) it adds the keys to a login that the other
+--     passdb has accepted; and it accepts by itself an app password, which only the
+--     keyring knows.  With `only` there is no other passdb: the keyring is the password check.
 --
---     auth_userdb_lookup(request) is the userdb: who is enrolled, and the public key, so that
---     Dovecot's own LMTP seals what it stores.  It never gives out a private key.
+--     auth_userdb_lookup(request) is the userdb, the last of all, so that it is asked with
+--     Dovecot's final user name.  It decides what may be saved:
+--       not enrolled      plain saving is permitted, explicitly: without that Dovecot refuses it
+--       enrolled          the public key, and mail_crypt is loaded whatever other fields say
+--       enrolled, login   as above, but only if the passdb's answer was for the key of this very
+--                         user; else the login is refused (see refusal())
 --
---     Needs lua-socket.  The agent is asked over its unix socket: one line out, one line back,
---     words separated by one space, `name=value` with the value in lower-case hex.
+--     Who is enrolled, and the public key, is read from the local store of public keys (layout:
+--     mailseal/keys/public.py).  The agent is asked for what needs a password, and for names that
+--     are too long for a plain file name: over its unix socket, one line out, one line back, words
+--     separated by one space, `name=value` with the value in lower-case hex.  So users who
+--     are not enrolled, and all lookups without a password, need no agent.
+--
+--     Needs lua-socket.
 --
 -- SETTINGS
---     `lua_settings { socket = …  timeout = … }` in 2.4; 2.3 has no settings for Lua, there
---     `import_environment = $import_environment MAILSEAL_SOCKET=…` names another socket.
+--     `lua_settings { socket = …  public = …  timeout = …  only = yes }` in 2.4.  2.3 has no settings
+--     for Lua; there `import_environment = $import_environment MAILSEAL_SOCKET=… MAILSEAL_PUBLIC=…
+--     MAILSEAL_ONLY=yes`.
 --
 -- DIAGNOSTICS
 --     What is not a clear yes or no is PASSDB_RESULT_INTERNAL_FAILURE: the client is told of a
@@ -39,16 +49,35 @@
 local socket_unix = require "socket.unix"
 
 local socket_path = os.getenv("MAILSEAL_SOCKET") or "/run/mailseal/agent.sock"
+local public_dir = os.getenv("MAILSEAL_PUBLIC") or "/var/lib/mailseal/public"
+
+-- Whether the keyring is the only password check.
+local only = os.getenv("MAILSEAL_ONLY") == "yes"
 
 -- Seconds for one whole question.  Longer than the agent lets an unlock wait for a free
 -- Argon2id run, shorter than Dovecot's own patience with an auth worker (60 s).
 local timeout = 30
 
+-- The same, where nothing depends on the answer: enrolment at login.
+local short_timeout = 5
+
 local MAX_REQUEST, MAX_REPLY = 65536, 4 * 1024 * 1024
 
+-- The longest plain file name; a longer one is cut and ends in a hash, see mailseal/keys/names.py.
+local MAX_FILE_NAME = 200
+
+local ENOENT = 2
+
+-- Names of Dovecot's settings.  Only 2.4 gives settings to a script.
+local dovecot_24 = false
+
 function script_init(settings)
-  if settings and settings.socket then socket_path = settings.socket end
-  if settings and settings.timeout then timeout = tonumber(settings.timeout) end
+  dovecot_24 = settings ~= nil
+  settings = settings or {}
+  socket_path = settings.socket or socket_path
+  public_dir = settings.public or public_dir
+  only = only or settings.only == "yes"
+  timeout = tonumber(settings.timeout) or timeout
   return 0
 end
 
@@ -76,9 +105,9 @@ local function parse_reply(line)
   return status, fields
 end
 
-local function connect()
+local function connect(seconds)
   local sock = (type(socket_unix) == "table" and socket_unix.stream or socket_unix)()
-  sock:settimeout(timeout, "t")
+  sock:settimeout(seconds, "t")
   local ok, err = sock:connect(socket_path)
   if not ok then
     sock:close()
@@ -88,14 +117,14 @@ local function connect()
 end
 
 -- Ask the agent.  Returns status, fields; or nil and a sentence for the log.
-local function ask(verb, question)
+local function ask(verb, question, seconds)
   local words = { verb }
   for _, pair in ipairs(question) do
     words[#words + 1] = pair[1] .. "=" .. to_hex(pair[2] or "")
   end
   local line = table.concat(words, " ") .. "\n"
   if #line > MAX_REQUEST then return nil, "the question is too long for the key agent" end
-  local sock, err = connect()
+  local sock, err = connect(seconds or timeout)
   if not sock then
     return nil, "cannot reach the key agent at " .. socket_path .. ": " .. tostring(err)
   end
@@ -120,55 +149,283 @@ local function explain(status, fields)
   return "the key agent answered " .. status
 end
 
-local function verify(request, password)
-  local auth = dovecot.auth
-  -- True when a passdb before us has accepted this login.
-  local accepted = request.skip_password_check
+local NOT_ONE_SPELLING = "the name has capital letters, and an enrolled user has the same in "
+  .. "small ones: auth_username_format must make them one"
+local FOLDER_MARK = "mailseal public keys, version 1\n"
+local KEY_FILE = '^{\n "format": "mailseal%-public%-key",\n "version": 1,\n "user": (".-"),\n'
+  .. ' "key_id": "([0-9a-f]+)",\n "spki": "([0-9a-f]+)"\n}\n$'
+
+-- Mail formats that mail_crypt seals.
+local SEALABLE = { maildir = true, sdbox = true, mdbox = true, dbox = true }
+
+local function service_of(request)
+  return request.protocol or request.service
+end
+
+local function public_field()
+  return dovecot_24 and "crypt_global_public_key_file" or "mail_crypt_global_public_key"
+end
+
+-- Fields with which Dovecot stores mail as it comes.
+local function plain_fields()
+  if dovecot_24 then return { crypt_write_algorithm = "" } end
+  return { mail_crypt_save_version = "0" }
+end
+
+-- Fields with which Dovecot seals what it stores, even if a userdb or a `protocol` block
+-- has left mail_crypt out of mail_plugins or has no algorithm.  In 2.4 a userdb field does not
+-- override what a `protocol` block says, unless its name begins with "*/".
+local function sealing_fields(key)
+  if dovecot_24 then
+    return {
+      crypt_write_algorithm = "aes-256-gcm-sha256",
+      [public_field()] = key,
+      ["*/crypt_write_algorithm"] = "aes-256-gcm-sha256",
+      ["*/mail_plugins/mail_crypt"] = "yes",
+    }
+  end
+  return {
+    mail_crypt_save_version = "2",
+    [public_field()] = key,
+    ["mail_plugins+"] = " mail_crypt",
+  }
+end
+
+-- As mailseal/keys/names.py does it.  A name that cannot be a user's there (no UTF-8, control
+-- characters) gives a file name that no key file has.
+local function file_name(user)
+  local escaped = user:gsub("[^a-z0-9@_+.-]", function(c) return ("%%%02x"):format(c:byte()) end)
+  return (escaped:gsub("^%.", "%%2e"))
+end
+
+-- As Python's json.dumps writes it.
+local function json_string(text)
+  local parts = {}
+  for _, code in utf8.codes(text) do
+    local c = code < 0x80 and string.char(code)
+    if c then
+      parts[#parts + 1] = (c == '"' or c == "\\") and "\\" .. c or c
+    elseif code < 0x10000 then
+      parts[#parts + 1] = ("\\u%04x"):format(code)
+    else
+      local rest = code - 0x10000
+      parts[#parts + 1] = ("\\u%04x\\u%04x"):format(0xd800 + (rest >> 10), 0xdc00 + (rest & 0x3ff))
+    end
+  end
+  return '"' .. table.concat(parts) .. '"'
+end
+
+-- Content of a file; nil if there is none, nil and a sentence if it cannot be read.
+local function read_file(path)
+  local stream, message, number = io.open(path, "rb")
+  if not stream then
+    if number == ENOENT then return nil end
+    return nil, tostring(message)
+  end
+  local content, why = stream:read(16384)
+  stream:close()
+  if not content then return nil, path .. ": " .. tostring(why or "empty") end
+  return content
+end
+
+-- Whether a file or folder is there; false and a sentence if that cannot be told.
+local function exists(path)
+  local stream, message, number = io.open(path, "rb")
+  if stream then
+    stream:close()
+    return true
+  end
+  if number == ENOENT then return false end
+  return false, tostring(message)
+end
+
+-- The public key in the spelling of Dovecot's userdb field.
+local function spelled(spki, key_id)
+  local key = "2:" .. spki .. ":" .. key_id
+  return dovecot_24 and "inline:" .. key or key
+end
+
+-- What the agent says about a name that this script does not look up itself.
+local function ask_published(user)
+  local status, fields = ask("lookup", { { "user", user } })
+  if status == "unknown" then return "none" end
+  local key = status == "ok" and fields[public_field()]
+  if key then return "enrolled", key end
+  return nil, status and explain(status, fields) or fields
+end
+
+-- Look a user up in the store of public keys.  Returns "enrolled" and the public key, or
+-- "none" if the user is certainly not enrolled, or nil and a sentence for the log: whatever
+-- is not one of the two (no store, a key without a mark, a damaged file) must not decide.
+local function published(user)
+  local lower = user:gsub("[A-Z]", string.lower)
+  local name = file_name(lower)
+  if #name > MAX_FILE_NAME then
+    local state, key = ask_published(lower)
+    if state == "enrolled" and lower ~= user then return nil, NOT_ONE_SPELLING end
+    return state, key
+  end
+  local path = public_dir .. "/" .. name .. ".json"
+  local content, problem = read_file(path)
+  if not content and problem then return nil, problem end
+  if not content then
+    local marked, odd = exists(public_dir .. "/enrolled/" .. name)
+    if odd then return nil, odd end
+    if marked then return nil, "the public key is missing; run `mailseal repair " .. user .. "`" end
+    local folder, ill = read_file(public_dir .. "/mailseal-public-keys")
+    if folder ~= FOLDER_MARK or not exists(public_dir .. "/enrolled/.") then
+      return nil, public_dir .. " is not a folder of public keys" .. (ill and ": " .. ill or "")
+    end
+    return "none"
+  end
+  local owner, key_id, spki = content:match(KEY_FILE)
+  if owner ~= json_string(lower) or #key_id ~= 64 or #spki % 2 ~= 0 then
+    return nil, path .. " is damaged, or from a newer mailseal"
+  end
+  -- Two accounts of Dovecot's that differ in case only would get one key.
+  if lower ~= user then return nil, NOT_ONE_SPELLING end
+  return "enrolled", spelled(spki, key_id)
+end
+
+-- Whether a password is spelled like an app password (mailseal/keys/codes.py).  The agent
+-- checks the rest; a login password that happens to look like one is merely asked about.
+local function looks_like_app_password(password)
+  if #password > 100 then return false end
+  local letters = password:gsub("[- ]", "")
+  return #letters == 32 and not letters:find("[^0-9a-tv-zA-TV-Z]")
+end
+
+local function unlock(request, password, extra, seconds)
   local question = {
     { "user", request.user },
     { "password", password },
-    { "service", request.protocol or request.service },
+    { "service", service_of(request) },
     { "remote", request.remote_ip or request.rip },
     { "mechanism", request.mechanism or request.mech },
   }
-  if accepted then question[#question + 1] = { "behind", "1" } end
-  local master = request.master_user
-  if master and master ~= "" then question[#question + 1] = { "master", master } end
-  local status, fields = ask("unlock", question)
-  if status == nil then return auth.PASSDB_RESULT_INTERNAL_FAILURE, fields end
-  if status == "ok" then
-    local reply = {}
-    for name, value in pairs(fields) do
-      -- Behind another passdb the name is its matter: a userdb may tell case apart.
-      if name ~= "user" then
-        reply["userdb_" .. name] = value
-      elseif not accepted then
-        reply.user = value
-      end
+  for _, pair in ipairs(extra) do question[#question + 1] = pair end
+  return ask("unlock", question, seconds)
+end
+
+-- The keys of a login as fields of a passdb.  The name is the other passdb's matter, if there is one.
+local function key_fields(fields)
+  local reply = {}
+  for name, value in pairs(fields) do
+    if name ~= "user" then
+      reply["userdb_" .. name] = value
+    elseif only then
+      reply.user = value
     end
-    return auth.PASSDB_RESULT_OK, reply
   end
+  return reply
+end
+
+-- The keyring is the only password check.
+local function verify_alone(request, password)
+  local auth = dovecot.auth
+  local status, fields = unlock(request, password, {})
+  if status == nil then return auth.PASSDB_RESULT_INTERNAL_FAILURE, fields end
+  if status == "ok" then return auth.PASSDB_RESULT_OK, key_fields(fields) end
   if status == "wrong" then return auth.PASSDB_RESULT_PASSWORD_MISMATCH, "wrong password" end
-  if status == "unknown" then
-    if accepted then return auth.PASSDB_RESULT_OK, {} end
-    return auth.PASSDB_RESULT_USER_UNKNOWN, "not enrolled"
+  if status == "unknown" then return auth.PASSDB_RESULT_USER_UNKNOWN, "not enrolled" end
+  return auth.PASSDB_RESULT_INTERNAL_FAILURE, explain(status, fields)
+end
+
+-- Another passdb has refused the password: it may be an app password.
+local function verify_refused(request, password)
+  local auth = dovecot.auth
+  if not looks_like_app_password(password) then
+    return auth.PASSDB_RESULT_USER_UNKNOWN, "no app password"
+  end
+  local state, problem = published(request.user)
+  if state == nil then return auth.PASSDB_RESULT_INTERNAL_FAILURE, problem end
+  if state == "none" then return auth.PASSDB_RESULT_USER_UNKNOWN, "not enrolled" end
+  local status, fields = unlock(request, password, { { "app", "1" } })
+  if status == nil then return auth.PASSDB_RESULT_INTERNAL_FAILURE, fields end
+  if status == "ok" then return auth.PASSDB_RESULT_OK, key_fields(fields) end
+  if status == "wrong" or status == "unknown" then
+    return auth.PASSDB_RESULT_USER_UNKNOWN, "no app password"
   end
   return auth.PASSDB_RESULT_INTERNAL_FAILURE, explain(status, fields)
 end
 
+-- Another passdb has accepted the login: the keys, if the user has any.  An answer without
+-- keys permits nothing yet: the userdb, which knows the final name, decides what it is worth.
+local function verify_accepted(request, password)
+  local auth = dovecot.auth
+  local state, problem = published(request.user)
+  if state == nil then return auth.PASSDB_RESULT_INTERNAL_FAILURE, problem end
+  local extra, master = { { "behind", "1" } }, request.master_user
+  if master and master ~= "" then extra[#extra + 1] = { "master", master } end
+  local seconds = nil
+  if state == "none" then
+    if not exists(public_dir .. "/enroll-at-login") then return auth.PASSDB_RESULT_OK, {} end
+    seconds = short_timeout
+  end
+  local status, fields = unlock(request, password, extra, seconds)
+  if status == "ok" then return auth.PASSDB_RESULT_OK, key_fields(fields) end
+  if status == "unknown" or state == "none" then return auth.PASSDB_RESULT_OK, {} end
+  if status == nil then return auth.PASSDB_RESULT_INTERNAL_FAILURE, fields end
+  return auth.PASSDB_RESULT_INTERNAL_FAILURE, explain(status, fields)
+end
+
+local function verify(request, password)
+  if only then return verify_alone(request, password) end
+  -- True when a passdb before us has accepted this login.
+  if request.skip_password_check then return verify_accepted(request, password) end
+  return verify_refused(request, password)
+end
+
+-- Fields of another userdb with which Dovecot would not seal, whatever this one says: the name
+-- of the first, or nil.  (delivery/dovecot/sealing.py has the whole list, for what is relayed.)
+local function undoing(request)
+  local names = dovecot_24
+      and { "*/mail_plugins", "mail_plugin_dir", "*/mail_plugin_dir", "mail_ext_attachment_path" }
+    or { "plugin/mail_crypt_save_version", "plugin/mail_crypt_global_public_key", "mail_plugin_dir",
+      "mail_attachment_dir" }
+  for _, name in ipairs(names) do
+    if request.userdb[name] then return name end
+  end
+  local format = request.userdb[dovecot_24 and "mail_driver" or "mail"] or ""
+  format = format:match("^[^:]*")
+  if format ~= "" and not SEALABLE[format] then return dovecot_24 and "mail_driver" or "mail" end
+end
+
+-- Why a login of an enrolled user is refused, or nil.  `key` is the user's public key, `given` the
+-- one in the passdb's answer: none if our passdb was not asked, was asked with
+-- another name, or did not know yet that the user is enrolled.
+local function refusal(request, key, given)
+  local mechanism, master = request.mechanism or request.mech, request.master_user
+  if not mechanism or mechanism == "" then return nil end -- no login: a delivery, doveadm
+  local undone = undoing(request)
+  if undone then return "the userdb field " .. undone .. " may turn sealing off" end
+  if given == key then return nil end
+  if master and master ~= "" then
+    if service_of(request) ~= "pop3" then
+      request:log_info("no key: master user <" .. master .. ">")
+      return nil
+    end
+    return "no POP3 for a master user: Dovecot would hand out empty mails"
+  end
+  return "the login of an enrolled user came without the user's key: is mailseal's passdb "
+    .. "asked, and before any userdb changes the name?"
+end
+
 local function lookup(request)
   local auth = dovecot.auth
-  local question = { { "user", request.user }, { "service", request.protocol or request.service } }
-  local master = request.master_user
-  if master and master ~= "" then question[#question + 1] = { "master", master } end
-  local status, fields = ask("lookup", question)
-  if status == nil then return auth.USERDB_RESULT_INTERNAL_FAILURE, fields end
-  if status == "ok" then
-    fields.user = nil
-    return auth.USERDB_RESULT_OK, fields
+  local state, key = published(request.user)
+  if state == nil then return auth.USERDB_RESULT_INTERNAL_FAILURE, key end
+  local given = request.userdb[public_field()]
+  if state == "none" then
+    if only then return auth.USERDB_RESULT_USER_UNKNOWN, "not enrolled" end
+    if given then
+      return auth.USERDB_RESULT_INTERNAL_FAILURE, "the login has the keys of another user"
+    end
+    return auth.USERDB_RESULT_OK, plain_fields()
   end
-  if status == "unknown" then return auth.USERDB_RESULT_USER_UNKNOWN, "not enrolled" end
-  return auth.USERDB_RESULT_INTERNAL_FAILURE, explain(status, fields)
+  local why = refusal(request, key, given)
+  if why then return auth.USERDB_RESULT_INTERNAL_FAILURE, why end
+  return auth.USERDB_RESULT_OK, sealing_fields(key)
 end
 
 -- A fault in the script itself is a temporary failure too, and Dovecot must not log its text:
@@ -183,6 +440,11 @@ function auth_userdb_lookup(request)
   local good, result, reply = pcall(lookup, request)
   if good then return result, reply end
   return dovecot.auth.USERDB_RESULT_INTERNAL_FAILURE, "mailseal.lua: internal error"
+end
+
+-- For `doveadm user '*'` and `-A`: the other userdbs list their users, this one adds none.
+function auth_userdb_iterate()
+  return {}
 end
 
 -- Asked when a mechanism gives no plain password (CRAM-MD5, SCRAM) or by a static userdb.

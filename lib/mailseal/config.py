@@ -133,7 +133,10 @@ def _checked(name: str, node: Any, path: str) -> Any:
         value = loader.construct_object(node, deep=True)
         return option.kind.check(value)
     except (ValueError, TypeError, yaml.YAMLError):
-        raise ConfigError(f"{path}:{line}: option {name} takes {option.kind.takes}") from None
+        raise ConfigError(
+            f"{path}:{line}: option {name} takes {option.kind.takes}",
+            hint=option.kind.dropped.get(str(node.value)),
+        ) from None
 
 
 def describe(config: Config) -> str:

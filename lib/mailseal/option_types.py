@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -26,6 +26,8 @@ class Kind(Generic[T]):
     takes: str
     write: Callable[[T], object] = lambda value: value
     """The value as it stands in the file."""
+    dropped: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Values of earlier versions, each with a hint for people."""
 
 
 def _text(value: Any) -> str:
@@ -70,8 +72,8 @@ def _one_of(words: tuple[str, ...]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
-def choice(*words: str) -> Kind[str]:
-    """One of these words."""
+def choice(*words: str, dropped: Mapping[str, str] | None = None) -> Kind[str]:
+    """One of these words.  `dropped`: what earlier versions took, and why it is refused now."""
 
     def check(value: Any) -> str:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -80,7 +82,7 @@ def choice(*words: str) -> Kind[str]:
             raise ValueError
         return str(value)
 
-    return Kind(check, _one_of(words))
+    return Kind(check, _one_of(words), dropped=dropped or {})
 
 
 def word_or(kind: Kind[str], *words: str) -> Kind[str]:

@@ -222,11 +222,13 @@ class Login:
         "Services that read no mail.  Their logins are checked like all others but get no key.",
     )
     stale_password: str = option(
-        choice("refuse", "limited"),
+        choice(
+            "refuse",
+            dropped={"limited": "remove the line: without the key clients show empty mails"},
+        ),
         "refuse",
         "What happens when the other passdb accepts a password that the keyring does not know.  "
-        "refuse: the login fails as a temporary failure.  limited: the user logs in without the "
-        "key.",
+        "refuse: the login fails as a temporary failure.",
     )
 
     wrong_per_user: int = option(

@@ -221,6 +221,7 @@ def test_dovecot_gets_it_only_if_it_seals_with_the_same_key(
         "*/mail_plugins/mail_crypt": "yes",
         "crypt_global_public_key_file": "inline:" + own.public.dovecot_string(),
         "crypt_write_algorithm": "aes-256-gcm-sha256",
+        "*/crypt_write_algorithm": "aes-256-gcm-sha256",
     }
     for more in HARMLESS:
         for good in (fields(own), in_24):
@@ -233,6 +234,7 @@ def test_dovecot_gets_it_only_if_it_seals_with_the_same_key(
         {},
         fields(PrivateKey.generate()),
         {**in_24, "crypt_write_algorithm": ""},
+        {**in_24, "*/crypt_write_algorithm": ""},
         {**in_24, "mail_plugins": "quota"},
         {**in_24, "mail_plugins+": " quota"},
     ]

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 
 from tests.lab import Lab
+from tests.lab.dovecot import installed_version
 from tests.lab.place import MAIL_UID, LabError, free_ports
 from tests.lab.process import Server
 
@@ -74,6 +75,16 @@ class PasswdFile(Chain):
             time.sleep(1.1)  # Dovecot looks at the file's time once a second
         super().set_password(user, password)
         self.lab.dovecot.write_users(self.passwords)
+
+
+class PasswdFileCheckpassword(PasswdFile):
+    """For a Dovecot 2.3 without Lua."""
+
+    snippet = "auth-behind-passwd-file-checkpassword"
+
+    @classmethod
+    def missing(cls) -> str:
+        return "" if installed_version().startswith("2.3.") else "Dovecot 2.3"
 
 
 class _Sql(Chain):
@@ -370,4 +381,12 @@ class Pam(Chain):
         self._write()
 
 
-CHAINS: tuple[type[Chain], ...] = (PasswdFile, Sqlite, SqlitePrefetch, Postgresql, Ldap, Pam)
+CHAINS: tuple[type[Chain], ...] = (
+    PasswdFile,
+    PasswdFileCheckpassword,
+    Sqlite,
+    SqlitePrefetch,
+    Postgresql,
+    Ldap,
+    Pam,
+)

@@ -61,15 +61,16 @@ def test_enrolled_but_not_in_the_passwd_file_is_nobody(behind_lab: Lab) -> None:
     assert not os.path.exists(behind_lab.home(user))
 
 
-def test_agent_down_is_a_temporary_failure_for_all(behind_lab: Lab) -> None:
-    """Without the agent nobody knows who is enrolled: an enrolled user must not log in keyless."""
+def test_agent_down_is_a_temporary_failure_for_the_enrolled_only(behind_lab: Lab) -> None:
     behind_lab.stop_agent()
     try:
+        with pytest.raises(Refused, match=r"\[UNAVAILABLE\]"):
+            Imap(behind_lab.imap, ALICE, "password")
+        with Imap(behind_lab.imap, PLAIN, "password"):
+            pass
         for user in (ALICE, PLAIN):
-            with pytest.raises(Refused, match=r"\[UNAVAILABLE\]"):
-                Imap(behind_lab.imap, user, "password")
-        with pytest.raises(Refused, match="AUTHENTICATIONFAILED"):
-            Imap(behind_lab.imap, ALICE, "wrong")
+            with pytest.raises(Refused, match="AUTHENTICATIONFAILED"):
+                Imap(behind_lab.imap, user, "wrong")
     finally:
         behind_lab.start_agent()
     with Imap(behind_lab.imap, ALICE, "password"):
@@ -89,7 +90,7 @@ def test_a_password_that_only_the_passwd_file_knows_is_no_wrong_password(behind_
 
 
 def test_relayed_mail_of_an_enrolled_user_is_sealed_by_dovecot(behind_lab: Lab) -> None:
-    """Dovecot's own LMTP gets the public key from the userdb chain, and notes nothing in clear."""
+    """Dovecot's own LMTP gets the public key from the userdb chain."""
     user = "relayed@example.org"
     behind_lab.add_user(user)
     mail = HEADERS.replace(b"a mail", b"marmalade") + b"the tangerine is in the cellar\r\n"
@@ -106,8 +107,8 @@ def test_relayed_mail_of_an_enrolled_user_is_sealed_by_dovecot(behind_lab: Lab) 
     words = ["marmalade", "tangerine"]
     assert starts(behind_lab, user) == [b"CRYPTED"]
     assert search_folder(behind_lab.home(user), words) == []
-    assert search_folder(behind_lab.place.quick, words) == []
     with Imap(behind_lab.imap, user, "password") as imap:
         assert imap.bodies()[0].endswith(mail)
         imap.command(b"FETCH 1 ENVELOPE")
-    assert search_folder(behind_lab.place.quick, words) != []  # the search does find it there
+    # the search does find it where it may be: in the index cache on tmpfs
+    assert search_folder(behind_lab.place.quick, words) != []

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.chains import CHAINS, Chain
+from tests.e2e.chains import CHAINS, Chain, Pam, PasswdFile
 from tests.e2e.mails import HEADERS
 from tests.lab import ALICE, Imap, Lab, Pop3, Refused
 from tests.lab.dovecot import snippet
@@ -91,16 +92,59 @@ def test_several_connections_at_once(lab: Lab) -> None:
     assert len(bodies) == 8 and len(set(bodies)) == 1 and bodies[0].endswith(TEXT)
 
 
-def test_no_agent_is_temporary_for_all(lab: Lab) -> None:
+def test_no_agent_touches_only_the_enrolled(lab: Lab) -> None:
     lab.stop_agent()
     try:
-        for user in (ALICE, PLAIN):
-            with pytest.raises(Refused, match=r"\[UNAVAILABLE\]"):
-                Imap(lab.imap, user, "password")
+        with pytest.raises(Refused, match=r"\[UNAVAILABLE\]"):
+            Imap(lab.imap, ALICE, "password")
+        with Imap(lab.imap, PLAIN, "password") as imap:
+            imap.append("INBOX", MAIL)
+            assert imap.bodies()[-1] == MAIL
+        assert first_bytes(lab, PLAIN) <= {b"Return-", b"From: <"}
     finally:
         lab.start_agent()
     with Imap(lab.imap, ALICE, "password") as imap:
         assert imap.bodies()[0].endswith(TEXT)
+
+
+def test_app_passwords_open_what_the_passdb_does_not_know(chain: Chain, lab: Lab) -> None:
+    done = lab.mailseal("app-password", ALICE, "phone", stdin=b"password\n")
+    assert done.returncode == 0, done.stderr
+    (app,) = re.findall(rb"(?:[0-9a-z]{4}-){7}[0-9a-z]{4}", done.stdout)
+    lab.mailseal("lock", "--all")
+    if chain.snippet.endswith("prefetch"):
+        # no home comes with it, as its snippet says
+        with pytest.raises(Refused), Imap(lab.imap, ALICE, app.decode()) as imap:
+            imap.bodies()
+        return
+    with Imap(lab.imap, ALICE, app.decode()) as imap:
+        assert imap.bodies()[0].endswith(TEXT)
+        imap.append("Sent", MAIL)
+    with Pop3(lab.pop3, ALICE, app.decode().upper().replace("-", "")) as pop3:
+        assert pop3.mail(1).endswith(TEXT)
+    for stored in lab.stored(ALICE, "Sent"):
+        with open(stored, "rb") as stream:
+            assert stream.read(7) == b"CRYPTED"
+    wrong = app.decode()[:-1] + ("0" if app[-1:] != b"0" else "1")
+    for user, password in ((PLAIN, app.decode()), (ALICE, wrong)):
+        with pytest.raises(Refused, match="AUTHENTICATIONFAILED"):
+            Imap(lab.imap, user, password)
+    lab.stop_agent()
+    try:
+        with pytest.raises(Refused, match=r"\[UNAVAILABLE\]"):
+            Imap(lab.imap, ALICE, app.decode())
+        with pytest.raises(Refused, match="AUTHENTICATIONFAILED"):
+            Imap(lab.imap, PLAIN, app.decode())
+    finally:
+        lab.start_agent()
+
+
+def test_doveadm_lists_users(chain: Chain, lab: Lab) -> None:
+    """The other userdb's own list, and no failure from mailseal's."""
+    if isinstance(chain, PasswdFile | Pam):
+        listed = lab.dovecot.doveadm("user", "*").decode().split()
+        assert sorted(listed) == sorted([ALICE, PLAIN])
+        lab.dovecot.doveadm("expunge", "-A", "mailbox", "INBOX", "before", "1990-01-01")
 
 
 def test_a_password_changed_elsewhere_and_rewrap(chain: Chain, lab: Lab) -> None:

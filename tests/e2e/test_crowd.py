@@ -12,7 +12,7 @@ import pytest
 from tests.lab import ALICE, BOB, Imap, Lab, Refused
 from tests.lab.dovecot import installed_version, series
 
-DOORS = {"2.3": ("mailseal-only", "mailseal-only-lua"), "2.4": ("mailseal-only",)}
+DOORS = {"2.3": ("mailseal-only", "mailseal-only-checkpassword"), "2.4": ("mailseal-only",)}
 # Fewer than the agent lets wait.
 GUESSES = 60
 # What Dovecot has by itself.  Were these all, a login would wait for so many answers to guesses.

@@ -23,7 +23,12 @@ _WITHOUT = {
 }
 _HARMLESS = {
     "2.3": ["", "userdb_mail_plugins=quota", "userdb_quota_rule=*:storage=1G"],
-    "2.4": ["", "userdb_mail_plugins/quota=yes", "userdb_anything=else"],
+    "2.4": [
+        "",
+        "userdb_mail_plugins/quota=yes",
+        "userdb_anything=else",
+        "userdb_*/crypt_write_algorithm=",  # mailseal's userdb has the last word
+    ],
 }
 _UNDOING = {
     "2.3": [
@@ -36,7 +41,6 @@ _UNDOING = {
         "userdb_mail_plugins=quota",
         "userdb_mail_plugins=",
         "userdb_*/mail_plugins=quota",
-        "userdb_*/crypt_write_algorithm=",
         "userdb_mail_driver=mbox",
     ],
 }

@@ -63,6 +63,7 @@ class Wanted:
         """What a postmaster with other folders would change in the snippets."""
         return {
             "/run/mailseal": self.place.quick,
+            "/var/lib/mailseal/public": self.place.path("state", "public"),
             "/usr/lib/mailseal/hooks": self.place.path("code", "hooks"),
             "/usr/lib/mailseal/dovecot-conf": self.place.path("code", "dovecot-conf"),
             "/etc/dovecot/users": self.users_file,

@@ -81,7 +81,7 @@ userdb {{
 
 # Lua gets no settings in 2.3.
 _LUA = """\
-import_environment = $import_environment MAILSEAL_SOCKET={socket}
+import_environment = $import_environment MAILSEAL_SOCKET={socket} MAILSEAL_PUBLIC={public}
 """
 
 
@@ -102,8 +102,12 @@ def configuration(wanted: Wanted) -> str:
         names = ["mailseal", "lmtp-relay"]
         if wanted.auth and wanted.auth != "passwd-file":
             names.append(f"auth-{wanted.auth}")
-            if wanted.auth.endswith("-lua"):
-                parts.append(_LUA.format(socket=wanted.place.quick_path("agent.sock")))
+        parts.append(
+            _LUA.format(
+                socket=wanted.place.quick_path("agent.sock"),
+                public=wanted.place.path("state", "public"),
+            )
+        )
         parts += [snippet(version, name, wanted.places) for name in names]
     if wanted.auth == "passwd-file":
         parts.append(_PASSWD_FILE.format(users_file=wanted.users_file))

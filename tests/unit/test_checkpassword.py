@@ -13,10 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from mailseal.login import protocol
+from mailseal.crypto.eckeys import PrivateKey
+from mailseal.errors import TemporaryError
+from mailseal.keys.public import PublicStore
+from mailseal.login import local_keys, protocol
 from tests.unit.agent_process import HOOKS
 
 HELPER = str(HOOKS / "mailseal-checkpassword")
+KEY = PrivateKey.generate().public
+APP_PASSWORD = b"0123-4567-89ab-cdef-ghjk-mnpq-rstv-wxyz"
 
 
 class FakeAgent:
@@ -53,6 +58,10 @@ class FakeAgent:
 
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[FakeAgent]:
+    """Beside it the public keys: alice is enrolled, bob is not."""
+    public = PublicStore(str(tmp_path / "public"))
+    public.prepare()
+    public.publish("alice", KEY)
     fake = FakeAgent(tmp_path / "sock")
     yield fake
     fake.close()
@@ -74,7 +83,12 @@ def run(
         os.dup2(two, 4)
 
     process = subprocess.Popen(
-        [HELPER, "--socket", path, *arguments, "/usr/lib/dovecot/checkpassword-reply"],
+        [
+            HELPER,
+            *("--socket", path, "--public", os.path.join(os.path.dirname(path), "public")),
+            *arguments,
+            "/usr/lib/dovecot/checkpassword-reply",
+        ],
         env={"ORIG_UID": "0", **(env or {})},
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -180,30 +194,59 @@ def test_wrong_arguments_are_temporary(words: tuple[str, ...]) -> None:
     assert done.returncode == 111
 
 
+SEALED = (
+    f"userdb_mail_crypt_global_public_key={KEY.dovecot_string()}\t"
+    "userdb_mail_crypt_save_version=2\tuserdb_mail_plugins+= mail_crypt\t"
+).encode()
+PLAIN = b"userdb_mail_crypt_save_version=0\t"
+NOT_YET = b"userdb_mail_crypt_save_version=2\t"
+GIVEN = f"--key={KEY.dovecot_string()}"
+OTHER = f"--key={PrivateKey.generate().public.dovecot_string()}"
+
+
 @pytest.mark.parametrize(
-    ("answer", "status", "expected"),
+    ("name", "options", "environment", "status", "expected"),
     [
-        (b"ok user=61 x=31\n", 2, b"userdb_x=1\t"),
-        (b"unknown\n", 3, b""),
-        (b"wrong\n", 111, b""),
-        (b"temporary reason=62\n", 111, b""),
+        # deliveries and the like
+        ("alice", ["--behind-passdb", "--key="], {}, 2, SEALED),
+        ("alice", [], {}, 2, SEALED),
+        ("bob", ["--behind-passdb", "--key="], {}, 2, PLAIN),
+        ("bob", [], {}, 3, b""),
+        # logins
+        ("alice", ["--behind-passdb", GIVEN], {"AUTH_MECH": "PLAIN"}, 2, SEALED),
+        ("alice", ["--behind-passdb", "--key="], {"AUTH_MECH": "PLAIN"}, 111, b""),
+        ("alice", ["--behind-passdb", OTHER], {"AUTH_MECH": "PLAIN"}, 111, b""),
+        ("bob", ["--behind-passdb", "--key="], {"AUTH_MECH": "PLAIN"}, 2, PLAIN),
+        ("bob", ["--behind-passdb", GIVEN], {"AUTH_MECH": "PLAIN"}, 111, b""),
+        # master users
+        ("alice", [], {"AUTH_MECH": "PLAIN", "MASTER_USER": "m"}, 2, SEALED),
+        ("alice", [], {"AUTH_MECH": "PLAIN", "MASTER_USER": "m", "SERVICE": "pop3"}, 111, b""),
+        # names
+        ("Alice", ["--behind-passdb", "--key="], {}, 111, b""),
+        ("Bob", ["--behind-passdb", "--key="], {}, 2, PLAIN),
+        # a passdb that asks without a password
+        ("bob", ["--behind-passdb"], {"CREDENTIALS_LOOKUP": "1"}, 111, b""),
     ],
 )
-def test_lookups_without_password(
-    agent: FakeAgent, answer: bytes, status: int, expected: bytes
+def test_as_a_userdb_it_asks_nobody(
+    agent: FakeAgent,
+    name: str,
+    options: list[str],
+    environment: dict[str, str],
+    status: int,
+    expected: bytes,
 ) -> None:
-    agent.answer = answer
-    environment = {"AUTHORIZED": "1", "SERVICE": "lmtp"}
-    code, reply, _ = run(agent.path, data=b"alice\0\0\0", env=environment)
-    assert (code, reply) == (status, expected)
-    assert agent.received == [("lookup", {"user": b"alice", "service": b"lmtp"})]
+    got = run(agent.path, *options, data=name.encode() + b"\0\0\0",
+              env={"AUTHORIZED": "1", **environment})  # fmt: skip
+    assert got[:2] == (status, expected)
+    assert agent.received == []
 
 
 @pytest.mark.parametrize(
     ("answer", "status", "expected"),
     [
         (b"ok user=61 x=31\n", 0, b"userdb_x=1\t"),
-        (b"unknown\n", 0, b"userdb_mail_crypt_save_version=0\t"),
+        (b"unknown\n", 0, NOT_YET),
         (b"wrong\n", 1, b""),
         (b"temporary reason=62\n", 111, b""),
     ],
@@ -211,12 +254,100 @@ def test_lookups_without_password(
 def test_behind_another_passdb(
     agent: FakeAgent, answer: bytes, status: int, expected: bytes
 ) -> None:
-    """The name stays as the other passdb has it; who is not enrolled logs in without a key."""
+    """The name stays as the other passdb has it; without keys nothing is permitted yet."""
     agent.answer = answer
     code, reply, _ = run(agent.path, "--behind-passdb", env={"MASTER_USER": "root"})
     assert (code, reply) == (status, expected)
     assert agent.received[0][1]["behind"] == b"1"
     assert agent.received[0][1]["master"] == b"root"
+
+
+@pytest.mark.parametrize("answer", [b"temporary reason=62\n", b"denied\n", b"unknown\n", b""])
+def test_who_is_not_enrolled_passes_whatever_the_agent_does(
+    agent: FakeAgent, answer: bytes
+) -> None:
+    agent.answer = answer
+    got = run(agent.path, "--behind-passdb", data=b"bob\0pw\0\0")
+    assert (got[:2], agent.received) == ((0, NOT_YET), [])
+    mark = Path(agent.path).with_name("public") / local_keys.ENROLL_MARK
+    mark.write_bytes(b"")
+    assert run(agent.path, "--behind-passdb", data=b"bob\0pw\0\0")[:2] == (0, NOT_YET)
+    assert agent.received[0][0] == "unlock"
+
+
+@pytest.mark.parametrize(
+    ("name", "password", "answer", "status", "asked"),
+    [
+        (b"alice", APP_PASSWORD, b"ok user=61 x=31\n", 0, True),
+        (b"alice", APP_PASSWORD.upper(), b"ok user=61 x=31\n", 0, True),
+        (b"alice", APP_PASSWORD, b"wrong\n", 1, True),
+        (b"alice", APP_PASSWORD, b"unknown\n", 1, True),
+        (b"alice", APP_PASSWORD, b"temporary reason=62\n", 111, True),
+        (b"alice", APP_PASSWORD, b"", 111, True),
+        (b"alice", APP_PASSWORD[:-1], b"ok user=61 x=31\n", 1, False),
+        (b"alice", APP_PASSWORD[:-1] + b"u", b"ok user=61 x=31\n", 1, False),
+        (b"alice", b"pw", b"ok user=61 x=31\n", 1, False),
+        (b"bob", APP_PASSWORD, b"ok user=61 x=31\n", 1, False),
+    ],
+)
+def test_app_passwords(
+    agent: FakeAgent, name: bytes, password: bytes, answer: bytes, status: int, asked: bool
+) -> None:
+    agent.answer = answer
+    data = name + b"\0" + password + b"\0\0"
+    assert run(agent.path, "--app-password", data=data)[0] == status
+    assert [verb for verb, _ in agent.received] == ["unlock"] * asked
+    assert all(fields["app"] == b"1" for _, fields in agent.received)
+
+
+def test_the_local_store_is_read_as_the_agent_writes_it(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    store = PublicStore(folder)
+    with pytest.raises(TemporaryError):
+        local_keys.look_up(folder, b"alice")
+    store.prepare()
+    names = [
+        "alice",
+        "a b@x",
+        'q"\\@x',
+        "gr\u00fc\u00dfe@x",
+        "\U0001f511@x",
+        ".",
+        "..",
+        "%2e",
+        "a/b",
+        "~",
+    ]
+    names += ["a&b@x", "x" * 200, "%" * 66]
+    for name in names:
+        assert local_keys.look_up(folder, name.encode()) is None
+        store.publish(name, KEY)
+        assert local_keys.look_up(folder, name.encode()) == KEY.dovecot_string()
+    for name in ["x" * 201, "%" * 67, "x" * 254]:
+        with pytest.raises(local_keys.LongName):
+            local_keys.look_up(folder, name.encode())
+    store.suspend("alice")
+    with pytest.raises(TemporaryError, match="missing"):
+        local_keys.look_up(folder, b"alice")
+    store.withdraw("alice")
+    assert local_keys.look_up(folder, b"alice") is None
+    os.unlink(tmp_path / "mailseal-public-keys")
+    with pytest.raises(TemporaryError):
+        local_keys.look_up(folder, b"alice")
+
+
+@pytest.mark.parametrize("at", range(0, 330, 7))
+def test_no_changed_byte_of_a_key_file_passes(tmp_path: Path, at: int) -> None:
+    store = PublicStore(str(tmp_path))
+    store.prepare()
+    store.publish("alice", KEY)
+    path = tmp_path / "alice.json"
+    data = bytearray(path.read_bytes())
+    data[at % len(data)] ^= 0x21
+    path.write_bytes(data)
+    with contextlib.suppress(TemporaryError):
+        # a hex digit may have become another one: the key is no key, and Dovecot says so
+        assert local_keys.look_up(str(tmp_path), b"alice") != KEY.dovecot_string()
 
 
 def test_the_password_is_in_no_argument_and_no_environment(agent: FakeAgent) -> None:

@@ -72,6 +72,12 @@ def test_a_near_miss_gets_a_hint() -> None:
     assert caught.value.hint == "did you mean delivery.workers?"
 
 
+def test_a_value_of_earlier_versions_gets_a_hint() -> None:
+    with pytest.raises(ConfigError, match="takes refuse") as caught:
+        config.parse("login:\n  stale_password: limited\n")
+    assert caught.value.hint is not None and "empty mails" in caught.value.hint
+
+
 def test_missing_file_and_wrong_encoding(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
         config.load(str(tmp_path / "none.yaml"))

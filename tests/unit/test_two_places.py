@@ -208,7 +208,8 @@ class TestThen:
         assert b"mailseal rewrap" in done.stderr and both(agent) == (True, False)
 
     def test_a_login_with_the_new_password_comes_before_commit(self, agent: AgentProcess) -> None:
-        ask = f"{HOOKS}/mailseal-checkpassword --socket {agent.socket} --behind-passdb x"
+        ask = f"{HOOKS}/mailseal-checkpassword --socket {agent.socket}"
+        ask += f" --public {agent.folder}/state/public --behind-passdb x"
         script = f"printf '{USER}\\0new\\0001\\0' | {ask} 3<&0 4>/dev/null"
         done = then(agent, script)
         assert done.returncode == 0, done.stderr

@@ -284,16 +284,7 @@ class TestBehindAnotherPassdb:
         assert b"mailseal rewrap alice@example.org" in fields["reason"]
         assert "mailseal rewrap alice@example.org" in caplog.text
 
-    @pytest.mark.parametrize("policy", [Policy(on_stale="limited")])
-    def test_or_a_login_that_seals_but_does_not_open(self, enrolled: World) -> None:
-        status, fields = enrolled.ask("unlock", user=USER, password=b"changed", behind=b"1")
-        assert status == "ok"
-        assert "mail_crypt_global_public_key" in fields
-        assert not any("private" in name for name in fields)
-        assert enrolled.login(b"changed") == "wrong", "as the only passdb it stays wrong"
-
-    @pytest.mark.parametrize("policy", [Policy(on_stale="limited")])
-    def test_but_never_by_pop3_which_would_hand_out_empty_mails(self, enrolled: World) -> None:
+    def test_never_keyless_by_pop3_which_would_hand_out_empty_mails(self, enrolled: World) -> None:
         changed = {"user": USER, "behind": b"1", "service": b"pop3"}
         assert enrolled.status_of("unlock", **changed, password=b"changed") == "temporary"
         assert enrolled.status_of("unlock", **changed, password=b"m", master=b"r") == "temporary"
@@ -431,7 +422,19 @@ def test_nor_does_a_first_login(world: World, caplog: pytest.LogCaptureFixture) 
 def test_submission_checks_the_password_and_gets_no_key(enrolled: World) -> None:
     assert enrolled.login(b"wrong", service=b"submission") == "wrong"
     answer = enrolled.ask("unlock", user=USER, password=b"pw", service=b"submission")
-    assert answer == ("ok", {"user": USER})
+    assert answer[0] == "ok" and answer[1]["user"] == USER
+    # The userdb must see that this login was answered for this user's key.
+    assert "mail_crypt_global_public_key" in answer[1]
+    assert not any("private" in name for name in answer[1])
+
+
+def test_an_app_login_opens_with_an_app_password_only(enrolled: World) -> None:
+    code = enrolled.ask("app", user=USER, password=b"pw", label=b"phone")[1]["code"]
+    assert enrolled.login(code, app=b"1") == "ok"
+    assert enrolled.login(b"pw") == "ok"
+    assert enrolled.login(b"pw", app=b"1") == "wrong"
+    recovery = enrolled.ask("recovery", user=USER, password=b"pw")[1]["code"]
+    assert enrolled.login(recovery, app=b"1") == "wrong"
 
 
 def test_escrow_slot_comes_with_enrolment_or_at_the_next_login(enrolled: World) -> None:
@@ -464,7 +467,7 @@ class OffTheLoop:
         return getattr(self._store, name)
 
 
-@pytest.mark.parametrize("policy", [Policy(enroll_at_login=True, on_stale="limited")])
+@pytest.mark.parametrize("policy", [Policy(enroll_at_login=True)])
 def test_no_store_is_called_on_the_event_loop(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -489,5 +492,5 @@ def test_no_store_is_called_on_the_event_loop(
         world.login(b"new"),
         world.status_of("unenroll", user=USER),
     ):
-        assert answer in ("ok", "wrong", "unknown", "error")
+        assert answer in ("ok", "wrong", "unknown", "temporary", "error")
     assert "unexpected" not in caplog.text and "on the event loop" not in caplog.text

@@ -38,7 +38,7 @@ def findings(doveconf: Doveconf) -> Iterator[Finding]:
     if any(map(_starts_program, root.all("passdb"))) and root.get("auth_debug") == "yes":
         yield warning(
             "auth_debug is on: Dovecot 2.3 logs what mailseal-checkpassword answers, with the "
-            "keys; turn it off, or use the -lua snippets of dovecot-conf/2.3"
+            "keys; turn it off, or use the Lua snippets of dovecot-conf/2.3"
         )
 
 

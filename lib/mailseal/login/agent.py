@@ -186,7 +186,6 @@ def run(config: Config) -> None:
     version = dovecot_version(config)
     escrow = _escrow_key(config)
     policy = Policy(
-        config.login.stale_password,
         config.login.enroll == "at-login",
         tuple(entry.lower() for entry in config.login.enroll_for),
         frozenset(config.login.keyless_services),
@@ -226,6 +225,7 @@ def run(config: Config) -> None:
         )
         vault.sweep()
         vault.publication.publish_missing()
+        startup.tell_enrolment(config)
         idle, absolute = config.agent.idle_timeout, config.agent.absolute_timeout
         sessions = Sessions(idle=idle, absolute=absolute)
         guesses = Guesses(_limits(config), log=log)

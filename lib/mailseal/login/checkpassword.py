@@ -2,21 +2,32 @@
 """mailseal-checkpassword: what Dovecot 2.3's checkpassword passdb and userdb run.
 
 SYNOPSIS
-    mailseal-checkpassword [--socket PATH] [--behind-passdb] REPLY-PROGRAM
+    mailseal-checkpassword [--behind-passdb | --app-password] [--socket PATH] [--public FOLDER]
+        [--key=KEY] [--undoing=VALUES] [--mail=LOCATION] REPLY-PROGRAM
 
 DESCRIPTION
+    For sites without Lua; with it, mailseal.lua does the same without starting a program.
     Dovecot writes `user NUL password NUL timestamp NUL` to descriptor 3 and reads the
     answer from descriptor 4: fields separated by TAB, with TAB, LF, CR, NUL
     and 0x01 in them written as 0x01 and a letter (Dovecot: strescape.c).  The
     REPLY-PROGRAM that Dovecot appends is not run: it would add a uid and gid
-    of its own, which break a prefetch userdb.
-    With AUTHORIZED in the environment there is no password: Dovecot wants
-    the user's fields for a delivery, and gets the public key only.
+    of its own.
 
-    --behind-passdb says that another passdb has checked the password before
-    (`result_success = continue-ok` there).  A user who is not enrolled then
-    logs in without a key, and a password that the keyring does not know is
-    no wrong password: the agent's option login.stale_password decides.
+    As a passdb, without an option: the keyring is the only password check.
+    --behind-passdb: another passdb has accepted the password (`result_success = continue-ok`
+    there, `skip = unauthenticated` here).  The answer has the keys, if the user has any;
+    a password that the keyring does not know is a temporary failure.
+    --app-password: another passdb has refused the password (`skip = authenticated`).
+    It is right if it is an app password of the user's.
+
+    As a userdb (AUTHORIZED in the environment), the last of all: how mail is saved, for
+    Dovecot's final user name.  --key is the public key in the passdb's answer,
+    `%{userdb:mail_crypt_global_public_key}`: the login of an enrolled user is refused if it is not
+    this user's, or if other userdbs give fields with which Dovecot would not seal: --undoing has
+    the values of some, --mail the location.
+
+    Who is enrolled, and the public key, is read in --public; the agent is asked only for what
+    needs a password.
 
 DIAGNOSTICS (exit status)
     0    the password is right        1    it is wrong, or there is no such user
@@ -32,46 +43,77 @@ from __future__ import annotations
 import os
 import sys
 
-from mailseal.errors import MailsealError, UsageError
+from mailseal.errors import AgentUnavailable, MailsealError, TemporaryError, UsageError
+from mailseal.login import local_keys
 from mailseal.login.client import DEFAULT_SOCKET, AgentClient, Reply
 
 OK, WRONG, LOOKED_UP, UNKNOWN, TEMPORARY = 0, 1, 2, 3, 111
 
+DEFAULT_PUBLIC = "/var/lib/mailseal/public"
+
 # Dovecot sends 512 bytes at most (CHECKPASSWORD_MAX_REQUEST_LEN).
 _MAX_INPUT = 65536
 _TIMEOUT = 60.0
-# For a user without keys.  An empty answer would be a failure; a userdb_ field lets the
-# prefetch userdb answer, which saves the start of a second helper (20 ms) for the lookup.
-_NO_KEY = b"userdb_mail_crypt_save_version=0\t"
+# The same, where nothing depends on the answer: enrolment at login.
+_SHORT_TIMEOUT = 5.0
+_PUBLIC_FIELD = "mail_crypt_global_public_key"
+_SEALED = "userdb_mail_crypt_save_version=2\t"
+_PLAIN = "userdb_mail_crypt_save_version=0\t"
+# mail_crypt is loaded, whatever other fields or a `protocol` block say.
+_LOADED = "userdb_mail_plugins+= mail_crypt\t"
+# What an app password is made of, see keys/codes.py.
+_APP_LETTERS = b"0123456789abcdefghijklmnopqrstvwxyz"
+# Mail formats that mail_crypt seals.
+_SEALABLE = ("", "maildir", "sdbox", "mdbox", "dbox")
 _ESCAPES = str.maketrans(
     {"\1": "\1" + "1", "\t": "\1t", "\n": "\1n", "\r": "\1r", "\0": "\1" + "0"}
 )
 
 
+class _Arguments:
+    """What the passdb or userdb block says."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.socket, self.public = DEFAULT_SOCKET, DEFAULT_PUBLIC
+        self.behind = self.app = False
+        self.key = self.undoing = self.mail = ""
+        while words and words[0].startswith("--"):
+            option = words.pop(0)
+            if option == "--behind-passdb":
+                self.behind = True
+            elif option == "--app-password":
+                self.app = True
+            elif option.startswith("--key="):
+                self.key = option[len("--key=") :]
+            elif option.startswith("--undoing="):
+                self.undoing = option[len("--undoing=") :]
+            elif option.startswith("--mail="):
+                self.mail = option[len("--mail=") :]
+            elif option == "--socket" and words:
+                self.socket = words.pop(0)
+            elif option == "--public" and words:
+                self.public = words.pop(0)
+            else:
+                raise UsageError("wrong arguments; see dovecot-conf/2.3/*-checkpassword.conf")
+
+
 def main(argv: list[str], environ: dict[str, str], *, input_fd: int = 3, output_fd: int = 4) -> int:
     """Answer one request of Dovecot's; returns the exit status."""
     try:
-        socket_path, behind = _arguments(argv[1:])
+        arguments = _Arguments(argv[1:])
         user, password = _read_request(input_fd)
-        with AgentClient(socket_path, _TIMEOUT) as agent:
-            if "AUTHORIZED" in environ:
-                return _lookup(agent, user, environ, output_fd)
-            return _login(agent, user, password, environ, behind, output_fd)
+        if "CREDENTIALS_LOOKUP" in environ:
+            raise UsageError("the password is needed to open the keyring; allow PLAIN and LOGIN")
+        if "AUTHORIZED" in environ:
+            return _userdb(arguments, user, environ, output_fd)
+        if arguments.behind:
+            return _accepted(arguments, user, password, environ, output_fd)
+        if arguments.app:
+            return _refused(arguments, user, password, environ, output_fd)
+        reply = _unlock(arguments, user, password, environ)
+        return _login(reply, output_fd, with_user=True)
     except MailsealError as exc:
         return _temporary(str(exc))
-
-
-def _arguments(words: list[str]) -> tuple[str, bool]:
-    path, behind = DEFAULT_SOCKET, False
-    while words and words[0].startswith("--"):
-        option = words.pop(0)
-        if option == "--behind-passdb":
-            behind = True
-        elif option == "--socket" and words:
-            path = words.pop(0)
-        else:
-            raise UsageError("usage: mailseal-checkpassword [--socket PATH] [--behind-passdb]")
-    return path, behind
 
 
 def _read_request(fd: int) -> tuple[bytes, bytes]:
@@ -90,65 +132,136 @@ def _read_request(fd: int) -> tuple[bytes, bytes]:
     return parts[0], parts[1]
 
 
-def _login(
-    agent: AgentClient,
+def _published(arguments: _Arguments, user: bytes) -> str | None:
+    """The user's public key; None if certainly not enrolled.  Raises TemporaryError."""
+    try:
+        return local_keys.look_up(arguments.public, user)
+    except local_keys.LongName:
+        with AgentClient(arguments.socket, _TIMEOUT) as agent:
+            reply = agent.request("lookup", user=user)
+    if reply.status == "unknown":
+        return None
+    if reply.status == "ok" and reply.text(_PUBLIC_FIELD):
+        return reply.text(_PUBLIC_FIELD)
+    raise TemporaryError(_reason(reply))
+
+
+def _accepted(
+    arguments: _Arguments, user: bytes, password: bytes, environ: dict[str, str], output_fd: int
+) -> int:
+    """The keys for a login that another passdb has accepted.
+
+    Without keys nothing is permitted yet: the userdb, asked with the final name, decides.
+    An empty answer would be a failure, so it says that.
+    """
+    enrolled = _published(arguments, user) is not None
+    if not enrolled and not local_keys.enrolls_at_login(arguments.public):
+        _write(output_fd, _SEALED)
+        return OK
+    try:
+        timeout = _TIMEOUT if enrolled else _SHORT_TIMEOUT
+        reply = _unlock(arguments, user, password, environ, timeout, behind=b"1")
+    except AgentUnavailable:
+        if enrolled:
+            raise
+        reply = Reply("unknown", {})
+    if reply.status == "unknown" or (not enrolled and reply.status != "ok"):
+        _write(output_fd, _SEALED)
+        return OK
+    return _login(reply, output_fd, with_user=False)
+
+
+def _refused(
+    arguments: _Arguments, user: bytes, password: bytes, environ: dict[str, str], output_fd: int
+) -> int:
+    """Whether a password that another passdb has refused is an app password."""
+    letters = password.lower().translate(None, b"- ")
+    if len(password) > 100 or len(letters) != 32 or letters.translate(None, _APP_LETTERS):
+        return WRONG
+    if _published(arguments, user) is None:
+        return WRONG
+    reply = _unlock(arguments, user, password, environ, app=b"1")
+    return WRONG if reply.status == "unknown" else _login(reply, output_fd, with_user=False)
+
+
+def _unlock(
+    arguments: _Arguments,
     user: bytes,
     password: bytes,
     environ: dict[str, str],
-    behind: bool,
-    output_fd: int,
-) -> int:
-    fields = {"user": user, "password": password, **_circumstances(environ)}
-    if behind:
-        fields["behind"] = b"1"
-    reply = agent.request("unlock", **fields)
-    if reply.status == "ok":
-        # Behind another passdb the name is its matter: a userdb may tell case apart.
-        _answer(output_fd, reply, with_user=not behind)
-        return OK
-    if reply.status == "unknown" and behind:
-        os.write(output_fd, _NO_KEY)
-        return OK
-    if reply.status == "wrong":
-        return WRONG
-    return _temporary(_reason(reply))
-
-
-def _circumstances(environ: dict[str, str]) -> dict[str, bytes]:
-    """For the agent's log, and to tell a master user, and a password from a token."""
+    timeout: float = _TIMEOUT,
+    **extra: bytes,
+) -> Reply:
+    fields = {"user": user, "password": password, **extra}
+    # For the agent's log, and to tell a master user, and a password from a token.
     names = {
         "service": "SERVICE",
         "remote": "TCPREMOTEIP",
         "master": "MASTER_USER",
         "mechanism": "AUTH_MECH",
     }
-    return {
-        name: os.fsencode(environ[variable])
-        for name, variable in names.items()
-        if environ.get(variable)
-    }
+    for name, variable in names.items():
+        if environ.get(variable):
+            fields[name] = os.fsencode(environ[variable])
+    with AgentClient(arguments.socket, timeout) as agent:
+        return agent.request("unlock", **fields)
 
 
-def _lookup(agent: AgentClient, user: bytes, environ: dict[str, str], output_fd: int) -> int:
-    reply = agent.request("lookup", user=user, **_circumstances(environ))
+def _login(reply: Reply, output_fd: int, *, with_user: bool) -> int:
     if reply.status == "ok":
-        _answer(output_fd, reply, with_user=False)
-        return LOOKED_UP
-    if reply.status == "unknown":
-        return UNKNOWN
+        # Behind another passdb the name is its matter: a userdb may tell case apart.
+        parts = []
+        for name in reply.fields:
+            value = reply.text(name).translate(_ESCAPES)
+            if name != "user":
+                parts.append(f"userdb_{name}={value}\t")
+            elif with_user:
+                parts.append(f"user={value}\t")
+        _write(output_fd, "".join(parts or ["\t"]))
+        return OK
+    if reply.status == "wrong":
+        return WRONG
     return _temporary(_reason(reply))
 
 
-def _answer(fd: int, reply: Reply, *, with_user: bool) -> None:
+def _userdb(arguments: _Arguments, user: bytes, environ: dict[str, str], output_fd: int) -> int:
+    key = _published(arguments, user)
+    if key is None:
+        if not arguments.behind:
+            return UNKNOWN
+        if arguments.key:
+            return _temporary("the login has the keys of another user")
+        _write(output_fd, _PLAIN)
+        return LOOKED_UP
+    why = _refusal(arguments, key, environ)
+    if why:
+        return _temporary(why)
+    _write(output_fd, f"userdb_{_PUBLIC_FIELD}={key}\t{_SEALED}{_LOADED}")
+    return LOOKED_UP
+
+
+def _refusal(arguments: _Arguments, key: str, environ: dict[str, str]) -> str:
+    """Why a login of an enrolled user is refused; empty if it is not."""
+    if not environ.get("AUTH_MECH"):  # no login
+        return ""
+    if arguments.undoing or arguments.mail.partition(":")[0] not in _SEALABLE:
+        return "a userdb field may turn sealing off: mail, mail_plugin_dir or plugin/mail_crypt_…"
+    if arguments.key == key:
+        return ""
+    if environ.get("MASTER_USER"):
+        if environ.get("SERVICE") != "pop3":
+            _log(f"no key: master user <{environ['MASTER_USER']}>")
+            return ""
+        return "no POP3 for a master user: Dovecot would hand out empty mails"
+    return (
+        "the login of an enrolled user came without the user's key: is mailseal's passdb asked, "
+        "and before any userdb changes the name?"
+    )
+
+
+def _write(fd: int, text: str) -> None:
     """Write Dovecot's fields in one go.  32 KB fit into the pipe; Dovecot reads all the while."""
-    parts = []
-    for name in reply.fields:
-        value = reply.text(name).translate(_ESCAPES)
-        if name != "user":
-            parts.append(f"userdb_{name}={value}")
-        elif with_user:
-            parts.append(f"user={value}")
-    data = "\t".join(parts or [""]).encode() + b"\t"
+    data = text.encode()
     try:
         while data:
             data = data[os.write(fd, data) :]
@@ -163,6 +276,10 @@ def _reason(reply: Reply) -> str:
 
 
 def _temporary(reason: str) -> int:
-    # Dovecot's auth process puts standard error into its own log.
-    sys.stderr.write(f"mailseal-checkpassword: {reason}\n")
+    _log(reason)
     return TEMPORARY
+
+
+def _log(text: str) -> None:
+    # Dovecot's auth process puts standard error into its own log.
+    sys.stderr.write(f"mailseal-checkpassword: {text}\n")

@@ -33,6 +33,7 @@ from mailseal.errors import (
     UsageError,
     WrongPassword,
 )
+from mailseal.keys import codes
 from mailseal.keys.names import normalise
 from mailseal.keys.password_slot import MAX_OPENING, check_password
 from mailseal.keys.stores import Revision
@@ -55,7 +56,6 @@ _WITH_PASSWORD = (b"PLAIN", b"LOGIN")
 class Policy:
     """What the options login.* say."""
 
-    on_stale: str = "refuse"
     enroll_at_login: bool = False
     enroll_for: Sequence[str] = ()
     keyless: frozenset[str] = frozenset()
@@ -140,8 +140,11 @@ class LoginVerbs:
             keyless = fields.get("service", b"").decode("utf-8", "replace") in self.policy.keyless
             if behind and keyless:
                 result = "no key needed"
-                return await self._limited(user)
+                return await self._public_only(user)
             password = fields.get("password", b"")
+            if "app" in fields and codes.read("app", password) is None:
+                result = "wrong"
+                return "wrong", {}
             new = behind and await self.workers.look(lambda: self.vault.is_new(user))
             if new and not await self._enrolled_at_login(user, password, fields):
                 result = "not enrolled"
@@ -154,10 +157,10 @@ class LoginVerbs:
                 result = "wrong"
                 if not behind:
                     return "wrong", {}
-                return await self._stale(user, fields)
+                return self._stale(user)
             if keyless:
                 result = "ok, no key needed"
-                return "ok", {"user": user.encode()}
+                return await self._public_only(user)
             result = "ok"
             return "ok", _named(user, named)
         except MailsealError as exc:
@@ -272,7 +275,7 @@ class LoginVerbs:
         if published is None or published.key_id != keys[-1].key_id:
             await self.workers.quick(lambda: self.vault.check_public(user, keys))
 
-    async def _stale(self, user: str, fields: Fields) -> Answer:
+    def _stale(self, user: str) -> Answer:
         """The other passdb said yes, the keyring says no."""
         remedy = f"run `mailseal rewrap {user}` with the old password or a recovery code"
         self.log.error(
@@ -281,8 +284,6 @@ class LoginVerbs:
             user,
             remedy,
         )
-        if self.policy.on_stale == "limited":
-            return await self._without_key(user, fields)
         return "temporary", {"reason": f"password changed without mailseal: {remedy}".encode()}
 
     async def _without_key(self, user: str, fields: Fields) -> Answer:
@@ -293,10 +294,10 @@ class LoginVerbs:
         """
         if fields.get("service") == b"pop3":
             raise TemporaryError("no POP3 without the key: it would hand out empty mails")
-        return await self._limited(user)
+        return await self._public_only(user)
 
-    async def _limited(self, user: str) -> Answer:
-        """The fields of a user whose keyring is not open: what is saved is sealed all the same."""
+    async def _public_only(self, user: str) -> Answer:
+        """What is saved is sealed, nothing is opened: for logins that need no key, and lookups."""
         published = await self.workers.look(lambda: self.vault.published(user))
         if published is None:
             return "unknown", {}
@@ -315,7 +316,7 @@ class LoginVerbs:
                 _shown(fields, "master"),
             )
             return await self._without_key(user, fields)
-        return await self._limited(user)
+        return await self._public_only(user)
 
     def _unexpected(self, verb: str, exc: Exception) -> None:
         """Log where it happened: class and line, never the values, which may be secrets."""

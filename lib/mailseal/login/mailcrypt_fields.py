@@ -52,6 +52,8 @@ def public_fields(version: str, public: PublicKey) -> Named:
         return [
             ("*/mail_plugins/mail_crypt", "yes"),
             ("crypt_write_algorithm", "aes-256-gcm-sha256"),
+            # The same again wins over a `protocol` block that has none.
+            ("*/crypt_write_algorithm", "aes-256-gcm-sha256"),
             ("crypt_global_public_key_file", f"inline:{public.dovecot_string()}"),
         ]
     return [

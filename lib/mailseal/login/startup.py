@@ -28,6 +28,7 @@ from mailseal.daemon import user_ids
 from mailseal.errors import ConfigError, TemporaryError
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
+from mailseal.login.local_keys import ENROLL_MARK
 from mailseal.paths import open_folder
 from mailseal.sockets import made_with
 
@@ -54,6 +55,19 @@ def require_store(config: Config) -> None:
             f"option state_dir: {config.state_dir} is not a store of keys",
             hint="is its file system mounted? for a new installation, run `mailseal init`",
         )
+
+
+def tell_enrolment(config: Config) -> None:
+    """Tell mailseal.lua and the checkpassword helper whether to ask at a newcomer's login.
+
+    They read the folder of public keys and no configuration; without the mark they let users
+    who are not enrolled pass without asking.
+    """
+    path = os.path.join(config.public_dir, ENROLL_MARK)
+    if config.login.enroll == "at-login":
+        durable.replace(path, b"", mode=0o644)
+    else:
+        durable.remove(path)
 
 
 def listen(

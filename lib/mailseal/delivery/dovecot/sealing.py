@@ -6,7 +6,8 @@ mailseal's userdb hands out the key together with the plugin that uses it:
     2.3   mail_plugins+= mail_crypt            mail_crypt_global_public_key=…
                                                mail_crypt_save_version=2
     2.4   */mail_plugins/mail_crypt=yes        crypt_global_public_key_file=inline:…
-                                               crypt_write_algorithm=aes-256-gcm-sha256
+                                               crypt_write_algorithm=aes-256-gcm-sha256, and
+                                               the same with "*/" before it
 
 so that no setting of Dovecot's has to be known: fields of the userdb win over the
 configuration, `protocol lmtp` and all (tried on 2.3.19 and 2.4.1 with mail_crypt taken out of it).
@@ -32,6 +33,7 @@ _OURS = {
     "mail_crypt_global_public_key",
     "mail_crypt_save_version",
     "*/mail_plugins/mail_crypt",
+    "*/crypt_write_algorithm",
     "crypt_global_public_key_file",
     "crypt_write_algorithm",
 }
@@ -56,13 +58,15 @@ def why_not(fields: dict[str, str], key: PublicKey) -> str | None:
     if in_24:
         named = fields["crypt_global_public_key_file"].removeprefix("inline:")
         loads = fields.get("*/mail_plugins/mail_crypt") == "yes" and "mail_plugins+" not in fields
-        seals = bool(fields.get("crypt_write_algorithm"))
+        algorithms = [fields.get(f"{where}crypt_write_algorithm", "") for where in ("", "*/")]
+        seals = all(algorithms)
     else:
         named = fields.get("mail_crypt_global_public_key", "")
         plugins = fields.get("mail_plugins+", "")
         # Without the blank the name would be glued to the last one of the configuration.
         loads = plugins[:1] in (" ", ",") and "mail_crypt" in plugins.replace(",", " ").split()
         seals = fields.get("mail_crypt_save_version") == "2"
+        seals = seals and "*/crypt_write_algorithm" not in fields
     if not named:
         return "the userdb gives Dovecot no key to seal with"
     if not loads:

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: MIT
+"""Public keys for the checkpassword helper: the store's files read without expensive imports.
+
+The store is keys/public.py's; mailseal.lua reads it in the same way.  A test holds the three
+together.  json, re, hashlib and unicodedata would double the time in which the helper starts
+(12 ms), so the file, which has one spelling only, is compared byte by byte.
+
+CONTRACT
+    look_up() answers None only when the user is certainly not enrolled.
+    Whatever is odd raises TemporaryError.
+    LongName: the file name would be cut and end in a hash; ask the agent.
+"""
+
+from __future__ import annotations
+
+import os
+
+from mailseal.errors import TemporaryError
+
+FOLDER_MARK = b"mailseal public keys, version 1\n"
+ENROLL_MARK = "enroll-at-login"
+_MAX_FILE_NAME = 200
+_MAX_FILE = 16384
+_SAFE = b"abcdefghijklmnopqrstuvwxyz0123456789@_+-."
+_BEFORE_USER = b'{\n "format": "mailseal-public-key",\n "version": 1,\n "user": '
+_BEFORE_ID = b',\n "key_id": "'
+_BEFORE_SPKI = b'",\n "spki": "'
+_END = b'"\n}\n'
+
+
+class LongName(Exception):
+    """Not for this module."""
+
+
+def look_up(folder: str, user: bytes) -> str | None:
+    """The user's public key as a field for Dovecot 2.3, or None if certainly not enrolled."""
+    lower = user.lower()  # of bytes: ASCII letters only, as keys/names.py
+    name = file_name(lower)
+    if len(name) > _MAX_FILE_NAME:
+        raise LongName
+    data = _read(f"{folder}/{name}.json")
+    if data is None:
+        _must_be_not_enrolled(folder, name)
+        return None
+    key = _key(data, lower)
+    if key is None:
+        raise TemporaryError(f"{folder}/{name}.json is damaged, or from a newer mailseal")
+    if lower != user:
+        raise TemporaryError(
+            "the name has capital letters, and an enrolled user has the same in small ones: "
+            "auth_username_format must make them one"
+        )
+    return key
+
+
+def enrolls_at_login(folder: str) -> bool:
+    """Whether the agent gives users a key pair at their first login."""
+    return os.path.exists(f"{folder}/{ENROLL_MARK}")
+
+
+def file_name(user: bytes) -> str:
+    """As keys/names.py does it, for names that are short enough."""
+    return "".join(
+        chr(byte) if byte in _SAFE and not (byte == 0x2E and at == 0) else f"%{byte:02x}"
+        for at, byte in enumerate(user)
+    )
+
+
+def _must_be_not_enrolled(folder: str, name: str) -> None:
+    try:
+        os.stat(f"{folder}/enrolled/{name}")
+    except FileNotFoundError:
+        is_store = _read(f"{folder}/mailseal-public-keys") == FOLDER_MARK
+        if is_store and os.path.isdir(f"{folder}/enrolled"):
+            return
+        raise TemporaryError(f"{folder} is not a folder of public keys") from None
+    except OSError as exc:
+        raise TemporaryError(f"cannot read {folder}/enrolled: {exc.strerror}") from None
+    raise TemporaryError("the public key is missing", hint=f"run `mailseal repair {name}`")
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise TemporaryError(f"cannot read {path}: {exc.strerror}") from None
+    try:
+        return os.read(fd, _MAX_FILE)
+    except OSError as exc:
+        raise TemporaryError(f"cannot read {path}: {exc.strerror}") from None
+    finally:
+        os.close(fd)
+
+
+def _key(data: bytes, user: bytes) -> str | None:
+    try:
+        start = _BEFORE_USER + _json_string(user.decode("utf-8")) + _BEFORE_ID
+        if not data.startswith(start) or not data.endswith(_END):
+            return None
+        key_id, _, spki = data[len(start) : -len(_END)].partition(_BEFORE_SPKI)
+        parts = [key_id.decode("ascii"), spki.decode("ascii")]
+        if len(key_id) != 64 or not spki or any(bytes.fromhex(p).hex() != p for p in parts):
+            return None
+    except ValueError:
+        return None
+    return f"2:{parts[1]}:{parts[0]}"
+
+
+def _json_string(text: str) -> bytes:
+    """As json.dumps writes it."""
+    parts = []
+    for letter in text:
+        code = ord(letter)
+        if letter in '"\\':
+            parts.append("\\" + letter)
+        elif code < 0x80:
+            parts.append(letter)
+        elif code < 0x10000:
+            parts.append(f"\\u{code:04x}")
+        else:
+            rest = code - 0x10000
+            parts.append(f"\\u{0xD800 + (rest >> 10):04x}\\u{0xDC00 + (rest & 0x3FF):04x}")
+    return b'"' + "".join(parts).encode("ascii") + b'"'

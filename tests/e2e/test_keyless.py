@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: MIT
+"""No login of an enrolled user gets in without the user's key, and nothing is saved in clear.
+
+Whatever the order of passdbs and userdbs, whatever name a userdb gives, whatever fields or
+settings leave mail_crypt out.  And users who are not enrolled notice none of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.mails import HEADERS
+from tests.lab import ALICE, Imap, Lab, LabError, Pop3, Refused
+from tests.lab.dovecot import installed_version, series, snippet
+from tests.lab.smtp import send, send_lmtp
+
+SENDER = "eve@example.net"
+PLAIN = "plain@example.org"
+ALIAS = "alias@example.org"
+MAIL = HEADERS + b"the tangerine is in the cellar\r\n"
+SERIES = series(installed_version())
+DOORS = {
+    "2.3": ("behind-passwd-file", "behind-passwd-file-checkpassword"),
+    "2.4": ("behind-passwd-file",),
+}[SERIES]
+PASSDB = {
+    "2.3": "passdb {{\n  driver = passwd-file\n  args = {}\n}}\n",
+    "2.4": "passdb old {{\n  driver = passwd-file\n  passwd_file_path = {}\n}}\n",
+}[SERIES]
+USERDB = PASSDB.replace("passdb", "userdb")
+CLEAR = {b"From: <", b"Return-"}
+
+
+@pytest.fixture(scope="module", params=DOORS)
+def door(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def lab(door: str) -> Iterator[Lab]:
+    """alice is enrolled, plain is not, alias is not but a userdb may make alice of it."""
+    with Lab(auth=door, plain_users={PLAIN: "password", ALIAS: "password"}) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def user_fields(lab: Lab, more: dict[str, str]) -> Iterator[None]:
+    """Userdb fields in the existing passwd-file."""
+    users = {**lab.users, **lab.options.plain_users}
+    lab.dovecot.write_users(users, more)
+    try:
+        yield
+    finally:
+        lab.dovecot.write_users(users)
+
+
+def heads(lab: Lab, user: str, folder: str = "") -> set[bytes]:
+    found = set()
+    for path in lab.stored(user, folder):
+        with open(path, "rb") as stream:
+            found.add(stream.read(7))
+    return found
+
+
+def append(lab: Lab, user: str, password: str = "password") -> None:
+    with Imap(lab.imap, user, password) as imap:
+        imap.append("Sent", MAIL)
+
+
+def config(lab: Lab, before: str = "", after: str = "", chain: bool = True) -> str:
+    """A whole set of blocks for a lab made with auth=None."""
+    places = lab.dovecot.wanted.places
+    return (
+        before + (snippet(lab.dovecot.version, "auth-" + DOORS[0], places) if chain else "") + after
+    )
+
+
+def test_agent_down_or_frozen_touches_only_enrolled_logins(lab: Lab) -> None:
+    send(lab.smtp, SENDER, [PLAIN], MAIL)
+    lab.wait_delivered()
+    for stop, start in (
+        (lab.stop_agent, lab.start_agent),
+        (lambda: freeze(lab, signal.SIGSTOP), lambda: freeze(lab, signal.SIGCONT)),
+    ):
+        stop()
+        try:
+            before = len(lab.stored(PLAIN)), len(lab.stored(ALICE))
+            append(lab, PLAIN)
+            with Pop3(lab.pop3, PLAIN, "password") as pop3:
+                assert pop3.mail(1).endswith(MAIL[-20:])
+            assert b"save_version\t0" in lab.dovecot.doveadm("user", PLAIN) or SERIES == "2.4"
+            assert b"public_key" in lab.dovecot.doveadm("user", ALICE)
+            listed = lab.dovecot.doveadm("user", "*").decode().split()
+            assert sorted(listed) == sorted([ALICE, PLAIN, ALIAS])
+            lab.restart_delivery()  # it forgets what the userdb has said
+            send(lab.smtp, SENDER, [ALICE, PLAIN], MAIL)
+            lab.wait_delivered()
+            assert (len(lab.stored(PLAIN)), len(lab.stored(ALICE))) == (
+                before[0] + 1,
+                before[1] + 1,
+            )
+        finally:
+            start()
+    assert heads(lab, PLAIN) <= CLEAR and heads(lab, ALICE) == {b"CRYPTED"}
+
+
+def freeze(lab: Lab, number: signal.Signals) -> None:
+    os.kill(lab.agent.pid, number)
+
+
+@contextlib.contextmanager
+def renaming(door: str, names: dict[str, str]) -> Iterator[Lab]:
+    """A lab whose userdb, but not its passdb, gives users other names."""
+    lab = Lab(auth=None, plain_users={PLAIN: "password", ALIAS: "password"})
+    passdb_file = lab.dovecot.wanted.users_file
+    userdb_file = lab.place.path("dovecot", "renamed")
+    users = {**lab.users, **lab.options.plain_users}
+    lab.dovecot.write_users(users, {old: f"userdb_user={new}" for old, new in names.items()})
+    os.rename(passdb_file, userdb_file)
+    lab.dovecot.write_users(users)
+    chain = snippet(lab.dovecot.version, f"auth-{door}", lab.dovecot.wanted.places)
+    if SERIES == "2.3":
+        old = f"userdb {{\n  driver = passwd-file\n  args = {passdb_file}\n"
+        assert chain.count(old) == 1
+        chain = chain.replace(old, old.replace(passdb_file, userdb_file))
+    else:
+        chain = (
+            f"passdb passwd-file {{\n  passwd_file_path = {passdb_file}\n}}\n"
+            f"userdb passwd-file {{\n  passwd_file_path = {userdb_file}\n}}\n{chain}"
+        )
+    lab.dovecot.write_config(extra=chain)
+    with lab:
+        yield lab
+
+
+def test_an_alias_that_only_a_userdb_knows(door: str) -> None:
+    """The passdb is asked for the alias, who has no key; the mailbox is alice's."""
+    with renaming(door, {ALIAS: ALICE}) as lab:
+        for service in (Imap, Pop3):
+            with pytest.raises(Refused):
+                service(getattr(lab, service.__name__.lower()), ALIAS, "password")
+        assert "came without the user's key" in lab.dovecot.log_text()
+        assert b"public_key" in lab.dovecot.doveadm("user", ALIAS)
+        append(lab, ALICE)
+        append(lab, PLAIN)
+        assert heads(lab, ALICE, "Sent") == {b"CRYPTED"}
+        assert heads(lab, PLAIN, "Sent") <= {b"From: <"}
+
+
+def test_an_enrolled_alias_of_a_plain_user(door: str) -> None:
+    with renaming(door, {ALICE: PLAIN}) as lab:
+        with pytest.raises(Refused):
+            append(lab, ALICE)
+        assert "has the keys of another user" in lab.dovecot.log_text()
+        assert heads(lab, PLAIN, "Sent") == set()
+
+
+@pytest.mark.parametrize("plugins", ["quota", "", "acl quota"])
+def test_mail_plugins_without_mail_crypt(lab: Lab, plugins: str) -> None:
+    """From a userdb: an enrolled user's mail is sealed all the same."""
+    with user_fields(lab, {ALICE: f'"userdb_mail_plugins={plugins}"'}):
+        append(lab, ALICE)
+        with lab.login() as imap:
+            assert imap.bodies("Sent")[-1] == MAIL
+    assert heads(lab, ALICE, "Sent") == {b"CRYPTED"}
+
+
+@pytest.mark.parametrize("value", ["0", "no", ""])
+def test_fields_that_would_turn_sealing_off(lab: Lab, value: str) -> None:
+    fields = [
+        f"userdb_mail_crypt_save_version={value}",
+        f"userdb_crypt_write_algorithm={'' if value == '0' else value}",
+        f"userdb_mail_plugins/mail_crypt={value}",
+    ]
+    wanted = fields[:1] if SERIES == "2.3" else fields[1:]
+    with user_fields(lab, {ALICE: " ".join(wanted)}), contextlib.suppress(Refused):
+        append(lab, ALICE)
+    assert heads(lab, ALICE, "Sent") <= {b"CRYPTED"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    {
+        "2.3": [
+            "userdb_plugin/mail_crypt_save_version=0",
+            "userdb_plugin/mail_crypt_global_public_key=junk",
+            "userdb_mail_plugin_dir=/elsewhere",
+            "userdb_mail=mbox:~/mail",
+        ],
+        "2.4": [
+            "userdb_*/mail_plugins=quota",
+            "userdb_mail_plugin_dir=/elsewhere",
+            "userdb_mail_driver=mbox",
+        ],
+    }[SERIES],
+)
+def test_fields_that_undo_sealing_refuse_the_login(lab: Lab, fields: str) -> None:
+    with user_fields(lab, {ALICE: fields}), pytest.raises(Refused):
+        append(lab, ALICE)
+    assert "may turn sealing off" in lab.dovecot.log_text()
+
+
+@pytest.mark.parametrize("size", [480, 500, 512, 600, 1000])
+def test_long_passwords(lab: Lab, size: int) -> None:
+    """Dovecot 2.3's checkpassword carries 512 bytes with the user name; never is one keyless."""
+    user, password = f"long{size}@example.org", "x" * size
+    users = {**lab.users, **lab.options.plain_users}
+    lab.dovecot.write_users({**users, user: password})
+    done = lab.mailseal("enroll", "--stdin", user, stdin=password.encode() + b"\n")
+    send(lab.smtp, SENDER, [user], MAIL)
+    lab.wait_delivered()
+    refused = False
+    try:
+        with Pop3(lab.pop3, user, password) as pop3:
+            assert pop3.mail(1).endswith(MAIL[-20:]), "an empty mail"
+        append(lab, user, password)
+    except Refused:
+        refused = True
+    lab.dovecot.write_users(users)
+    assert heads(lab, user, "Sent") <= ({b"CRYPTED"} if done.returncode == 0 else CLEAR)
+    assert not refused or size + len(user) > 500
+
+
+@pytest.mark.parametrize("password", ["", "wrong", "\x00", "\x00password", "password\x00x"])
+def test_passwords_that_are_none(lab: Lab, password: str) -> None:
+    with contextlib.suppress(Refused):
+        append(lab, ALICE, password)
+        assert password.split("\x00")[0] == "password", "Dovecot reads up to a NUL"
+    assert heads(lab, ALICE, "Sent") <= {b"CRYPTED"}
+
+
+def test_two_accounts_that_differ_in_case_only() -> None:
+    """The keyring's name would be the same for both."""
+    upper = "Alice@example.org"
+    case = "%u" if SERIES == "2.3" else "%{user}"
+    extra = f"auth_username_format = {case}\n"
+    with Lab(auth=DOORS[0], plain_users={upper: "password", "Bob@example.org": "password"},
+             dovecot_extra=extra) as lab:  # fmt: skip
+        append(lab, ALICE)
+        append(lab, "Bob@example.org")
+        with pytest.raises(Refused, match="UNAVAILABLE"):
+            append(lab, upper)
+        with pytest.raises(LabError):
+            lab.dovecot.doveadm("user", upper)
+        assert "auth_username_format" in lab.dovecot.log_text()
+        assert heads(lab, "Bob@example.org", "Sent") == {b"From: <"}
+        assert heads(lab, upper, "Sent") == set()
+
+
+@pytest.mark.parametrize("wrong", ["old passdb first", "old userdb first", "both", "no chain"])
+def test_wrong_orders_are_loud_and_store_nothing_in_clear(wrong: str) -> None:
+    """A chain that does not ask mailseal: Dovecot refuses to save, and mail waits."""
+    lab = Lab(auth=None, plain_users={PLAIN: "password"})
+    users = lab.dovecot.wanted.users_file
+    before = ""
+    if wrong in ("old passdb first", "both", "no chain"):
+        before += PASSDB.format(users)
+    if wrong in ("old userdb first", "both", "no chain"):
+        before += USERDB.format(users)
+    if SERIES == "2.4" and wrong != "no chain":
+        before += f"passdb passwd-file {{\n  passwd_file_path = {users}\n}}\n"
+        before += f"userdb passwd-file {{\n  passwd_file_path = {users}\n}}\n"
+    lab.dovecot.write_config(extra=config(lab, before=before, chain=wrong != "no chain"))
+    with lab:
+        for user in (ALICE, PLAIN):
+            with contextlib.suppress(Refused):
+                append(lab, user)
+            replies = send_lmtp(lab.lmtp, SENDER, [user], MAIL)
+            assert replies[0][0] in (250, 451), replies
+        assert heads(lab, ALICE) <= {b"CRYPTED"}
+        assert heads(lab, ALICE, "Sent") <= {b"CRYPTED"}
+        if wrong != "old passdb first":  # then the userdb still knows who is not enrolled
+            assert heads(lab, PLAIN, "Sent") == set()
+            assert heads(lab, PLAIN) == set()
+
+
+@pytest.mark.parametrize("plugins", ["quota", ""])
+def test_a_protocol_block_without_mail_crypt(plugins: str) -> None:
+    block = {
+        "2.3": f"protocol imap {{\n  mail_plugins = {plugins}\n}}\n",
+        "2.4": "protocol imap {\n  crypt_write_algorithm =\n"
+        f"  mail_plugins {{\n    mail_crypt = no\n    {plugins or 'acl'} = yes\n  }}\n}}\n",
+    }[SERIES]
+    with Lab(auth=DOORS[0], plain_users={PLAIN: "password"}, dovecot_extra=block) as lab:
+        append(lab, ALICE)
+        append(lab, PLAIN)
+        assert heads(lab, ALICE, "Sent") == {b"CRYPTED"}
+        assert heads(lab, PLAIN, "Sent") <= {b"From: <"}
