@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mailseal.keys import backup as backup_format
 from tests.e2e.mails import HEADERS
 from tests.lab import ALICE, Imap, Lab, Pop3, Refused
 from tests.lab.dovecot import installed_version, series
@@ -98,3 +99,19 @@ def test_a_pair_stays_when_the_sessions_cannot_be_ended(doveadm: Path) -> None:
         assert (
             lab.mailseal("drop-key", ALICE, old["id"], "--kicked", stdin=PASSWORD).returncode == 0
         )
+
+
+def test_a_login_that_dovecot_would_not_take_is_temporary_and_logged(tmp_path: Path) -> None:
+    """A keyring with more pairs than this version makes, as another one may have made it."""
+    with Lab() as lab:
+        file = tmp_path / "backup"
+        assert lab.mailseal("backup", str(file), ALICE).returncode == 0
+        opened = backup_format.parse(file.read_bytes())[ALICE].unlock(b"password")
+        while len(opened.keys) < 40:
+            opened.add_key("prime256v1", now=1)
+        file.write_bytes(backup_format.encode({ALICE: opened.keyring.encode()}, created=1))
+        done = lab.mailseal("restore", "--force", str(file))
+        assert done.returncode == 0, done.stderr
+        with pytest.raises(Refused, match="UNAVAILABLE"):
+            Imap(lab.imap, ALICE, "password")
+        assert "40 key pairs are more than Dovecot takes at a login" in lab.log_text()
