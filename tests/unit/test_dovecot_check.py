@@ -216,6 +216,14 @@ class TestPassdbs:
         ((level, text),) = check(auth=front + helper(skip="never") + OUR_USERDB)
         assert level == ERROR and "needs skip = unauthenticated" in text
 
+    @only_23
+    def test_a_long_password_does_not_pass_the_helper_by(self, check: Check) -> None:
+        """Dovecot does not ask it about more than 512 bytes: that is a failure, too."""
+        front = passwd_file("passdb", "  result_success = continue-ok\n")
+        lacking = helper().replace("  result_failure = return-fail\n", "")
+        ((level, text),) = check(auth=front + lacking + OUR_USERDB)
+        assert level == ERROR and "needs result_failure = return-fail" in text
+
     def test_in_one_protocol_only(self, check: Check) -> None:
         if VERSION == "2.4":
             extra = "protocol pop3 {\n  passdb a {\n    result_success = return-ok\n  }\n}\n"

@@ -79,8 +79,7 @@ def _passdbs(settings: Block) -> Iterator[Finding]:
     }
     if first is not chain[0]:
         for name, set_so in ends.items():
-            # the helper's passdbs do not have it yet
-            if not set_so and not (name == "result_failure" and last.driver == "checkpassword"):
+            if not set_so:
                 yield error(
                     f"mailseal's passdb stands behind another one and needs {name} = return-fail: "
                     "without it a login goes through without its key"
