@@ -155,6 +155,18 @@ def test_saving_is_refused(site: Lab, user: str, folder: bytes) -> None:
             imap.command(b"STORE 1 +FLAGS (\\Flagged)")
 
 
+@pytest.mark.parametrize("user", [BOB, PLAIN])
+def test_a_folder_is_not_moved_into_it(site: Lab, user: str) -> None:
+    """With all mails in it: sealed to another key, or in clear."""
+    with Imap(site.imap, user, "password") as imap:
+        imap.command(b"CREATE Mine")
+        imap.append("Mine", MAIL)
+        for target in (b'"shared/alice@example.org/Work/Mine"', b'"Public/Mine"'):
+            with pytest.raises(Refused, match="CANNOT"):
+                imap.command(b"RENAME Mine " + target)
+    assert search_folder(site.home(ALICE), ["tangerine"]) == []
+
+
 def test_the_owner_saves_and_reads(site: Lab) -> None:
     with site.login(ALICE) as imap:
         imap.append("Work", MAIL)
