@@ -49,6 +49,7 @@ class Loop:
         self._epoll = select.epoll()
         # One for all clients: recv() would make a large object for each read and shrink it.
         self.buffer = memoryview(bytearray(READ))
+        self._woken = False
         self._stopping = False
         self._swept = 0.0
         self.quiet_since = 0.0
@@ -104,6 +105,7 @@ class Loop:
             work.accept(self._listeners[fd])
         elif fd == self._wake:
             os.eventfd_read(self._wake)
+            self._woken = False  # before anything posted is done: what comes later wakes again
         elif fd == self._orphaned:
             self._epoll.unregister(fd)
             self._stopping = True
@@ -133,7 +135,10 @@ class Loop:
     def post(self, call: Callable[..., None], *arguments: Any) -> None:
         """Have the loop do something; for the threads."""
         self._posted.append((call, arguments))
-        os.eventfd_write(self._wake, 1)
+        # Once for what is posted together: each waking costs a hand-over of the global lock.
+        if not self._woken:
+            self._woken = True
+            os.eventfd_write(self._wake, 1)
 
     def watch(self, client: Client, *, resume: bool, writing: bool) -> None:
         """Wait for what the client needs.
