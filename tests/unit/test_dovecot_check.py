@@ -94,6 +94,12 @@ def helper(skip: str = "unauthenticated") -> str:
 OUR_USERDB = "userdb" + chain().partition("userdb")[2]
 
 
+@pytest.fixture(autouse=True)
+def _a_dovecot_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delivery does not know the settings here, whatever Dovecot this machine runs."""
+    monkeypatch.setattr("mailseal.delivery.dovecot.settings.known", lambda config: {})
+
+
 @pytest.fixture
 def check(tmp_path: Path) -> Check:
     """Dovecot settings, and options of delivery, to what is found.
