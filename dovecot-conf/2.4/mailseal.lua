@@ -20,11 +20,10 @@
 --       enrolled, login   as above, but only if the passdb's answer was for the key of this very
 --                         user; else the login is refused (see refusal())
 --
---     Who is enrolled, and the public key, is read from the local store of public keys (layout:
---     mailseal/keys/public.py).  The agent is asked for what needs a password, and for names that
---     are too long for a plain file name: over its unix socket, one line out, one line back, words
---     separated by one space, `name=value` with the value in lower-case hex.  So users who
---     are not enrolled, and all lookups without a password, need no agent.
+--     Who is enrolled, and the public key, is read from the local store of public keys, by
+--     public_keys.lua beside this file.  The agent is asked for what needs a password, and for names that
+--     are too long for a plain file name, by key_agent.lua.  So users who are not enrolled, and all
+--     lookups without a password, need no agent.
 --
 --     Needs lua-socket.
 --
@@ -46,7 +45,9 @@
 --     there.  The userdb takes it, and is not cached.  Who logs in to 2.3 without a session,
 --     as Postfix does to let a client send, is cached there as with any passdb.
 
-local socket_unix = require "socket.unix"
+local folder = debug.getinfo(1, "S").source:match("^@(.*/)")
+local keys = dofile(folder .. "public_keys.lua")
+local agent = dofile(folder .. "key_agent.lua")
 
 local socket_path = os.getenv("MAILSEAL_SOCKET") or "/run/mailseal/agent.sock"
 local public_dir = os.getenv("MAILSEAL_PUBLIC") or "/var/lib/mailseal/public"
@@ -61,13 +62,6 @@ local timeout = 30
 -- The same, where nothing depends on the answer: enrolment at login.
 local short_timeout = 5
 
-local MAX_REQUEST, MAX_REPLY = 65536, 4 * 1024 * 1024
-
--- The longest plain file name; a longer one is cut and ends in a hash, see mailseal/keys/names.py.
-local MAX_FILE_NAME = 200
-
-local ENOENT = 2
-
 -- Names of Dovecot's settings.  Only 2.4 gives settings to a script.
 local dovecot_24 = false
 
@@ -81,79 +75,10 @@ function script_init(settings)
   return 0
 end
 
-local function to_hex(bytes)
-  return (bytes:gsub(".", function(c) return string.format("%02x", c:byte()) end))
-end
-
-local function from_hex(hex)
-  return (hex:gsub("%x%x", function(pair) return string.char(tonumber(pair, 16)) end))
-end
-
--- Take a reply apart.  Returns status and fields, or nil: whatever is not exactly of the
--- form is no answer, because half an answer must not open or close a mailbox.
-local function parse_reply(line)
-  if #line > MAX_REPLY then return nil end
-  local status, rest = line:match("^(%l+)(.*)$")
-  if not status then return nil end
-  local fields, words = {}, 0
-  for name, hex in rest:gmatch(" ([%w_.*/+-]+)=([0-9a-f]*)%f[\0 ]") do
-    if #hex % 2 ~= 0 or fields[name] ~= nil then return nil end
-    fields[name] = from_hex(hex)
-    words = words + #name + #hex + 2
-  end
-  if words ~= #rest then return nil end
-  return status, fields
-end
-
-local function connect(seconds)
-  local sock = (type(socket_unix) == "table" and socket_unix.stream or socket_unix)()
-  sock:settimeout(seconds, "t")
-  local ok, err = sock:connect(socket_path)
-  if not ok then
-    sock:close()
-    return nil, err
-  end
-  return sock
-end
-
 -- Ask the agent.  Returns status, fields; or nil and a sentence for the log.
 local function ask(verb, question, seconds)
-  local words = { verb }
-  for _, pair in ipairs(question) do
-    words[#words + 1] = pair[1] .. "=" .. to_hex(pair[2] or "")
-  end
-  local line = table.concat(words, " ") .. "\n"
-  if #line > MAX_REQUEST then return nil, "the question is too long for the key agent" end
-  local sock, err = connect(seconds or timeout)
-  if not sock then
-    return nil, "cannot reach the key agent at " .. socket_path .. ": " .. tostring(err)
-  end
-  local answer
-  if sock:send(line) then answer, err = sock:receive("*l") end
-  sock:close()
-  if not answer then
-    return nil, "no answer from the key agent at " .. socket_path .. ": " .. tostring(err)
-  end
-  local status, fields = parse_reply(answer)
-  if not status then return nil, "the key agent's answer is not understood" end
-  return status, fields
+  return agent.ask(socket_path, seconds or timeout, verb, question)
 end
-
--- The agent's refusals, as sentences for the log.
-local function explain(status, fields)
-  if status == "temporary" then
-    return "temporary failure of the key agent: " .. (fields.reason or "no reason given")
-  elseif status == "denied" then
-    return "the key agent does not serve this uid; see agent.login_users in mailseal.yaml"
-  end
-  return "the key agent answered " .. status
-end
-
-local NOT_ONE_SPELLING = "the name has capital letters, and an enrolled user has the same in "
-  .. "small ones: auth_username_format must make them one"
-local FOLDER_MARK = "mailseal public keys, version 1\n"
-local KEY_FILE = '^{\n "format": "mailseal%-public%-key",\n "version": 1,\n "user": (".-"),\n'
-  .. ' "key_id": "([0-9a-f]+)",\n "spki": "([0-9a-f]+)"\n}\n$'
 
 -- Mail formats that mail_crypt seals.
 local SEALABLE = { maildir = true, sdbox = true, mdbox = true, dbox = true }
@@ -191,54 +116,6 @@ local function sealing_fields(key)
   }
 end
 
--- As mailseal/keys/names.py does it.  A name that cannot be a user's there (no UTF-8, control
--- characters) gives a file name that no key file has.
-local function file_name(user)
-  local escaped = user:gsub("[^a-z0-9@_+.-]", function(c) return ("%%%02x"):format(c:byte()) end)
-  return (escaped:gsub("^%.", "%%2e"))
-end
-
--- As Python's json.dumps writes it.
-local function json_string(text)
-  local parts = {}
-  for _, code in utf8.codes(text) do
-    local c = code < 0x80 and string.char(code)
-    if c then
-      parts[#parts + 1] = (c == '"' or c == "\\") and "\\" .. c or c
-    elseif code < 0x10000 then
-      parts[#parts + 1] = ("\\u%04x"):format(code)
-    else
-      local rest = code - 0x10000
-      parts[#parts + 1] = ("\\u%04x\\u%04x"):format(0xd800 + (rest >> 10), 0xdc00 + (rest & 0x3ff))
-    end
-  end
-  return '"' .. table.concat(parts) .. '"'
-end
-
--- Content of a file; nil if there is none, nil and a sentence if it cannot be read.
-local function read_file(path)
-  local stream, message, number = io.open(path, "rb")
-  if not stream then
-    if number == ENOENT then return nil end
-    return nil, tostring(message)
-  end
-  local content, why = stream:read(16384)
-  stream:close()
-  if not content then return nil, path .. ": " .. tostring(why or "empty") end
-  return content
-end
-
--- Whether a file or folder is there; false and a sentence if that cannot be told.
-local function exists(path)
-  local stream, message, number = io.open(path, "rb")
-  if stream then
-    stream:close()
-    return true
-  end
-  if number == ENOENT then return false end
-  return false, tostring(message)
-end
-
 -- The public key in the spelling of Dovecot's userdb field.
 local function spelled(spki, key_id)
   local key = "2:" .. spki .. ":" .. key_id
@@ -250,41 +127,18 @@ local function ask_published(user)
   local status, fields = ask("lookup", { { "user", user } })
   if status == "unknown" then return "none" end
   local key = status == "ok" and fields[public_field()]
+  if key and user:find("[A-Z]") then return nil, keys.NOT_ONE_SPELLING end
   if key then return "enrolled", key end
-  return nil, status and explain(status, fields) or fields
+  return nil, status and agent.explain(status, fields) or fields
 end
 
--- Look a user up in the store of public keys.  Returns "enrolled" and the public key, or
--- "none" if the user is certainly not enrolled, or nil and a sentence for the log: whatever
--- is not one of the two (no store, a key without a mark, a damaged file) must not decide.
+-- Whether a user is enrolled: "enrolled" and the public key, or "none" if certainly not, or nil
+-- and a sentence for the log.
 local function published(user)
-  local lower = user:gsub("[A-Z]", string.lower)
-  local name = file_name(lower)
-  if #name > MAX_FILE_NAME then
-    local state, key = ask_published(lower)
-    if state == "enrolled" and lower ~= user then return nil, NOT_ONE_SPELLING end
-    return state, key
-  end
-  local path = public_dir .. "/" .. name .. ".json"
-  local content, problem = read_file(path)
-  if not content and problem then return nil, problem end
-  if not content then
-    local marked, odd = exists(public_dir .. "/enrolled/" .. name)
-    if odd then return nil, odd end
-    if marked then return nil, "the public key is missing; run `mailseal repair " .. user .. "`" end
-    local folder, ill = read_file(public_dir .. "/mailseal-public-keys")
-    if folder ~= FOLDER_MARK or not exists(public_dir .. "/enrolled/.") then
-      return nil, public_dir .. " is not a folder of public keys" .. (ill and ": " .. ill or "")
-    end
-    return "none"
-  end
-  local owner, key_id, spki = content:match(KEY_FILE)
-  if owner ~= json_string(lower) or #key_id ~= 64 or #spki % 2 ~= 0 then
-    return nil, path .. " is damaged, or from a newer mailseal"
-  end
-  -- Two accounts of Dovecot's that differ in case only would get one key.
-  if lower ~= user then return nil, NOT_ONE_SPELLING end
-  return "enrolled", spelled(spki, key_id)
+  local state, spki, key_id = keys.look_up(public_dir, user)
+  if state == "long name" then return ask_published(user) end
+  if state == "enrolled" then return state, spelled(spki, key_id) end
+  return state, spki
 end
 
 -- Whether a password is spelled like an app password (mailseal/keys/codes.py).  The agent
@@ -328,7 +182,7 @@ local function verify_alone(request, password)
   if status == "ok" then return auth.PASSDB_RESULT_OK, key_fields(fields) end
   if status == "wrong" then return auth.PASSDB_RESULT_PASSWORD_MISMATCH, "wrong password" end
   if status == "unknown" then return auth.PASSDB_RESULT_USER_UNKNOWN, "not enrolled" end
-  return auth.PASSDB_RESULT_INTERNAL_FAILURE, explain(status, fields)
+  return auth.PASSDB_RESULT_INTERNAL_FAILURE, agent.explain(status, fields)
 end
 
 -- Another passdb has refused the password: it may be an app password.
@@ -346,7 +200,7 @@ local function verify_refused(request, password)
   if status == "wrong" or status == "unknown" then
     return auth.PASSDB_RESULT_USER_UNKNOWN, "no app password"
   end
-  return auth.PASSDB_RESULT_INTERNAL_FAILURE, explain(status, fields)
+  return auth.PASSDB_RESULT_INTERNAL_FAILURE, agent.explain(status, fields)
 end
 
 -- Another passdb has accepted the login: the keys, if the user has any.  An answer without
@@ -359,14 +213,14 @@ local function verify_accepted(request, password)
   if master and master ~= "" then extra[#extra + 1] = { "master", master } end
   local seconds = nil
   if state == "none" then
-    if not exists(public_dir .. "/enroll-at-login") then return auth.PASSDB_RESULT_OK, {} end
+    if not keys.exists(public_dir .. "/enroll-at-login") then return auth.PASSDB_RESULT_OK, {} end
     seconds = short_timeout
   end
   local status, fields = unlock(request, password, extra, seconds)
   if status == "ok" then return auth.PASSDB_RESULT_OK, key_fields(fields) end
   if status == "unknown" or state == "none" then return auth.PASSDB_RESULT_OK, {} end
   if status == nil then return auth.PASSDB_RESULT_INTERNAL_FAILURE, fields end
-  return auth.PASSDB_RESULT_INTERNAL_FAILURE, explain(status, fields)
+  return auth.PASSDB_RESULT_INTERNAL_FAILURE, agent.explain(status, fields)
 end
 
 local function verify(request, password)

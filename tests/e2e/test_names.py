@@ -10,7 +10,7 @@ import pytest
 
 from mailseal.login.client import AgentClient
 from tests.e2e.mails import HEADERS
-from tests.lab import Imap, Lab, Refused
+from tests.lab import Imap, Lab, LabError, Refused
 from tests.lab.smtp import send, send_lmtp
 
 SENDER = "eve@example.net"
@@ -44,6 +44,32 @@ def test_mail_and_login(any_name: Lab, name: str) -> None:
     (path,) = any_name.stored(name)
     with open(path, "rb") as stream:
         assert stream.read(9) == b"CRYPTED\x03\x07"
+
+
+PLAIN_FILE_NAMES = [
+    *ODD[:-1],
+    'quoted"name\\@example.org',
+    "\U0001f511@example.org",
+    ".@example.org",
+    "%2e@example.org",
+    "c/../d@example.org",
+    "%" * 62 + "@example.org",
+]
+
+
+def test_the_key_is_found_without_the_agent(any_name: Lab) -> None:
+    """Dovecot's side has its own idea of the file name and of the file."""
+    for name in PLAIN_FILE_NAMES:
+        any_name.add_user(name)
+    any_name.stop_agent()
+    try:
+        for name in PLAIN_FILE_NAMES:
+            assert b"global_public_key" in any_name.dovecot.doveadm("user", name), name
+        for name in ("%2e%@example.org", "x\U0001f511@example.org", LONGEST):
+            with pytest.raises(LabError):
+                any_name.dovecot.doveadm("user", name)
+    finally:
+        any_name.start_agent()
 
 
 def test_utf8_through_postfix(any_name: Lab) -> None:

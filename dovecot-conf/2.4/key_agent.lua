@@ -1,0 +1,84 @@
+-- SPDX-License-Identifier: MIT
+--
+-- NAME
+--     key_agent.lua - asks mailseal-agent, for mailseal.lua
+--
+-- DESCRIPTION
+--     Over its unix socket, one line out, one line back: words separated by one space, `name=value`
+--     with the value in lower-case hex.  Needs lua-socket.
+
+local socket_unix = require "socket.unix"
+
+local agent = {}
+
+local MAX_REQUEST, MAX_REPLY = 65536, 4 * 1024 * 1024
+
+local function to_hex(bytes)
+  return (bytes:gsub(".", function(c) return string.format("%02x", c:byte()) end))
+end
+
+local function from_hex(hex)
+  return (hex:gsub("%x%x", function(pair) return string.char(tonumber(pair, 16)) end))
+end
+
+-- Take a reply apart.  Returns status and fields, or nil: whatever is not exactly of the
+-- form is no answer, because half an answer must not open or close a mailbox.
+local function parse_reply(line)
+  if #line > MAX_REPLY then return nil end
+  local status, rest = line:match("^(%l+)(.*)$")
+  if not status then return nil end
+  local fields, words = {}, 0
+  for name, hex in rest:gmatch(" ([%w_.*/+-]+)=([0-9a-f]*)%f[\0 ]") do
+    if #hex % 2 ~= 0 or fields[name] ~= nil then return nil end
+    fields[name] = from_hex(hex)
+    words = words + #name + #hex + 2
+  end
+  if words ~= #rest then return nil end
+  return status, fields
+end
+
+local function connect(socket_path, seconds)
+  local sock = (type(socket_unix) == "table" and socket_unix.stream or socket_unix)()
+  sock:settimeout(seconds, "t")
+  local ok, err = sock:connect(socket_path)
+  if not ok then
+    sock:close()
+    return nil, err
+  end
+  return sock
+end
+
+-- Returns status, fields; or nil and a sentence for the log.
+function agent.ask(socket_path, seconds, verb, question)
+  local words = { verb }
+  for _, pair in ipairs(question) do
+    words[#words + 1] = pair[1] .. "=" .. to_hex(pair[2] or "")
+  end
+  local line = table.concat(words, " ") .. "\n"
+  if #line > MAX_REQUEST then return nil, "the question is too long for the key agent" end
+  local sock, err = connect(socket_path, seconds)
+  if not sock then
+    return nil, "cannot reach the key agent at " .. socket_path .. ": " .. tostring(err)
+  end
+  local answer
+  if sock:send(line) then answer, err = sock:receive("*l") end
+  sock:close()
+  if not answer then
+    return nil, "no answer from the key agent at " .. socket_path .. ": " .. tostring(err)
+  end
+  local status, fields = parse_reply(answer)
+  if not status then return nil, "the key agent's answer is not understood" end
+  return status, fields
+end
+
+-- The agent's refusals, as sentences for the log.
+function agent.explain(status, fields)
+  if status == "temporary" then
+    return "temporary failure of the key agent: " .. (fields.reason or "no reason given")
+  elseif status == "denied" then
+    return "the key agent does not serve this uid; see agent.login_users in mailseal.yaml"
+  end
+  return "the key agent answered " .. status
+end
+
+return agent

@@ -1,0 +1,104 @@
+-- SPDX-License-Identifier: MIT
+--
+-- NAME
+--     public_keys.lua - mailseal's local store of public keys, read by mailseal.lua
+--
+-- DESCRIPTION
+--     Layout and file: mailseal/keys/public.py.  The names of the files: mailseal/keys/names.py.  A key
+--     file has one spelling only, so a pattern is enough to read it.
+--
+--     look_up(folder, user) returns one of
+--       "enrolled", spki, key_id     in hex
+--       "none"                       the user is certainly not enrolled: the folder is the right
+--                                    one, there is no key file and no enrolled mark
+--       "long name"                  the file name would be cut and end in a hash: ask the agent
+--       nil, sentence                all else: no store, a key that is missing, a damaged file
+
+local keys = {}
+
+-- The longest plain file name.
+local MAX_FILE_NAME = 200
+
+local ENOENT = 2
+
+keys.NOT_ONE_SPELLING = "the name has capital letters, and an enrolled user has the same in "
+  .. "small ones: auth_username_format must make them one"
+local FOLDER_MARK = "mailseal public keys, version 1\n"
+local KEY_FILE = '^{\n "format": "mailseal%-public%-key",\n "version": 1,\n "user": (".-"),\n'
+  .. ' "key_id": "([0-9a-f]+)",\n "spki": "([0-9a-f]+)"\n}\n$'
+
+-- As mailseal/keys/names.py does it.  A name that cannot be a user's there (no UTF-8, control
+-- characters) gives a file name that no key file has.
+local function file_name(user)
+  local escaped = user:gsub("[^a-z0-9@_+.-]", function(c) return ("%%%02x"):format(c:byte()) end)
+  return (escaped:gsub("^%.", "%%2e"))
+end
+
+-- As Python's json.dumps writes it.
+local function json_string(text)
+  local parts = {}
+  for _, code in utf8.codes(text) do
+    local c = code < 0x80 and string.char(code)
+    if c then
+      parts[#parts + 1] = (c == '"' or c == "\\") and "\\" .. c or c
+    elseif code < 0x10000 then
+      parts[#parts + 1] = ("\\u%04x"):format(code)
+    else
+      local rest = code - 0x10000
+      parts[#parts + 1] = ("\\u%04x\\u%04x"):format(0xd800 + (rest >> 10), 0xdc00 + (rest & 0x3ff))
+    end
+  end
+  return '"' .. table.concat(parts) .. '"'
+end
+
+-- Content of a file; nil if there is none, nil and a sentence if it cannot be read.
+local function read_file(path)
+  local stream, message, number = io.open(path, "rb")
+  if not stream then
+    if number == ENOENT then return nil end
+    return nil, tostring(message)
+  end
+  local content, why = stream:read(16384)
+  stream:close()
+  if not content then return nil, path .. ": " .. tostring(why or "empty") end
+  return content
+end
+
+-- Whether a file or folder is there; false and a sentence if that cannot be told.
+function keys.exists(path)
+  local stream, message, number = io.open(path, "rb")
+  if stream then
+    stream:close()
+    return true
+  end
+  if number == ENOENT then return false end
+  return false, tostring(message)
+end
+
+function keys.look_up(folder, user)
+  local lower = user:gsub("[A-Z]", string.lower)
+  local name = file_name(lower)
+  if #name > MAX_FILE_NAME then return "long name" end
+  local path = folder .. "/" .. name .. ".json"
+  local content, problem = read_file(path)
+  if problem then return nil, problem end
+  if not content then
+    local marked, odd = keys.exists(folder .. "/enrolled/" .. name)
+    if odd then return nil, odd end
+    if marked then return nil, "the public key is missing; run `mailseal repair " .. lower .. "`" end
+    local mark, ill = read_file(folder .. "/mailseal-public-keys")
+    if mark ~= FOLDER_MARK or not keys.exists(folder .. "/enrolled/.") then
+      return nil, folder .. " is not a folder of public keys" .. (ill and ": " .. ill or "")
+    end
+    return "none"
+  end
+  local owner, key_id, spki = content:match(KEY_FILE)
+  if owner ~= json_string(lower) or #key_id ~= 64 or #spki % 2 ~= 0 then
+    return nil, path .. " is damaged, or from a newer mailseal"
+  end
+  -- Two accounts of Dovecot's that differ in case only would get one key.
+  if lower ~= user then return nil, keys.NOT_ONE_SPELLING end
+  return "enrolled", spki, key_id
+end
+
+return keys
