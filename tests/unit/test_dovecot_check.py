@@ -61,7 +61,7 @@ def chain(front: str = "result_success = continue-ok", ours: str = "", userdb: s
         "  skip = unauthenticated\n  result_failure = return-fail\n"
         "  result_internalfail = return-fail\n"
     )
-    userdb = userdb or "  result_internalfail = return-fail\n  result_success = continue-ok\n"
+    userdb = userdb or "  skip = notfound\n  result_internalfail = return-fail\n"
     if VERSION == "2.3":
         lua = "  driver = lua\n  args = file=/usr/lib/mailseal/dovecot-conf/2.4/mailseal.lua\n"
         file = "  driver = passwd-file\n  args = /etc/u\n"
@@ -72,7 +72,8 @@ def chain(front: str = "result_success = continue-ok", ours: str = "", userdb: s
         names = [" a", " mailseal", " mailseal", " b"]
     return (
         f"passdb{names[0]} {{\n{file}  {front}\n}}\npassdb{names[1]} {{\n{lua}{ours}}}\n"
-        f"userdb{names[2]} {{\n{lua}{userdb}}}\nuserdb{names[3]} {{\n{file}}}\n"
+        f"userdb{names[3]} {{\n{file}  result_success = continue-ok\n}}\n"
+        f"userdb{names[2]} {{\n{lua}{userdb}}}\n"
     )
 
 
@@ -157,7 +158,7 @@ def test_settings_as_doveconf_prints_them(tmp_path: Path) -> None:
     path.write_text(f'{BASE}login_greeting = "a \\"b\\" c"\n{chain()}')
     root = Doveconf(["doveconf", "-c", str(path)]).settings()
     assert [block.driver for block in root.all("passdb")] == ["passwd-file", "lua"]
-    assert [block.driver for block in root.all("userdb")] == ["lua", "passwd-file"]
+    assert [block.driver for block in root.all("userdb")] == ["passwd-file", "lua"]
     assert root.get("login_greeting") == 'a "b" c'
     assert root.get("ssl") == "no"
     assert parse("}\n# x = y\n").settings == {}
@@ -247,8 +248,13 @@ class TestUserdbs:
         ((level, text),) = check(auth=passwd_file("userdb") + chain())
         assert level == ERROR and "the userdb passwd-file stands before" in text
 
+    def test_a_userdb_behind_that_of_mailseal(self, check: Check) -> None:
+        """It may give the user another name when mailseal has been asked."""
+        ((level, text),) = check(auth=chain() + passwd_file("userdb"))
+        assert level == ERROR and "the userdb passwd-file stands behind" in text
+
     def test_ours_must_not_be_passed_over(self, check: Check) -> None:
-        ((level, text),) = check(auth=chain(userdb="  result_success = continue-ok\n"))
+        ((level, text),) = check(auth=chain(userdb="  skip = notfound\n"))
         assert level == ERROR and "result_internalfail = return-fail" in text
 
 

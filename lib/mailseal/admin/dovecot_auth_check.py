@@ -121,6 +121,12 @@ def _userdbs(settings: Block) -> Iterator[Finding]:
                 "mail that Dovecot delivers to an enrolled user would be stored in clear; give it "
                 "result_success = continue-ok"
             )
+    for block in chain[ours:]:
+        if block in others:
+            yield error(
+                f"the userdb {block.driver} stands behind that of mailseal, which must be the "
+                "last: it decides how mail is saved and needs the final user name"
+            )
     if others and not _ends(_of(settings, chain[ours], "result_internalfail")):
         yield error(
             "mailseal's userdb needs result_internalfail = return-fail: without it mail could be "
