@@ -7,7 +7,9 @@ One lab behind a passwd-file, with everything that Dovecot can log turned on.
 from __future__ import annotations
 
 import base64
+import os
 import re
+import signal
 import smtplib
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,6 +175,30 @@ def test_enrolment_at_the_first_login_for_some(lab: Life) -> None:
     assert f"user=<{NEWCOMER}> HAS NO SECOND WAY IN" in lab.agent_log()
     lab.wait_delivered()
     assert first_bytes(lab.stored(STRANGER)[0]) == b"Return-"
+
+
+def test_a_newcomer_logs_in_without_the_agent_and_is_enrolled_later(lab: Life) -> None:
+    """enroll: at-login asks for nothing that the login depends on."""
+    user = "later@example.com"
+    lab.dovecot.write_users({**lab.users, **lab.options.plain_users, user: SECRET})
+    lab.stop_agent()
+    try:
+        with Imap(lab.imap, user, SECRET) as imap:
+            imap.append("INBOX", MAIL)
+    finally:
+        lab.start_agent()
+    assert first_bytes(lab.stored(user)[0]) == b"From: <"
+    assert lab.mailseal("status", user).returncode == 67
+    os.kill(lab.agent.pid, signal.SIGSTOP)
+    try:
+        with Imap(lab.imap, user, SECRET) as imap:
+            assert imap.bodies() == [MAIL]
+    finally:
+        os.kill(lab.agent.pid, signal.SIGCONT)
+    with Imap(lab.imap, user, SECRET) as imap:
+        imap.append("Sent", MAIL)
+        assert imap.bodies("Sent") == imap.bodies() == [MAIL]
+    assert first_bytes(lab.stored(user, "Sent")[0]) == b"CRYPTED"
 
 
 def spellings(secret: bytes) -> set[bytes]:
