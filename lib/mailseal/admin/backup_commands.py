@@ -70,7 +70,7 @@ def register(commands: Commands) -> None:
 
 def backup(context: Context) -> int:
     """One file, mode 0600, complete or not there."""
-    from mailseal.admin.key_commands import all_status
+    from mailseal.admin.status import all_status
     from mailseal.keys import backup as format_
 
     users = context.arguments.users or [entry["user"] for entry in all_status(context)["users"]]

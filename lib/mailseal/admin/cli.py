@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         mail_commands,
         pair_commands,
         slot_commands,
+        status,
         unenroll,
     )
 
@@ -58,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     modules = (
         enroll,
         key_commands,
+        status,
         slot_commands,
         backup_commands,
         pair_commands,
@@ -75,9 +77,9 @@ def main(argv: list[str]) -> int:
     try:
         arguments = build_parser().parse_args(argv[1:])
         run: Command = arguments.run
-        status = run(Context(arguments))
+        ended = run(Context(arguments))
         sys.stdout.flush()
-        return status
+        return ended
     except MailsealError as exc:
         sys.stderr.write(f"mailseal: error: {exc}\n")
         if exc.hint:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""mailseal passwd, status, lock, repair: the everyday life of keys.
+"""mailseal passwd, lock, repair: the everyday life of keys.
 
 Passwords come from the terminal, or as lines of standard input with --stdin or
 when standard input is no terminal: `passwd` reads two, the old password and the
@@ -9,17 +9,14 @@ statuses, stands in docs/panels.md.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mailseal.admin import two_places
-from mailseal.admin.enroll import NO_SECOND_WAY
 from mailseal.admin.pair_commands import report_rekey
 from mailseal.admin.prompt import Passwords
-from mailseal.errors import EX_DATAERR, UsageError
+from mailseal.errors import UsageError
 
 if TYPE_CHECKING:
     from mailseal.admin.command import Commands, Context
@@ -42,15 +39,6 @@ def register(commands: Commands) -> None:
     end = change.add_mutually_exclusive_group()
     end.add_argument("--commit", metavar="ID", help="end the change ID with the new password")
     end.add_argument("--undo", metavar="ID", help="end the change ID with the old password")
-    status_parser = commands.add("status", status, "show users, keys, slots and sessions")
-    status_parser.add_argument("user", metavar="USER", nargs="?")
-    status_parser.add_argument("--json", action="store_true", help="for machines")
-    status_parser.add_argument(
-        "--stdin",
-        action="store_true",
-        help="login password or recovery code of USER from standard input: with it, "
-        "agent.panel_users see all of that user's slots",
-    )
     lock_parser = commands.add("lock", lock, "end a user's session, or all of them")
     who = lock_parser.add_mutually_exclusive_group(required=True)
     who.add_argument("user", metavar="USER", nargs="?")
@@ -88,81 +76,6 @@ def _settle(context: Context, user: bytes) -> int:
     context.ask(verb, user=user, change=change)
     sys.stdout.write(f"only the {one} password opens\n")
     return 0
-
-
-def status(context: Context) -> int:
-    """One user or all, for people or as JSON.  Ends with 65 if a user has a PROBLEM."""
-    arguments = context.arguments
-    secret = None
-    if arguments.stdin:
-        if not arguments.user:
-            raise UsageError("--stdin needs a USER")
-        secret = Passwords(from_stdin=True).ask(f"password of {arguments.user}")
-    found = all_status(context, arguments.user, secret)
-    if context.arguments.json:
-        json.dump(found, sys.stdout, indent=1)
-        sys.stdout.write("\n")
-    else:
-        for entry in found["users"]:
-            sys.stdout.write(_describe(entry))
-        sys.stdout.write(f"{len(found['users'])} enrolled, {found['sessions']} sessions\n")
-    return EX_DATAERR if any(map(_has_problem, found["users"])) else 0
-
-
-def _has_problem(entry: dict[str, Any]) -> bool:
-    return "problem" in entry or entry.get("public_key", "ok") != "ok"
-
-
-def all_status(
-    context: Context, user: str | None = None, secret: bytes | None = None
-) -> dict[str, Any]:
-    """The agent's answer about one user, or all pages of it about all."""
-    fields: dict[str, bytes] = {}
-    if user:
-        fields["user"] = os.fsencode(user)
-    if secret is not None:
-        fields["secret"] = secret
-    users: list[dict[str, Any]] = []
-    while True:
-        reply = context.ask("status", **fields)
-        users += json.loads(reply.fields["users"])
-        if "more" not in reply.fields:
-            return {"sessions": int(reply.text("sessions") or 0), "users": users}
-        fields["after"] = users[-1]["user"].encode()
-
-
-def _describe(entry: dict[str, Any]) -> str:
-    """A few lines about a user."""
-    if "ways_in" in entry:
-        return f"{entry['user']}\n  ways in: {', '.join(entry['ways_in'])}\n"
-    if "problem" in entry:
-        hint = f"  hint: {entry['hint']}\n" if entry.get("hint") else ""
-        return f"{entry['user']}\n  PROBLEM: {entry['problem']}\n{hint}"
-    lines = [entry["user"]]
-    for number, key in enumerate(entry["keys"]):
-        use = "seals new mail" if number == len(entry["keys"]) - 1 else "older, for reading"
-        lines.append(f"  key {key['id'][:16]} {key['curve']} {_day(key['created'])}, {use}")
-    lines.append(f"  {entry['room']} more key pairs fit")
-    if entry["public_key"] != "ok":
-        lines.append(f"  PROBLEM: public key: {entry['public_key']}")
-        lines.append(f"  hint: to publish the keyring's, run `mailseal repair {entry['user']}`")
-    logins = [slot["id"] for slot in entry["slots"] if slot["kind"] == "login"]
-    if len(logins) > 1:
-        end = f"`mailseal passwd {entry['user']} --commit {logins[0]}`, or `--undo {logins[0]}`"
-        lines.append(f"  NOTE: two login passwords open until a login decides, or {end}")
-    for slot in entry["slots"]:
-        label = f" ({slot['label']})" if slot["label"] else ""
-        unknown = "" if slot["known"] else ", made by a newer mailseal, unknown here"
-        lines.append(f"  slot {slot['id']} {slot['kind']}{label} {_day(slot['created'])}{unknown}")
-    if not entry["second_way"]:
-        lines.append(f"  WARNING: {NO_SECOND_WAY}")
-    if entry["session"]:
-        lines.append(f"  session: {entry['session']['age']} s old")
-    return "\n".join(lines) + "\n"
-
-
-def _day(seconds: int) -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
 
 
 def lock(context: Context) -> int:

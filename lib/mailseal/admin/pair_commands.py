@@ -134,7 +134,7 @@ def drop_key(context: Context) -> int:
 
 def _full_id(context: Context, user: str) -> bytes:
     """The key id that was named by its beginning."""
-    from mailseal.admin.key_commands import all_status
+    from mailseal.admin.status import all_status
 
     wanted = context.arguments.key.lower()
     (entry,) = all_status(context, user)["users"]

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: MIT
+"""mailseal status: who is enrolled, with which keys and ways in, and what is wrong.
+
+FAILURES
+    Ends with 65 if a user has a PROBLEM; the agent's errors otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from mailseal.admin.enroll import NO_SECOND_WAY
+from mailseal.admin.prompt import Passwords
+from mailseal.errors import EX_DATAERR, UsageError
+
+if TYPE_CHECKING:
+    from mailseal.admin.command import Commands, Context
+
+
+def register(commands: Commands) -> None:
+    """Add this module's command."""
+    parser = commands.add("status", status, "show users, keys, slots and sessions")
+    parser.add_argument("user", metavar="USER", nargs="?")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument(
+        "--stdin",
+        action="store_true",
+        help="login password or recovery code of USER from standard input: with it, "
+        "agent.panel_users see all of that user's slots",
+    )
+
+
+def status(context: Context) -> int:
+    """One user or all, for people or as JSON.  Ends with 65 if a user has a PROBLEM."""
+    arguments = context.arguments
+    secret = None
+    if arguments.stdin:
+        if not arguments.user:
+            raise UsageError("--stdin needs a USER")
+        secret = Passwords(from_stdin=True).ask(f"password of {arguments.user}")
+    found = all_status(context, arguments.user, secret)
+    if context.arguments.json:
+        json.dump(found, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    else:
+        for entry in found["users"]:
+            sys.stdout.write(_describe(entry))
+        sys.stdout.write(f"{len(found['users'])} enrolled, {found['sessions']} sessions\n")
+    return EX_DATAERR if any(map(_has_problem, found["users"])) else 0
+
+
+def _has_problem(entry: dict[str, Any]) -> bool:
+    return "problem" in entry or entry.get("public_key", "ok") != "ok"
+
+
+def all_status(
+    context: Context, user: str | None = None, secret: bytes | None = None
+) -> dict[str, Any]:
+    """The agent's answer about one user, or all pages of it about all."""
+    fields: dict[str, bytes] = {}
+    if user:
+        fields["user"] = os.fsencode(user)
+    if secret is not None:
+        fields["secret"] = secret
+    users: list[dict[str, Any]] = []
+    while True:
+        reply = context.ask("status", **fields)
+        users += json.loads(reply.fields["users"])
+        if "more" not in reply.fields:
+            return {"sessions": int(reply.text("sessions") or 0), "users": users}
+        fields["after"] = users[-1]["user"].encode()
+
+
+def _describe(entry: dict[str, Any]) -> str:
+    """A few lines about a user."""
+    if "ways_in" in entry:
+        return f"{entry['user']}\n  ways in: {', '.join(entry['ways_in'])}\n"
+    if "problem" in entry:
+        hint = f"  hint: {entry['hint']}\n" if entry.get("hint") else ""
+        return f"{entry['user']}\n  PROBLEM: {entry['problem']}\n{hint}"
+    lines = [entry["user"]]
+    for number, key in enumerate(entry["keys"]):
+        use = "seals new mail" if number == len(entry["keys"]) - 1 else "older, for reading"
+        lines.append(f"  key {key['id'][:16]} {key['curve']} {_day(key['created'])}, {use}")
+    lines.append(f"  {entry['room']} more key pairs fit")
+    if entry["public_key"] != "ok":
+        lines.append(f"  PROBLEM: public key: {entry['public_key']}")
+        lines.append(f"  hint: to publish the keyring's, run `mailseal repair {entry['user']}`")
+    logins = [slot["id"] for slot in entry["slots"] if slot["kind"] == "login"]
+    if len(logins) > 1:
+        end = f"`mailseal passwd {entry['user']} --commit {logins[0]}`, or `--undo {logins[0]}`"
+        lines.append(f"  NOTE: two login passwords open until a login decides, or {end}")
+    for slot in entry["slots"]:
+        label = f" ({slot['label']})" if slot["label"] else ""
+        unknown = "" if slot["known"] else ", made by a newer mailseal, unknown here"
+        lines.append(f"  slot {slot['id']} {slot['kind']}{label} {_day(slot['created'])}{unknown}")
+    if not entry["second_way"]:
+        lines.append(f"  WARNING: {NO_SECOND_WAY}")
+    if entry["session"]:
+        lines.append(f"  session: {entry['session']['age']} s old")
+    return "\n".join(lines) + "\n"
+
+
+def _day(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
