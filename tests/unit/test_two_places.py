@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -251,3 +253,55 @@ class TestRecover:
         change = done.stdout.decode().strip()
         assert agent.run("passwd", USER, "--undo", change).returncode == 0
         assert both(agent) == (True, False)
+
+
+class TestWhatBecameOfCommand:
+    """Only an exit status that COMMAND itself has given says that nothing has changed."""
+
+    def test_a_parent_that_ignores_sigchld_makes_no_failure_a_success(
+        self, agent: AgentProcess
+    ) -> None:
+        command = [str(HOOKS / "mailseal"), "-c", str(agent.config), "passwd", "--stdin", USER]
+        done = subprocess.run(
+            [*command, "--then", "sh", "-c", "exit 69"],
+            input=b"pw\nnew\n",
+            capture_output=True,
+            preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN),
+        )
+        assert (done.returncode, both(agent)) == (69, (True, False)), done.stderr
+
+    @pytest.mark.skipif(os.getuid() != 0, reason="only root can make a program like sudo")
+    def test_a_command_of_roots_that_cannot_be_killed_is_not_known_to_have_changed_nothing(
+        self, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        folder = tmp_path_factory.mktemp("sudo")
+        for place in (folder, *folder.parents[:2]):
+            place.chmod(0o755)
+        sudo = folder / "as-root"
+        shutil.copy(os.path.realpath("/usr/bin/python3"), sudo)
+        sudo.chmod(0o4755)
+        script = "import os, time; os.setuid(0); print(end='.', flush=True); time.sleep(600)"
+        with running(folder, f"{BEHIND}agent: {{panel_users: [60605]}}\n") as agent:
+            assert agent.ask("enroll", user=USER.encode(), password=b"pw").status == "ok"
+            command = [str(HOOKS / "mailseal"), "-c", str(agent.config), "passwd", "--stdin", USER]
+            panel = subprocess.Popen(
+                ["/usr/bin/python3", "-I", *command, "--then", str(sudo), "-I", "-c", script],
+                stdin=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                user=60605,
+                group=60605,
+                extra_groups=[],
+                cwd="/",
+            )
+            assert panel.stdin is not None and panel.stderr is not None
+            panel.stdin.write(b"pw\nnew\n")
+            panel.stdin.close()
+            assert panel.stderr.read(1) == b"."
+            (child,) = Path(f"/proc/{panel.pid}/task/{panel.pid}/children").read_text().split()
+            try:
+                panel.send_signal(signal.SIGINT)
+                assert panel.wait(30) == 75
+                assert os.path.exists(f"/proc/{child}")  # it may still change the hash
+                assert both(agent) == (True, True)
+            finally:
+                os.kill(int(child), signal.SIGKILL)

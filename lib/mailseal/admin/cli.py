@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 
 from mailseal import config as configuration
@@ -74,6 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Run one command; returns the exit status."""
+    # Ignored, as some parents leave it, it would make every exit status of a child 0.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         arguments = build_parser().parse_args(argv[1:])
         run: Command = arguments.run

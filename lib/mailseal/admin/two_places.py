@@ -148,13 +148,27 @@ def _set_elsewhere(command: list[str], new: bytes, end: Callable[[str], None]) -
 def _run(command: list[str], new: bytes) -> tuple[int | None, str]:
     """COMMAND's exit status, None if it has none, and how it ended, in words."""
     try:
-        status = subprocess.run(command, input=new + b"\n", stdout=2, timeout=TIMEOUT).returncode
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=2)
     except OSError as exc:
         return errors.EX_CONFIG, f"cannot be run ({exc.strerror})"
+    try:
+        process.communicate(new + b"\n", timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
-        return None, f"took over {TIMEOUT} seconds and was killed"
+        return None, _given_up(process, f"took over {TIMEOUT} seconds")
     except KeyboardInterrupt:
-        return None, "was interrupted"
+        return None, _given_up(process, "was interrupted")
+    except OSError as exc:
+        return None, _given_up(process, f"could not be waited for ({exc.strerror})")
+    status = process.returncode
     if status < 0:
         return None, f"was ended by signal {-status}"
     return status, f"ended with status {status}"
+
+
+def _given_up(process: subprocess.Popen[bytes], why: str) -> str:
+    """Kill it, if that is allowed: what sudo runs belongs to root, and goes on."""
+    try:
+        process.kill()
+    except OSError:
+        return f"{why} and still runs"
+    return f"{why} and was killed"

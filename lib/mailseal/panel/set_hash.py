@@ -32,6 +32,7 @@ SECURITY
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from typing import BinaryIO
@@ -54,6 +55,7 @@ class HashingFailed(MailsealError):
 def main(argv: list[str], stdin: BinaryIO, *, config: str = CONFIG) -> int:
     """Do it; returns the exit status."""
     os.umask(0o077)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else doveadm's exit status would be lost
     os.environ.clear()  # libpq and others take servers, users and files from it
     try:
         if len(argv) != 2 or argv[1].startswith("-") or not argv[1]:

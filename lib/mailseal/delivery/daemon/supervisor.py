@@ -221,6 +221,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser.add_argument("-c", "--config", default=configuration.DEFAULT_PATH, metavar="FILE")
     options = parser.parse_args(argv)
     os.umask(0o077)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would not tell of dead workers
     try:
         server = Server(checked(options.config), environ)
     except ConfigError as error:
