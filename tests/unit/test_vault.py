@@ -405,6 +405,15 @@ class TestAChangeOfThePassword:
             with pytest.raises(ChangeGone):
                 end(USER, first)
 
+    def test_a_commit_that_is_sent_again_leaves_a_later_change_alone(self, life: Lifecycle) -> None:
+        first = life.passwd(USER, b"old", b"two", keep_old=True)
+        life.commit(USER, first)
+        second = life.passwd(USER, b"two", b"three", keep_old=True)
+        life.commit(USER, first)
+        assert self.open_with(b"two", b"three") == [b"two", b"three"]
+        life.commit(USER, second)
+        assert self.open_with(b"two", b"three") == [b"three"]
+
     def test_a_wrong_password_is_wrong_whatever_is_pending(self, life: Lifecycle) -> None:
         life.passwd(USER, b"old", b"new", keep_old=True)
         with pytest.raises(WrongPassword):

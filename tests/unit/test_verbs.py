@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,38 @@ def test_logins_at_once_share_one_derivation(enrolled: World) -> None:
 
     assert asyncio.run(at_once()) == ["ok"] * 50
     assert enrolled.derivations == 1
+
+
+def test_a_login_shares_no_derivation_that_began_before_the_password_was_set(
+    enrolled: World,
+) -> None:
+    """A phone that had the new password a moment too early makes it wrong for nobody else."""
+    began, go_on = threading.Event(), threading.Event()
+    derive = enrolled.vault.derive
+
+    def slow(password: bytes, salt: bytes, cost: kdf.Profile, size: int) -> bytes:
+        if not began.is_set():
+            began.set()
+            go_on.wait(30)
+        return derive(password, salt, cost, size)
+
+    enrolled.vault.derive = slow
+
+    async def too_early() -> list[str]:
+        login = lambda: enrolled.service.answer(  # noqa: E731
+            "unlock", {"user": USER, "password": b"new"}, admin=False
+        )
+        phone = asyncio.ensure_future(login())
+        while not began.is_set():
+            await asyncio.sleep(0.01)
+        change = {"user": USER, "old": b"pw", "new": b"new"}
+        assert (await enrolled.service.answer("passwd", change, admin=True))[0] == "ok"
+        desk = asyncio.ensure_future(login())
+        await asyncio.sleep(0.1)
+        go_on.set()
+        return [status for status, _ in (await phone, await desk)]
+
+    assert asyncio.run(too_early()) == ["wrong", "ok"]
 
 
 def test_what_dovecot_gets_opens_the_mail(enrolled: World) -> None:

@@ -105,7 +105,9 @@ class Lifecycle:
         before = self._store.load(user)
         if not any(slot.id == change_id for slot in before.of_kind("login")):
             raise _gone(user)
-        self._drop_logins(before, lambda slot: slot.id != change_id)
+        # The old password of a later change: this one was settled before that began.
+        if before.pending is not None and before.pending.id == change_id:
+            self._drop_logins(before, lambda slot: slot.id != change_id)
 
     def undo(self, user: str, change_id: str) -> None:
         """End this change: only the old password opens.

@@ -94,7 +94,8 @@ class LoginVerbs:
         self.login_verbs: dict[str, Verb] = {"unlock": self._unlock, "lookup": self._lookup}
         self.admin_verbs = admin_verbs
         self.panel_verbs = panel_verbs or {}
-        self._under_way: dict[bytes, asyncio.Future[Unlocked]] = {}
+        # By the keyring too: what began before a change does not say what is right after it.
+        self._under_way: dict[tuple[bytes, Revision | None], asyncio.Future[Unlocked]] = {}
         self._wrong: OrderedDict[bytes, tuple[float, Revision | None]] = OrderedDict()
 
     async def answer(
@@ -220,13 +221,13 @@ class LoginVerbs:
             return login_fields(self.version, keys), "cached"
         if self._known_wrong(mac, revision):
             raise WrongPassword(f"wrong password for {user}")
-        shared = self._under_way.get(mac)
+        shared = self._under_way.get((mac, revision))
         if shared is None:
             a_try = guesses.admit(user, remote) if guesses is not None else None
             vouched = guesses is None
             job = self.workers.run(lambda: self.vault.unlock(user, password, vouched=vouched))
             shared = asyncio.ensure_future(job)
-            self._under_way[mac] = shared
+            self._under_way[mac, revision] = shared
             shared.add_done_callback(lambda done: self._unlocked(user, mac, revision, done, a_try))
         try:
             unlocked = await asyncio.shield(shared)
@@ -246,7 +247,7 @@ class LoginVerbs:
         a_try: Try | None,
     ) -> None:
         """A run has ended: begin the session, or remember that the password was wrong."""
-        self._under_way.pop(mac, None)
+        self._under_way.pop((mac, revision), None)
         exc = None if done.cancelled() else done.exception()
         if a_try is not None:
             a_try.ended(mac if isinstance(exc, WrongPassword) else None)
