@@ -188,6 +188,6 @@ class NothingChanged(MailsealError):
 
 
 class NotSettled(MailsealError):
-    """The other password database has changed, the keyring could not be told."""
+    """The new password is in force, what was to follow in the keyring was not done."""
 
     exit_status = EX_PROTOCOL

@@ -252,3 +252,58 @@ def test_guesses_of_a_panel_are_slowed_down(agent: AgentProcess) -> None:
     assert "recovery-code: " not in log
     done = agent.run("recovery-code", USER, "--stdin", stdin=b"pw\n")
     assert done.returncode == 0, done.stderr
+
+
+def test_what_proves_nothing_ends_no_session_and_leaves_no_line(agent: AgentProcess) -> None:
+    assert opens(agent, b"pw")
+    before = agent.log_text()
+    user = USER.encode()
+    unproven = {
+        "passwd": {"old": b"guess", "new": b""},
+        "app": {"password": b"guess", "label": b"\t"},
+        "commit": {"change": b"0" * 16},
+        "undo": {"change": b"0" * 16},
+        "rewrap": {"secret": b"guess", "new": b"x" * 300},
+    }
+    lines = [protocol.encode(verb, {"user": user, **rest}) for verb, rest in unproven.items()]
+    assert ask_as(PANEL, agent, lines * 20) == ["error"] * 100
+    assert json.loads(agent.ask("status").fields["users"])[0]["session"] is not None
+    assert agent.log_text().count("\n") - before.count("\n") < 5
+
+
+def test_a_panel_names_no_address(agent: AgentProcess) -> None:
+    """What it says could have others banned, or their address slowed down."""
+    victim, others = "203.0.113.7", [b"user%d@example.org" % n for n in range(40)]
+    for name in others:
+        agent.ask("enroll", user=name, password=b"pw")
+    lines = [
+        protocol.encode(
+            "passwd", {"user": n, "old": b"guess", "new": b"x", "remote": victim.encode()}
+        )
+        for n in others
+    ]
+    assert ask_as(PANEL, agent, lines) == ["error"] * len(lines)
+    assert victim not in agent.log_text()
+    unlock = {"user": USER.encode(), "password": b"pw", "remote": victim.encode()}
+    assert agent.ask("unlock", **unlock).status == "ok"
+
+
+def test_an_attack_on_logins_keeps_nobody_from_the_panel(agent: AgentProcess) -> None:
+    fields = {"user": USER.encode(), "remote": b"203.0.113.7"}
+    answers = [agent.ask("unlock", **fields, password=b"guess %d" % n).status for n in range(20)]
+    assert answers[-1] == "temporary"
+    done = run_as(PANEL, agent, "passwd", USER, "--stdin", stdin=b"pw\nnew\n")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_panel_rekeys_nothing(agent: AgentProcess) -> None:
+    """And says so before the password has changed."""
+    app = run_as(PANEL, agent, "app-password", USER, "a", "--stdin", stdin=b"pw\n")
+    slot = app.stderr.decode().partition("slot ")[2].partition(";")[0]
+    keys = json.loads(agent.ask("status").fields["users"])[0]["keys"]
+    fields = {"user": USER.encode(), "password": b"pw", "slot": slot.encode(), "rekey": b"1"}
+    assert ask_as(PANEL, agent, [protocol.encode("revoke", fields)]) == ["error"]
+    command = ["passwd", USER, "--stdin", "--compromised"]
+    assert run_as(PANEL, agent, *command, stdin=b"pw\nnew\n").returncode == 77
+    assert opens(agent, b"pw") and not opens(agent, b"new")
+    assert json.loads(agent.ask("status").fields["users"])[0]["keys"] == keys

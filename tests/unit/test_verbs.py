@@ -116,15 +116,14 @@ def test_a_login_shares_no_derivation_that_began_before_the_password_was_set(
     enrolled.vault.derive = slow
 
     async def too_early() -> list[str]:
-        login = lambda: enrolled.service.answer(  # noqa: E731
-            "unlock", {"user": USER, "password": b"new"}, admin=False
-        )
-        phone = asyncio.ensure_future(login())
+        login = {"user": USER, "password": b"new"}
+        answer = enrolled.service.answer
+        phone = asyncio.ensure_future(answer("unlock", login, admin=False))
         while not began.is_set():
             await asyncio.sleep(0.01)
         change = {"user": USER, "old": b"pw", "new": b"new"}
-        assert (await enrolled.service.answer("passwd", change, admin=True))[0] == "ok"
-        desk = asyncio.ensure_future(login())
+        assert (await answer("passwd", change, admin=True))[0] == "ok"
+        desk = asyncio.ensure_future(answer("unlock", login, admin=False))
         await asyncio.sleep(0.1)
         go_on.set()
         return [status for status, _ in (await phone, await desk)]

@@ -17,7 +17,8 @@ DIAGNOSTICS
     67  no such user, or not enrolled
     69  COMMAND of --then has changed nothing, so the keyring has not changed either
     75  temporary failure: agent not running, disk full, changed by somebody else
-    76  COMMAND of --then has set the new password, the keyring could not be told
+    76  COMMAND of --then has set the new password, the keyring could not be told; or
+        --compromised has set it, and there is no new master key
     77  wrong password, or not permitted
     78  the configuration is wrong
 """

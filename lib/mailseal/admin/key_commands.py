@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mailseal.admin import two_places
 from mailseal.admin.pair_commands import report_rekey
 from mailseal.admin.prompt import Passwords
-from mailseal.errors import UsageError
+from mailseal.errors import MailsealError, NotSettled, UsageError
 
 if TYPE_CHECKING:
     from mailseal.admin.command import Commands, Context
@@ -59,11 +59,21 @@ def passwd(context: Context) -> int:
     passwords = Passwords(from_stdin=arguments.stdin, null=arguments.null)
     old = passwords.ask(f"old password of {arguments.user}")
     new = passwords.ask(f"new password of {arguments.user}", new=True)
+    if arguments.compromised:
+        # May it be done?  Else the password would have changed, and the answer would be "no".
+        context.ask("rekey", check=b"1", user=user, password=old)
     if not two_places.change(context, "passwd", user, new, old=old):
         sys.stdout.write("password changed\n")
         two_places.note_one_place(context)
     if arguments.compromised:
-        report_rekey(context, context.ask("rekey", user=user, password=new))
+        try:
+            reply = context.ask("rekey", user=user, password=new)
+        except MailsealError as exc:
+            raise NotSettled(
+                f"the password has changed, but the keyring still has the old master key: {exc}",
+                hint=f"run `mailseal rekey {arguments.user}`",
+            ) from None
+        report_rekey(context, reply)
     return 0
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from mailseal.crypto.eckeys import PublicKey
-from mailseal.errors import MailsealError, NotEnrolled, WrongPassword
+from mailseal.errors import ChangeGone, MailsealError, NotEnrolled, UsageError
 from mailseal.keys.escrow_slot import EscrowSlot
 from mailseal.keys.slot import Slot
 from mailseal.keys.slots import kind_of
@@ -28,7 +28,7 @@ from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions
 from mailseal.login.vault import Vault
 from mailseal.login.verbs import Answer, Verb, needed, note_enrolment, text_of, user_of
-from mailseal.login.workers import Workers
+from mailseal.login.workers import Workers, asked_by_panel
 
 STATUS_PAGE = 200
 """Users in one answer to `status` at most."""
@@ -79,17 +79,31 @@ class AdminVerbs:
         """Run a change in a thread and end the user's session; log how it went.
 
         `quick`: it derives nothing, and waits for nobody who does.
-        A wrong password changes nothing: whoever guesses at a panel ends no session.
+        What fails and has changed nothing ends no session; and what a panel
+        asks without proving anything leaves no line, of which it could make any number.
         """
-        unchanged = False
+        may_differ = False
+
+        def watched() -> _T:
+            nonlocal may_differ
+            before = self._vault.revision(user)
+            try:
+                return job()
+            except BaseException:
+                may_differ = True  # unless the next line says that it does not
+                may_differ = self._vault.revision(user) != before
+                raise
+
         try:
-            result = await (self._workers.quick if quick else self._workers.change)(job)
+            result = await (self._workers.quick if quick else self._workers.change)(watched)
         except MailsealError as exc:
-            unchanged = isinstance(exc, WrongPassword)
-            self._log.warning("%s: user=<%s>, failed: %s", what, user, exc)
+            if not (asked_by_panel.get() and isinstance(exc, (UsageError, ChangeGone))):
+                self._log.warning("%s: user=<%s>, failed: %s", what, user, exc)
             raise
+        else:
+            may_differ = True
         finally:
-            if not unchanged:
+            if may_differ:
                 self._sessions.end(user)
         self._log.info("%s: user=<%s>, done", what, user)
         return result
@@ -158,7 +172,12 @@ class AdminVerbs:
         return "ok", answer | _rekeyed(public, [one for one in gone if one is not slot])
 
     async def _rekey(self, fields: Fields) -> Answer:
+        """With `check` nothing is changed: it only says whether it could be."""
         user, password = user_of(fields), needed(fields, "password")
+        if "check" in fields:
+            check = lambda: self._vault.open(user, password).wipe()  # noqa: E731
+            await self._do(user, "rekey (check)", check)
+            return "ok", {}
         job = lambda: self._life.rekey(user, password)  # noqa: E731
         return "ok", _rekeyed(*await self._do(user, "rekey", job))
 

@@ -10,6 +10,8 @@ CONTRACT
     a pause of 1, 2, 4 … seconds, up to the longest.  All is forgotten after 15
     minutes without a wrong password.  The same wrong password again (a phone
     that has the old one) does not count.
+    Panels have a count of their own for each user and say no address: a crowd at the
+    logins keeps nobody from changing the password, and no panel accuses an address.
     An address from which a user has logged in before has a count of its own for that
     user: a crowd elsewhere is not in the user's way, and its pause is 2 seconds
     at most.  What a session or another passdb knows to be right never comes here.
@@ -47,6 +49,9 @@ _KEPT = 2
 
 Place = str
 """An IPv4 address, or the /64 of an IPv6 address."""
+
+_Kind = tuple[tuple[str, ...], int, float]
+"""What is counted together, how many are free, the longest pause in seconds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,18 +130,25 @@ class Guesses:
         self._counts: OrderedDict[tuple[str, ...], _Count] = OrderedDict()
         self._known: OrderedDict[tuple[str, Place], None] = OrderedDict()
 
+    def admit_to_panel(self, user: str) -> Try:
+        """The same for a try at one of agent.panel_users."""
+        return self._begin([(("panel", user), self._limits.per_user, self._limits.pause)], user)
+
     def admit(self, user: str, remote: str) -> Try:
         """Let a try begin, or raise TooManyGuesses."""
         limits, place = self._limits, place_of(remote)
-        kinds: list[tuple[tuple[str, ...], int, float]]
+        kinds: list[_Kind]
         if place is not None and (user, place) in self._known:
             kinds = [(("known", user, place), limits.per_user, _KNOWN_PAUSE)]
         else:
             kinds = [(("user", user), limits.per_user, limits.pause)]
             if place is not None and not self._is_shared(remote):
                 kinds.insert(0, (("address", place), limits.per_address, limits.pause))
-        counts = []
         # The address first: one that must pause makes no new counts for users.
+        return self._begin(kinds, user, place)
+
+    def _begin(self, kinds: Sequence[_Kind], user: str, place: Place | None = None) -> Try:
+        counts = []
         for key, free, pause in kinds:
             count = self._count(key, free, pause)
             wait = count.wait(self._clock())

@@ -57,19 +57,22 @@ class PanelVerbs:
 
         async def guarded(fields: Fields) -> Answer:
             secret = next((fields[name] for name in _PROOFS if name in fields), None)
-            if secret is None:
-                return await verb(fields)
-            user, remote = user_of(fields), text_of(fields, "remote") if "remote" in fields else ""
-            a_try, wrong = self._guesses.admit(user, remote), None
             asked_by_panel.set(True)
+            try:
+                return await verb(fields) if secret is None else await tried(fields, secret)
+            finally:
+                asked_by_panel.set(False)
+
+        async def tried(fields: Fields, secret: bytes) -> Answer:
+            user, wrong = user_of(fields), None
+            a_try = self._guesses.admit_to_panel(user)
             try:
                 return await verb(fields)
             except WrongPassword:
                 wrong = self._guesses.stands_for(secret)
-                self._guesses.note_wrong(user, remote)
+                self._guesses.note_wrong(user, "")
                 raise
             finally:
-                asked_by_panel.set(False)
                 a_try.ended(wrong)
 
         return guarded
@@ -77,6 +80,8 @@ class PanelVerbs:
     async def _revoke(self, fields: Fields) -> Answer:
         user, password = user_of(fields), needed(fields, "password")
         slot_id = text_of(fields, "slot")
+        if "rekey" in fields:
+            raise NotPermitted("a panel cannot rekey: an administrator can")
 
         def check() -> None:
             opened = self._vault.open(user, password)
