@@ -6,6 +6,7 @@ Each is set up with the commands of its page, one after the other on the same ho
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -139,12 +140,17 @@ def as_mallory(site: Site, command: str) -> int:
 class TestSystemUsers:
     """From top to bottom, as a postmaster does it."""
 
-    def test_mail_flows_before_the_last_step(self, users: Site) -> None:
-        word = arrives(users, "alice@mail.example.org")
-        assert on_disk(users, word, "/home/alice/Maildir/new")
+    def test_mail_for_dovecot_lda_waits_for_the_last_step(self, users: Site) -> None:
+        """Started by a user it asks no userdb, so it may not save; the mail is not lost."""
+        word = fresh_word()
+        send(users.smtp, SENDER, ["carol@mail.example.org"], a_mail(word))
+        deferred = re.compile(r"to=<carol@mail\.example\.org>.*status=deferred")
+        users.wait(lambda: deferred.search(users.log()), "the mail is deferred")
+        users.run(page_of_users("do", users.version, "postfix") + "postqueue -f\n")
+        users.wait_delivered()
+        assert on_disk(users, word, "/home/carol/Maildir/new")
 
     def test_mail_is_sealed_under_the_name_of_the_account(self, users: Site) -> None:
-        users.run(page_of_users("do", users.version, "postfix"))
         users.run("mailseal check-config")
         users.run("mailseal enroll alice --stdin", stdin=b"alice's password\n")
         for address in ("alice@mail.example.org", "Alice@mail.example.org", "alice@localhost"):
