@@ -8,6 +8,7 @@ settings leave mail_crypt out.  And users who are not enrolled notice none of it
 from __future__ import annotations
 
 import contextlib
+import imaplib
 import os
 import signal
 from collections.abc import Iterator
@@ -303,6 +304,22 @@ def test_two_accounts_that_differ_in_case_only() -> None:
         assert "auth_username_format" in lab.dovecot.log_text()
         assert heads(lab, "Bob@example.org", "Sent") == {b"From: <"}
         assert heads(lab, upper, "Sent") == set()
+
+
+def test_mechanisms_without_a_password(door: str) -> None:
+    """CRAM-MD5: as ever for users who are not enrolled; nothing opens a keyring."""
+    extra = "auth_mechanisms = plain login cram-md5\n"
+    with Lab(auth=door, plain_users={PLAIN: "password"}, dovecot_extra=extra) as lab:
+        with imaplib.IMAP4(*lab.imap) as client:
+            client.login_cram_md5(PLAIN, "password")
+            assert client.append("Sent", None, None, MAIL)[0] == "OK"
+        with pytest.raises(imaplib.IMAP4.error), imaplib.IMAP4(*lab.imap) as client:
+            client.login_cram_md5(ALICE, "password")
+            client.append("Sent", None, None, MAIL)
+        assert heads(lab, PLAIN, "Sent") == {b"From: <"}
+        assert heads(lab, ALICE, "Sent") == set()
+        append(lab, ALICE)
+        assert heads(lab, ALICE, "Sent") == {b"CRYPTED"}
 
 
 @pytest.mark.parametrize("wrong", ["old passdb first", "old userdb first", "both", "no chain"])

@@ -77,6 +77,7 @@ class _Arguments:
         self.socket, self.public = DEFAULT_SOCKET, DEFAULT_PUBLIC
         self.behind = self.app = False
         self.key = self.undoing = self.mail = ""
+        self.userdb = False
         while words and words[0].startswith("--"):
             option = words.pop(0)
             if option == "--behind-passdb":
@@ -84,7 +85,7 @@ class _Arguments:
             elif option == "--app-password":
                 self.app = True
             elif option.startswith("--key="):
-                self.key = option[len("--key=") :]
+                self.key, self.userdb = option[len("--key=") :], True
             elif option.startswith("--undoing="):
                 self.undoing = option[len("--undoing=") :]
             elif option.startswith("--mail="):
@@ -102,7 +103,8 @@ def main(argv: list[str], environ: dict[str, str], *, input_fd: int = 3, output_
     try:
         arguments = _Arguments(argv[1:])
         user, password = _read_request(input_fd)
-        if "CREDENTIALS_LOOKUP" in environ:
+        # A userdb sees it as well, after a login by such a mechanism.
+        if "CREDENTIALS_LOOKUP" in environ and not arguments.userdb:
             raise UsageError("the password is needed to open the keyring; allow PLAIN and LOGIN")
         if "AUTHORIZED" in environ:
             return _userdb(arguments, user, environ, output_fd)
