@@ -27,6 +27,9 @@ from mailseal.errors import DiskFull, MailsealError, TemporaryError
 # Without O_TMPFILE: overlayfs of old kernels, FUSE, NFS.
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 
+ACL = "system.posix_acl_access"
+"""The extended attribute that is a file's ACL."""
+
 LEFT_OVER = "#tmp"
 """Ends the name of the temporary file of a writer who is alone; file_name() gives no such name."""
 
@@ -88,6 +91,7 @@ def replace(
     *,
     mode: int = 0o600,
     owner: tuple[int, int] | None = None,
+    acl: bytes | None = None,
     alone: bool = False,
 ) -> None:
     """Give `path` new content, all or nothing: readers see the old bytes or the new ones."""
@@ -95,7 +99,7 @@ def replace(
     if alone:
         sweep(path)
     with reporting(f"cannot write {path}"):
-        _write_new(temporary, data, mode, owner)
+        _write_new(temporary, data, mode, owner, acl)
         try:
             os.rename(temporary, path)
             sync_folder(os.path.dirname(path) or ".")
@@ -196,9 +200,13 @@ def make_folder(path: str, *, mode: int = 0o700, owner: tuple[int, int] | None =
         sync_folder(os.path.dirname(path) or ".")
 
 
-def _write_new(path: str, data: bytes, mode: int, owner: tuple[int, int] | None) -> None:
+def _write_new(
+    path: str, data: bytes, mode: int, owner: tuple[int, int] | None, acl: bytes | None = None
+) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
+        if acl is not None:
+            os.setxattr(fd, ACL, acl)
         _fill(fd, data, mode, owner)
     except OSError:
         with contextlib.suppress(OSError):

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sqlite3
+import struct
 import subprocess
 import tempfile
 import threading
@@ -248,3 +249,61 @@ def test_nobody_else_may_have_written_the_configuration_or_the_file(tmp_path: Pa
 def test_wrong_configurations(tmp_path: Path, options: dict[str, object]) -> None:
     site = Site(tmp_path, dict, **options)
     assert site.set(USERS[0]) == 78
+
+
+def _line(site: Site) -> bytes:
+    path = json.loads(site.config.read_text())["path"]
+    return next(line for line in Path(path).read_bytes().split(b"\n") if line[:6] == b"user0@")
+
+
+def test_a_password_in_clear_is_written_as_it_is_or_not_at_all(tmp_path: Path) -> None:
+    """A colon would begin the next field: uid, gid, home and what else the userdb takes."""
+    site = _passwd_file(tmp_path)
+    options = json.loads(site.config.read_text())
+    site.config.write_text(json.dumps({**options, "scheme": "PLAIN"}))
+    before = _line(site)
+    for password in ("a:0:0::/root::userdb_uid=0", ":"):
+        assert site.set(USERS[0], password=password) == 64
+        assert _line(site) == before
+    for password in ("schön", " blank at both ends "):
+        assert site.set(USERS[0], password=password) == 0
+        stored = f"{{PLAIN}}{password}".encode()
+        assert _line(site) == USERS[0].encode() + b":" + stored + b":1:2::/h::x=y"
+
+
+def test_a_file_that_others_can_change_is_refused(tmp_path: Path) -> None:
+    site = _passwd_file(tmp_path)
+    users = tmp_path / "users"
+    users.chmod(0o666)
+    assert site.set(USERS[0]) == 78
+    users.chmod(0o640)
+    if os.getuid() == 0:
+        os.chown(users, 60605, 0)
+        assert site.set(USERS[0]) == 78
+        os.chown(users, 0, 0)
+    assert set(site.hashes().values()) == {"old"}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make folders of another user")
+def test_a_folder_above_that_another_can_replace_is_refused(tmp_path: Path) -> None:
+    """Whoever owns it could put a link to any folder of root's there: /etc, for /etc/passwd."""
+    above = tmp_path / "panel"
+    (above / "conf").mkdir(parents=True)
+    site = _passwd_file(above / "conf")
+    os.chown(above, 60605, 60605)
+    site.config.rename(tmp_path / "set-hash.yaml")
+    site.config = tmp_path / "set-hash.yaml"
+    assert site.set(USERS[0]) == 78
+    assert set(site.hashes().values()) == {"old"}
+
+
+def test_an_acl_stays(tmp_path: Path) -> None:
+    """It may be what lets Dovecot read the file."""
+    site = _passwd_file(tmp_path)
+    users = tmp_path / "users"
+    entries = [(1, 6, -1), (2, 4, 60605), (4, 4, -1), (0x10, 4, -1), (0x20, 0, -1)]
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    os.setxattr(users, "system.posix_acl_access", acl)
+    assert site.set(USERS[0]) == 0
+    assert os.getxattr(users, "system.posix_acl_access") == acl
+    assert fits(site.hashes()[USERS[0]], "new")

@@ -2,42 +2,61 @@
 """A new hash in one line of a passwd-file, one writer at a time.
 
 The lock is on FILE.lock, not on the file itself, which each change replaces as a whole:
-a reader sees the old file or the new one, with the same owner and mode.
+a reader sees the old file or the new one, with the same owner, mode and ACL.
 
 FAILURES
-    NoSuchUser, Damaged (the user stands there twice), ConfigError (the file cannot be read,
-    or others can write here): nothing has changed.  TemporaryError and DiskFull when the new
+    NoSuchUser, Damaged (the user stands there twice), BadPassword (a scheme that hides nothing,
+    and a colon), ConfigError (the file cannot be read, or others can write to it, or to a folder
+    above it): nothing has changed.  TemporaryError and DiskFull when the new
     file could not be written or synced.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
 from collections.abc import Iterator
 
 from mailseal import durable
-from mailseal.errors import ConfigError, Damaged, NoSuchUser
+from mailseal.errors import BadPassword, ConfigError, Damaged, NoSuchUser
 from mailseal.panel.configuration import require_own
+from mailseal.paths import open_folder
 
 
 def write(path: str, user: str, hashed: str) -> None:
     """Replace the second field of the user's line."""
+    if ":" in hashed:
+        raise BadPassword("a password with a colon cannot stand in a passwd-file as it is")
     path = os.path.realpath(path)
+    folder = os.path.dirname(path)
     try:
-        require_own(os.stat(os.path.dirname(path)), os.path.dirname(path))
+        with open_folder(folder) as opened:
+            if not opened.own:
+                raise ConfigError(f"others can change {folder}, or put another in its place")
         with _locked(f"{path}.lock"):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             with open(fd, "rb") as stream:
                 found = os.fstat(fd)
-                before = stream.read()
-            after = _changed(before, os.fsencode(user), hashed.encode())
-            owner = (found.st_uid, found.st_gid)
-            durable.replace(path, after, mode=stat.S_IMODE(found.st_mode), owner=owner)
+                require_own(found, path)
+                before, acl = stream.read(), _acl(fd)
+            after = _changed(before, os.fsencode(user), hashed.encode("utf-8", "surrogateescape"))
+            mode, owner = stat.S_IMODE(found.st_mode), (found.st_uid, found.st_gid)
+            durable.replace(path, after, mode=mode, owner=owner, acl=acl)
     except OSError as exc:
         raise ConfigError(f"cannot read {path}: {exc.strerror}") from None
+
+
+def _acl(fd: int) -> bytes | None:
+    """It may be what lets Dovecot read the file."""
+    try:
+        return os.getxattr(fd, durable.ACL)
+    except OSError as exc:
+        if exc.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return None
+        raise
 
 
 def _changed(data: bytes, user: bytes, hashed: bytes) -> bytes:

@@ -101,8 +101,10 @@ def hash_of(password: bytes, scheme: str) -> str:
         )
     except (OSError, subprocess.SubprocessError):
         raise HashingFailed("cannot run doveadm pw") from None
-    hashed = done.stdout.decode("ascii", "replace").strip()
-    if done.returncode or not hashed.startswith("{") or not hashed.isprintable():
+    # A scheme such as PLAIN holds the password itself, which must stay as it is.
+    hashed = done.stdout.decode("utf-8", "surrogateescape").removesuffix("\n")
+    controls = any(ord(letter) < 32 or letter == "\x7f" for letter in hashed)
+    if done.returncode or not hashed.startswith("{") or controls:
         raise HashingFailed(
             f"doveadm pw made no {scheme} hash", hint="`doveadm pw -l` lists the schemes"
         )
