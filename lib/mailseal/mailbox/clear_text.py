@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: MIT
+"""What Dovecot writes beside the mails that holds pieces of them in clear.
+
+These files are no mails, and Dovecot makes them anew when it needs them.
+
+FAILURES
+    None: a folder that cannot be read is yielded, with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+HOLDS_TEXT = {
+    "dovecot.index.cache": "an index cache, with subjects and addresses",
+    ".dovecot.lda-dupes": "a list of Message-IDs (Sieve's `duplicate` and `vacation`)",
+    "dovecot.lda-dupes": "a list of Message-IDs (Sieve's `duplicate` and `vacation`)",
+    "xapian-indexes": "a full-text index (fts-xapian)",
+    "fts-flatcurve": "a full-text index (flatcurve)",
+    "lucene-indexes": "a full-text index (lucene)",
+    "dovecot.index.search": "a full-text index (squat)",
+    "dovecot.index.search.uids": "a full-text index (squat)",
+}
+"""By the name of a file, or of a folder that is not empty."""
+
+_MAILS = frozenset(("cur", "new", "tmp"))
+
+
+def search(root: str, *, below: bool = True) -> Iterator[tuple[str, str]]:
+    """Path and description of each such file in a folder, and below it.  Follows no link."""
+    try:
+        with os.scandir(root) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        yield root, f"cannot be searched: {exc.strerror}"
+        return
+    for entry in entries:
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if what := HOLDS_TEXT.get(entry.name):
+            if not _is_empty(entry, is_folder):
+                yield entry.path, what
+        elif is_folder and below and entry.name not in _MAILS:
+            yield from search(entry.path)
+
+
+def _is_empty(entry: os.DirEntry[str], is_folder: bool) -> bool:
+    try:
+        return not (os.listdir(entry.path) if is_folder else os.lstat(entry.path).st_size)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: MIT
+"""All stored mail of one user: nothing in clear, nothing foreign, nothing changed.
+
+    for report in verify(root, expected, share=(0, 2)):    # in one of two processes
+        marks.add(report.marks)                             # in the one above them: replay.py
+
+CONTRACT
+    Reads only, as whoever runs it.  Links are not followed; they are findings, as is what
+    cannot be read: what was not seen is not counted as absent.
+    Mails are checked while Dovecot and clients use the mailbox.  A finding that a rename
+    could have made is looked at again before it counts; new/ is read before cur/, the way in which
+    mails go.  A mail that is moved to another folder meanwhile may not be seen.
+    Memory does not grow with the number of mails: a report comes for each REPORT_MAILS of
+    them, with at most MOST_NAMED findings of one kind in a folder.
+
+SHARES
+    Process k of n takes the mails whose base name has k as its CRC-32 modulo n: however
+    the folder changes between the listings of two processes, none falls between them.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+
+from mailseal.errors import MailsealError
+from mailseal.mailbox import clear_text, examine, uidlist
+from mailseal.mailbox.examine import CHANGED, CLEAR, DAMAGED, FOREIGN, ODD, SIZE, Expected, Seen
+from mailseal.mailbox.folders import Folder, walk
+from mailseal.mailbox.report import TEXT, UNREADABLE, Finding, Report, uid_list_of
+
+REPORT_MAILS = 1000
+_AGAIN = frozenset((CHANGED, DAMAGED, SIZE, FOREIGN, UNREADABLE))
+_MOST_AGAIN = 10_000
+_ROUNDS = 5
+
+
+def verify(
+    root: str, expected: Expected, *, share: tuple[int, int] = (0, 1), control: str = ""
+) -> Iterator[Report]:
+    """The mails of one share; with the first one, also tmp/ and what is not mail.
+
+    `control` is the folder in which Dovecot keeps dovecot-uidlist, if it is not `root`.
+    A user who has no mail yet has no Maildir; but if the folders above are empty too, the file
+    system may not be mounted.
+    """
+    if not os.path.lexists(root):
+        if share[0] == 0 and (place := _empty_above(root)):
+            yield _one(Finding(UNREADABLE, "", root, f"is not there, and {place} is empty"))
+        return
+    for folder in walk(root):
+        if isinstance(folder, Folder):
+            uid_list = uid_list_of(folder, root, control)
+            yield from _Pass(folder, expected, share, uid_list).reports()
+        elif share[0] == 0:
+            yield _one(Finding(UNREADABLE, "", folder.path, f"{folder.why}; not looked into"))
+    if share[0] == 0:
+        yield from texts(root)
+
+
+def _empty_above(path: str) -> str | None:
+    """The folder above that is there, if there is nothing in it or that cannot be told."""
+    above = os.path.dirname(path)
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    try:
+        return None if os.listdir(above) else above
+    except OSError:
+        return above
+
+
+def texts(root: str, *, below: bool = True) -> Iterator[Report]:
+    """What Dovecot has written in clear in a folder that is no mail."""
+    for path, what in clear_text.search(root, below=below):
+        yield _one(Finding(TEXT, "", path, f"{what}: delete it"))
+
+
+def _one(finding: Finding) -> Report:
+    report = Report()
+    report.add(finding)
+    return report
+
+
+class _Pass:
+    """One share of one folder."""
+
+    def __init__(
+        self, folder: Folder, expected: Expected, share: tuple[int, int], uid_list: str
+    ) -> None:
+        self._folder = folder
+        self._expected = expected
+        self._share = share
+        self._uid_list = uid_list
+        self._report = Report()
+        self._found = Report()
+        self._again: dict[str, bool] = {}
+        """By base name, whether the mail was counted already."""
+
+    def reports(self) -> Iterator[Report]:
+        """See verify()."""
+        yield from self._mails(None)
+        for _ in range(_ROUNDS):
+            if not self._again:
+                break
+            again, self._again = self._again, {}
+            yield from self._mails(again)
+        if self._share[0] == 0:
+            self._tmp()
+        report, found = self._report, self._found
+        found.give_uids(self._folder, self._uid_list)
+        report.counts, report.findings = found.counts, found.findings
+        yield report
+
+    def _mails(self, again: Mapping[str, bool] | None) -> Iterator[Report]:
+        number, of = self._share
+        for part in ("new", "cur"):
+            for path, name in self._listed(part):
+                base = uidlist.base_of(name)
+                if again is not None:
+                    if base in again:
+                        self._check(path, base, counted=again[base], again=True)
+                elif of == 1 or zlib.crc32(os.fsencode(base)) % of == number:
+                    self._check(path, base)
+                    if self._report.mails >= REPORT_MAILS:
+                        yield self._report
+                        self._report = Report()
+
+    def _listed(self, part: str) -> Iterator[tuple[str, str]]:
+        where = f"{self._folder.path}/{part}"
+        try:
+            with os.scandir(where) as entries:
+                for entry in entries:
+                    yield entry.path, entry.name
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            self._add(UNREADABLE, where, f"cannot be listed: {exc.strerror}")
+
+    def _check(self, path: str, base: str, *, counted: bool = False, again: bool = False) -> None:
+        try:
+            seen = examine.look(path, self._expected)
+        except FileNotFoundError:
+            self._again[base] = counted
+            return
+        except MailsealError as exc:
+            seen = Seen(0, 1, (0, 0), problem=(UNREADABLE, str(exc)))
+        if not counted:
+            self._report.mails += 1
+            self._report.size += seen.size
+            if seen.mark:
+                self._report.marks.append(seen.mark)
+        if seen.problem is None:
+            return
+        kind, text = seen.problem
+        if not again and kind in _AGAIN and len(self._again) < _MOST_AGAIN:
+            self._again[base] = True
+        else:
+            self._add(kind, path, text)
+
+    def _tmp(self) -> None:
+        """Mails on their way in: these may be cut short, but not in clear."""
+        for path, _ in self._listed("tmp"):
+            try:
+                problem = examine.look(path, self._expected).problem
+            except FileNotFoundError:
+                continue
+            except MailsealError as exc:
+                problem = UNREADABLE, str(exc)
+            if problem is not None and problem[0] in (CLEAR, ODD, UNREADABLE):
+                self._add(problem[0], path, f"{problem[1]} (in tmp/, no mail of the mailbox)")
+
+    def _add(self, kind: str, path: str, text: str) -> None:
+        self._found.add(Finding(kind, self._folder.name, path, text))
