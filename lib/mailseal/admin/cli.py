@@ -12,6 +12,7 @@ DIAGNOSTICS
     Errors go to standard error as `mailseal: error: ...`, often with a second line
     `mailseal: hint: ...`.  Exit status (sysexits.h):
     0   done
+    1   verify has found something
     64  wrong arguments, or a password or user name that cannot be one
     65  stored data is damaged, not sealed, already there, or a change that is not open any more
     67  no such user, or not enrolled
@@ -53,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         slot_commands,
         status,
         unenroll,
+        verify,
     )
 
     parser = _Parser(prog="mailseal", description="Mail sealed at rest: the admin command.")
@@ -66,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
         backup_commands,
         pair_commands,
         unenroll,
+        verify,
         mail_commands,
         config_commands,
     )

@@ -35,15 +35,31 @@ _VARIABLES = (
 
 def known(config: Config) -> dict[str, str]:
     """The settings as userdb fields; empty if nothing is known."""
-    if config.delivery.userdb != "dovecot" or not config.dovecot.userdb_socket.startswith("/"):
+    doveconf = of_running(config)
+    try:
+        return _known_of(doveconf) if doveconf else {}
+    except (OSError, DoveconfError):
         return {}
+
+
+def of_running(config: Config) -> Doveconf | None:
+    """The configuration of the Dovecot that is asked for users; None if that is not known."""
+    if config.delivery.userdb != "dovecot" or not config.dovecot.userdb_socket.startswith("/"):
+        return None
     link = os.path.join(os.path.dirname(config.dovecot.userdb_socket), "dovecot.conf")
     try:
         if os.lstat(link).st_uid not in (0, os.geteuid()):
-            return {}  # a folder in which others may write
-        return _known_of(Doveconf(["doveconf", "-c", os.path.realpath(link)]))
-    except (OSError, DoveconfError):
-        return {}
+            return None  # a folder in which others may write
+    except OSError:
+        return None
+    return Doveconf(["doveconf", "-c", os.path.realpath(link)])
+
+
+def in_short(value: str) -> str:
+    """A setting with the variables of 2.4 written as those of 2.3, for location.expand()."""
+    for variable, short in _VARIABLES:
+        value = variable.sub(short, value)
+    return value
 
 
 def _known_of(doveconf: Doveconf) -> dict[str, str]:
@@ -73,9 +89,7 @@ def inbox_fields(doveconf: Doveconf) -> dict[str, str]:
         ("mailbox_list_layout", "mailbox_list_layout"),
     ):
         there = own.get(setting.replace("mail_loc", "loc")) if own else ""
-        value = there or settings.get(setting)
-        for variable, short in _VARIABLES:
-            value = variable.sub(short, value)
+        value = in_short(there or settings.get(setting))
         # 2.4 says fs for everybody, and takes maildir++ for a Maildir; auto looks what is there.
         if value and (name, value) not in (("mailbox_list_layout", "fs"), ("mail_driver", "auto")):
             fields[name] = value

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""Where a user's mail lies, what else Dovecot keeps for the user, and who owns all that.
+
+Asked of Dovecot's user database and of the settings of the Dovecot that answers.
+
+FAILURES
+    TemporaryError if it cannot be told: the user database does not answer or does not know the
+    user, or the mail is not in a Maildir.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+
+from mailseal.config import Config
+from mailseal.daemon import user_ids
+from mailseal.delivery.dovecot import settings, userdb
+from mailseal.delivery.dovecot.location import Account, expand
+from mailseal.doveconf import Block, DoveconfError
+from mailseal.errors import TemporaryError
+
+_IN_MEMORY = ("tmpfs", "ramfs")
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """One user's mail.
+
+    owner       uid and gid
+    control     where dovecot-uidlist files are, if not in the Maildir; empty: there
+    index       where Dovecot's index files are, if not in the Maildir; empty: there
+    compressed  Dovecot compresses what it saves
+    """
+
+    maildir: str
+    home: str
+    owner: tuple[int, int]
+    control: str = ""
+    index: str = ""
+    compressed: bool = False
+
+
+class Places:
+    """Looks up places; Dovecot's settings are read once."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._userdb = userdb.from_config(config, settings.known(config))
+        self._settings = _settings(config)
+        self._mail_owner = user_ids(config.delivery.user, "delivery.user")
+
+    def of(self, user: str) -> Place:
+        """The place of one user."""
+        account = self._userdb.lookup(user)
+        if account is None:
+            raise TemporaryError(f"the user database does not know {user}")
+        if account.maildir is None:
+            raise TemporaryError(f"the mail of {user} does not lie in a Maildir")
+        return Place(
+            account.maildir,
+            account.home,
+            self._owner(account),
+            self._other("CONTROL", "mail_control_path", account),
+            self._other("INDEX", "mail_index_path", account),
+            _compresses(self._settings),
+        )
+
+    def _owner(self, account: Account) -> tuple[int, int]:
+        if account.uid is None:
+            return self._mail_owner
+        gid = account.extra.get("gid", "")
+        return account.uid, int(gid) if gid.isdecimal() else user_ids(str(account.uid), "uid")[1]
+
+    def _other(self, option: str, setting: str, account: Account) -> str:
+        """A path of the mail location (2.3) or a setting (2.4); empty if it is the Maildir."""
+        for word in account.extra.get("mail", "").split(":")[2:]:
+            if word.upper().startswith(f"{option}="):
+                template = word.partition("=")[2]
+                break
+        else:
+            template = account.extra.get(setting) or self._settings.get(setting)
+        path = expand(settings.in_short(template), account.user, account.home) if template else None
+        return "" if path is None or path == account.maildir else path
+
+
+def _settings(config: Config) -> Block:
+    doveconf = settings.of_running(config)
+    try:
+        return doveconf.settings("imap") if doveconf else Block()
+    except DoveconfError:
+        return Block()
+
+
+def _compresses(found: Block) -> bool:
+    saves = [found.get("mail_compress_write_method")]
+    saves += [block.get("zlib_save") for block in found.all("plugin")]
+    return any(saves)
+
+
+def is_in_memory(path: str) -> bool:
+    """Whether a path lies on a file system that never reaches a disk; False if it is not there."""
+    try:
+        device = os.stat(path).st_dev
+    except OSError:
+        return False
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    return any(kind in _IN_MEMORY for number, kind in _mounts() if number == wanted)
+
+
+def _mounts() -> Iterator[tuple[str, str]]:
+    """Device number and file-system type: proc(5), mountinfo."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            words = line.split()
+            yield words[2], words[words.index("-") + 1]

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""Looking at all mail of one user, in several processes that run as its owner."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+
+from mailseal.admin import crew
+from mailseal.admin.crew import Job, Message
+from mailseal.admin.mail_place import Place, is_in_memory
+from mailseal.admin.progress import progress
+from mailseal.admin.verify_result import Result, marks_of, message_of
+from mailseal.mailbox import replay, verify
+from mailseal.mailbox.examine import Expected
+from mailseal.mailbox.report import Report
+
+
+class Examination:
+    """One user's mail.  What is found goes into `result`."""
+
+    def __init__(self, result: Result, place: Place, expected: Expected, jobs: int) -> None:
+        self._result = result
+        self._place = place
+        self._expected = expected
+        self._jobs = jobs
+
+    def run(self, more: Sequence[str]) -> None:
+        """The user's Maildir, further ones, and what Dovecot keeps elsewhere."""
+        if os.geteuid() == 0 and self._place.owner[0] == 0:
+            self._result.cannot("the mail belongs to root: nothing is read as root")
+            return
+        with progress(self._result.user) as advance:
+            for message in self._all(more):
+                self._result.take(message)
+                advance(message["mails"])
+
+    def _all(self, more: Sequence[str]) -> Iterator[Message]:
+        place = self._place
+        yield from self._maildir(place.maildir, place.control)
+        for root in more:
+            yield from self._maildir(os.path.abspath(root), "")
+        yield from self._as_owner([functools.partial(_texts, place)])
+
+    def _maildir(self, root: str, control: str) -> Iterator[Message]:
+        marks = replay.Marks()
+        shares = [
+            functools.partial(_share, root, self._expected, (number, self._jobs), control)
+            for number in range(self._jobs)
+        ]
+        for message in self._as_owner(shares):
+            marks.add(marks_of(message))
+            yield message
+        if marks.doubled:
+            same = functools.partial(_alike, root, self._expected, marks.doubled, control)
+            yield from self._as_owner([same])
+
+    def _as_owner(self, jobs: Sequence[Job]) -> Iterator[Message]:
+        return crew.run(self._place.owner if os.geteuid() == 0 else None, jobs)
+
+
+def _share(
+    root: str, expected: Expected, share: tuple[int, int], control: str
+) -> Iterator[Message]:
+    return map(message_of, verify.verify(root, expected, share=share, control=control))
+
+
+def _alike(root: str, expected: Expected, marks: set[bytes], control: str) -> Iterator[Message]:
+    return map(message_of, replay.sealed_alike(root, expected, marks, control=control))
+
+
+def _texts(place: Place) -> Iterator[Message]:
+    """Beside the Maildir, in the home, and where the index files are."""
+    reports: list[Iterator[Report]] = []
+    if place.home and not place.home.startswith(place.maildir):
+        reports.append(verify.texts(place.home, below=False))
+    if place.index and not is_in_memory(place.index):
+        reports.append(verify.texts(place.index))
+    return (message_of(report) for found in reports for report in found)
