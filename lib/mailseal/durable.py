@@ -123,7 +123,11 @@ def create(
     try:
         if not _create_without_name(folder, path, data, mode, owner):
             _create_by_name(path, data, mode, owner)
-        sync_folder(folder)
+        try:
+            sync_folder(folder)
+        except OSError:
+            os.unlink(path)
+            raise
     except FileExistsError:
         raise
     except OSError as exc:

@@ -13,7 +13,6 @@ import pytest
 
 from mailseal.crypto import kdf
 from mailseal.crypto.eckeys import PublicKey
-from mailseal.errors import TemporaryError
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.names import file_name
 from mailseal.keys.public import PublicStore
@@ -137,20 +136,20 @@ def test_order_of_writes(stores: KeyStores, tmp_path: Path) -> None:
 
 class _NoPublish(PublicStore):
     def publish(self, user: str, key: PublicKey) -> None:
-        raise TemporaryError("the disk went away")
+        raise _PowerCut
 
 
 def test_a_new_key_is_published_after_its_keyring(stores: KeyStores, tmp_path: Path) -> None:
     broken = KeyStores(stores.keyrings, _NoPublish(str(tmp_path / "public")))
     first = make()
-    with pytest.raises(TemporaryError), broken.transaction(USER) as change:
+    with pytest.raises(_PowerCut), broken.transaction(USER) as change:
         change.create(first)
     assert stores.keyrings.load(USER) == first and stores.public.lookup(USER) is None
     with stores.transaction(USER) as change:
         change.publish(first.current)
     opened = first.unlock(b"pw")
     opened.add_key("prime256v1", now=2)
-    with pytest.raises(TemporaryError), broken.transaction(USER) as change:
+    with pytest.raises(_PowerCut), broken.transaction(USER) as change:
         change.save(opened.keyring, before=first)
     published = stores.public.lookup(USER)
     assert published is not None and stores.keyrings.load(USER).holds(published.key_id)

@@ -151,11 +151,11 @@ def test_a_crash_between_mark_and_key_defers(
 
     def cut(path: str, data: bytes, *, mode: int = 0o600, alone: bool = False) -> None:
         if path.endswith(".json"):
-            raise TemporaryError("power cut")
+            raise KeyboardInterrupt("power cut")
         real(path, data, mode=mode)
 
     monkeypatch.setattr(durable, "replace", cut)
-    with pytest.raises(TemporaryError, match="power cut"):
+    with pytest.raises(KeyboardInterrupt, match="power cut"):
         store.publish(USER, key)
     with pytest.raises(TemporaryError, match="missing"):
         store.lookup(USER)

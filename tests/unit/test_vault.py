@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -108,6 +109,44 @@ def test_enroll_killed_at_every_step(tmp_path: Path) -> None:
         assert published is not None
         assert vault.unlock(USER, b"pw").keys[-1].public == published
     assert step > 20
+
+
+def test_enroll_failed_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk: who was told that it failed is not enrolled, and no mail waits for it."""
+    names = ("open", "write", "fsync", "fchmod", "rename", "link")
+    step, failed, taken_back = 0, True, 0
+    while failed:
+        step += 1
+        (folder := tmp_path / str(step)).mkdir()
+        vault = open_vault(folder)
+        left = step
+
+        def wrap(real: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return real(*args, **kwargs)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for name in names:
+                patch.setattr(os, name, wrap(getattr(os, name)))
+            try:
+                vault.enroll(USER, b"pw")
+                failed = False
+            except TemporaryError:
+                taken_back += 1
+        published = vault.public.lookup(USER)
+        if published is None:
+            assert failed and vault.store.revision(USER) is None, step
+            vault.enroll(USER, b"another")
+            assert opens(vault, b"another"), step
+        else:  # it was there already, mail may be sealed to it
+            assert vault.unlock(USER, b"pw").keys[-1].public == published, step
+    assert taken_back > 15
 
 
 def test_login_finishes_an_enrolment_that_was_cut_short(tmp_path: Path) -> None:

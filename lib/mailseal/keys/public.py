@@ -100,9 +100,16 @@ class PublicStore:
         user = normalise(user)
         name = file_name(user)
         mark = self._mark_path(name)
-        if not os.path.exists(mark) or os.path.getsize(mark):
-            durable.replace(mark, b"", mode=0o644, alone=True)
-        durable.replace(self._key_path(name), _encode(user, key), mode=0o644, alone=True)
+        is_new = not os.path.exists(mark)
+        try:
+            if is_new or os.path.getsize(mark):
+                durable.replace(mark, b"", mode=0o644, alone=True)
+            durable.replace(self._key_path(name), _encode(user, key), mode=0o644, alone=True)
+        except TemporaryError:
+            # Without the key the mark would let the mail of somebody wait who is not enrolled.
+            if is_new and not os.path.lexists(self._key_path(name)):
+                durable.remove(mark)
+            raise
 
     def withdraw(self, user: str) -> None:
         """The user is not enrolled any more."""

@@ -30,6 +30,7 @@ from contextlib import AbstractContextManager
 from typing import NewType, Protocol
 
 from mailseal.crypto.eckeys import PublicKey
+from mailseal.errors import TemporaryError
 from mailseal.keys.keyring import Keyring
 
 Revision = NewType("Revision", str)
@@ -188,9 +189,18 @@ class Change:
         return self._keyrings.load(self.user)
 
     def create(self, keyring: Keyring) -> None:
-        """Enrol the user."""
+        """Enrol the user.  If it fails the user is not enrolled, unless the key is public already.
+
+        Then mail may be sealed to it.
+        """
         self._keyrings.create(keyring)
-        self._public.publish(self.user, keyring.current)
+        try:
+            self._public.publish(self.user, keyring.current)
+        except TemporaryError:
+            with contextlib.suppress(TemporaryError):
+                if not self._public.is_marked(self.user):
+                    self._keyrings.remove(self.user)
+            raise
 
     def save(self, keyring: Keyring, *, before: Keyring) -> None:
         """Replace the keyring, and the public key if that is another one now."""
