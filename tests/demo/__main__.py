@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""`make demo`: a mail comes in by SMTP, lies sealed on disk, and comes out after login.
+"""`make demo`: a mail arrives by SMTP, is stored sealed, and is read after a login.
 
 Real Postfix, real Dovecot, in a temporary folder that is removed at the end.
-Exit status 0 when every promise was kept, 1 otherwise.
+The exit status is 0 if all checks succeed, 1 otherwise.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> int:
         with Lab({}, kdf="standard") as lab:
             _run(lab, report)
     except CheckFailed as exc:
-        sys.stderr.write(f"\nmailseal: error: demo: this is not so: {exc}\n")
+        sys.stderr.write(f"\nmailseal: error: demo: check failed: {exc}\n")
         return 1
     except LabError as exc:
         sys.stderr.write(f"mailseal: error: {exc}\n")
@@ -40,7 +40,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     seconds = time.monotonic() - started
-    report.say(f"\n{report.checks} promises kept in {seconds:.0f} s; nothing is left running.")
+    report.say(f"\n{report.checks} checks succeeded in {seconds:.0f} s; nothing is left running.")
     return 0
 
 
@@ -67,7 +67,7 @@ def _enroll(lab: Lab, report: Report) -> None:
 
 def _arrives(lab: Lab, report: Report) -> str:
     mail = letter(ALICE)
-    report.step("A mail with an attachment comes in by SMTP")
+    report.step("A mail with an attachment arrives by SMTP")
     report.show("\n".join(mail.decode().splitlines()[:5]) + "\n...")
     answer = send(lab.smtp, SENDER, [ALICE], mail)
     report.show(f"Postfix: 250 {answer.decode()}")
@@ -76,17 +76,17 @@ def _arrives(lab: Lab, report: Report) -> str:
         if "action=sealed" in line:
             report.show(line[line.index("mailseal-lmtp") :])
     files = lab.stored(ALICE)
-    report.check(len(files) == 1, "mailseal-lmtp put it into the Maildir")
+    report.check(len(files) == 1, "mailseal-lmtp stored it in the Maildir")
     return files[0]
 
 
 def _lies_sealed(report: Report, path: str) -> None:
-    report.step("It lies there sealed, in Dovecot's own format")
+    report.step("The file is sealed, in Dovecot's own format")
     with open(path, "rb") as stream:
         data = stream.read()
     report.show(path)
     report.show(hexdump(data[:64]))
-    report.check(data.startswith(b"CRYPTED\x03\x07\x02"), "the file begins as a sealed one does")
+    report.check(data.startswith(b"CRYPTED\x03\x07\x02"), "the file begins as a sealed mail must")
     report.check(bool(search_bytes(letter(ALICE), WORDS)), "the search finds the words in the mail")
     report.check(not search_bytes(data, WORDS), "and none of them in the file")
 
@@ -103,7 +103,7 @@ def _wrong_password(lab: Lab, report: Report) -> None:
 
 
 def _comes_out(lab: Lab, report: Report) -> bytes:
-    report.step("IMAP and POP3 with the right one")
+    report.step("IMAP and POP3 with the right password")
     before = time.monotonic()
     with Imap(lab.imap, ALICE, PASSWORD) as imap:
         first = time.monotonic() - before
@@ -117,7 +117,7 @@ def _comes_out(lab: Lab, report: Report) -> bytes:
     headers, _, rest = got.partition(b"From: Evangelina")
     report.show(headers.decode().rstrip())
     report.check(b"From: Evangelina" + rest == letter(ALICE), "IMAP returns it byte for byte")
-    report.check(by_pop3 == got, "so does POP3")
+    report.check(by_pop3 == got, "POP3 returns the same")
     report.show(
         f"login: {first * 1000:.0f} ms at first, with Argon2id over 64 MiB; "
         f"{second * 1000:.0f} ms while the session lasts"
@@ -126,15 +126,15 @@ def _comes_out(lab: Lab, report: Report) -> bytes:
 
 
 def _sent(lab: Lab, report: Report) -> None:
-    report.step("A mail that the client saves into Sent")
+    report.step("The client saves a mail in the folder Sent")
     with Imap(lab.imap, ALICE, PASSWORD) as imap:
         imap.append("Sent", sent_copy())
         got = imap.bodies("Sent")
     with open(lab.stored(ALICE, "Sent")[0], "rb") as stream:
         start = stream.read(16)
     report.show(hexdump(start))
-    report.check(start.startswith(b"CRYPTED\x03\x07\x02"), "is sealed too")
-    report.check(got == [sent_copy()], "and comes back as it was")
+    report.check(start.startswith(b"CRYPTED\x03\x07\x02"), "it is sealed too")
+    report.check(got == [sent_copy()], "IMAP returns it unchanged")
 
 
 def _cat(lab: Lab, report: Report, expected: bytes) -> None:
@@ -152,11 +152,13 @@ def _cat(lab: Lab, report: Report, expected: bytes) -> None:
         stream.write(data)
     done = lab.mailseal("cat", changed, stdin=f"{PASSWORD}\n".encode())
     report.show(done.stderr.decode())
-    report.check(done.returncode == 65 and not done.stdout, "with one bit changed it is refused")
+    report.check(
+        done.returncode == 65 and not done.stdout, "with one bit changed, the file is refused"
+    )
 
 
 def _nothing_in_clear(lab: Lab, report: Report) -> None:
-    report.step("The whole folder is searched, Postfix's queue apart")
+    report.step("Search of all files, except Postfix's queue")
     queue = lab.place.path("postfix", "queue")
     for kind, words in SECRETS.items():
         report.show(f"{kind:11}{', '.join(words)}")
@@ -170,7 +172,7 @@ def _nothing_in_clear(lab: Lab, report: Report) -> None:
     )
     in_memory = search_folder(lab.place.quick_path("cache"), WORDS)
     for name in sorted({os.path.basename(hit.path) for hit in in_memory}):
-        report.show(f"Dovecot's {name} does hold some: it lies on tmpfs, never on disk")
+        report.show(f"Dovecot's {name} contains some words: it is on tmpfs, never on disk")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 
 
 class CheckFailed(Exception):
-    """What the demo promises is not so; the message says what."""
+    """A check of the demo failed; the message says which."""
 
 
 class Report:
