@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from mailseal.admin import crew
 from mailseal.admin.crew import Job, Message
 from mailseal.admin.mail_place import Place, is_in_memory
-from mailseal.admin.progress import progress
 from mailseal.admin.verify_result import Result, marks_of, message_of
 from mailseal.mailbox import replay, verify
 from mailseal.mailbox.examine import Expected
@@ -31,10 +32,13 @@ class Examination:
         if os.geteuid() == 0 and self._place.owner[0] == 0:
             self._result.cannot("the mail belongs to root: nothing is read as root")
             return
-        with progress(self._result.user) as advance:
-            for message in self._all(more):
-                self._result.take(message)
-                advance(message["mails"])
+        bar = _bar(self._result.user) if sys.stderr.isatty() else None
+        for message in self._all(more):
+            self._result.take(message)
+            if bar is not None:
+                bar.update(message["mails"])
+        if bar is not None:
+            bar.close()
 
     def _all(self, more: Sequence[str]) -> Iterator[Message]:
         place = self._place
@@ -58,6 +62,15 @@ class Examination:
 
     def _as_owner(self, jobs: Sequence[Job]) -> Iterator[Message]:
         return crew.run(self._place.owner if os.geteuid() == 0 else None, jobs)
+
+
+def _bar(what: str) -> Any:
+    """A bar for a terminal: tqdm's (Debian's python3-tqdm), if it is installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return tqdm(desc=what, unit=" mails", file=sys.stderr, leave=False)
 
 
 def _share(
