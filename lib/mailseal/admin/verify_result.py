@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 from mailseal.admin.crew import Message
-from mailseal.mailbox.examine import CHANGED
+from mailseal.mailbox.examine import CHANGED, MARK_SIZE
 from mailseal.mailbox.report import KINDS, MOST_NAMED, UNREADABLE, Finding, Report
 
 _WORDS = {
@@ -30,14 +30,14 @@ def message_of(report: Report) -> Message:
         "size": report.size,
         "counts": report.counts,
         "findings": [[getattr(f, name) for name in Finding.__slots__] for f in report.findings],
-        "marks": b"".join(mark.ljust(16, b"\0") for mark in report.marks).hex(),
+        "marks": b"".join(mark.ljust(MARK_SIZE, b"\0") for mark in report.marks).hex(),
     }
 
 
 def marks_of(message: Message) -> list[bytes]:
-    """The marks in a message, 16 bytes each."""
+    """The marks in a message."""
     data = bytes.fromhex(message["marks"])
-    return [data[start : start + 16] for start in range(0, len(data), 16)]
+    return [data[start : start + MARK_SIZE] for start in range(0, len(data), MARK_SIZE)]
 
 
 class Result:
@@ -47,6 +47,7 @@ class Result:
         self.user = user
         self.tags = tags
         self.mails = 0
+        self.sealed = 0
         self.size = 0
         self.counts: Counter[str] = Counter()
         self.findings: list[Finding] = []
@@ -55,6 +56,7 @@ class Result:
     def take(self, message: Message) -> None:
         """Add what a process has seen."""
         self.mails += message["mails"]
+        self.sealed += len(message["marks"]) // (2 * MARK_SIZE)
         self.size += message["size"]
         self.counts.update(message["counts"])
         for fields in message["findings"]:
@@ -74,6 +76,7 @@ class Result:
         return {
             "user": self.user,
             "mails": self.mails,
+            "sealed": self.sealed,
             "bytes": self.size,
             "tags_checked": self.tags,
             "counts": dict(self.counts),
@@ -88,7 +91,10 @@ class Result:
             lines.append(f"{self.user}: and {more:,} more that are not named here")
         found = ", ".join(f"{self.counts[k]:,} {_WORDS[k]}" for k in KINDS if self.counts[k])
         how = "with all tags" if self.tags else "without the tags"
-        lines.append(f"{self.user}: {self.mails:,} mails checked {how}: {found or 'nothing found'}")
+        lines.append(
+            f"{self.user}: {self.mails:,} mails, {self.sealed:,} of them sealed, "
+            f"checked {how}: {found or 'nothing found'}"
+        )
         return "".join(f"{_printable(line)}\n" for line in lines)
 
     def _sorted(self) -> list[Finding]:

@@ -37,6 +37,9 @@ CHANGED = "changed"
 ODD = "odd"
 """A link, a folder or the like, where only mails should be."""
 
+MARK_SIZE = 16
+"""Bytes of a mark: as many of the wrapped secret, which is as good as random."""
+
 _SIZES = re.compile(r",(S|W)=(\d{1,18})(?=[,:]|$)")
 _COMPRESSED = (
     b"\x1f\x8b",  # gzip
@@ -67,7 +70,7 @@ class Seen:
     links: int
     inode: tuple[int, int]
     mark: bytes = b""
-    """16 bytes that no other sealed message has; empty if the header cannot be read."""
+    """What no other sealed message has; empty if the header cannot be read."""
     problem: tuple[str, str] | None = None
 
 
@@ -103,7 +106,7 @@ def _problem(fd: int, name: str, expected: Expected, seen: Seen) -> tuple[str, s
         held = seen.size - info.header_size - dcrypt.TAG_SIZE
         if held < 0:
             raise Damaged("a sealed mail is cut short")
-        seen.mark = info.records[0].wrapped[:16]
+        seen.mark = info.records[0].wrapped[:MARK_SIZE]
         if expected.key_ids.isdisjoint(info.key_ids):
             return FOREIGN, f"is sealed to a key that is not the user's: {_short(info.key_ids)}"
         mine = [record for record in info.records if record.key_id in expected.key_ids]

@@ -47,7 +47,7 @@ class Report:
     """All findings by kind, named or not."""
     findings: list[Finding] = dataclasses.field(default_factory=list)
     marks: list[bytes] = dataclasses.field(default_factory=list)
-    """Of the sealed mails, 16 bytes each."""
+    """Of the sealed mails: examine.MARK_SIZE bytes each."""
 
     def add(self, finding: Finding) -> None:
         """Count a finding, and name it if there are not too many of the kind."""
