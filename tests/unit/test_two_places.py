@@ -255,6 +255,15 @@ class TestRecover:
         assert both(agent) == (True, False)
 
 
+def test_where_the_keyring_alone_checks_a_login_decides_too(tmp_path: Path) -> None:
+    """Nobody else could ever settle a change whose panel died: the old password would stay."""
+    with running(tmp_path) as agent:
+        assert agent.ask("enroll", user=USER.encode(), password=b"pw").status == "ok"
+        begin(agent)
+        assert both(agent) == (True, True)
+        assert both(agent) == (False, True)
+
+
 class TestWhatBecameOfCommand:
     """Only an exit status that COMMAND itself has given says that nothing has changed."""
 

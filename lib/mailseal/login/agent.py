@@ -189,6 +189,7 @@ def run(config: Config) -> None:
         config.login.enroll == "at-login",
         tuple(entry.lower() for entry in config.login.enroll_for),
         frozenset(config.login.keyless_services),
+        keyring_decides=config.login.password_check == "keyring",  # noqa: S105 - no password
     )
     cost = kdf.PROFILES[config.keys.kdf]
     os.umask(0o077)
