@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The table of options: type, default, what it takes, what it means.
+"""The table of options: name, type, default and help text.
 
-Everything about the configuration is made from this table: the attributes of
-`Config`, the loader, `mailseal check-config` and `mailseal print-config`.  An
-option is one field of a section: `config.delivery.workers` is `delivery:
-workers:` in the file.  Its annotation is the type that its kind yields; mypy
-compares the two.
+The attributes of `Config`, the loader, `mailseal check-config` and `mailseal
+print-config` all use this table.  An option is a field of a section:
+`config.delivery.workers` is `delivery: workers:` in the file.  The annotation
+of the field is the type of the checked value; mypy compares it with the kind.
 
-A help text says what the option does and, where that is not plain, when to
+A help text says what the option does and, if this is not obvious, when to
 change it.  print-config adds what the option takes and its default.
 """
 
@@ -40,7 +39,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """What is known about one option; `default` is as one would write it in the file."""
+    """One option.  `default` has the form in which it is written in the file."""
 
     name: str
     kind: Kind[Any]
@@ -61,165 +60,179 @@ def option(kind: Kind[T], default: object, help: str) -> T:  # noqa: A002
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """log: where log lines go."""
+    """log: where log messages go."""
 
     to: str = option(
         word_or(absolute_path, "syslog", "stderr"),
         "syslog",
-        "Where log lines go.  syslog uses the mail facility.  Both daemons write to the same file, "
-        "and find the new one after a rotation; docs/install.md has a logrotate example.",
+        "Where log messages go: to syslog (facility mail), to standard error, or to a file.  Both "
+        "daemons can write to the same file, and they reopen it after a rotation.  Change it if "
+        "you do not want log messages in syslog; docs/install.md has an example for logrotate.",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Dovecot:
-    """dovecot: how Dovecot is asked."""
+    """dovecot: version and sockets of Dovecot."""
 
     version: str = option(
         choice("auto", "2.3", "2.4"),
         "auto",
-        "The Dovecot version that the agent answers to.  auto asks `dovecot --version` at start; "
-        "set it where that command is not installed.",
+        "The Dovecot version whose fields the agent returns.  auto: the agent runs `dovecot "
+        "--version` when it starts.  Change it if that command is not installed on this host.",
     )
     userdb_socket: str = option(
         socket_name,
         "/run/dovecot/mailseal-userdb",
-        "A userdb socket of Dovecot's.  It gives home, mail location, uid and gid of each user.  "
-        "host:port if Dovecot runs on another host; see docs/install.md, Two hosts.",
+        "Dovecot's userdb socket.  mailseal-lmtp looks up each recipient's home, mail location, "
+        "uid and gid there.  Use host:port if Dovecot runs on another host; see docs/install.md, "
+        "Two hosts.",
     )
     auth_socket: str = option(
         absolute_path,
         "/run/dovecot/auth-client",
-        "Dovecot's auth-client socket.  `mailseal enroll` asks there whether a password is right.",
+        "Dovecot's auth-client socket.  `mailseal enroll` verifies passwords there.  Change it if "
+        "Dovecot's base_dir is not /run/dovecot.",
     )
     lmtp_socket: str = option(
         socket_name,
         "/run/dovecot/mailseal-relay",
-        "Dovecot's own LMTP server.  It gets the mail that mailseal does not store itself.",
+        "Socket of Dovecot's LMTP server.  It gets all mail that mailseal does not store itself.  "
+        "Use host:port if Dovecot runs on another host.",
     )
     quota_socket: str | None = option(
         optional(socket_name),
         None,
-        "Dovecot's quota-status service, which is asked before a mail is stored.  null: no quota "
-        "is checked.  Set it if your users have quotas.",
+        "Socket of Dovecot's quota-status service, which mailseal-lmtp asks before it stores a "
+        "mail.  null: quotas are not checked.  Set it if your users have quotas.",
     )
     timeout: int = option(
         duration,
         "30s",
-        "How long to wait for an answer from Dovecot.  After that the mail is deferred.",
+        "How long to wait for a reply from Dovecot.  After this time the mail is deferred.  Raise "
+        "it if lookups in your user database take longer.",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Agent:
-    """agent: the daemon that holds the keys."""
+    """agent: the key agent, mailseal-agent."""
 
     user: str = option(
         user_or_uid,
         "mailseal",
-        "The user that the agent runs as.  Only this user and root can read the keyrings.",
+        "The user that the agent runs as.  Only this user and root can read the keyrings.  Do not "
+        "use the owner of the mail store.",
     )
     socket: str = option(
         absolute_path,
         "/run/mailseal/agent.sock",
-        "The socket on which the agent listens.",
+        "The unix socket on which the agent listens.  If you change it, change the path in "
+        "Dovecot's configuration too.",
     )
     socket_mode: int = option(
         octal_mode,
         "0660",
-        "Mode of that socket.  Its group is the group of the first user in login_users that is "
-        "not root.",
+        "Mode of that socket.  Its group is the primary group of the first user in "
+        "agent.login_users that is not root.",
     )
     login_users: tuple[str, ...] = option(
         list_of(user_or_uid),
         ("root", "dovecot"),
-        "The users that may open keyrings with a password: those that run Dovecot's auth "
-        "processes.",
+        "The users that may open keyrings with a password.  These are the users that Dovecot's "
+        "auth and auth-worker processes run as.  Change it if they run as other users.",
     )
     panel_users: tuple[str, ...] = option(
         list_of(user_or_uid),
         (),
-        "The users that run panels, as www-data.  They may ask only for what a password or a "
-        "recovery code of the user in question proves: a new password, codes, app passwords.",
+        "The users that panels run as, for example www-data.  They may only ask for what requires "
+        "the mail user's password or recovery code: password changes, recovery codes, app "
+        "passwords.  Set it if users change their passwords in a panel; see docs/panels.md.",
     )
     admin_users: tuple[str, ...] = option(
         list_of(user_or_uid),
         ("root",),
-        "The users that may ask the agent for everything, a password or not.",
+        "The users that may use all verbs of the agent, also those that need no password.",
     )
     parallel: int = option(
         number(1, 256),
         2,
-        "Number of passwords that are checked with Argon2id at the same time.  Each check takes "
-        "the memory of the profile in keys.kdf.  Raise it if you have many logins and many cores.  "
-        "Beside these there is one check at a time for administrators, and one for panels.",
+        "Number of passwords that are checked with Argon2id at the same time.  Each check needs "
+        "the memory of the profile in keys.kdf.  Raise it if you have many logins and many CPU "
+        "cores.  One additional check for administrators and one for panels can run at the same "
+        "time.",
     )
     queue: int = option(
         number(1, 10000),
         64,
-        "Number of logins that may wait for such a check.  Further ones get a temporary failure.",
+        "Number of logins that may wait for such a check.  Further logins fail temporarily.  Raise "
+        "it if the log says that the agent is busy.",
     )
     idle_timeout: int = option(
         duration,
         "30m",
-        "The agent forgets a user's key when no login has used it for this long.",
+        "A session ends if no login has used it for this time.  The next login opens the keyring "
+        "again.",
     )
     absolute_timeout: int = option(
         duration,
         "12h",
-        "The agent forgets a user's key this long after the login that opened it, even if it is "
-        "still in use.",
+        "A session ends this long after the login that started it, even if it is still used.",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Keys:
-    """keys: what new keys and slots are like."""
+    """keys: parameters of new key pairs and slots."""
 
     curve: str = option(
         choice("prime256v1", "secp384r1", "secp521r1"),
         "prime256v1",
-        "Curve of new key pairs.  Keys that exist keep theirs.",
+        "Elliptic curve of new key pairs.  Existing key pairs keep their curve.  prime256v1 is the "
+        "fastest.",
     )
     kdf: str = option(
         choice("standard", "low-memory", "high-memory", "insecure-testing"),
         "standard",
-        "Argon2id profile of new slots.  standard: 64 MiB, 3 passes, 4 lanes.  Use low-memory "
-        "on a small machine.",
+        "Argon2id profile of new slots.  standard: 64 MiB, 3 passes, 4 lanes.  Use low-memory on a "
+        "machine with little memory.  insecure-testing gives no protection.",
     )
     escrow: str | None = option(
         optional(absolute_path),
         None,
-        "File with the organisation's public key (PEM).  Every keyring then gets a slot that the "
-        "organisation's private key opens.  Keep the private key on another machine.",
+        "Path of the organisation's public key (PEM).  If it is set, each keyring gets a slot that "
+        "the organisation's private key opens.  Keep the private key on another machine; see "
+        "docs/keys.md.",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Login:
-    """login: what happens at a login."""
+    """login: passwords, and what users get at a login."""
 
     password_check: str = option(
         choice("passdb", "keyring"),
         "passdb",
-        "Who checks the password at a login.  passdb: a passdb of Dovecot's, and mailseal comes "
-        "behind it.  keyring: the keyring alone, with the snippet auth-mailseal-only.",
+        "What checks the password at a login.  passdb: another passdb of Dovecot, before "
+        "mailseal's.  keyring: only the keyring, with the configuration file auth-mailseal-only.",
     )
     enroll: str = option(
         choice("manual", "at-login"),
         "manual",
-        "at-login makes a key pair at a user's first login, with the password that another passdb "
-        "has accepted.",
+        "How users are enrolled.  manual: with `mailseal enroll`.  at-login: also at their first "
+        "login, with the password that another passdb has accepted.",
     )
     enroll_for: tuple[str, ...] = option(
         list_of(text("a user name or @domain")),
         (),
-        "Whom `enroll: at-login` is for.  Empty: everybody.",
+        "The users that `enroll: at-login` applies to, as names or as @domain.  An empty list "
+        "means all users.",
     )
     keyless_services: tuple[str, ...] = option(
         list_of(text("a service name of Dovecot's")),
         ("smtp", "submission", "sieve"),
-        "Services that read no mail.  Their logins are checked like all others but get no key.",
+        "Dovecot services that read no mail.  Logins to these services need a valid password, but "
+        "get no key.",
     )
     stale_password: str = option(
         choice(
@@ -227,39 +240,39 @@ class Login:
             dropped={"limited": "remove the line: without the key clients show empty mails"},
         ),
         "refuse",
-        "What happens when the other passdb accepts a password that the keyring does not know.  "
-        "refuse: the login fails as a temporary failure.",
+        "What happens if another passdb accepts a password that does not open the keyring, because "
+        "it was changed without mailseal.  refuse: the login fails temporarily.",
     )
 
     wrong_per_user: int = option(
         number(1, 100000),
         10,
-        "Number of different wrong passwords for one user before further tries must pause.  Logins "
-        "from an address that the user has logged in from before are counted apart.",
+        "Number of different wrong passwords for one user before further attempts are delayed.  "
+        "Logins from an address from which the user has logged in before are counted separately.",
     )
     wrong_per_address: int = option(
         number(1, 100000),
         30,
         "Number of different wrong passwords from one address (IPv6: one /64), for all users "
-        "together, before further tries from there must pause.",
+        "together, before further attempts from there are delayed.",
     )
     wrong_pause: int = option(
         duration,
         "1m",
-        "The longest pause.  It begins with one second and doubles with each wrong password.  A "
-        "try that comes too early is a temporary failure, right or wrong.",
+        "The longest delay.  The first delay is one second; it doubles with each wrong password.  "
+        "An attempt during the delay fails temporarily, even if the password is right.",
     )
     shared_addresses: tuple[str, ...] = option(
         list_of(network),
         (),
-        "Addresses from which many users log in, as a webmail server's: not counted by "
-        "wrong_per_address.  This host itself never is.",
+        "Addresses from which many users log in, for example of a webmail server.  "
+        "wrong_per_address does not apply to them, nor to this host itself.",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Delivery:
-    """delivery: how mail comes in."""
+    """delivery: how mailseal-lmtp and mailseal-deliver deliver mail."""
 
     user: str = option(
         user_or_uid,
@@ -269,135 +282,139 @@ class Delivery:
     listen: tuple[str, ...] = option(
         list_of(socket_name),
         ("/run/mailseal/lmtp.sock",),
-        "Where mailseal-lmtp listens for Postfix.",
+        "The sockets on which mailseal-lmtp listens for Postfix.",
     )
     socket_mode: int = option(
         octal_mode,
         "0660",
-        "Mode of the unix sockets in delivery.listen.  Whoever may write to them may deliver mail "
-        "to anybody, without Postfix.",
+        "Mode of the unix sockets in delivery.listen.  Every user that may write to them can "
+        "deliver mail to all users, without Postfix.",
     )
     socket_group: str = option(
         user_or_uid,
         "postfix",
-        "Group of the unix sockets in delivery.listen: that of Postfix's mail_owner, or of the "
-        "user= of your pipe(8) service.  A group name or a gid.",
+        "Group of the unix sockets in delivery.listen, as a name or a gid.  It must be the group "
+        "of Postfix's mail_owner, or of the user= of your pipe(8) service.",
     )
     postfix_user: str = option(
         user_or_uid,
         "postfix",
-        "The user that Postfix runs as (mail_owner).  Its queue ids are written to the log.",
+        "The user that Postfix runs as (mail_owner).  mailseal-lmtp accepts queue ids from this "
+        "user and writes them to the log.",
     )
     deliver_socket: str | None = option(
         optional(absolute_path),
         "/run/mailseal/deliver.sock",
-        "Where mailseal-lmtp listens for mailseal-deliver, with a worker process of its own.  "
-        "null: mailseal-deliver uses delivery.listen, which local users may not.",
+        "The socket on which mailseal-lmtp listens for mailseal-deliver.  It has a worker process "
+        "of its own.  null: mailseal-deliver uses delivery.listen, to which local users have no "
+        "access.",
     )
     deliver_socket_mode: int = option(
         octal_mode,
         "0666",
-        "Mode of delivery.deliver_socket.  Its group is that of delivery.user.  0666 lets every "
-        "local user hand over mail, as a .forward file needs it.",
+        "Mode of delivery.deliver_socket.  Its group is the group of delivery.user.  With 0666 "
+        "every local user can deliver mail, which .forward files need.",
     )
     hostname: str | None = option(
         optional(text("a host name")),
         None,
-        "Host name in greetings and Received lines.  null: the name of this host.",
+        "Host name in LMTP greetings and Received headers.  null: the name of this host.",
     )
     userdb: str = option(
         choice("dovecot", "template"),
         "dovecot",
-        "Where a user's home and mail location come from.  dovecot asks Dovecot's userdb.  "
-        "template uses delivery.home, for a host that runs no Dovecot.",
+        "Where home and mail location of a user come from.  dovecot: from Dovecot's userdb.  "
+        "template: from delivery.home, for a host on which Dovecot does not run.",
     )
     home: str = option(
         absolute_path,
         "/var/mail/vhosts/%d/%n",
-        "With `userdb: template`: a user's home directory.  %u is the user name, %n the part "
+        "With `userdb: template`: the home directory of a user.  %u is the user name, %n the part "
         "before the @, %d the domain.",
     )
     maildir: str = option(
         text("a path, in which ~ is the home directory"),
         "~/Maildir",
-        "The Maildir, with `userdb: template` or where neither Dovecot's userdb nor its settings "
+        "The Maildir, with `userdb: template`, or if neither Dovecot's userdb nor its settings "
         "give a mail location.",
     )
     userdb_cache: int = option(
         duration,
         "10s",
-        "How long an answer of the userdb is used again.  Answers about users that do not exist "
-        "are not kept.",
+        "How long a reply of the userdb is used again.  Replies about unknown users are not "
+        "cached.",
     )
     recipient_delimiter: str | None = option(
         optional(choice("+", "-", "_", "=", "/", "#")),
         "+",
-        "Separates the user from the detail in a recipient's address, as in user+detail.  Use the "
-        "same value as in Postfix and Dovecot.",
+        "The character between user and detail in a recipient address, as in user+detail.  null: "
+        "addresses have no detail.  Use the same value as in Postfix and Dovecot.",
     )
     detail_folder: str = option(
         choice("existing", "create", "ignore"),
         "existing",
-        "What is done with mail for user+detail.  existing: it goes to the folder of that name if "
-        "there is one.  create: the folder is made.  ignore: it goes to INBOX.",
+        "What to do with mail for user+detail.  existing: store it in the folder of that name if "
+        "it exists.  create: make the folder.  ignore: store it in INBOX.",
     )
     header_rules: tuple[str, ...] = option(
         list_of(header_rule),
         (),
-        'Sorts mail into folders without Sieve, as "X-Spam: Yes => Junk".  * in VALUE stands for '
-        "any text.",
+        'Rules that sort mail into folders without Sieve, for example "X-Spam: Yes => Junk".  In '
+        "VALUE, * matches any text.",
     )
     over_quota: str = option(
         choice("defer", "reject"),
         "defer",
-        "Mail for a full mailbox.  defer: 452, the mail stays in the queue.  reject: 552.",
+        "What to do with mail for a full mailbox.  defer: reply 452, and the mail stays in the "
+        "queue.  reject: reply 552.",
     )
     sieve_script: str | None = option(
         optional(text("a path, in which ~ is the home directory")),
         "~/.dovecot.sieve",
-        "A user who has this file has a Sieve script: the mail goes through Dovecot, which seals "
-        "it.  null: nobody has one.",
+        "The user's Sieve script.  If this file exists, mail for the user is relayed to Dovecot, "
+        "which runs the script and seals the mail.  null: users have no scripts.",
     )
     sieve: str = option(
         choice("user-scripts", "always"),
         "user-scripts",
-        "Whose mail goes through Dovecot and its Sieve: that of users who have a script, or that "
-        "of all users.  Use always if your site has scripts for everybody (sieve_before and the "
-        "like).",
+        "Whose mail is relayed to Dovecot for Sieve.  user-scripts: mail for users who have a "
+        "script.  always: mail for all users.  Use always if your site has scripts for all users "
+        "(sieve_before and similar settings).",
     )
     not_enrolled: str = option(
         choice("deliver", "defer", "reject"),
         "deliver",
-        "Mail for users without a key pair: deliver it in clear through Dovecot, defer it, or "
-        "reject it.",
+        "What to do with mail for users who are not enrolled.  deliver: relay it to Dovecot, in "
+        "clear.  defer: keep it in the queue.  reject: refuse it.",
     )
     sizes: str = option(
         choice("S,W", "S", "none"),
         "S,W",
-        "Sizes of the clear mail in file names.  S and none tell less about a mail, but Dovecot "
-        "then cannot count the quota of a user who is logged out.",
+        "Sizes of the clear mail in file names.  S and none reveal less about a mail, but then "
+        "Dovecot cannot count the quota of a user who is logged out.",
     )
     message_limit: int = option(
         size,
         "100M",
-        "Largest mail.  Use the same value as Postfix's message_size_limit, or more.",
+        "Largest size of a mail.  It must not be less than Postfix's message_size_limit.",
     )
     in_flight_limit: int = option(
         size,
         "256M",
-        "Memory for mail that is being received, all workers together.  The worker of "
-        "delivery.deliver_socket has as much as each of the others on top.  When it is used up, "
-        "further large mail waits.",
+        "Memory for mail that is being received, for all workers together.  The worker of "
+        "delivery.deliver_socket has its own memory, as much as each other worker.  If no memory "
+        "is free, large mails wait.",
     )
     in_flight_wait: int = option(
         duration,
         "60s",
-        "How long a mail waits for memory before it gets 452.",
+        "How long a mail waits for memory.  After this time the reply is 452, and the mail stays "
+        "in the queue.",
     )
     recipient_limit: int = option(
         number(1, 50000),
         1000,
-        "Largest number of recipients of one mail in one transaction.",
+        "Largest number of recipients in one transaction.",
     )
     connection_limit: int = option(
         number(1, 10000),
@@ -407,7 +424,7 @@ class Delivery:
     idle_timeout: int = option(
         duration,
         "5m",
-        "A client that sends nothing for this long gets 421 and is disconnected.",
+        "A client that sends nothing for this time gets the reply 421 and is disconnected.",
     )
     deadline: int = option(
         duration,
@@ -423,25 +440,25 @@ class Delivery:
     commit_threads: int = option(
         number(1, 64),
         4,
-        "Number of threads in each worker that write mail to disk.",
+        "Number of threads in each worker that write mail to disk.  Raise it for slow disks.",
     )
     secrets_ahead: int = option(
         number(1, 100000),
         500,
-        "Number of ephemeral keys that each worker makes in advance while it is idle.  Each one "
-        "saves 0.7 ms when a mail arrives.",
+        "Number of ephemeral keys that each worker makes in advance while it is idle.  Each of "
+        "them saves 0.7 ms when a mail arrives.  Raise it if mail arrives in large bursts.",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """All sections, and the options that stand in none."""
+    """All sections, and the options that are in no section."""
 
     state_dir: str = option(
         absolute_path,
         "/var/lib/mailseal",
-        "Folder of the keyrings (keys/, for the agent only) and of the public keys (public/, for "
-        "the delivery filter).",
+        "Directory of the keyrings (keys/, which only the agent can read) and of the public keys "
+        "(public/, which mailseal-lmtp and Dovecot can read).",
     )
     log: Log = Log()
     dovecot: Dovecot = Dovecot()
