@@ -94,6 +94,18 @@ def test_a_full_keyring_opens_when_an_escrow_key_is_configured(
     assert vault.store.load(USER).of_kind("escrow")
 
 
+def test_app_passwords_leave_room_for_a_change_of_the_password(tmp_path: Path) -> None:
+    vault = open_vault(tmp_path)
+    vault.enroll(USER, b"pw")
+    life = Lifecycle(vault)
+    life.new_recovery_code(USER, b"pw")
+    with pytest.raises(UsageError, match="no more app passwords"):
+        for _ in range(MAX_SLOTS):
+            life.add_app_password(USER, b"pw", "phone")
+    life.commit(USER, life.passwd(USER, b"pw", b"new", keep_old=True))
+    life.new_recovery_code(USER, b"new")
+
+
 @pytest.mark.parametrize("version", ["2.3", "2.4"])
 @pytest.mark.parametrize("curve", CURVES)
 def test_the_login_is_measured_as_it_is_sent(version: str, curve: str) -> None:

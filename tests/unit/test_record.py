@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,15 @@ def test_another_version_is_damaged_and_a_later_one_newer(version: object) -> No
     assert not record.is_of({"format": "f", "version": version}, "f", 1)
     with pytest.raises(NewerFormat, match="has format version 2, this mailseal reads up to 1"):
         record.is_of({"format": "f", "version": 2}, "f", 1)
+
+
+@pytest.mark.parametrize("text", ["\ud800", 5, None, []])
+def test_a_backup_whose_keyring_is_no_text(text: object) -> None:
+    lines = [
+        {"format": "mailseal-backup", "version": 1, "created": 1},
+        {"user": "alice@example.org", "keyring": text},
+    ]
+    body = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    end = {"users": 1, "sha256": hashlib.sha256(body).hexdigest()}
+    with pytest.raises(Damaged):
+        backup.parse(body + json.dumps(end).encode() + b"\n")

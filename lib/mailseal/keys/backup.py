@@ -56,7 +56,7 @@ def parse(data: bytes) -> dict[str, Keyring]:
         try:
             user, text = entry["user"], entry["keyring"]
             found[user] = Keyring.parse(text.encode(), user)
-        except (KeyError, TypeError, AttributeError):
+        except (KeyError, TypeError, AttributeError, UnicodeEncodeError):
             raise Damaged("the backup has a line that is no keyring") from None
     if end.get("users") != len(found):
         raise Damaged("the backup does not hold as many keyrings as it says")

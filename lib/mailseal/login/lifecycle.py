@@ -33,12 +33,17 @@ from mailseal.errors import (
 )
 from mailseal.keys import codes
 from mailseal.keys.keyring import Keyring, Opened
+from mailseal.keys.keyring_file import MAX_SLOTS
 from mailseal.keys.password_slot import check_password
 from mailseal.keys.slot import Slot, check_label
 from mailseal.keys.stores import Change
 from mailseal.login.vault import Vault
 
 _T = TypeVar("_T")
+
+_SPARE = 4
+"""Slots that app passwords leave free: for the new password of a change, for a new recovery code
+beside the one that it replaces, and for an escrow key beside an older one."""
 
 
 class Lifecycle:
@@ -149,6 +154,11 @@ class Lifecycle:
         check_label(label)
 
         def change(opened: Opened) -> tuple[Slot, str]:
+            if len(opened.keyring.slots) >= MAX_SLOTS - _SPARE:
+                raise UsageError(
+                    f"{user} has {len(opened.keyring.slots)} slots, no more app passwords fit",
+                    hint=f"`mailseal revoke {user} SLOT` takes one away",
+                )
             cost, derive = self._vault.cost, self._vault.derive
             return opened.add_code("app", label, cost, now=self._vault.now(), derive=derive)
 
