@@ -18,6 +18,7 @@ FAILURES
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 from collections.abc import Iterator
@@ -29,6 +30,11 @@ _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 
 ACL = "system.posix_acl_access"
 """The extended attribute that is a file's ACL."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_SYNC_FILE_RANGE_WRITE = 2
 
 LEFT_OVER = "#tmp"
 """Ends the name of the temporary file of a writer who is alone; file_name() gives no such name."""
@@ -63,6 +69,16 @@ def sync_file(fd: int) -> None:
     os.fsync(fd)
 
 
+def begin_sync(fd: int) -> None:
+    """Ask the kernel to begin writing a file out, so that a later sync_file() waits less.
+
+    Says nothing about success, and need not work: sync_file() decides.
+    """
+    with contextlib.suppress(AttributeError):
+        whole = ctypes.c_int64(0)
+        _libc.sync_file_range(fd, whole, whole, _SYNC_FILE_RANGE_WRITE)
+
+
 def sync_folder(path: str) -> None:
     """fsync a folder, so that the names in it survive."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -83,6 +99,21 @@ def open_new(path: str, mode: int = 0o600) -> int:
 def move(source: str, target: str) -> None:
     """rename(2).  Durable only after sync_folder of the target's folder."""
     os.rename(source, target)
+
+
+def exchange(one: str, other: str) -> None:
+    """Two names change places in one step: renameat2(2).  Durable after sync_folder.
+
+    Raises OSError: ENOENT if one of them is not there, EINVAL or ENOSYS where the file system
+    or the C library cannot do it.
+    """
+    try:
+        call = _libc.renameat2
+    except AttributeError:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), one) from None
+    if call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), one)
 
 
 def replace(

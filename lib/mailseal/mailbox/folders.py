@@ -14,8 +14,10 @@ import dataclasses
 import os
 from collections.abc import Iterator
 
+from mailseal import durable
+
 PARTS = ("cur", "new")
-_OWN = frozenset(("cur", "new", "tmp"))
+_OWN = frozenset((*PARTS, "tmp"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,6 +26,18 @@ class Folder:
 
     path: str
     name: str
+
+    def mails(self) -> Iterator[tuple[str, str]]:
+        """ "cur" or "new", and the file name, of each mail.  Raises TemporaryError."""
+        for part in PARTS:
+            with (
+                durable.reporting(f"cannot list {self.path}/{part}"),
+                os.scandir(f"{self.path}/{part}") as entries,
+            ):
+                for entry in entries:
+                    # As Dovecot: what begins with a dot is no mail.
+                    if not entry.name.startswith("."):
+                        yield part, entry.name
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,16 +64,15 @@ def _walk(path: str, above: tuple[str, ...]) -> Iterator[Folder | Skipped]:
         yield Skipped(path, exc.strerror or "cannot be read")
         return
     folders = {entry.name for entry in found if entry.is_dir(follow_symlinks=False)}
-    if folders >= set(PARTS):
+    whole = folders >= set(PARTS)
+    linked = [entry for entry in found if entry.is_symlink() and entry.is_dir()]
+    for entry in linked:
+        yield Skipped(entry.path, "is a link")
+    # With a linked tmp/ the old form would go wherever that link points to.
+    if whole and not any(entry.name == "tmp" for entry in linked):
         yield Folder(path, "/".join(above) or "INBOX")
     for entry in found:
-        if entry.name in _OWN and folders >= set(PARTS):
-            if entry.is_symlink():
-                yield Skipped(entry.path, "is a link")
-        elif entry.is_symlink():
-            if os.path.isdir(entry.path):
-                yield Skipped(entry.path, "is a link")
-        elif entry.is_dir(follow_symlinks=False):
+        if entry.name in folders and not (whole and entry.name in _OWN):
             # Maildir++ writes Work/2024 as .Work.2024
             parts = entry.name[1:].split(".") if entry.name.startswith(".") else [entry.name]
             yield from _walk(entry.path, (*above, *parts))

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: MIT
+"""Mail that is stored already is brought into another form (forms.py), in groups.
+
+    tally = Tally()
+    convert(folder_path, [("cur", name), …], form, tally)
+
+CONTRACT
+    Bytes, name, times, owner and mode of a mail stay; only its form changes (exchange.py).
+    Before the old form goes, the new one has been synced, read back, opened, and compared
+    with the old.  A mail that is in the wanted form already is left alone, so that a second
+    run changes nothing and an interrupted one goes on where it was.
+    What cannot be converted (sealed to a key that is not at hand, damaged, a link) is left
+    as it is, counted and named.
+
+GROUPS
+    All mails of a group are written, then synced, compared, exchanged, and only after one
+    sync of the folder the old forms go.  One sync a folder and group instead of two a mail;
+    and while the first file is synced the kernel already writes the others.
+
+FAILURES
+    Per mail: counted in the tally, and the work goes on.  DiskFull and Unwritable stop it;
+    so does Damaged: what was read back is not what was written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+from mailseal import durable
+from mailseal.crypto import dcrypt
+from mailseal.errors import Damaged, DiskFull, MailsealError, NotSealed
+from mailseal.mailbox.exchange import Moved, Replacement, Unwritable, find
+from mailseal.mailbox.folders import PARTS
+from mailseal.mailbox.forms import Form, Work
+
+GROUP_MAILS = 64
+GROUP_BYTES = 32 << 20
+"""A group ends at so many mails, or with the mail that brings it to so many bytes."""
+
+_TRIES = 20
+MOST_PROBLEMS = 1000
+
+
+@dataclasses.dataclass
+class Tally:
+    """What was done, and what was left.  Sizes are bytes of the old form."""
+
+    converted: int = 0
+    converted_bytes: int = 0
+    already: int = 0
+    gone: int = 0
+    """Removed, or moved to another folder, before we came to them."""
+    left: int = 0
+    """Not converted: `problems` says which and why, the first 1,000 of them."""
+    not_overwritten: int = 0
+    """Converted, but the plain form could not be overwritten: in use, or with another name."""
+    problems: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+    @property
+    def seen(self) -> int:
+        """How many mails were dealt with, whatever came of it."""
+        return self.converted + self.already + self.gone + self.left
+
+    def leave(self, path: str, why: str) -> None:
+        """Note a mail, or a folder, that stays as it is."""
+        self.left += 1
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append((path, why))
+
+    def add(self, other: Tally) -> None:
+        """Take in what another process did."""
+        self.converted += other.converted
+        self.converted_bytes += other.converted_bytes
+        self.already += other.already
+        self.gone += other.gone
+        self.left += other.left
+        self.not_overwritten += other.not_overwritten
+        self.problems += other.problems[: MOST_PROBLEMS - len(self.problems)]
+
+
+@dataclasses.dataclass
+class _Mail:
+    replacement: Replacement
+    part: str
+    name: str
+    work: Work
+    digest: bytes
+
+
+def convert(
+    maildir: str,
+    names: Sequence[tuple[str, str]],
+    form: Form,
+    tally: Tally,
+    *,
+    shred: bool = False,
+) -> None:
+    """Bring mails of one folder, given as ("cur" or "new", name), to a form."""
+    waiting = deque(names)
+    while waiting:
+        group: list[_Mail] = []
+        full: DiskFull | None = None
+        size = 0
+        try:
+            while waiting and len(group) < GROUP_MAILS and size < GROUP_BYTES:
+                mail = _begun(maildir, *waiting.popleft(), form, tally)
+                if mail is not None:
+                    group.append(mail)
+                    size += mail.replacement.found.st_size
+        except DiskFull as exc:
+            full = exc  # what was written before is good
+        except BaseException:
+            _discard(group)
+            raise
+        _finish(maildir, group, tally, shred)
+        if full is not None:
+            raise full
+
+
+def examine(maildir: str, part: str, name: str, form: Form, tally: Tally) -> None:
+    """Count what convert() would do with a mail; nothing is written."""
+    try:
+        mail = Replacement(maildir, part, name)
+    except Moved:
+        tally.gone += 1
+        return
+    except MailsealError as exc:
+        tally.leave(f"{maildir}/{part}/{name}", str(exc))
+        return
+    try:
+        work = _work(mail, form)
+    except MailsealError as exc:
+        tally.leave(mail.path, str(exc))
+    else:
+        tally.already += work is None
+        tally.converted += work is not None
+        tally.converted_bytes += 0 if work is None else mail.found.st_size
+    finally:
+        mail.close()
+
+
+def _work(mail: Replacement, form: Form) -> Work | None:
+    if not mail.is_file:
+        raise NotSealed("is not a file")
+    with durable.reporting("cannot be read"):
+        start = os.pread(mail.old, dcrypt.MAX_HEADER, 0)
+    return form.work(start)
+
+
+def _begun(maildir: str, part: str, name: str, form: Form, tally: Tally) -> _Mail | None:
+    """Write the new form of one mail, if it needs one."""
+    path = f"{maildir}/{part}/{name}"
+    for _ in range(_TRIES):
+        try:
+            replacement = Replacement(maildir, part, name)
+        except Moved:
+            found = find(maildir, name)
+            if found is None:
+                tally.gone += 1
+                return None
+            part, name = found
+            continue
+        except MailsealError as exc:
+            tally.leave(path, str(exc))
+            return None
+        return _written(replacement, part, name, form, tally)
+    tally.leave(path, "is renamed all the time")
+    return None
+
+
+def _written(
+    replacement: Replacement, part: str, name: str, form: Form, tally: Tally
+) -> _Mail | None:
+    digest = hashlib.sha256()
+    try:
+        work = _work(replacement, form)
+        if work is None:
+            tally.already += 1
+            replacement.close()
+            return None
+        with open(replacement.old, "rb", closefd=False) as old:
+            replacement.write(work.form(_noted(work.plain(old), digest)))
+    except (DiskFull, Unwritable):
+        replacement.discard()
+        raise
+    except MailsealError as exc:
+        tally.leave(replacement.path, str(exc))
+        replacement.discard()
+        return None
+    except BaseException:
+        replacement.discard()
+        raise
+    return _Mail(replacement, part, name, work, digest.digest())
+
+
+def _noted(pieces: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
+    while True:
+        with durable.reporting("cannot be read"):
+            piece = next(pieces, None)
+        if piece is None:
+            return
+        digest.update(piece)
+        yield piece
+
+
+def _finish(maildir: str, group: list[_Mail], tally: Tally, shred: bool) -> None:
+    """Sync, compare, exchange, sync the folder, and only then let the old forms go."""
+    try:
+        for mail in group:
+            mail.replacement.sync()
+        for mail in group:
+            _require_same(mail)
+    except BaseException:
+        _discard(group)
+        raise
+    exchanged: list[_Mail] = []
+    waiting = deque(group)
+    try:
+        while waiting:
+            if _exchanged(maildir, waiting[0], tally):
+                exchanged.append(waiting[0])
+            waiting.popleft()
+    except BaseException:
+        _discard(waiting)
+        _settle(maildir, exchanged, tally, shred)
+        raise
+    _settle(maildir, exchanged, tally, shred)
+
+
+def _exchanged(maildir: str, mail: _Mail, tally: Tally) -> bool:
+    """If Dovecot has renamed the mail since it was read: the same new form, under its new name."""
+    for _ in range(_TRIES):
+        try:
+            mail.replacement.exchange()
+        except Moved:
+            found = find(maildir, mail.name)
+            if found is None:
+                tally.gone += 1
+                mail.replacement.discard()
+                return False
+            mail.part, mail.name = found
+            mail.replacement.path = f"{maildir}/{mail.part}/{mail.name}"
+        else:
+            return True
+    tally.leave(mail.replacement.path, "is renamed all the time")
+    mail.replacement.discard()
+    return False
+
+
+def _settle(maildir: str, exchanged: Sequence[_Mail], tally: Tally, shred: bool) -> None:
+    # Both: Dovecot may have moved a mail from new/ to cur/ since.
+    for part in PARTS if exchanged else ():
+        with durable.reporting(f"cannot sync {maildir}/{part}"):
+            durable.sync_folder(f"{maildir}/{part}")
+    for mail in exchanged:
+        if not mail.replacement.finish(shred=shred):
+            tally.not_overwritten += 1
+        tally.converted += 1
+        tally.converted_bytes += mail.replacement.found.st_size
+
+
+def _discard(mails: Sequence[_Mail] | deque[_Mail]) -> None:
+    for mail in mails:
+        mail.replacement.discard()
+
+
+def _require_same(mail: _Mail) -> None:
+    """Read the new form back from the disk, open it, and compare it with the old."""
+    fd = mail.replacement.read_back()
+    digest = hashlib.sha256()
+    with open(fd, "rb") as written, durable.reporting(f"cannot read {mail.replacement.temporary}"):
+        checked: BinaryIO = written
+        for piece in mail.work.check(checked):
+            digest.update(piece)
+    if digest.digest() != mail.digest:
+        raise Damaged(f"{mail.replacement.temporary} is not what was written")

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: MIT
+"""A whole mailbox is brought into another form: every folder, by several processes.
+
+    with held(root):
+        report = run(root, form, jobs=2)
+
+CONTRACT
+    One run at a time for a mailbox: flock(2) on its folder, held by every process of the run.
+    What a run that was killed has left in tmp/ is swept at the start of the next.
+    The mailbox is gone through until a pass finds no mail that was not seen before: mail that
+    arrived or was moved meanwhile is found too.
+    The processes are made by fork(2), so that private keys are never handed over by a pipe or a
+    file.  They end with the process that made them.
+
+MEMORY
+    One number for each mail that was seen: 100,000 mails take 8 MB.  Names are handed on in
+    groups.
+
+FAILURES
+    Busy: another run holds the mailbox.  What convert() raises stops the run: `report.stopped`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import fcntl
+import itertools
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+
+from mailseal import durable
+from mailseal.errors import MailsealError, TemporaryError
+from mailseal.mailbox.convert import GROUP_MAILS, Tally, convert, examine
+from mailseal.mailbox.exchange import sweep
+from mailseal.mailbox.folders import Folder, Skipped, walk
+from mailseal.mailbox.forms import Form
+
+_PASSES = 20
+_PR_SET_PDEATHSIG = 1
+
+
+class Busy(TemporaryError):
+    """Another run works on this mailbox."""
+
+
+@dataclasses.dataclass
+class Report:
+    """What came of one mailbox."""
+
+    tally: Tally = dataclasses.field(default_factory=Tally)
+    total: int = 0
+    """Mails that were there at the start."""
+    folders: int = 0
+    skipped: list[Skipped] = dataclasses.field(default_factory=list)
+    swept: int = 0
+    """Files that a killed run had left in tmp/."""
+    seconds: float = 0.0
+    stopped: str = ""
+    """Why the run ended early, if it did."""
+
+    @property
+    def nothing_left(self) -> bool:
+        """Whether every mail is in the wanted form now."""
+        return not (self.tally.left or self.skipped or self.stopped)
+
+
+@contextlib.contextmanager
+def held(root: str) -> Iterator[None]:
+    """Keep other runs away from a mailbox.  Raises Busy."""
+    with durable.reporting(f"cannot open {root}"):
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"another run works on {root}", hint="wait until it has ended") from None
+        yield
+    finally:
+        os.close(fd)
+
+
+def run(root: str, form: Form, *, jobs: int = 1, shred: bool = False, rate: int = 0) -> Report:
+    """Bring every mail at or below `root` to a form.  The caller holds the mailbox.
+
+    `rate`: bytes a second at most; 0: no limit.
+    """
+    report = Report()
+    for report in steps(root, form, jobs=jobs, shred=shred, rate=rate):  # noqa: B007
+        pass
+    return report
+
+
+def steps(
+    root: str, form: Form, *, jobs: int = 1, shred: bool = False, rate: int = 0
+) -> Iterator[Report]:
+    """As run(); yields the report as it grows, after each group."""
+    report = Report()
+    begun = time.monotonic()
+    paths: set[str] = set()
+    for found in walk(root):
+        if isinstance(found, Folder):
+            paths.add(found.path)
+            report.swept += sweep(found.path)
+            with contextlib.suppress(TemporaryError):
+                report.total += sum(1 for _ in found.mails())
+    yield report
+    seen: set[int] = set()
+    with _Workers(form, jobs, shred, rate, report) as workers:
+        for number in range(_PASSES):
+            fresh = 0
+            for found in walk(root):
+                if report.stopped:
+                    break
+                if isinstance(found, Skipped):
+                    if number == 0:
+                        report.skipped.append(found)
+                    continue
+                if found.path not in paths:
+                    paths.add(found.path)
+                    sweep(found.path)
+                try:
+                    for group in _groups(found, seen):
+                        fresh += len(group)
+                        workers.do(found.path, group)
+                        yield report
+                except TemporaryError as exc:
+                    if number == 0:
+                        report.skipped.append(Skipped(found.path, str(exc)))
+            workers.finish()
+            if not fresh or report.stopped:
+                break
+    report.folders = len(paths)
+    report.seconds = time.monotonic() - begun
+    yield report
+
+
+def survey(root: str, form: Form) -> Report:
+    """What run() would do: only the beginning of each mail is read, and nothing written."""
+    report = Report()
+    begun = time.monotonic()
+    for found in walk(root):
+        if isinstance(found, Skipped):
+            report.skipped.append(found)
+            continue
+        report.folders += 1
+        try:
+            for part, name in found.mails():
+                examine(found.path, part, name, form, report.tally)
+        except TemporaryError as exc:
+            report.skipped.append(Skipped(found.path, str(exc)))
+    report.total = report.tally.seen
+    report.seconds = time.monotonic() - begun
+    return report
+
+
+def _groups(folder: Folder, seen: set[int]) -> Iterator[list[tuple[str, str]]]:
+    """The mails of a folder that were not seen yet.  A flag changes no mail."""
+    fresh = _not_seen(folder, seen)
+    while group := list(itertools.islice(fresh, GROUP_MAILS)):
+        yield group
+
+
+def _not_seen(folder: Folder, seen: set[int]) -> Iterator[tuple[str, str]]:
+    for part, name in folder.mails():
+        key = hash((folder.path, name.partition(":")[0]))
+        if key not in seen:
+            seen.add(key)
+            yield part, name
+
+
+class _Workers:
+    """Hands groups to processes; with one job it does them itself."""
+
+    def __init__(
+        self,
+        form: Form,
+        jobs: int,
+        shred: bool,
+        rate: int,
+        report: Report,
+    ) -> None:
+        self._form, self._shred = form, shred
+        self._rate = rate / jobs
+        self._report = report
+        self._jobs = jobs
+        self._pool: ProcessPoolExecutor | None = None
+        self._running: set[Future[tuple[Tally, str]]] = set()
+        if jobs > 1:
+            context = multiprocessing.get_context("fork")
+            self._pool = ProcessPoolExecutor(
+                jobs, context, initializer=_start, initargs=(os.getpid(), form)
+            )
+
+    def __enter__(self) -> _Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def do(self, maildir: str, group: list[tuple[str, str]]) -> None:
+        """Begin with a group, when there is room for it."""
+        if self._report.stopped:
+            return
+        if self._pool is None:
+            self._note(_do(maildir, group, self._form, self._shred, self._rate))
+            return
+        self._running.add(self._pool.submit(_in_process, maildir, group, self._shred, self._rate))
+        if len(self._running) >= 2 * self._jobs:
+            self._collect(wait(self._running, return_when=FIRST_COMPLETED).done)
+
+    def finish(self) -> None:
+        """Wait for what has begun."""
+        self._collect(wait(self._running).done)
+
+    def _collect(self, done: Iterable[Future[tuple[Tally, str]]]) -> None:
+        for future in done:
+            self._running.discard(future)
+            try:
+                self._note(future.result())
+            except BrokenProcessPool:
+                self._report.stopped = "a process was killed"
+
+    def _note(self, result: tuple[Tally, str]) -> None:
+        tally, stopped = result
+        self._report.tally.add(tally)
+        self._report.stopped = self._report.stopped or stopped
+
+
+_form: Form | None = None
+"""Of the run, in its processes: it comes to them with fork."""
+
+
+def _start(parent: int, form: Form) -> None:
+    global _form
+    _form = form
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _in_process(
+    maildir: str, group: list[tuple[str, str]], shred: bool, rate: float
+) -> tuple[Tally, str]:
+    if _form is None:
+        raise RuntimeError("a process without its form")
+    return _do(maildir, group, _form, shred, rate)
+
+
+def _do(
+    maildir: str, group: list[tuple[str, str]], form: Form, shred: bool, rate: float
+) -> tuple[Tally, str]:
+    """The tally of one group, and why the run must stop, if it must."""
+    tally, stopped = Tally(), ""
+    begun = time.monotonic()
+    try:
+        convert(maildir, group, form, tally, shred=shred)
+    except MailsealError as exc:
+        stopped = f"{exc}{f' ({exc.hint})' if exc.hint else ''}"
+    if rate:
+        time.sleep(max(0.0, tally.converted_bytes / rate - (time.monotonic() - begun)))
+    return tally, stopped
