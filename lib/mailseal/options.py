@@ -419,7 +419,8 @@ class Delivery:
     connection_limit: int = option(
         number(1, 10000),
         100,
-        "Largest number of connections that one worker serves at the same time.",
+        "Largest number of connections that one worker serves at the same time.  A local user who "
+        "is not Postfix gets a quarter of those at delivery.deliver_socket.",
     )
     idle_timeout: int = option(
         duration,

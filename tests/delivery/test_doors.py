@@ -111,6 +111,38 @@ def test_local_users_take_no_connection_and_no_memory_from_postfix() -> None:
         assert postfix.mail([ALICE], large)[0].startswith("250 2.0.0")
 
 
+HOLD = """
+import socket, sys
+held = []
+for _ in range(20):
+    held.append(socket.socket(socket.AF_UNIX))
+    held[-1].connect(sys.argv[1])
+print(sum(s.recv(99).startswith(b"220 ") for s in held), flush=True)
+sys.stdin.read()
+"""
+
+
+@needs_root
+def test_one_local_user_leaves_connections_for_the_others() -> None:
+    with two_doors(connection_limit=8) as daemon:
+        crowd = subprocess.Popen(
+            ["/usr/bin/python3", "-c", HOLD, daemon.deliver_socket],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            user=60605,
+            group=60605,
+            extra_groups=[],
+        )
+        try:
+            assert crowd.stdout is not None
+            assert crowd.stdout.readline() == b"2\n"
+            assert deliver_as_nobody(daemon, b"Subject: x\n\ntext\n") == (0, b"")
+        finally:
+            crowd.communicate()
+        for _ in range(10):  # those that have ended count no more
+            assert deliver_as_nobody(daemon, b"Subject: x\n\ntext\n") == (0, b"")
+
+
 @pytest.mark.parametrize(
     ("option", "error"),
     [

@@ -19,7 +19,7 @@ from mailseal.delivery.daemon.connection import Connection
 from mailseal.delivery.daemon.deliveries import Deliveries
 from mailseal.delivery.daemon.loop import Loop
 from mailseal.delivery.daemon.parts import READ, Parts
-from mailseal.delivery.daemon.peer import peer_of
+from mailseal.delivery.daemon.peer import Peer, peer_of
 from mailseal.delivery.lmtp.protocol import Limits
 from mailseal.delivery.log import DeliveryLog
 
@@ -44,6 +44,7 @@ class Worker:
         self._deliveries = Deliveries(config, hostname, settings, self._loop.post)
         self._most = config.delivery.connection_limit
         self._trusted = listen.trusted_uids(config)
+        self._local: list[Connection] = []
         self._budget = Budget(
             config.delivery.in_flight_limit // config.delivery.workers,
             config.delivery.message_limit + 2 * READ,
@@ -93,7 +94,8 @@ class Worker:
             self._parts.log.fault(f"cannot accept a connection: {exc.strerror}")
             time.sleep(0.1)  # out of descriptors: let others finish
             return
-        if len(self._loop) >= self._most:
+        peer = peer_of(sock, address, self._trusted)
+        if len(self._loop) >= self._most or not self._leaves_room(peer):
             sock.settimeout(0)
             with contextlib.suppress(OSError):
                 sock.send(f"421 4.3.2 {self._parts.hostname} too many connections\r\n".encode())
@@ -102,6 +104,16 @@ class Worker:
         sock.setblocking(False)
         if listener.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client = Connection(self._parts, sock, peer_of(sock, address, self._trusted))
+        client = Connection(self._parts, sock, peer)
+        if peer.uid is not None:
+            self._local.append(client)
         self._loop.add(client)
         client.advance()
+
+    def _leaves_room(self, peer: Peer) -> bool:
+        """Whether a local user who is not Postfix leaves connections for other local users."""
+        if peer.uid is None:
+            return True
+        self._local = [client for client in self._local if not client.closed]
+        mine = sum(client.peer.uid == peer.uid for client in self._local)
+        return mine < max(1, self._most // 4)
