@@ -264,9 +264,12 @@ def test_what_proves_nothing_ends_no_session_and_leaves_no_line(agent: AgentProc
         "commit": {"change": b"0" * 16},
         "undo": {"change": b"0" * 16},
         "rewrap": {"secret": b"guess", "new": b"x" * 300},
+        "recover": {"code": b"guess", "new": b"x"},
     }
     lines = [protocol.encode(verb, {"user": user, **rest}) for verb, rest in unproven.items()]
-    assert ask_as(PANEL, agent, lines * 20) == ["error"] * 100
+    nobody = {"user": b"nobody@example.org", "code": b"guess", "new": b"x"}
+    lines.append(protocol.encode("recover", nobody))
+    assert ask_as(PANEL, agent, lines * 20) == ["error"] * 140
     assert json.loads(agent.ask("status").fields["users"])[0]["session"] is not None
     assert agent.log_text().count("\n") - before.count("\n") < 5
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from mailseal.crypto.eckeys import PublicKey
-from mailseal.errors import ChangeGone, MailsealError, NotEnrolled, UsageError
+from mailseal.errors import ChangeGone, MailsealError, NotEnrolled, UsageError, WrongPassword
 from mailseal.keys.escrow_slot import EscrowSlot
 from mailseal.keys.slot import Slot
 from mailseal.keys.slots import kind_of
@@ -36,6 +36,8 @@ STATUS_PAGE = 200
 _LIST_FRESH = 60.0
 
 _T = TypeVar("_T")
+
+_UNPROVEN = (UsageError, ChangeGone, NotEnrolled, WrongPassword)
 
 
 class AdminVerbs:
@@ -97,7 +99,7 @@ class AdminVerbs:
         try:
             result = await (self._workers.quick if quick else self._workers.change)(watched)
         except MailsealError as exc:
-            if not (asked_by_panel.get() and isinstance(exc, (UsageError, ChangeGone))):
+            if not (asked_by_panel.get() and isinstance(exc, _UNPROVEN)):
                 self._log.warning("%s: user=<%s>, failed: %s", what, user, exc)
             raise
         else:

@@ -85,15 +85,16 @@ class _Count:
         # One at a time: how the one under way ends says how long the pause is.
         return max(self.next - now, 1.0 if self.under_way else 0.0)
 
-    def ended(self, now: float, wrong: bytes | None) -> None:
+    def ended(self, now: float, wrong: bytes | None) -> bool:
         self.under_way -= 1
         if wrong is None or (wrong := wrong[:_KEPT]) in self.recent:
-            return
+            return False
         self.recent = (wrong, *self.recent[: _SAME - 1])
         self.wrong += 1
         self.last = now
         if self.wrong >= self.free:
             self.next = now + min(2.0 ** min(self.wrong - self.free, 30), self.pause)
+        return True
 
 
 class Try:
@@ -105,11 +106,14 @@ class Try:
         for count in counts:
             count.under_way += 1
 
-    def ended(self, wrong: bytes | None) -> None:
-        """`wrong`: an HMAC that stands for the password, if it was a wrong one."""
+    def ended(self, wrong: bytes | None) -> bool:
+        """`wrong`: an HMAC that stands for the password, if it was a wrong one.
+
+        Returns whether it counts: not if it has come before.
+        """
         now = self._clock()
-        for count in self._counts:
-            count.ended(now, wrong)
+        counted = [count.ended(now, wrong) for count in self._counts]  # each must be told
+        return any(counted)
 
 
 class Guesses:

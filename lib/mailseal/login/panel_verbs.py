@@ -70,10 +70,10 @@ class PanelVerbs:
                 return await verb(fields)
             except WrongPassword:
                 wrong = self._guesses.stands_for(secret)
-                self._guesses.note_wrong(user, "")
                 raise
             finally:
-                a_try.ended(wrong)
+                if a_try.ended(wrong):
+                    self._guesses.note_wrong(user, "")
 
         return guarded
 
