@@ -305,7 +305,7 @@ def test_a_panel_asks_with_its_own_uid(site: Site) -> None:
     site.run(f"cp -p {conf} {conf}.before; echo 'agent: {{panel_users: [www-data]}}' >> {conf}")
     try:
         site.run("systemctl restart mailseal-agent")
-        assert "ways in: " in site.run(f"{panel} status alice@example.org")
+        assert "slots: " in site.run(f"{panel} status alice@example.org")
         assert site.status(f"{panel} status plain@example.org") == 67
         for verb in ("lock --all", "unenroll alice@example.org", "repair alice@example.org"):
             assert site.status(f"{panel} {verb}") == 77

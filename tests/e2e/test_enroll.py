@@ -45,9 +45,14 @@ def test_the_right_password(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("user", "password", "status", "says"),
     [
-        ("u2@example.org", "wrong", 77, b"Dovecot refuses this password of u2@example.org"),
-        ("ghost@example.org", "word", 67, b"Dovecot knows no user ghost@example.org"),
-        ("alias@example.org", "word", 64, b"calls alias@example.org by the name u0@example.org"),
+        ("u2@example.org", "wrong", 77, b"Dovecot refuses this password for u2@example.org"),
+        ("ghost@example.org", "word", 67, b"Dovecot does not know the user ghost@example.org"),
+        (
+            "alias@example.org",
+            "word",
+            64,
+            b"Dovecot's name for alias@example.org is u0@example.org",
+        ),
         ("u2@example.org", "x" * 256, 64, b"at most 255"),
     ],
 )

@@ -118,7 +118,7 @@ def first_bytes(paths: list[str]) -> list[bytes]:
 def test_check_config_notices_and_the_option_settles_it(site: Lab) -> None:
     said = check_config(site)
     assert re.fullmatch(
-        r"mailseal: warning: Dovecot has Sieve scripts of the site "
+        r"mailseal: warning: Dovecot has Sieve scripts for all users "
         r"\((sieve_before|sieve_script site)\): .*`delivery.sieve: always`.*\n",
         said,
     ), said

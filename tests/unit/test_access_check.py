@@ -82,7 +82,11 @@ class TestSockets:
     def test_no_server(self, config: configuration.Config) -> None:
         os.unlink(config.dovecot.lmtp_socket)
         ((level, text),) = self.said(config)
-        assert level == WARNING and text.startswith("dovecot.lmtp_socket: there is no ")
+        assert (
+            level == WARNING
+            and text.startswith("dovecot.lmtp_socket: /")
+            and "does not exist" in text
+        )
 
 
 @pytest.mark.parametrize(

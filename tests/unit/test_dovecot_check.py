@@ -170,18 +170,18 @@ def test_settings_as_doveconf_prints_them(tmp_path: Path) -> None:
 class TestPassdbs:
     def test_none_of_ours(self, check: Check) -> None:
         ((level, text),) = check(auth=passwd_file("passdb") + OUR_USERDB)
-        assert level == ERROR and "no passdb of Dovecot's asks mailseal" in text
+        assert level == ERROR and "Dovecot has no passdb for mailseal" in text
 
     @pytest.mark.parametrize("front", ["result_success = return-ok", "result_failure = continue"])
     def test_another_one_in_front_answers_alone(self, check: Check, front: str) -> None:
         """So it is on an SQL server where the snippet was included behind the old passdb."""
         ((level, text),) = check(auth=chain(front=front))
         assert level == ERROR
-        assert "the passdb passwd-file stands before that of mailseal" in text
+        assert "the passdb passwd-file comes before mailseal's" in text
 
     def test_the_old_one_is_still_in_front_of_the_snippet(self, check: Check) -> None:
         ((level, text),) = check(auth=passwd_file("passdb") + chain())
-        assert level == ERROR and "stands before that of mailseal" in text
+        assert level == ERROR and "comes before mailseal's" in text
 
     def test_the_old_one_behind_does_no_harm(self, check: Check) -> None:
         assert check(passwd_file("passdb")) == []
@@ -202,7 +202,7 @@ class TestPassdbs:
         own = snippet("auth-mailseal-only")
         assert check(auth=own) == []
         ((level, text),) = check(auth=own + passwd_file("passdb"))
-        assert level == ERROR and "stands behind that of mailseal" in text
+        assert level == ERROR and "comes after mailseal's" in text
 
     @pytest.mark.parametrize("says", ["passdb", "keyring"])
     def test_the_option_that_enroll_goes_by(self, check: Check, says: str) -> None:
@@ -214,7 +214,7 @@ class TestPassdbs:
     @only_23
     def test_the_helper_behind_nothing(self, check: Check) -> None:
         ((level, text),) = check(auth=helper() + OUR_USERDB)
-        assert level == ERROR and "no passdb stands before it" in text
+        assert level == ERROR and "no passdb comes before it" in text
 
     @only_23
     def test_the_helper_wants_an_accepted_password(self, check: Check) -> None:
@@ -235,23 +235,23 @@ class TestPassdbs:
         if VERSION == "2.4":
             extra = "protocol pop3 {\n  passdb a {\n    result_success = return-ok\n  }\n}\n"
             ((level, text),) = check(extra)
-            assert level == ERROR and "stands before" in text
+            assert level == ERROR and "comes before" in text
 
 
 class TestUserdbs:
     def test_none_of_ours(self, check: Check) -> None:
         auth = chain().partition("userdb")[0] + passwd_file("userdb")
         ((level, text),) = check(auth=auth)
-        assert level == ERROR and "no userdb of Dovecot's asks mailseal" in text
+        assert level == ERROR and "Dovecot has no userdb for mailseal" in text
 
     def test_another_one_in_front_answers_alone(self, check: Check) -> None:
         ((level, text),) = check(auth=passwd_file("userdb") + chain())
-        assert level == ERROR and "the userdb passwd-file stands before" in text
+        assert level == ERROR and "the userdb passwd-file comes before mailseal's" in text
 
     def test_a_userdb_behind_that_of_mailseal(self, check: Check) -> None:
         """It may give the user another name when mailseal has been asked."""
         ((level, text),) = check(auth=chain() + passwd_file("userdb"))
-        assert level == ERROR and "the userdb passwd-file stands behind" in text
+        assert level == ERROR and "the userdb passwd-file comes after mailseal's" in text
 
     def test_ours_must_not_be_passed_over(self, check: Check) -> None:
         ((level, text),) = check(auth=chain(userdb="  skip = notfound\n"))

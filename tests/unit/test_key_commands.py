@@ -244,7 +244,7 @@ class TestBackup:
         done = enrolled.run("restore", file)
         assert done.returncode == 0 and done.stdout.count(b"restored") == 2
         assert opens(enrolled, b"pw") and opens(enrolled, b"bobs", "bob")
-        assert enrolled.run("restore", file).stdout.count(b"was there already") == 2
+        assert enrolled.run("restore", file).stdout.count(b"no change needed") == 2
 
     def test_a_damaged_keyring_is_restored(self, enrolled: AgentProcess, tmp_path: Path) -> None:
         file = str(tmp_path / "backup")
@@ -252,7 +252,7 @@ class TestBackup:
         keyring = tmp_path / "state" / "keys" / f"{USER}.json"
         keyring.write_bytes(keyring.read_bytes()[:500])
         done = enrolled.run("backup", str(tmp_path / "second"))
-        assert done.returncode == 65 and b"left out" in done.stderr
+        assert done.returncode == 65 and b"not saved" in done.stderr
         assert enrolled.run("restore", file).returncode == 0
         assert opens(enrolled, b"pw")
 
@@ -281,9 +281,12 @@ class TestBackup:
         enrolled.stop()  # works on a machine without agent
         for secret in (b"pw", code):
             done = enrolled.run("restore", "--check", file, USER, stdin=secret + b"\n")
-            assert (done.returncode, done.stdout) == (0, f"{USER}: opens, 1 key pairs\n".encode())
+            assert (done.returncode, done.stdout) == (
+                0,
+                f"{USER}: can be opened, 1 key pairs\n".encode(),
+            )
         done = enrolled.run("restore", "--check", file, USER, stdin=b"wrong\n")
-        assert done.returncode == 77 and b"DOES NOT OPEN" in done.stdout
+        assert done.returncode == 77 and b"CANNOT BE OPENED" in done.stdout
 
     def test_check_without_a_secret_proves_nothing_and_says_so(
         self, enrolled: AgentProcess, tmp_path: Path
@@ -292,7 +295,7 @@ class TestBackup:
         file = str(tmp_path / "backup")
         enrolled.run("backup", file)
         done = enrolled.run("restore", "--check", file)
-        assert done.returncode == 64 and b"nothing was proven" in done.stderr
+        assert done.returncode == 64 and b"none was opened" in done.stderr
 
     def test_every_truncation_and_every_changed_byte(
         self, enrolled: AgentProcess, tmp_path: Path
@@ -428,7 +431,7 @@ class TestUnenroll:
         self, enrolled: AgentProcess
     ) -> None:
         done = enrolled.run("unenroll", USER)
-        assert done.returncode == 64 and b"not known where" in done.stderr
+        assert done.returncode == 64 and b"is not known" in done.stderr
         assert opens(enrolled, b"pw")
 
 

@@ -117,7 +117,7 @@ def test_a_panel_learns_who_is_enrolled_and_no_more(agent: AgentProcess) -> None
     assert run_as(PANEL, agent, "status", "nobody@example.org").returncode == 67
     done = run_as(PANEL, agent, "status", "--json", USER)
     assert json.loads(done.stdout)["users"] == [{"user": USER, "ways_in": ["login"]}]
-    assert b"ways in: login" in run_as(PANEL, agent, "status", USER).stdout
+    assert b"slots: login" in run_as(PANEL, agent, "status", USER).stdout
     done = run_as(PANEL, agent, "status", USER, "--stdin", stdin=b"guess\n")
     assert (done.returncode, done.stdout) == (77, b"")
     assert run_as(PANEL, agent, "status").returncode == 64

@@ -142,7 +142,7 @@ def test_the_commands_that_rekey(agent: AgentProcess, how: str) -> None:
         "passwd": lambda: agent.run("passwd", USER, "--compromised", stdin=b"pw\nnew\n"),
     }[how]()
     assert done.returncode == 0, done.stderr
-    assert b"gone: app slot (laptop)" in done.stdout and b"recovery-code" in done.stderr
+    assert b"removed: app slot (laptop)" in done.stdout and b"recovery-code" in done.stderr
     after = keyring_of(agent)
     assert after.current.key_id != before.current.key_id
     assert agent.ask("unlock", user=USER.encode(), password=password).status == "ok"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Do the users in the configuration exist, and may they use the sockets that they need."""
+"""Checks that the users in the configuration exist and can connect to the sockets they need."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def sockets(config: Config) -> Iterator[Finding]:
             continue
         if not os.path.exists(path):
             if option not in missing:
-                yield warning(f"{option}: there is no {path}; is its server running?")
+                yield warning(f"{option}: {path} does not exist; is the server running?")
             missing.add(option)
         elif _exists(user) and (barrier := _barrier(path, user)):
             yield error(f"{option}: the user {user} has no access to {barrier}")

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""mailseal backup, restore, escrow-open: keys leaving the machine, and coming back.
+"""mailseal backup, restore, escrow-open: backups of keyrings.
 
-`restore --check` and `escrow-open` work without an agent, on any machine that has
-the file: a backup that only the machine it came from can open is none.
+`restore --check` and `escrow-open` need no agent and work on any machine that has
+the file, because a backup must be usable if the original machine is lost.
 
 FAILURES
-    Damaged, NewerFormat for files; WrongPassword if a keyring does not open;
-    the agent's errors otherwise.  `backup` and `restore` do what they can for all
-    users, then fail if it was not all.
+    Damaged, NewerFormat for files; WrongPassword if a keyring cannot be opened;
+    otherwise the agent's errors.  `backup` and `restore` continue after an error with
+    the next user, and fail at the end.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ if TYPE_CHECKING:
 
 def register(commands: Commands) -> None:
     """Add this module's commands."""
-    parser = commands.add("backup", backup, "save keyrings (sealed as they are) to a file")
+    parser = commands.add("backup", backup, "write keyrings to a file; they stay sealed")
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("users", metavar="USER", nargs="*", help="default: all")
-    parser = commands.add("restore", restore, "bring keyrings back from a backup, or check one")
+    parser = commands.add("restore", restore, "restore keyrings from a backup, or check a backup")
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("users", metavar="USER", nargs="*", help="default: all")
-    parser.add_argument("--force", action="store_true", help="replace keyrings that are there")
+    parser.add_argument("--force", action="store_true", help="replace existing keyrings")
     parser.add_argument(
         "--check",
         action="store_true",
-        help="change nothing; prove that the backup opens, with each USER's password or recovery "
-        "code, or for all with --escrow-key",
+        help="change nothing; verify that the keyrings can be opened, with each USER's password or "
+        "recovery code, or all of them with --escrow-key",
     )
     parser.add_argument("--escrow-key", metavar="PEM", help="file with the escrow private key")
     parser.add_argument("--stdin", action="store_true", help="secrets from standard input")
@@ -62,14 +62,16 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--recovery-code",
         metavar="OUT",
-        help="instead of the keys, write a backup to OUT that a new recovery code opens: "
-        "`restore --force` it, then `recover`",
+        help="do not write the private keys; write a backup to OUT that can be opened with a new "
+        "recovery code, for `restore --force` and `recover`",
     )
-    parser.add_argument("--stdin", action="store_true", help="the key's password from stdin")
+    parser.add_argument(
+        "--stdin", action="store_true", help="password of the escrow key from standard input"
+    )
 
 
 def backup(context: Context) -> int:
-    """One file, mode 0600, complete or not there."""
+    """Write one file with mode 0600.  If this fails, no file is written."""
     from mailseal.admin.status import all_status
     from mailseal.keys import backup as format_
 
@@ -81,7 +83,7 @@ def backup(context: Context) -> int:
             found[user] = context.ask("backup", user=os.fsencode(user)).fields["keyring"]
         except (Damaged, NotEnrolled) as exc:
             failed.append(user)
-            sys.stderr.write(f"mailseal: warning: left out: {exc}\n")
+            sys.stderr.write(f"mailseal: warning: not saved: {exc}\n")
     durable.replace(context.arguments.file, format_.encode(found, created=int(time.time())))
     sys.stdout.write(f"{len(found)} keyrings saved\n")
     if failed:
@@ -90,7 +92,7 @@ def backup(context: Context) -> int:
 
 
 def restore(context: Context) -> int:
-    """All or the named users; what is there already and the same is left alone."""
+    """Restore all users or the named ones.  Keyrings that are the same are not written."""
     keyrings = _chosen(context)
     if context.arguments.check:
         return _check(context, keyrings)
@@ -106,7 +108,9 @@ def restore(context: Context) -> int:
             sys.stdout.write(f"{user}: NOT RESTORED: {exc}\n")
             continue
         found = reply.text("found")
-        done = "was there already" if found == "the same" else f"restored (there was: {found})"
+        done = (
+            "no change needed" if found == "the same" else f"restored (previous keyring: {found})"
+        )
         sys.stdout.write(f"{user}: {done}\n")
     if len(keyrings) == 1 and failed:
         raise failed[0]
@@ -127,12 +131,12 @@ def _chosen(context: Context) -> dict[str, Keyring]:
     wanted = [normalise(os.fsencode(user)) for user in context.arguments.users]
     for user in wanted:
         if user not in keyrings:
-            raise NotEnrolled(f"the backup holds no keyring of {user}")
+            raise NotEnrolled(f"the backup contains no keyring of {user}")
     return {user: keyrings[user] for user in wanted or keyrings}
 
 
 def _check(context: Context, keyrings: dict[str, Keyring]) -> int:
-    """Open what can be opened; without any secret say so, and fail."""
+    """Try to open the keyrings.  Fails if there is no password and no escrow key."""
     arguments = context.arguments
     escrow = _escrow_key(context) if arguments.escrow_key else None
     passwords = Passwords(from_stdin=arguments.stdin)
@@ -144,20 +148,20 @@ def _check(context: Context, keyrings: dict[str, Keyring]) -> int:
             elif arguments.users or len(keyrings) == 1:
                 opened = _open(keyring, passwords.ask(f"password or recovery code of {user}"))
             else:
-                sys.stdout.write(f"{user}: intact, not opened\n")
+                sys.stdout.write(f"{user}: intact, not tested with a password\n")
                 continue
             proven += 1
-            sys.stdout.write(f"{user}: opens, {len(opened.keys)} key pairs\n")
+            sys.stdout.write(f"{user}: can be opened, {len(opened.keys)} key pairs\n")
             opened.wipe()
         except MailsealError as exc:
             failed += 1
-            sys.stdout.write(f"{user}: DOES NOT OPEN: {exc}\n")
+            sys.stdout.write(f"{user}: CANNOT BE OPENED: {exc}\n")
     if failed:
-        raise WrongPassword(f"{failed} of {len(keyrings)} keyrings do not open")
+        raise WrongPassword(f"{failed} of {len(keyrings)} keyrings cannot be opened")
     if not proven:
         raise UsageError(
-            f"{len(keyrings)} keyrings are intact, but nothing was proven",
-            hint="name a USER and give the password, or use --escrow-key",
+            f"{len(keyrings)} keyrings are intact, but none was opened",
+            hint="add a USER and type the password, or use --escrow-key",
         )
     return 0
 
@@ -171,7 +175,7 @@ def _open(keyring: Keyring, secret: bytes) -> Opened:
 
 
 def escrow_open(context: Context) -> int:
-    """On the machine where the escrow key is kept; no agent is needed."""
+    """For the machine where the escrow key is kept; no agent is needed."""
     from mailseal.admin.slot_commands import write_keys
     from mailseal.crypto import kdf
     from mailseal.keys import backup as format_

@@ -5,21 +5,21 @@ SYNOPSIS
     mailseal [-c CONFIG] COMMAND ...
 
 DESCRIPTION
-    Everything that concerns keys goes through the agent's socket; this program reads
-    no keyring.  `mailseal COMMAND -h` explains one command.
+    All operations on keys are requests to the agent; this program does not read
+    keyrings.  `mailseal COMMAND -h` describes one command.
 
 DIAGNOSTICS
-    Errors go to standard error as `mailseal: error: ...`, often with a second line
-    `mailseal: hint: ...`.  Exit status (sysexits.h):
-    0   done
+    Errors are written to standard error as `mailseal: error: ...`, often with a second
+    line `mailseal: hint: ...`.  Exit status (sysexits.h):
+    0   success
     1   verify has found something
-    64  wrong arguments, or a password or user name that cannot be one
-    65  stored data is damaged, not sealed, already there, or a change that is not open any more
+    64  wrong arguments, or a password or user name that is not allowed
+    65  stored data is damaged, not sealed, or exists already; or a password change is not open
     67  no such user, or not enrolled
     69  COMMAND of --then has changed nothing, so the keyring has not changed either
-    75  temporary failure: agent not running, disk full, changed by somebody else
-    76  COMMAND of --then has set the new password, the keyring could not be told; or
-        --compromised has set it, and there is no new master key
+    75  temporary failure: agent not running, disk full, keyring changed by another process
+    76  COMMAND of --then has set the new password, but the change of the keyring could not be
+        completed; or --compromised has set it, but there is no new master key
     77  wrong password, or not permitted
     78  the configuration is wrong
 """
@@ -43,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """All commands.  Modules that bring some have a function `register`."""
+    """All commands.  Each module with commands has a function `register`."""
     from mailseal.admin import (
         backup_commands,
         config_commands,
@@ -57,7 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
         verify,
     )
 
-    parser = _Parser(prog="mailseal", description="Mail sealed at rest: the admin command.")
+    parser = _Parser(
+        prog="mailseal", description="Administers mailseal, which encrypts stored mail."
+    )
     parser.add_argument("-c", "--config", default=configuration.DEFAULT_PATH, metavar="FILE")
     commands = Commands(parser)
     modules = (
@@ -79,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Run one command; returns the exit status."""
-    # Ignored, as some parents leave it, it would make every exit status of a child 0.
+    # If the parent process ignores it, exit statuses of child processes would be lost.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         arguments = build_parser().parse_args(argv[1:])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What every command works with: its arguments, the configuration, the key agent."""
+"""What all commands use: arguments, the configuration, and the key agent."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mailseal.config import Config
 from mailseal.errors import MailsealError, NotPermitted, TemporaryError
 from mailseal.login.client import AgentClient, Reply
 
-# Several Argon2id runs may be waiting before ours.
+# Other Argon2id computations may be waiting before this one.
 _TIMEOUT = 120.0
 
 
 class Context:
-    """What a command works with."""
+    """What a command uses."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
@@ -42,14 +42,14 @@ class Context:
 
 
 def error_of(reply: Reply) -> MailsealError:
-    """The error that an answer of the agent stands for."""
+    """The error in a reply of the agent."""
     if reply.status == "denied":
         return NotPermitted(
-            f"the key agent does not take orders from uid {os.getuid()}",
+            f"the key agent does not permit this to uid {os.getuid()}",
             hint="see agent.admin_users and agent.panel_users in the configuration",
         )
     if reply.status != "error":
-        return TemporaryError(reply.text("reason") or f"the key agent says {reply.status}")
+        return TemporaryError(reply.text("reason") or f"the key agent replied {reply.status}")
     found = getattr(errors, reply.text("class"), None)
     if not (isinstance(found, type) and issubclass(found, MailsealError)):
         found = MailsealError

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""mailseal check-config, print-config, init: the configuration, and the store it names.
+"""mailseal check-config, print-config, init: the configuration, and the folders for keys.
 
-check-config ends with a status of its own, so that a script can tell apart: 0
-nothing was found, 1 warnings, 2 errors.  A configuration file that cannot be
-used is 78, as with all commands.
+The exit status of check-config is 0 if it finds nothing, 1 for warnings and 2 for
+errors.  If the configuration file cannot be used, it is 78, as for all commands.
 """
 
 from __future__ import annotations
@@ -23,23 +22,23 @@ if TYPE_CHECKING:
 def register(commands: Commands) -> None:
     """Add this module's commands."""
     parser = commands.add(
-        "check-config", check, "check the configuration file, and whether Dovecot's fits it"
+        "check-config", check, "check mailseal's configuration file and Dovecot's configuration"
     )
     parser.add_argument(
-        "--file-only", action="store_true", help="check the file, nothing outside of it"
+        "--file-only", action="store_true", help="check only the configuration file"
     )
     parser.add_argument(
         "--no-sockets",
         action="store_true",
-        help="look at no socket: for settings that Dovecot has not been started with yet",
+        help="do not check sockets: use this before Dovecot is started with new settings",
     )
-    parser.add_argument("--json", action="store_true", help="for machines")
-    commands.add("init", init, "make the folders for keys, once, at installation")
-    commands.add("print-config", show, "print every option with its value and meaning, as YAML")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    commands.add("init", init, "make the folders for keys; run it once, at installation")
+    commands.add("print-config", show, "print all options with their values and meanings, as YAML")
 
 
 def check(context: Context) -> int:
-    """What was found goes to standard error, errors first; --json puts all in one object."""
+    """Findings are written to standard error, errors first; --json prints one object."""
     from mailseal.admin import access_check, dovecot_check
     from mailseal.doveconf import Doveconf
 
@@ -65,7 +64,7 @@ def check(context: Context) -> int:
 
 
 def init(context: Context) -> int:
-    """Make the store.  Running it again changes nothing."""
+    """Make the folders.  Running it again changes nothing."""
     from mailseal.login import startup
 
     folder = startup.init(context.config)
@@ -74,6 +73,6 @@ def init(context: Context) -> int:
 
 
 def show(context: Context) -> int:
-    """The output is a configuration file that means the same."""
+    """The output is an equivalent configuration file."""
     sys.stdout.write(describe(context.config))
     return 0

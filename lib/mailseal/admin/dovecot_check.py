@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What in this machine's Dovecot configuration does not fit mailseal's.
+"""Checks whether Dovecot's configuration on this machine fits mailseal's.
 
-Mail in clear, mail where Dovecot does not look for it, Sieve scripts that do not
-run.  Logins and look-ups have a module of their own.
+It finds settings that store mail in clear or in the wrong place, and Sieve scripts
+that do not run.  Passdbs and userdbs are checked in dovecot_auth_check.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SAMPLE = ("user@example.org", "/home/user")
 
 
 def findings(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
-    """What is wrong; one warning if Dovecot's settings cannot be read."""
+    """All findings; one warning if Dovecot's settings cannot be read."""
     if not config.dovecot_is_here:
         return
     try:
@@ -38,8 +38,7 @@ def findings(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
 
 
 def _mail_crypt(doveconf: Doveconf) -> Iterator[Finding]:
-    """Every program of Dovecot's that reads or stores mail; lda and doveadm run without being
-    named in `protocols`."""
+    """All Dovecot programs that read or store mail; lda and doveadm are not in `protocols`."""
     running = doveconf.settings().get("protocols").split()
     for protocol in ("imap", "pop3", "lmtp", "lda", "doveadm"):
         if protocol not in running and protocol not in ("lda", "doveadm"):
@@ -47,13 +46,12 @@ def _mail_crypt(doveconf: Doveconf) -> Iterator[Finding]:
         if "mail_crypt" not in doveconf.plugins(protocol):
             yield error(
                 f"Dovecot does not load mail_crypt in protocol {protocol}: sealed mail cannot be "
-                "read there, and new mail would be stored in clear; see mailseal.conf in "
-                "dovecot-conf"
+                "read there, and new mail is stored in clear; see mailseal.conf in dovecot-conf"
             )
 
 
 def _sieve(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
-    """Scripts that would not run, or not where they are expected to."""
+    """Sieve scripts that do not run."""
     running = [name for name in ("lmtp", "lda") if "sieve" in doveconf.plugins(name)]
     if config.delivery.sieve == "always":
         if "lmtp" not in running:
@@ -64,21 +62,21 @@ def _sieve(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
         return
     if running == ["lda"]:
         yield warning(
-            "Dovecot loads sieve in protocol lda only: mail that mailseal hands to Dovecot comes "
-            "by LMTP, where no script runs; add sieve to mail_plugins in protocol lmtp"
+            "Dovecot loads sieve in protocol lda only: mailseal relays mail to Dovecot with LMTP, "
+            "where no script runs; add sieve to mail_plugins in protocol lmtp"
         )
     for protocol in running:
         if names := _site_scripts(doveconf, protocol):
             yield warning(
-                f"Dovecot has Sieve scripts of the site ({', '.join(names)}): they do not run for "
-                "enrolled users, whose mail mailseal stores itself; with `delivery.sieve: always` "
-                "Dovecot delivers and seals that mail"
+                f"Dovecot has Sieve scripts for all users ({', '.join(names)}): they do not run "
+                "for enrolled users, whose mail mailseal stores itself; with "
+                "`delivery.sieve: always` Dovecot delivers and seals that mail"
             )
             return
 
 
 def _site_scripts(doveconf: Doveconf, protocol: str) -> list[str]:
-    """Their names; those that run at IMAP's COPY or FLAG are left out."""
+    """The names of scripts for all users that run at delivery, not at IMAP's COPY or FLAG."""
     settings = doveconf.settings(protocol)
     names = {
         name
@@ -97,31 +95,31 @@ def _site_scripts(doveconf: Doveconf, protocol: str) -> list[str]:
 
 
 def _location(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
-    """Where Dovecot looks for new mail of users whose userdb entry says nothing about it."""
+    """The mail location of users whose userdb entry has none."""
     fields = settings.inbox_fields(doveconf)
     ours = expand(config.delivery.maildir, *_SAMPLE)
     if ours is None or not any(fields.values()) or re.search("%[^hund]", str(fields)):
-        return  # a template that only Dovecot can fill in
+        return  # has variables that only Dovecot can expand
     if maildir_of(fields, *_SAMPLE, ours) == ours and layout_of(fields) == "maildir++":
         if fields.get("mail_driver") == "maildir" and "mail_inbox_path" not in fields:
             yield from _empty_inbox_path(doveconf, ours)
         return
     theirs = ", ".join(f"{name} = {value}" for name, value in fields.items() if value)
     if settings.known(config):
-        return  # and followed
+        return  # mailseal-lmtp uses it
     yield warning(
-        f"Dovecot has {theirs}, mailseal has delivery.maildir {config.delivery.maildir}: where "
-        "the user database gives no mail location, mail would lie where Dovecot does not look; "
-        "make them the same, or have the user database give the location"
+        f"Dovecot has {theirs}, but mailseal has delivery.maildir {config.delivery.maildir}: if "
+        "the user database returns no mail location, Dovecot does not find the mail; use the same "
+        "location for both, or let the user database return it"
     )
 
 
 def _empty_inbox_path(doveconf: Doveconf, maildir: str) -> Iterator[Finding]:
-    """2.4: `mail_inbox_path =` is not the same as no such line."""
+    """2.4: an empty mail_inbox_path differs from one that is not set."""
     inbox = doveconf.inbox(*_SAMPLE)
     if inbox and inbox != maildir:
         yield error(
-            f"Dovecot has INBOX in {inbox}, as mail_inbox_path is set, but empty: new mail that "
-            f"mailseal stores in {maildir} would not be seen; remove the line, or give it the "
+            f"Dovecot has INBOX in {inbox}, because mail_inbox_path is set, but empty: it does not "
+            f"find new mail that mailseal stores in {maildir}; remove the setting, or give it the "
             "value of mail_path"
         )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Where Dovecot would write what is sealed elsewhere: its index cache, and folders of others.
+"""Checks places where Dovecot could write mail in clear: the index cache and shared folders.
 
-dovecot.index.cache holds subjects and addresses in clear.  Into a folder of another
-user Dovecot seals with the wrong key, or not at all, so its ACLs must not let
-anybody save there (shared-folders.conf in dovecot-conf).
+dovecot.index.cache contains subjects and addresses in clear.  If a user saves a mail in
+another user's folder, Dovecot seals it with the wrong key or not at all, so ACLs must
+not let anybody save there (shared-folders.conf in dovecot-conf).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _INSERT, _POST = "i", "p"
 
 
 def findings(doveconf: Doveconf) -> Iterator[Finding]:
-    """What is wrong with the place of the index cache, and with shared folders."""
+    """Findings about the index cache and shared folders."""
     yield from _index_cache(doveconf)
     for namespace in doveconf.settings("imap").all("namespace"):
         if namespace.get("type") in ("shared", "public") and namespace.get("disabled") != "yes":
@@ -26,7 +26,7 @@ def findings(doveconf: Doveconf) -> Iterator[Finding]:
 
 
 def _index_cache(doveconf: Doveconf) -> Iterator[Finding]:
-    """Whether it has a place of its own; that this is on tmpfs is not looked at."""
+    """Whether it has a separate location.  Whether that is on tmpfs is not checked."""
     running = doveconf.settings().get("protocols").split()
     for protocol in ("imap", "lmtp"):
         settings = doveconf.settings(protocol)
@@ -39,14 +39,14 @@ def _index_cache(doveconf: Doveconf) -> Iterator[Finding]:
         wrong = "mail_location has no INDEXCACHE" if location else "mail_cache_path is empty"
         yield warning(
             f"Dovecot's {wrong} in protocol {protocol}: dovecot.index.cache, with subjects and "
-            "addresses of sealed mails in clear, lies beside the mail; see the index cache in "
+            "addresses of sealed mails in clear, is stored with the mail; see the index cache in "
             "mailseal.conf of dovecot-conf"
         )
         return
 
 
 def _shared(doveconf: Doveconf, namespace: Block) -> Iterator[Finding]:
-    """Whether the ACLs let nobody save into this namespace."""
+    """Whether the ACLs prevent saving into this namespace."""
     prefix = namespace.get("prefix")
     kind = f"{namespace.get('type')} namespace with the prefix {prefix}"
     running = doveconf.settings().get("protocols").split()
@@ -74,13 +74,13 @@ def _shared(doveconf: Doveconf, namespace: Block) -> Iterator[Finding]:
 
 def _may_save(kind: str, why: str) -> Finding:
     return error(
-        f"Dovecot has a {kind} where users may save into folders of others, in clear or to a "
-        f"key that the owner does not have: {why}; see shared-folders.conf in dovecot-conf"
+        f"Dovecot has a {kind}, where users may save mail into folders of other users, in clear or "
+        f"with a key that the owner does not have: {why}; see shared-folders.conf in dovecot-conf"
     )
 
 
 def _global_acls(settings: Block) -> str:
-    """The path of the file with ACLs for all; 2.3 has it in `plugin { acl = vfile:PATH:… }`."""
+    """The path of the global ACL file; 2.3 has it in `plugin { acl = vfile:PATH:… }`."""
     if path := settings.get("acl_global_path"):
         return path
     for plugin in settings.all("plugin"):
@@ -91,7 +91,7 @@ def _global_acls(settings: Block) -> str:
 
 
 def _forbids(line: str, prefix: str) -> bool:
-    """Whether the line takes the right to save from anyone in all mailboxes below the prefix."""
+    """Whether the line revokes the right to save for anyone, in all mailboxes below the prefix."""
     found = re.fullmatch(r'(?:"((?:[^"\\]|\\.)*)"|([^"#]\S*)) -anyone (\S.*)', line.strip())
     if found is None:
         return False
@@ -104,6 +104,6 @@ def _forbids(line: str, prefix: str) -> bool:
         return False
     pattern = re.sub(r"\\(.)", r"\1", found[1]) if found[1] is not None else found[2]
     as_regex = "".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in pattern)
-    # A name that no pattern means in particular.
+    # A folder name that no specific pattern matches.
     sample = re.sub(r"%%?\{?\w+\}?|\$\w+", "some-user@example.org", prefix) + "Some Folder"
     return re.fullmatch(as_regex, sample) is not None

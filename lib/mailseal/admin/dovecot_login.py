@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""Asking Dovecot whether a password is right, as Dovecot's own login processes ask.
+"""Asks Dovecot whether a password is right, as Dovecot's login processes do.
 
 CONTRACT
-    check() returns if Dovecot lets this user log in to IMAP with this password.  The
-    password goes over Dovecot's auth-client socket, never into arguments: `doveadm auth
-    test` would show it to every user of the machine.
+    check() returns if this user can log in to IMAP with this password.  The password is
+    sent to Dovecot's auth-client socket and is never an argument: all users of the
+    machine could see the arguments of `doveadm auth test`.
 
-WIRE (auth client protocol, version 1; text lines, fields parted by TAB)
+PROTOCOL (auth client protocol, version 1; text lines, fields separated by TAB)
     -> VERSION 1 2, CPID pid
     <- VERSION 1 n, MECH ..., DONE
     -> AUTH 1 PLAIN service=imap secured no-penalty resp=BASE64
     <- OK 1 user=name ...  |  FAIL 1 [user=...] [temp] [code=...] [reason=...]
 
 FAILURES
-    WrongPassword, or NoSuchUser where Dovecot's userdb knows no such user.  TemporaryError:
-    Dovecot does not run, does not answer, or cannot tell.  NotPermitted: this uid may
-    not ask.  UsageError: Dovecot calls this user by another name.
+    WrongPassword, or NoSuchUser if Dovecot's userdb does not know the user.  TemporaryError:
+    Dovecot is not running, does not reply, or has an internal failure.  NotPermitted: this uid
+    may not use the socket.  UsageError: Dovecot has another name for this user.
 """
 
 from __future__ import annotations
@@ -45,22 +45,24 @@ def check(config: Config, user: str, password: bytes) -> None:
     """See the module's contract.  `user` is as normalise() returns it."""
     path = config.dovecot.auth_socket
     if not os.access(path, os.W_OK) and os.path.exists(path):
-        raise NotPermitted(f"uid {os.getuid()} may not ask Dovecot at {path}", hint=_UNCHECKED)
+        raise NotPermitted(
+            f"uid {os.getuid()} has no access to Dovecot's socket {path}", hint=_UNCHECKED
+        )
     try:
         answer, fields = _ask(path, float(config.dovecot.timeout), user, password)
     except NotThere as exc:
         raise TemporaryError(
             f"cannot ask Dovecot whether the password is right: {path}: {exc}",
-            hint=f"is Dovecot running? else see dovecot.auth_socket; {_UNCHECKED}",
+            hint=f"is Dovecot running? Is dovecot.auth_socket right? {_UNCHECKED}",
         ) from None
     except Broken as exc:
-        raise TemporaryError(f"asking Dovecot at {path} failed: {exc}", hint=_UNCHECKED) from None
+        raise TemporaryError(f"cannot ask Dovecot at {path}: {exc}", hint=_UNCHECKED) from None
     if answer == "OK":
         _same_user(user, fields.get("user", user))
         return
     if "temp" in fields or fields.get("code") == "temp_fail":
         raise TemporaryError(
-            f"Dovecot cannot tell whether the password of {user} is right; its log says why",
+            f"Dovecot could not check the password of {user}; see Dovecot's log",
             hint=_UNCHECKED,
         )
     raise _refusal(config, user, fields.get("reason", ""))
@@ -73,11 +75,11 @@ def _ask(path: str, timeout: float, user: str, password: bytes) -> tuple[str, di
         peer.send(f"VERSION\t1\t2\nCPID\t{os.getpid()}\n".encode())
         while (line := _words(peer)) != ["DONE"]:
             if line[:1] == ["VERSION"] and line[1:2] != ["1"]:
-                raise TemporaryError("Dovecot's auth speaks another protocol version")
+                raise TemporaryError("Dovecot's auth process uses another protocol version")
         peer.send(f"AUTH\t1\tPLAIN\tservice=imap\tsecured\tno-penalty\tresp={response}\n".encode())
         while (line := _words(peer))[:2] not in (["OK", "1"], ["FAIL", "1"]):
             if line[:1] == ["CONT"]:
-                raise TemporaryError("Dovecot's auth asks for more than PLAIN has")
+                raise TemporaryError("unexpected reply of Dovecot's auth process to PLAIN")
         pairs = (field.partition("=") for field in line[2:])
         return line[0], {name: unescape(value) for name, _, value in pairs}
     finally:
@@ -89,24 +91,24 @@ def _words(peer: Lines) -> list[str]:
 
 
 def _same_user(asked: str, named: str) -> None:
-    """A keyring under another name than Dovecot's would seal nothing and open nothing."""
+    """A keyring with another name than Dovecot's would never be used."""
     try:
         found = normalise(named)
     except BadUserName:
         found = named
     if found != asked:
         raise UsageError(
-            f"the password is right, but Dovecot calls {asked} by the name {found}",
+            f"the password is right, but Dovecot's name for {asked} is {found}",
             hint=f"run `mailseal enroll {found}`",
         )
 
 
 def _refusal(config: Config, user: str, reason: str) -> MailsealError:
-    """The password is wrong, or there is no such user: the userdb tells."""
+    """The password is wrong, or the user does not exist: look up the userdb."""
     try:
         known = DovecotUserdb(config).lookup(user) is not None
     except TemporaryError:
         return WrongPassword(f"Dovecot refuses {user} with this password", hint=reason or None)
     if not known:
-        return NoSuchUser(f"Dovecot knows no user {user}")
-    return WrongPassword(f"Dovecot refuses this password of {user}", hint=reason or None)
+        return NoSuchUser(f"Dovecot does not know the user {user}")
+    return WrongPassword(f"Dovecot refuses this password for {user}", hint=reason or None)

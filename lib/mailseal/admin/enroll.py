@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: MIT
 """mailseal enroll: make key pairs, for one user or for many.
 
-Behind another passdb Dovecot is asked first whether the user exists and the password is
-right: a keyring that opens with another password than the login's is a user who cannot
-read mail.  Where the keyring is the only password check there is nobody to ask.
+If another passdb checks passwords, the command first asks Dovecot whether the user exists
+and the password is right: if the keyring opened with another password than the login
+password, the user could not read mail.  If the keyring is the only password check, Dovecot
+is not asked.
 
 A LIST (--stdin-list)
-    Lines of `USER TAB PASSWORD` on standard input.  For each line one goes to standard output as
-    soon as it is done:
+    Standard input has lines `USER TAB PASSWORD`.  For each of them, one line is written to
+    standard output at once:
         USER TAB enrolled TAB KEYID
         USER TAB already enrolled
-        USER TAB failed TAB STATUS TAB MESSAGE     (STATUS as the command for one user ends)
-    A failure does not end the list.  Exit status: 0 if every user is enrolled now; 75 if
-    there is a failure that may pass, and the same list may be tried again; else 65.
+        USER TAB failed TAB STATUS TAB MESSAGE     (STATUS: exit status for this user)
+    After a failure the command continues.  Exit status: 0 if all users are enrolled; 75 if
+    there was a temporary failure, so that the same list can be tried again; otherwise 65.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from mailseal.errors import (
 if TYPE_CHECKING:
     from mailseal.admin.command import Commands, Context
 
-NO_SECOND_WAY = "no second way in: a forgotten password means LOST MAIL"
+NO_SECOND_WAY = "no recovery method: a forgotten password means LOST MAIL"
 
 
 def register(commands: Commands) -> None:
@@ -47,12 +48,12 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--stdin-list",
         action="store_true",
-        help="many users from standard input, a line each: the user, a TAB, the password",
+        help="enroll many users: read lines with a user, a TAB and a password from standard input",
     )
     parser.add_argument(
         "--unchecked",
         action="store_true",
-        help="do not ask Dovecot whether the user exists and the password is right",
+        help="do not ask Dovecot whether the user exists and whether the password is right",
     )
 
 
@@ -61,15 +62,17 @@ def enroll(context: Context) -> int:
     arguments = context.arguments
     if arguments.stdin_list:
         if arguments.user is not None:
-            raise UsageError("--stdin-list takes its users from standard input: name none")
+            raise UsageError(
+                "--stdin-list reads the users from standard input: USER is not allowed"
+            )
         return _enroll_list(context)
     if arguments.user is None:
-        raise UsageError("which USER? or --stdin-list for many")
+        raise UsageError("USER is missing; for many users, use --stdin-list")
     password = Passwords(from_stdin=arguments.stdin).ask(f"password of {arguments.user}", new=True)
     user, key_id, second_way = _enroll_one(context, os.fsencode(arguments.user), password)
     sys.stdout.write(f"{user} is enrolled, key {key_id[:16]}\n")
     sys.stderr.write(
-        f"mailseal: hint: an IMAP session that is open now still saves in clear: "
+        "mailseal: hint: IMAP sessions that are open now still save mail in clear; end them with "
         f"`doveadm kick {user}`\n"
     )
     if not second_way:
@@ -81,7 +84,7 @@ def enroll(context: Context) -> int:
 
 
 def _enroll_one(context: Context, user: bytes, password: bytes) -> tuple[str, str, bool]:
-    """User, key id, and whether there is a second way in."""
+    """User, key id, and whether there is a recovery method."""
     from mailseal.keys.names import normalise
     from mailseal.keys.password_slot import check_password
 
@@ -93,7 +96,7 @@ def _enroll_one(context: Context, user: bytes, password: bytes) -> tuple[str, st
     try:
         reply = context.ask("enroll", user=user, password=password)
     except AlreadyEnrolled:
-        # With `login.enroll: at-login` it was Dovecot's question that enrolled the user.
+        # With `login.enroll: at-login` the login that Dovecot tried has enrolled the user.
         if not asked or context.config.login.enroll != "at-login":
             raise
         return _as_status_says(context, user)
@@ -101,7 +104,7 @@ def _enroll_one(context: Context, user: bytes, password: bytes) -> tuple[str, st
 
 
 def _ask_dovecot(context: Context, name: str, password: bytes) -> bool:
-    """Whether Dovecot was asked.  An enrolment that was cut short needs no second check."""
+    """Whether Dovecot was asked.  An interrupted enrollment needs no second check."""
     from mailseal.admin import dovecot_login
 
     try:
@@ -132,7 +135,7 @@ def _enroll_list(context: Context) -> int:
         except AlreadyEnrolled:
             result = "already enrolled"
         except (ConfigError, NotPermitted):
-            raise  # it is the same for all
+            raise  # it would fail for all users
         except MailsealError as exc:
             result = f"failed\t{exc.exit_status}\t{exc}"
             passes = EX_TEMPFAIL in (exc.exit_status, status)

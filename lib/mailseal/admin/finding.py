@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""What a check has found: a sentence for people, and how bad it is."""
+"""One finding of check-config: its level and its text."""
 
 from __future__ import annotations
 
 import dataclasses
 
 ERROR = "error"
-"""Mail could be stored in clear, could get lost, or a login or a delivery cannot work."""
+"""Mail could be stored in clear or lost, or logins or deliveries fail."""
 
 WARNING = "warning"
-"""Something may not do what one expects of it."""
+"""Something may not work as expected."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""mailseal passwd, lock, repair: the everyday life of keys.
+"""mailseal passwd, lock, repair: password changes, sessions, public keys.
 
-Passwords come from the terminal, or as lines of standard input with --stdin or
-when standard input is no terminal: `passwd` reads two, the old password and the
-new one.  What a panel needs of `passwd`, with its exit
-statuses, stands in docs/panels.md.
+Passwords are read from the terminal.  With --stdin, or if standard input is not a
+terminal, they are lines of standard input: `passwd` reads the old password and then
+the new one.  docs/panels.md describes `passwd` for panels, with its exit statuses.
 """
 
 from __future__ import annotations
@@ -28,39 +27,40 @@ def register(commands: Commands) -> None:
     change.add_argument("user", metavar="USER")
     change.add_argument("--stdin", action="store_true", help="passwords from standard input")
     change.add_argument(
-        "--null", action="store_true", help="passwords on standard input end with NUL, not LF"
+        "--null", action="store_true", help="passwords on standard input end with NUL, not with LF"
     )
     two_places.add_options(change)
     change.add_argument(
         "--compromised",
         action="store_true",
-        help="somebody knows the old password: rekey too; app passwords and recovery codes go",
+        help="use this if somebody else knows the old password: also make a new master key; this "
+        "removes app passwords and recovery codes",
     )
     end = change.add_mutually_exclusive_group()
-    end.add_argument("--commit", metavar="ID", help="end the change ID with the new password")
-    end.add_argument("--undo", metavar="ID", help="end the change ID with the old password")
-    lock_parser = commands.add("lock", lock, "end a user's session, or all of them")
+    end.add_argument("--commit", metavar="ID", help="complete the change ID: keep the new password")
+    end.add_argument("--undo", metavar="ID", help="undo the change ID: keep the old password")
+    lock_parser = commands.add("lock", lock, "end the session of a user, or all sessions")
     who = lock_parser.add_mutually_exclusive_group(required=True)
     who.add_argument("user", metavar="USER", nargs="?")
     who.add_argument("--all", action="store_true")
-    repair_parser = commands.add("repair", repair, "publish a user's own public key again")
+    repair_parser = commands.add("repair", repair, "publish the user's own public key again")
     repair_parser.add_argument("user", metavar="USER")
 
 
 def passwd(context: Context) -> int:
-    """Change the login password; the mail stays as it is."""
+    """Change the login password; no mail is changed."""
     arguments = context.arguments
     user = os.fsencode(arguments.user)
     if arguments.commit is not None or arguments.undo is not None:
         return _settle(context, user)
     two_places.check_options(context)
     if arguments.compromised and arguments.keep_old:
-        raise UsageError("--compromised ends the old password: it does not go with --keep-old")
+        raise UsageError("--compromised and --keep-old cannot be used together")
     passwords = Passwords(from_stdin=arguments.stdin, null=arguments.null)
     old = passwords.ask(f"old password of {arguments.user}")
     new = passwords.ask(f"new password of {arguments.user}", new=True)
     if arguments.compromised:
-        # May it be done?  Else the password would have changed, and the answer would be "no".
+        # Fails if the caller may not rekey: before the password is changed, not after.
         context.ask("rekey", check=b"1", user=user, password=old)
     if not two_places.change(context, "passwd", user, new, old=old):
         sys.stdout.write("password changed\n")
@@ -80,16 +80,16 @@ def passwd(context: Context) -> int:
 def _settle(context: Context, user: bytes) -> int:
     arguments = context.arguments
     if arguments.then is not None or arguments.keep_old or arguments.compromised:
-        raise UsageError("--commit and --undo end a change: nothing else goes with them")
+        raise UsageError("--commit and --undo cannot be used together with other options")
     verb, one = ("undo", "old") if arguments.commit is None else ("commit", "new")
     change = os.fsencode(arguments.undo if arguments.commit is None else arguments.commit)
     context.ask(verb, user=user, change=change)
-    sys.stdout.write(f"only the {one} password opens\n")
+    sys.stdout.write(f"only the {one} password opens the keyring now\n")
     return 0
 
 
 def lock(context: Context) -> int:
-    """Forget opened keyrings: the next login needs the password and Argon2id again."""
+    """End sessions: the next login opens the keyring with the password again."""
     user = context.arguments.user
     reply = context.ask("lock", **({"user": os.fsencode(user)} if user else {}))
     sys.stdout.write(f"{reply.text('ended')} sessions ended\n")
@@ -97,8 +97,8 @@ def lock(context: Context) -> int:
 
 
 def repair(context: Context) -> int:
-    """Publish the key that the keyring holds as current."""
+    """Publish the public key of the keyring's newest key pair."""
     reply = context.ask("repair", user=os.fsencode(context.arguments.user))
     found = reply.text("found")
-    sys.stdout.write(f"published again ({found})\n" if found else "nothing to repair\n")
+    sys.stdout.write(f"public key published again ({found})\n" if found else "nothing to repair\n")
     return 0

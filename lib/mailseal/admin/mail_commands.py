@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 """mailseal cat: open one stored mail with its owner's password.
 
-The password comes from the terminal or, if there is none or with --stdin, as
-one line of standard input.  Nothing is written before the tag of the whole
-mail has been checked, so what comes out is what was sealed, or nothing.
+The password is read from the terminal.  If there is no terminal, or with --stdin,
+it is one line of standard input.  Nothing is written before the tag of the
+complete mail has been checked, so a changed mail is never written.
 
 FAILURES
-    NotSealed, Damaged (changed or cut off), NoKey, WrongPassword.
+    NotSealed, Damaged (changed or truncated), NoKey, WrongPassword.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def register(commands: Commands) -> None:
     """Add this module's commands."""
     parser = commands.add("cat", cat, "open a sealed mail file and write it to standard output")
     parser.add_argument("file", metavar="FILE")
-    parser.add_argument("--user", help="whose mail it is (default: found by the key it names)")
+    parser.add_argument(
+        "--user", help="owner of the mail (default: the user whose key id is in the file)"
+    )
     parser.add_argument("--stdin", action="store_true", help="password from standard input")
 
 

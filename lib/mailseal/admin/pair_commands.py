@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""mailseal rotate, rekey, drop-key: a user's key pairs, and the master key above them.
+"""mailseal rotate, rekey, drop-key: a user's key pairs and master key.
 
-drop-key takes an old pair away for ever, and only if no mail needs it.  So it looks twice:
-first as things are; then, while mail for the user waits and nobody can log in, after
-`doveadm kick USER`, because an IMAP session from before the last rotation goes on
-sealing to an older pair.  Killed half-way it leaves mail waiting: run it again, or
-`mailseal repair USER`.
+drop-key permanently removes an old key pair if no mail needs it.  It searches the mail twice:
+first without any change; then again while mail for the user is deferred and logins fail
+temporarily, after `doveadm kick USER`, because an IMAP session from before the last rotation
+continues to seal with an older key pair.  If the command is killed at that point, mail stays
+deferred: run it again, or run `mailseal repair USER`.
 
 FAILURES
-    UsageError if mail is sealed to the pair, or if that cannot be told.
+    UsageError if mail is sealed with the key pair, or if this cannot be determined.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from mailseal.login.client import Reply
 
 UNDER_WAY = 3.0
-"""Within this time, in seconds, a mail whose key was looked up is stored: the key is looked up
-after the mail has come in, and sealing, writing and syncing 100 MB took 1.2 s."""
+"""Seconds in which a mail is stored after its key was looked up.  The key is looked up after the
+mail has been received; sealing, writing and syncing 100 MB took 1.2 s."""
 
-# doveadm kick: done, and nobody was there to be kicked (EX_NOHOST; in 2.3.19 EX_OK too).
+# Exit statuses of doveadm kick: done, and no session found (EX_NOHOST; 2.3.19 also uses EX_OK).
 _KICKED = (0, 68)
 
 
@@ -45,21 +45,21 @@ def register(commands: Commands) -> None:
         commands.add(
             "rekey",
             rekey,
-            "make a new master key and a new key pair, so that an old copy of the keyring and an "
-            "old password open nothing that comes later",
+            "make a new master key and a new key pair, so that later mail cannot be opened with "
+            "an old copy of the keyring and an old password",
         )
     )
     drop = _secret(
         commands.add("drop-key", drop_key, "remove an old key pair that no mail is sealed to")
     )
-    drop.add_argument("key", metavar="KEYID", help="as `mailseal status` shows it")
+    drop.add_argument("key", metavar="KEYID", help="the key id that `mailseal status` shows")
     drop.add_argument(
         "--maildir", action="append", default=[], help="search this folder too (may be repeated)"
     )
     drop.add_argument(
         "--kicked",
         action="store_true",
-        help="do not run `doveadm kick`: the user's sessions were ended by other means",
+        help="do not run `doveadm kick`: you have ended the user's IMAP sessions in another way",
     )
 
 
@@ -75,33 +75,33 @@ def _password(context: Context) -> bytes:
 
 
 def rotate(context: Context) -> int:
-    """New mail is sealed to a new pair; the old ones are kept for reading."""
+    """New mail is sealed with a new key pair; the older ones are kept for reading."""
     user = os.fsencode(context.arguments.user)
     reply = context.ask("rotate", user=user, password=_password(context))
-    sys.stdout.write(f"new mail is sealed to key {reply.text('key_id')[:16]}\n")
+    sys.stdout.write(f"new mail is sealed with key {reply.text('key_id')[:16]}\n")
     return 0
 
 
 def rekey(context: Context) -> int:
-    """A new master key, all sealed anew under it."""
+    """Make a new master key, and seal the keyring with it."""
     user = os.fsencode(context.arguments.user)
     report_rekey(context, context.ask("rekey", user=user, password=_password(context)))
     return 0
 
 
 def report_rekey(context: Context, reply: Reply) -> None:
-    """Say what a rekey has done, and what must be made again."""
+    """Print the result of a rekey, and what must be made again."""
     user = context.arguments.user
     if key_id := reply.text("key_id"):
-        sys.stdout.write(f"new master key; new mail is sealed to key {key_id[:16]}\n")
+        sys.stdout.write(f"new master key; new mail is sealed with key {key_id[:16]}\n")
     else:
-        sys.stdout.write("new master key; NO NEW KEY PAIR: no more fit into a login\n")
+        sys.stdout.write("new master key; NO NEW KEY PAIR: a login cannot carry more key pairs\n")
         sys.stderr.write(
-            f"mailseal: hint: `mailseal drop-key {user} KEYID`, then `mailseal rotate {user}`\n"
+            f"mailseal: hint: run `mailseal drop-key {user} KEYID`, then `mailseal rotate {user}`\n"
         )
     for line in reply.text("gone").splitlines():
         kind, _, label = line.partition(" ")
-        sys.stdout.write(f"gone: {kind} slot{f' ({label})' if label else ''}\n")
+        sys.stdout.write(f"removed: {kind} slot{f' ({label})' if label else ''}\n")
         if kind == "recovery":
             sys.stderr.write(f"mailseal: hint: run `mailseal recovery-code {user}` now\n")
         elif kind == "app":
@@ -118,7 +118,7 @@ def drop_key(context: Context) -> int:
     context.ask("drop_key", check=b"1", **asked)
     folders, doubt = sealed_mail.folders(context, user)
     if doubt:
-        raise UsageError(f"{doubt}: whether mail needs this pair cannot be told; it stays")
+        raise UsageError(f"{doubt}: cannot determine whether mail needs this key pair; it was kept")
     _require_unused(folders, key_id)
     context.ask("suspend", user=user.encode())
     try:
@@ -128,12 +128,12 @@ def drop_key(context: Context) -> int:
         context.ask("drop_key", **asked)
     finally:
         context.ask("repair", user=user.encode())
-    sys.stdout.write(f"key pair {key_id.hex()[:16]} is gone\n")
+    sys.stdout.write(f"key pair {key_id.hex()[:16]} removed\n")
     return 0
 
 
 def _full_id(context: Context, user: str) -> bytes:
-    """The key id that was named by its beginning."""
+    """The complete key id that begins as the argument does."""
     from mailseal.admin.status import all_status
 
     wanted = context.arguments.key.lower()
@@ -150,20 +150,20 @@ def _require_unused(folders: list[str], key_id: bytes) -> None:
     found = sealed_mail.count(folders)
     if found[key_id]:
         raise UsageError(
-            f"{found[key_id]} mails are sealed to this pair: without it nobody can read them",
-            hint="it stays",
+            f"{found[key_id]} mails are sealed with this key pair and cannot be read without it",
+            hint="the key pair was kept",
         )
     if found[sealed_mail.UNREADABLE]:
         raise UsageError(
-            f"of {found[sealed_mail.UNREADABLE]} sealed mails the header is damaged: whether "
-            "they need this pair cannot be told; it stays"
+            f"{found[sealed_mail.UNREADABLE]} sealed mails have a damaged header: cannot "
+            "determine whether they need this key pair; it was kept"
         )
 
 
 def _end_sessions(context: Context, user: str) -> None:
     if context.arguments.kicked:
         return
-    hint = "end the user's sessions in another way and say --kicked"
+    hint = "end the user's IMAP sessions in another way, and use --kicked"
     try:
         status = subprocess.run(["doveadm", "kick", user], capture_output=True).returncode
     except OSError as exc:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Where the command line gets passwords: the terminal, or lines of standard input.
+"""Reads passwords from the terminal, or as lines of standard input.
 
-Never the arguments and never the environment: other users of the machine see those.
-A line ends with LF (CR LF is fine); everything else in it belongs to the password.
-With `null` each ends with NUL instead, as PostfixAdmin writes them.  No more is read
-than asked for, and no end of file is waited for.
+Passwords are never arguments or environment variables: other users could see those.
+A line ends with LF or CR LF; everything else in it is part of the password.
+With `null` each password ends with NUL instead, as PostfixAdmin writes it.  No more
+bytes are read than needed, and the end of file is not needed.
 
 FAILURES
-    UsageError: too few lines, too long a line, or two typings that differ.
+    UsageError: a line is missing or too long, or a new password was typed differently.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 
 from mailseal.errors import UsageError
 
-# The agent says what is too long for a password; this only ends a line without end.
+# The agent checks the length of passwords; this only limits the length of a line.
 _MAX_LINE = 4096
 
 

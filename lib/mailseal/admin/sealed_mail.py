@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Which key pairs a user's stored mail is sealed to: looked up in the files, as their owner.
+"""Finds out which key pairs a user's stored mail is sealed with, by reading the files.
 
-The key agent cannot read mail, so this is done by who runs the command.
+The key agent cannot read mail, so the user who runs the command reads it.
 
 FAILURES
-    TemporaryError if a folder or a file cannot be read: what is not seen is not counted as absent.
+    TemporaryError if a folder or a file cannot be read: it could contain sealed mail.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from mailseal.admin.command import Context
 
 UNREADABLE = b""
-"""Stands for the key of a sealed file whose header does not say it."""
+"""Used instead of a key id for a sealed file with a damaged header."""
 
 
 def folders(context: Context, user: str) -> tuple[list[str], str]:
-    """Where mail of the user may lie, and why that may be not all, if so."""
+    """The folders with the user's mail, and why this list may be incomplete, or ""."""
     from mailseal.delivery.dovecot import settings, userdb
 
     named = [os.path.abspath(path) for path in context.arguments.maildir]
@@ -34,18 +34,18 @@ def folders(context: Context, user: str) -> tuple[list[str], str]:
         known = settings.known(context.config)
         account = userdb.from_config(context.config, known).lookup(user)
     except MailsealError as exc:
-        return named, f"it is not known where the mail of {user} lies ({exc})"
+        return named, f"the mail location of {user} is not known ({exc})"
     if account is None:
         return named, "" if named else f"the user database does not know {user}"
     if account.maildir is None:
-        return named, f"the mail of {user} does not lie in a Maildir"
+        return named, f"the mail of {user} is not in a Maildir"
     if not os.path.isdir(os.path.dirname(account.maildir)):
-        return named, f"{os.path.dirname(account.maildir)} is not there (not mounted?)"
+        return named, f"{os.path.dirname(account.maildir)} does not exist (not mounted?)"
     return [*named, account.maildir], ""
 
 
 def count(places: Sequence[str]) -> Counter[bytes]:
-    """Sealed files anywhere below these folders, by key id.  A missing folder has none."""
+    """Number of sealed files below these folders, for each key id.  A folder may be missing."""
     found: Counter[bytes] = Counter()
     # Links are followed, as Dovecot does; each folder is searched once.
     seen: set[tuple[int, int]] = set()

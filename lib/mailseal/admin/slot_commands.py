@@ -28,8 +28,8 @@ def register(commands: Commands) -> None:
         commands.add(
             "rewrap",
             rewrap,
-            "set the login password after it was changed elsewhere, with the previous password "
-            "or a recovery code",
+            "update the keyring after the login password was changed without mailseal, with the "
+            "previous password or a recovery code",
         )
     )
     two_places.add_options(
@@ -37,24 +37,27 @@ def register(commands: Commands) -> None:
     )
     _secret(
         commands.add(
-            "recovery-code", recovery_code, "make a recovery code; it replaces an older one"
+            "recovery-code", recovery_code, "make a recovery code; it replaces the older one"
         )
     )
     app = _secret(commands.add("app-password", app_password, "make a password for one program"))
-    app.add_argument("label", metavar="LABEL", help="what it is for: phone, laptop")
-    revoke_parser = commands.add("revoke", revoke, "take an app password or other slot away")
+    app.add_argument("label", metavar="LABEL", help="where it is used, for example phone or laptop")
+    revoke_parser = commands.add("revoke", revoke, "remove an app password or another slot")
     revoke_parser.add_argument("user", metavar="USER")
     revoke_parser.add_argument(
         "--stdin",
         action="store_true",
-        help="login password from standard input: agent.panel_users must give it",
+        help="login password from standard input; required for users in agent.panel_users",
     )
-    revoke_parser.add_argument("slot", metavar="SLOT", help="its id, as `mailseal status` shows it")
+    revoke_parser.add_argument(
+        "slot", metavar="SLOT", help="the slot id that `mailseal status` shows"
+    )
     revoke_parser.add_argument(
         "--rekey",
         action="store_true",
-        help="with the login password, also make what the slot opened worthless for later keys; "
-        "all other app passwords and recovery codes go too",
+        help="also make a new master key and a new key pair, so that later mail cannot be opened "
+        "with the removed slot and an old copy of the keyring; needs the login password, and "
+        "removes all app passwords and recovery codes",
     )
     export = _secret(
         commands.add(
@@ -67,7 +70,7 @@ def register(commands: Commands) -> None:
         "--format",
         choices=("pem", "dovecot"),
         default="pem",
-        help="PEM (PKCS#8) or Dovecot's own strings, one a line",
+        help="PEM (PKCS#8), or key strings in Dovecot's format, one in each line",
     )
 
 
@@ -78,17 +81,17 @@ def _secret(parser: ArgumentParser) -> ArgumentParser:
 
 
 def rewrap(context: Context) -> int:
-    """The other passdb has a new password: teach it to the keyring."""
+    """The user database has a new password already: set it in the keyring too."""
     passwords, user = _start(context)
     secret = passwords.ask("previous password or recovery code")
-    new = passwords.ask(f"present password of {context.arguments.user}", new=True)
+    new = passwords.ask(f"current password of {context.arguments.user}", new=True)
     context.ask("rewrap", user=user, secret=secret, new=new)
-    sys.stdout.write("the keyring opens with the present password\n")
+    sys.stdout.write("the keyring opens with the current password\n")
     return 0
 
 
 def recover(context: Context) -> int:
-    """The password is forgotten: the recovery code sets a new one."""
+    """Set a new login password with a recovery code."""
     two_places.check_options(context)
     passwords, user = _start(context)
     code = passwords.ask("recovery code")
@@ -100,34 +103,34 @@ def recover(context: Context) -> int:
 
 
 def recovery_code(context: Context) -> int:
-    """Make a code, show it once."""
+    """Make a recovery code and print it once."""
     passwords, user = _start(context)
     password = passwords.ask(f"password of {context.arguments.user}")
     reply = context.ask("recovery", user=user, password=password)
     sys.stdout.write(f"{reply.text('code')}\n")
     sys.stderr.write(
-        "mailseal: write this recovery code down and keep it apart from the machine;\n"
-        "mailseal: it is not shown again, and an older one no longer works\n"
+        "mailseal: write down this recovery code, and do not keep it on this machine;\n"
+        "mailseal: it is not shown again, and an older recovery code no longer works\n"
     )
     return 0
 
 
 def app_password(context: Context) -> int:
-    """Make an app password, show it once."""
+    """Make an app password and print it once."""
     passwords, user = _start(context)
     password = passwords.ask(f"password of {context.arguments.user}")
     label = os.fsencode(context.arguments.label)
     reply = context.ask("app", user=user, password=password, label=label)
     sys.stdout.write(f"{reply.text('code')}\n")
     sys.stderr.write(
-        f"mailseal: slot {reply.text('slot')}; not shown again; "
-        f"end it with `mailseal revoke {context.arguments.user} {reply.text('slot')}`\n"
+        f"mailseal: slot {reply.text('slot')}; the password is not shown again; "
+        f"to remove it, run `mailseal revoke {context.arguments.user} {reply.text('slot')}`\n"
     )
     return 0
 
 
 def revoke(context: Context) -> int:
-    """Needs no password of an administrator: whoever lost a phone may have lost that too."""
+    """Administrators need no password: the user may have lost it together with a phone."""
     arguments = context.arguments
     fields = {"user": os.fsencode(arguments.user), "slot": os.fsencode(arguments.slot)}
     if arguments.stdin or arguments.rekey:
@@ -142,14 +145,14 @@ def revoke(context: Context) -> int:
         report_rekey(context, reply)
     else:
         sys.stderr.write(
-            "mailseal: note: an older copy of the keyring, such as a backup, still opens with what "
-            f"the slot took; `mailseal rekey {arguments.user}` keeps later mail from it\n"
+            "mailseal: note: the removed slot still opens older copies of the keyring, for example "
+            f"in backups; run `mailseal rekey {arguments.user}` to protect later mail\n"
         )
     return 0
 
 
 def export_key(context: Context) -> int:
-    """For leaving mailseal, or for reading elsewhere."""
+    """Write the private keys, for reading mail without mailseal."""
     passwords, user = _start(context)
     secret = passwords.ask("password or recovery code")
     reply = context.ask("export", user=user, secret=secret)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""mailseal status: who is enrolled, with which keys and ways in, and what is wrong.
+"""mailseal status: enrolled users, their key pairs, slots and problems.
 
 FAILURES
-    Ends with 65 if a user has a PROBLEM; the agent's errors otherwise.
+    The exit status is 65 if a user has a PROBLEM; otherwise the agent's errors.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ def register(commands: Commands) -> None:
     """Add this module's command."""
     parser = commands.add("status", status, "show users, keys, slots and sessions")
     parser.add_argument("user", metavar="USER", nargs="?")
-    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     parser.add_argument(
         "--stdin",
         action="store_true",
-        help="login password or recovery code of USER from standard input: with it, "
-        "agent.panel_users see all of that user's slots",
+        help="login password or recovery code of USER from standard input; with it, users in "
+        "agent.panel_users can see all slots of USER",
     )
 
 
 def status(context: Context) -> int:
-    """One user or all, for people or as JSON.  Ends with 65 if a user has a PROBLEM."""
+    """One user or all, as text or as JSON.  The exit status is 65 if a user has a PROBLEM."""
     arguments = context.arguments
     secret = None
     if arguments.stdin:
@@ -78,25 +78,31 @@ def all_status(
 def _describe(entry: dict[str, Any]) -> str:
     """A few lines about a user."""
     if "ways_in" in entry:
-        return f"{entry['user']}\n  ways in: {', '.join(entry['ways_in'])}\n"
+        return f"{entry['user']}\n  slots: {', '.join(entry['ways_in'])}\n"
     if "problem" in entry:
         hint = f"  hint: {entry['hint']}\n" if entry.get("hint") else ""
         return f"{entry['user']}\n  PROBLEM: {entry['problem']}\n{hint}"
     lines = [entry["user"]]
     for number, key in enumerate(entry["keys"]):
-        use = "seals new mail" if number == len(entry["keys"]) - 1 else "older, for reading"
+        use = "seals new mail" if number == len(entry["keys"]) - 1 else "older, for reading only"
         lines.append(f"  key {key['id'][:16]} {key['curve']} {_day(key['created'])}, {use}")
     lines.append(f"  {entry['room']} more key pairs fit")
     if entry["public_key"] != "ok":
         lines.append(f"  PROBLEM: public key: {entry['public_key']}")
-        lines.append(f"  hint: to publish the keyring's, run `mailseal repair {entry['user']}`")
+        lines.append(f"  hint: to publish the keyring's key, run `mailseal repair {entry['user']}`")
     logins = [slot["id"] for slot in entry["slots"] if slot["kind"] == "login"]
     if len(logins) > 1:
-        end = f"`mailseal passwd {entry['user']} --commit {logins[0]}`, or `--undo {logins[0]}`"
-        lines.append(f"  NOTE: two login passwords open until a login decides, or {end}")
+        end = (
+            f"`mailseal passwd {entry['user']} --commit {logins[0]}`, or with `--undo {logins[0]}`"
+        )
+        lines.append(
+            f"  NOTE: both passwords of an open password change are valid; end it with {end}"
+        )
     for slot in entry["slots"]:
         label = f" ({slot['label']})" if slot["label"] else ""
-        unknown = "" if slot["known"] else ", made by a newer mailseal, unknown here"
+        unknown = (
+            "" if slot["known"] else ", made by a newer version of mailseal, unknown to this one"
+        )
         lines.append(f"  slot {slot['id']} {slot['kind']}{label} {_day(slot['created'])}{unknown}")
     if not entry["second_way"]:
         lines.append(f"  WARNING: {NO_SECOND_WAY}")

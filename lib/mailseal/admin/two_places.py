@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""A new login password in two places: the keyring, and the user database that checks logins.
+"""Changes the login password in two places: the keyring, and the user database.
 
-    begin     the keyring opens with both passwords; the change has an id
+    begin     both passwords open the keyring; the change has an id
     COMMAND   sets the password in the user database
-    end       commit or undo, which name that id
+    end       commit or undo, with that id
 
-At whatever moment this is cut short, whoever the user database lets in gets the mail. Nothing
-is undone on a guess: only a COMMAND that says so has changed nothing.
+If this is interrupted at any moment, the password in the user database still opens the mail.
+The change is undone only if COMMAND's exit status says that nothing has changed.
 
 FAILURES
-    NothingChanged: COMMAND said so, the keyring is as before.  NotSettled: COMMAND has
-    changed the user database, the keyring could not be told.  TemporaryError: it is not
-    known what COMMAND did, both passwords open.
+    NothingChanged: COMMAND changed nothing, and the keyring is as before.  NotSettled:
+    COMMAND has changed the user database, but the change of the keyring could not be
+    completed.  TemporaryError: it is unknown what COMMAND did; both passwords open the keyring.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ CERTAIN = frozenset(
         errors.EX_CONFIG,
     }
 )
-"""Exit statuses by which COMMAND says that it has certainly changed nothing."""
+"""Exit statuses of COMMAND which mean that it has changed nothing."""
 
 TIMEOUT = 300
-"""Seconds that COMMAND may take; the agent keeps a change open for twice as long."""
+"""Time limit of COMMAND in seconds; the agent keeps a change open for twice as long."""
 
-_BOTH = "the old and the new password both open the keyring until a login decides"
+_BOTH = "the old and the new password both open the keyring until a login shows which one is valid"
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -60,33 +60,33 @@ def add_options(parser: ArgumentParser) -> None:
         "--then",
         metavar="COMMAND",
         nargs="...",
-        help="run COMMAND (last option) as the calling user: it gets the new password as a line on "
-        "standard input and sets it in the user database; 0 means done, "
-        f"{', '.join(map(str, sorted(CERTAIN)))} that nothing has changed",
+        help="run COMMAND as the calling user (must be the last option); it reads the new password "
+        "as one line from standard input and sets it in the user database; exit status 0 means "
+        f"success, {', '.join(map(str, sorted(CERTAIN)))} mean that nothing has changed",
     )
     parser.add_argument(
         "--keep-old",
         action="store_true",
-        help="let both passwords open and print the id of this change, for "
+        help="keep both passwords valid, and print the id of this change for "
         "`mailseal passwd USER --commit ID` or `--undo ID`",
     )
 
 
 def check_options(context: Context) -> None:
-    """Raises UsageError for options that do not go together."""
+    """Raises UsageError for options that cannot be used together."""
     arguments = context.arguments
     if arguments.then is None:
         return
     if arguments.keep_old:
-        raise UsageError("--then ends the change by itself: it does not go with --keep-old")
+        raise UsageError("--then and --keep-old cannot be used together")
     if not arguments.then:
         raise UsageError("--then needs a COMMAND")
 
 
 def change(context: Context, verb: str, user: bytes, new: bytes, **fields: bytes) -> bool:
-    """Ask the agent for a new password, in the way the options say.
+    """Change the password as the options say.
 
-    Returns False if the new password is in the keyring alone.
+    Returns False if only the keyring has the new password.
     """
     arguments = context.arguments
     fields |= {"user": user, "new": new}
@@ -103,11 +103,11 @@ def change(context: Context, verb: str, user: bytes, new: bytes, **fields: bytes
 
 
 def note_one_place(context: Context) -> None:
-    """Say that the user database still has the other password, where there is one."""
+    """Print that a user database, if there is one, still has the other password."""
     if context.config.login.password_check != "keyring":  # noqa: S105 - no password
         sys.stderr.write(
             "mailseal: note: only the keyring has the new password now. Set it in the user "
-            "database too (--then does both), or the user cannot log in with it.\n"
+            "database too, or the user cannot log in with it. (--then changes both.)\n"
         )
 
 
@@ -129,24 +129,25 @@ def _set_elsewhere(command: list[str], new: bytes, end: Callable[[str], None]) -
             ) from None
         except MailsealError as exc:
             raise NotSettled(
-                f"{name} has changed the user database, but the keyring could not be told: {exc}",
-                hint=f"the new password is in force; {_BOTH}: nothing needs to be done",
+                f"{name} has changed the user database, but the change of the keyring could not be "
+                f"completed: {exc}",
+                hint=f"the new password is valid; {_BOTH}; you need not do anything",
             ) from None
         return
     if status is None or status not in CERTAIN:
         raise TemporaryError(
-            f"{name} {why}: whether the user database has the new password is not known",
+            f"{name} {why}: it is not known whether the user database has the new password",
             hint=_BOTH,
         )
     try:
         end("undo")
     except MailsealError as exc:
         sys.stderr.write(f"mailseal: warning: {exc}; {_BOTH}\n")
-    raise NothingChanged(f"{name} {why}: nothing has changed, the old password stays")
+    raise NothingChanged(f"{name} {why}: nothing has changed, the old password stays valid")
 
 
 def _run(command: list[str], new: bytes) -> tuple[int | None, str]:
-    """COMMAND's exit status, None if it has none, and how it ended, in words."""
+    """COMMAND's exit status (None if it has none), and a text that says how it ended."""
     try:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=2)
     except OSError as exc:
@@ -154,7 +155,7 @@ def _run(command: list[str], new: bytes) -> tuple[int | None, str]:
     try:
         process.communicate(new + b"\n", timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
-        return None, _given_up(process, f"took over {TIMEOUT} seconds")
+        return None, _given_up(process, f"took more than {TIMEOUT} seconds")
     except KeyboardInterrupt:
         return None, _given_up(process, "was interrupted")
     except OSError as exc:
@@ -166,9 +167,9 @@ def _run(command: list[str], new: bytes) -> tuple[int | None, str]:
 
 
 def _given_up(process: subprocess.Popen[bytes], why: str) -> str:
-    """Kill it, if that is allowed: what sudo runs belongs to root, and goes on."""
+    """Kill it if permitted: a process that sudo has started belongs to root and continues."""
     try:
         process.kill()
     except OSError:
-        return f"{why} and still runs"
+        return f"{why} and is still running"
     return f"{why} and was killed"

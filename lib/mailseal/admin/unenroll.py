@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""mailseal unenroll: forget a user's keys for ever, if no sealed mail needs them.
+"""mailseal unenroll: permanently remove a user's keys, if no sealed mail needs them.
 
-The user's Maildir, as the user database names it, and every --maildir is searched.
-While one sealed mail is there, or while it cannot be told, the command refuses and
-says the sentence that --force takes; mail and logins notice nothing of that.
+The command searches the user's Maildir, as the user database returns it, and every
+--maildir.  If it finds sealed mail, or cannot determine this, it refuses and prints
+the sentence that --force needs.  Delivery and logins are not affected by this search.
 
-Only then is new mail deferred and are logins kept out, for a few seconds, and the
-folders are searched once more: a mail may have been under way.  If it was, all is
-as before.  Killed at that point the command leaves the user's mail deferred: run it
-again, or `mailseal repair USER`.
-An IMAP session that is open goes on sealing with the old key: `doveadm kick USER`.
+After that, it defers new mail and lets logins fail temporarily for a few seconds, and
+searches the folders again, because a delivery may have been in progress.  If it finds
+mail now, it restores the previous state.  If the command is killed at that point, the
+user's mail stays deferred: run it again, or run `mailseal repair USER`.
+An open IMAP session continues to seal with the old key: run `doveadm kick USER`.
 
 FAILURES
-    UsageError with what would be lost; TemporaryError if a folder cannot be read.
+    UsageError says what would be lost; TemporaryError if a folder cannot be read.
 """
 
 from __future__ import annotations
@@ -33,12 +33,16 @@ if TYPE_CHECKING:
 
 def register(commands: Commands) -> None:
     """Add this module's commands."""
-    parser = commands.add("unenroll", unenroll, "forget a user's keys for ever")
+    parser = commands.add("unenroll", unenroll, "permanently remove a user's keys")
     parser.add_argument("user", metavar="USER")
     parser.add_argument(
         "--maildir", action="append", default=[], help="search this folder too (may be repeated)"
     )
-    parser.add_argument("--force", metavar="SENTENCE", help="lose the mail that is still sealed")
+    parser.add_argument(
+        "--force",
+        metavar="SENTENCE",
+        help="remove the keys, and lose all mail that is still sealed",
+    )
 
 
 def unenroll(context: Context) -> int:
@@ -46,7 +50,7 @@ def unenroll(context: Context) -> int:
     arguments = context.arguments
     user = normalise(os.fsencode(arguments.user))
     context.ask("status", user=user.encode())
-    # Before logins are kept out: Dovecot's user database may be the keyrings themselves.
+    # Before logins are suspended: Dovecot's user database may be the keyrings themselves.
     folders, doubt = sealed_mail.folders(context, user)
     _require_no_sealed_mail(context, user, folders, doubt)
     suspended = _suspend(context, user)
@@ -57,15 +61,16 @@ def unenroll(context: Context) -> int:
             context.ask("repair", user=user.encode())
         raise
     context.ask("unenroll", user=user.encode())
-    sys.stdout.write(f"{user} is not enrolled any more, the keys are gone\n")
+    sys.stdout.write(f"{user} is no longer enrolled; the keys were removed\n")
     sys.stderr.write(
-        f"mailseal: hint: an open IMAP session still seals with them: `doveadm kick {user}`\n"
+        "mailseal: hint: open IMAP sessions still seal with these keys; end them with "
+        f"`doveadm kick {user}`\n"
     )
     return 0
 
 
 def _suspend(context: Context, user: str) -> bool:
-    """Whether mail is kept back now: not if there is no keyring (any more)."""
+    """Whether mail is deferred now: not if there is no keyring (any more)."""
     try:
         context.ask("suspend", user=user.encode())
     except NotEnrolled:
@@ -82,6 +87,7 @@ def _require_no_sealed_mail(context: Context, user: str, folders: list[str], dou
     what = f"{count} mails of {user} are sealed" if count else doubt
     if context.arguments.force != sentence:
         raise UsageError(
-            f"{what}: without the keys nobody can ever read sealed mail again",
-            hint=f'if all of it may be lost, run `mailseal unenroll {user} --force "{sentence}"`',
+            f"{what}: without the keys, sealed mail can never be read again",
+            hint="to remove the keys nevertheless, run "
+            f'`mailseal unenroll {user} --force "{sentence}"`',
         )
