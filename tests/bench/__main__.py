@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 from mailseal.crypto.eckeys import PrivateKey
-from tests.bench import delivery, login, oneshot, reading
+from tests.bench import delivery, login, oneshot, reading, verifying
 from tests.bench.peers import DovecotPeer, MailsealPeer
 from tests.lab.dovecot import installed_version
 from tests.lab.place import REPOSITORY, LabError, Place
@@ -111,6 +111,19 @@ def login_table(logins: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def verify_table(verified: dict[str, dict[str, float]]) -> str:
+    """The figures of tests.bench.verifying."""
+    lines = ["", f"verify, {verifying.JOBS} processes"]
+    for name, wanted in (("without_keys", 10_000), ("with_keys", 2_000)):
+        found = verified[name]
+        lines.append(
+            f"{name.replace('_', ' '):14} {found['mails_a_second']:8.0f} mails a second   wanted "
+            f"{wanted};  {found['cpu_ms_a_mail']:.3f} ms of processor time a mail, "
+            f"{found['mib_a_process']:.0f} MiB a process   wanted < 120"
+        )
+    return "\n".join(lines)
+
+
 def main(argv: list[str]) -> int:
     """Measure, print, write."""
     rounds = int(argv[0]) if argv else 5
@@ -119,6 +132,8 @@ def main(argv: list[str]) -> int:
         print(table(results))
         results["login"] = logins = login.run(say)
         print(login_table(logins))
+        results["verify"] = verified = verifying.run()
+        print(verify_table(verified))
     except LabError as error:
         print(f"bench: error: {error}", file=sys.stderr)
         return 1

@@ -11,7 +11,7 @@ import contextlib
 import pytest
 
 from mailseal.crypto.eckeys import PrivateKey
-from tests.bench import delivery, oneshot, reading
+from tests.bench import delivery, oneshot, reading, verifying
 from tests.bench.peers import DovecotPeer, MailsealPeer
 from tests.lab.place import LabError, Place
 
@@ -38,3 +38,11 @@ def test_the_servers_that_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
         seconds = reading.run(crypt, seal, reader, 1, told.append)
         assert list(seconds) == ["mail-crypt", "mailseal"]
         assert len(told) == 2
+
+
+def test_the_mails_that_are_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LabError unless every mail was looked at and nothing was found."""
+    monkeypatch.setattr(verifying, "SMALL", 40)
+    monkeypatch.setattr(verifying, "LARGE", 30)
+    figures = verifying.run()
+    assert all(found["mails_a_second"] > 0 for found in figures.values())
