@@ -307,3 +307,19 @@ def test_an_acl_stays(tmp_path: Path) -> None:
     assert site.set(USERS[0]) == 0
     assert os.getxattr(users, "system.posix_acl_access") == acl
     assert fits(site.hashes()[USERS[0]], "new")
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_change(tmp_path: Path) -> None:
+    """Whoever may run it by sudo may have it killed (setrlimit(2)): the copies must not pile up."""
+    site = _passwd_file(tmp_path)
+    code = os.path.join(readable_code(), "lib")
+    # Killed where the new file is written and has not its name yet.
+    kill = "import os, signal; os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+    for _ in range(3):
+        done = subprocess.run(
+            ["/usr/bin/python3", "-I", "-c", kill + RUN, code, str(site.config), USERS[0]],
+            input=b"new\n",
+        )
+        assert done.returncode == -9
+    assert site.set(USERS[0]) == 0
+    assert sorted(os.listdir(tmp_path)) == ["set-hash.yaml", "users", "users.lock"]

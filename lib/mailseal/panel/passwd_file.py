@@ -44,7 +44,7 @@ def write(path: str, user: str, hashed: str) -> None:
                 before, acl = stream.read(), _acl(fd)
             after = _changed(before, os.fsencode(user), hashed.encode("utf-8", "surrogateescape"))
             mode, owner = stat.S_IMODE(found.st_mode), (found.st_uid, found.st_gid)
-            durable.replace(path, after, mode=mode, owner=owner, acl=acl)
+            durable.replace(path, after, mode=mode, owner=owner, acl=acl, alone=True)
     except OSError as exc:
         raise ConfigError(f"cannot read {path}: {exc.strerror}") from None
 
