@@ -32,12 +32,12 @@ class MailsealPasswd
                 return self::WRONG_INPUT;
             }
         }
-        list($status, $said) = $this->run(['passwd', '--stdin', '--keep-old', $this->user], "$old\n$new\n");
+        list($status, $said) = $this->run(['passwd', '--stdin', '--keep-old', '--', $this->user], "$old\n$new\n");
         if ($status === self::DONE) {
             $this->change = trim($said);
         } elseif ($status === self::WRONG_PASSWORD) {
             // The answer for a wrong password and for nobody is the same: ask which.
-            list($known) = $this->run(['status', $this->user], '');
+            list($known) = $this->run(['status', '--', $this->user], '');
             return $known === self::NOT_ENROLLED ? self::NOT_ENROLLED : self::WRONG_PASSWORD;
         }
         return $status;
@@ -60,7 +60,7 @@ class MailsealPasswd
         if ($this->change === '') {
             return self::DONE;
         }
-        list($status) = $this->run(['passwd', $how, $this->change, $this->user], '');
+        list($status) = $this->run(['passwd', $how, $this->change, '--', $this->user], '');
         return $status;
     }
 

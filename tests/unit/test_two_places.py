@@ -314,3 +314,19 @@ class TestWhatBecameOfCommand:
                 assert both(agent) == (True, True)
             finally:
                 os.kill(int(child), signal.SIGKILL)
+
+
+@pytest.mark.skipif(shutil.which("php") is None, reason="needs php")
+@pytest.mark.parametrize("user", ["-h", "-h@example.org", "--compromised"])
+def test_a_panel_takes_no_name_for_an_option(agent: AgentProcess, user: str) -> None:
+    """`mailseal passwd -h` ends with 0: the panel would go on and change the hash alone."""
+    panels = HOOKS / "panels" / "mailseal.php"
+    script = "require $argv[1]; $it = new MailsealPasswd($argv[2], array_slice($argv, 3)); "
+    script += "echo $it->begin('pw', 'new');"
+    command = [str(HOOKS / "mailseal"), "-c", str(agent.config)]
+    begin = ["php", "-r", script, "--", str(panels), user, *command]
+    assert subprocess.run(begin, capture_output=True).stdout == b"67"
+    assert agent.run("enroll", "--stdin", "--unchecked", "--", user, stdin=b"pw\n").returncode == 0
+    assert subprocess.run(begin, capture_output=True).stdout == b"0"
+    unlock = agent.ask("unlock", user=user.encode(), password=b"new")
+    assert unlock.status == "ok"
