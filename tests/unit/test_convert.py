@@ -11,6 +11,7 @@ import itertools
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -430,12 +431,25 @@ def test_mail_that_comes_meanwhile_is_sealed_too(sealing: Box) -> None:
     assert dcrypt.is_sealed((sealing.path / ".New" / "cur" / "latest:2,").read_bytes())
 
 
+def test_a_copy_that_is_under_way_is_waited_for(sealing: Box) -> None:
+    """A client's COPY links the mail into tmp/ while it is in clear, and names it later."""
+    sealing.fill()
+    tmp = sealing.path / "tmp" / "1700000002.copy"
+    os.link(sealing.path / "cur" / FLAGGED, tmp)
+    renamed = threading.Timer(0.3, tmp.rename, (sealing.path / "cur" / "1700000002.copy:2,",))
+    renamed.start()
+    report = sealing.convert()
+    renamed.join()
+    assert report.tally.converted == 3
+    sealing.require_converted()
+
+
 def test_convert_takes_names_that_are_not_true_any_more(sealing: Box) -> None:
     sealing.fill()
     tally = Tally()
     names = [("new", FLAGGED.partition(":")[0]), ("cur", "gone:2,")]
     convert(str(sealing.path), names, sealing.form, tally)
-    assert (tally.converted, tally.gone, tally.left) == (1, 1, 0)
+    assert (tally.converted, tally.gone, tally.left) == (1, ["gone:2,"], 0)
 
 
 def test_memory_of_many_names_is_small(sealing: Box) -> None:

@@ -196,13 +196,7 @@ def escrow_open(context: Context) -> int:
 
 
 def _escrow_key(context: Context) -> PrivateKey:
-    """The private key from a PEM file; asks for its password if it has one."""
-    from mailseal.crypto.eckeys import PrivateKey
+    from mailseal.admin.key_sources import private_key
 
-    path = context.arguments.escrow_key
-    with durable.reporting(f"cannot read {path}"), open(path, encoding="ascii") as stream:
-        text = stream.read(65536)
-    if "ENCRYPTED" not in text:
-        return PrivateKey.parse(text)
-    password = Passwords(from_stdin=context.arguments.stdin).ask("password of the escrow key")
-    return PrivateKey.parse(text, password)
+    arguments = context.arguments
+    return private_key(arguments.escrow_key, "the escrow key", arguments.stdin)

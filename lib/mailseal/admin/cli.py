@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     from mailseal.admin import (
         backup_commands,
         config_commands,
+        convert_commands,
         enroll,
         key_commands,
         mail_commands,
@@ -63,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-c", "--config", default=configuration.DEFAULT_PATH, metavar="FILE")
     commands = Commands(parser)
     modules = (
+        convert_commands,
         enroll,
         key_commands,
         status,

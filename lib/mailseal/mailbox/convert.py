@@ -53,8 +53,9 @@ class Tally:
     converted: int = 0
     converted_bytes: int = 0
     already: int = 0
-    gone: int = 0
-    """Removed, or moved to another folder, before we came to them."""
+    gone: list[str] = dataclasses.field(default_factory=list)
+    """Names that were not there any more: removed, moved, or renamed in the very moment in which
+    the folder was listed, so that a second look finds them."""
     left: int = 0
     """Not converted: `problems` says which and why, the first 1,000 of them."""
     not_overwritten: int = 0
@@ -64,7 +65,7 @@ class Tally:
     @property
     def seen(self) -> int:
         """How many mails were dealt with, whatever came of it."""
-        return self.converted + self.already + self.gone + self.left
+        return self.converted + self.already + len(self.gone) + self.left
 
     def leave(self, path: str, why: str) -> None:
         """Note a mail, or a folder, that stays as it is."""
@@ -127,7 +128,7 @@ def examine(maildir: str, part: str, name: str, form: Form, tally: Tally) -> Non
     try:
         mail = Replacement(maildir, part, name)
     except Moved:
-        tally.gone += 1
+        tally.gone.append(name)
         return
     except MailsealError as exc:
         tally.leave(f"{maildir}/{part}/{name}", str(exc))
@@ -161,7 +162,7 @@ def _begun(maildir: str, part: str, name: str, form: Form, tally: Tally) -> _Mai
         except Moved:
             found = find(maildir, name)
             if found is None:
-                tally.gone += 1
+                tally.gone.append(name)
                 return None
             part, name = found
             continue
@@ -240,7 +241,7 @@ def _exchanged(maildir: str, mail: _Mail, tally: Tally) -> bool:
         except Moved:
             found = find(maildir, mail.name)
             if found is None:
-                tally.gone += 1
+                tally.gone.append(mail.name)
                 mail.replacement.discard()
                 return False
             mail.part, mail.name = found

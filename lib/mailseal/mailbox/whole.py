@@ -7,8 +7,8 @@
 CONTRACT
     One run at a time for a mailbox: flock(2) on its folder, held by every process of the run.
     What a run that was killed has left in tmp/ is swept at the start of the next.
-    The mailbox is gone through until a pass finds no mail that was not seen before: mail that
-    arrived or was moved meanwhile is found too.
+    The mailbox is gone through until a pass finds no mail that was not seen before, and none on
+    its way in tmp/: mail that arrived or was moved meanwhile is found too.
     The processes are made by fork(2), so that private keys are never handed over by a pipe or a
     file.  They end with the process that made them.
 
@@ -36,13 +36,18 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 
 from mailseal import durable
+from mailseal.crypto.dcrypt import MAX_HEADER
 from mailseal.errors import MailsealError, TemporaryError
 from mailseal.mailbox.convert import GROUP_MAILS, Tally, convert, examine
-from mailseal.mailbox.exchange import sweep
+from mailseal.mailbox.exchange import LEFT_OVER, sweep
 from mailseal.mailbox.folders import Folder, Skipped, walk
 from mailseal.mailbox.forms import Form
 
 _PASSES = 20
+_PATIENCE = 30.0
+_PAUSE = 0.1
+"""Seconds: how long a mail on its way is waited for, and how long between two looks."""
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -59,6 +64,8 @@ class Report:
     """Mails that were there at the start."""
     folders: int = 0
     skipped: list[Skipped] = dataclasses.field(default_factory=list)
+    gone: int = 0
+    """Times that a mail was not there any more."""
     swept: int = 0
     """Files that a killed run had left in tmp/."""
     seconds: float = 0.0
@@ -112,8 +119,11 @@ def steps(
                 report.total += sum(1 for _ in found.mails())
     yield report
     seen: set[int] = set()
-    with _Workers(form, jobs, shred, rate, report) as workers:
-        for number in range(_PASSES):
+    give_up = time.monotonic() + _PATIENCE
+    with _Workers(form, jobs, shred, rate, report, seen) as workers:
+        number = 0
+        while number < _PASSES:
+            pending = any(_is_under_way(path, form) for path in sorted(paths))
             fresh = 0
             for found in walk(root):
                 if report.stopped:
@@ -134,11 +144,36 @@ def steps(
                     if number == 0:
                         report.skipped.append(Skipped(found.path, str(exc)))
             workers.finish()
-            if not fresh or report.stopped:
+            if report.stopped:
                 break
+            if not fresh:
+                if not pending or time.monotonic() > give_up:
+                    break
+                time.sleep(_PAUSE)
+            else:
+                give_up = time.monotonic() + _PATIENCE
+            number += bool(fresh)  # a look costs no pass
     report.folders = len(paths)
     report.seconds = time.monotonic() - begun
     yield report
+
+
+def _is_under_way(maildir: str, form: Form) -> bool:
+    """Whether tmp/ holds a mail that will be there in a moment, and not in the wanted form.
+
+    A client's COPY first links the mail, as it is, into tmp/.
+    """
+    youngest = time.time() - _PATIENCE
+    with contextlib.suppress(OSError), os.scandir(os.path.join(maildir, "tmp")) as entries:
+        for entry in entries:
+            if entry.name.startswith(LEFT_OVER) or not entry.is_file(follow_symlinks=False):
+                continue
+            with contextlib.suppress(OSError, MailsealError), open(entry.path, "rb") as stream:
+                if os.fstat(stream.fileno()).st_ctime > youngest:
+                    start = stream.read(MAX_HEADER)
+                    if not start or form.work(start) is not None:
+                        return True
+    return False
 
 
 def survey(root: str, form: Form) -> Report:
@@ -161,7 +196,7 @@ def survey(root: str, form: Form) -> Report:
 
 
 def _groups(folder: Folder, seen: set[int]) -> Iterator[list[tuple[str, str]]]:
-    """The mails of a folder that were not seen yet.  A flag changes no mail."""
+    """The mails of a folder that were not seen yet."""
     fresh = _not_seen(folder, seen)
     while group := list(itertools.islice(fresh, GROUP_MAILS)):
         yield group
@@ -169,29 +204,33 @@ def _groups(folder: Folder, seen: set[int]) -> Iterator[list[tuple[str, str]]]:
 
 def _not_seen(folder: Folder, seen: set[int]) -> Iterator[tuple[str, str]]:
     for part, name in folder.mails():
-        key = hash((folder.path, name.partition(":")[0]))
+        key = _key(folder.path, name)
         if key not in seen:
             seen.add(key)
             yield part, name
+
+
+def _key(maildir: str, name: str) -> int:
+    """Stands for a mail in a folder, whatever its flags."""
+    return hash((maildir, name.partition(":")[0]))
+
+
+_Result = tuple[str, Tally, str]
+"""Folder, tally of a group in it, and why the run must stop, if it must."""
 
 
 class _Workers:
     """Hands groups to processes; with one job it does them itself."""
 
     def __init__(
-        self,
-        form: Form,
-        jobs: int,
-        shred: bool,
-        rate: int,
-        report: Report,
+        self, form: Form, jobs: int, shred: bool, rate: int, report: Report, seen: set[int]
     ) -> None:
         self._form, self._shred = form, shred
         self._rate = rate / jobs
-        self._report = report
+        self._report, self._seen = report, seen
         self._jobs = jobs
         self._pool: ProcessPoolExecutor | None = None
-        self._running: set[Future[tuple[Tally, str]]] = set()
+        self._running: set[Future[_Result]] = set()
         if jobs > 1:
             context = multiprocessing.get_context("fork")
             self._pool = ProcessPoolExecutor(
@@ -220,7 +259,7 @@ class _Workers:
         """Wait for what has begun."""
         self._collect(wait(self._running).done)
 
-    def _collect(self, done: Iterable[Future[tuple[Tally, str]]]) -> None:
+    def _collect(self, done: Iterable[Future[_Result]]) -> None:
         for future in done:
             self._running.discard(future)
             try:
@@ -228,8 +267,12 @@ class _Workers:
             except BrokenProcessPool:
                 self._report.stopped = "a process was killed"
 
-    def _note(self, result: tuple[Tally, str]) -> None:
-        tally, stopped = result
+    def _note(self, result: _Result) -> None:
+        maildir, tally, stopped = result
+        # If they are there after all, the next pass sees them.
+        self._seen.difference_update([_key(maildir, name) for name in tally.gone])
+        self._report.gone += len(tally.gone)
+        tally.gone.clear()
         self._report.tally.add(tally)
         self._report.stopped = self._report.stopped or stopped
 
@@ -247,9 +290,7 @@ def _start(parent: int, form: Form) -> None:
         os._exit(1)
 
 
-def _in_process(
-    maildir: str, group: list[tuple[str, str]], shred: bool, rate: float
-) -> tuple[Tally, str]:
+def _in_process(maildir: str, group: list[tuple[str, str]], shred: bool, rate: float) -> _Result:
     if _form is None:
         raise RuntimeError("a process without its form")
     return _do(maildir, group, _form, shred, rate)
@@ -257,8 +298,8 @@ def _in_process(
 
 def _do(
     maildir: str, group: list[tuple[str, str]], form: Form, shred: bool, rate: float
-) -> tuple[Tally, str]:
-    """The tally of one group, and why the run must stop, if it must."""
+) -> _Result:
+    """One group."""
     tally, stopped = Tally(), ""
     begun = time.monotonic()
     try:
@@ -267,4 +308,4 @@ def _do(
         stopped = f"{exc}{f' ({exc.hint})' if exc.hint else ''}"
     if rate:
         time.sleep(max(0.0, tally.converted_bytes / rate - (time.monotonic() - begun)))
-    return tally, stopped
+    return maildir, tally, stopped

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: MIT
+"""One user's stored mail is converted by its owner, and what came of it is told.
+
+    entry = Conversion("sealing", jobs=2).of(user, place, form)     # JSON, of all Maildirs
+    describe(entry, "sealing")                                      # the same for people
+
+After sealing, Dovecot's old index caches in the mailbox are removed, as they hold parts of the
+mails; what else holds some is named.
+
+FAILURES
+    UsageError: the mail belongs to root.  NotPermitted.  whole.Busy.  A run that ended early is no
+    error: the entry says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mailseal.admin import crew
+from mailseal.admin.crew import Message
+from mailseal.admin.mail_place import Place, is_in_memory
+from mailseal.admin.progress import Progress
+from mailseal.errors import NotPermitted, UsageError
+from mailseal.mailbox import clear_text, whole
+from mailseal.mailbox.forms import Form
+
+Entry = dict[str, Any]
+
+DONE = {"sealing": "sealed", "unsealing": "stored in clear", "resealing": "sealed anew"}
+
+_CACHE = "dovecot.index.cache"
+_SHOWN = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """How: the same for all users.  `rate`: bytes of mail a second; 0: no limit."""
+
+    doing: str
+    jobs: int = 1
+    rate: int = 0
+    shred: bool = False
+    dry: bool = False
+    quiet: bool = False
+
+    def of(self, user: str, place: Place, form: Form, more: Sequence[str] = ()) -> Entry:
+        """Do it for one user; `more` are further Maildirs."""
+        entry: Entry = {"user": user}
+        progress = Progress(user, self.doing, quiet=self.quiet)
+        try:
+            for message in self.messages(user, place, form, more):
+                if "done" in message:
+                    progress.show(message["done"], message["total"])
+                else:
+                    merge(entry, message)
+        finally:
+            progress.end()
+        return entry
+
+    def messages(
+        self, user: str, place: Place, form: Form, more: Sequence[str] = ()
+    ) -> Iterator[Message]:
+        """How far it is, again and again: done, total; and a summary for each Maildir."""
+        if place.owner[0] == 0:
+            raise UsageError(
+                f"the mail of {user} belongs to root: nothing is done as root",
+                hint="let Dovecot's user database give another uid",
+            )
+        if os.geteuid() not in (0, place.owner[0]):
+            raise NotPermitted(f"the mail of {user} belongs to uid {place.owner[0]}")
+        roots = dict.fromkeys((place.maildir, *map(os.path.abspath, more)))
+        owner = place.owner if os.geteuid() == 0 else None
+        return crew.run(owner, [lambda: self._job(place, form, list(roots))])
+
+    def _job(self, place: Place, form: Form, roots: Sequence[str]) -> Iterator[Message]:
+        os.umask(0o077)
+        for root in roots:
+            if not os.path.isdir(root) and root == place.maildir:
+                yield _summary(whole.Report())  # no mail has come yet
+                continue
+            if self.dry:
+                yield _summary(whole.survey(root, form))
+                continue
+            report = whole.Report()
+            with whole.held(root):
+                for report in whole.steps(
+                    root, form, jobs=self.jobs, rate=self.rate, shred=self.shred
+                ):
+                    yield {"done": report.tally.seen, "total": report.total}
+            yield _summary(report)
+        if self.doing != "unsealing" and not self.dry:
+            yield _clear_text(place, roots)
+
+
+def _summary(report: whole.Report) -> Message:
+    return {
+        **dataclasses.asdict(report.tally),
+        "gone": report.gone,
+        "folders": report.folders,
+        "skipped": [[skipped.path, skipped.why] for skipped in report.skipped],
+        "swept": report.swept,
+        "seconds": round(report.seconds, 1),
+        "stopped": report.stopped,
+    }
+
+
+def _clear_text(place: Place, roots: Sequence[str]) -> Message:
+    """Remove old caches, name the rest."""
+    removed, named = [], []
+    places = [(root, True) for root in roots]
+    if place.home and not place.home.startswith(place.maildir):
+        places.append((place.home, False))
+    if place.index and not is_in_memory(place.index):
+        places.append((place.index, True))
+    for root, below in places:
+        for path, what in clear_text.search(root, below=below):
+            if os.path.basename(path) == _CACHE:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+                    removed.append(path)
+                    continue
+            named.append([path, what])
+    return {"removed": removed, "clear_text": named}
+
+
+def merge(entry: Entry, message: Message) -> None:
+    """Add up what several Maildirs of one user gave."""
+    for name, value in message.items():
+        entry[name] = entry[name] + value if name in entry else value
+
+
+def describe(entry: Entry, doing: str, *, dry: bool = False) -> str:
+    """A few lines for people."""
+    user = entry["user"]
+    if "error" in entry:
+        return f"{user}: NOT DONE: {entry['error']}\n"
+    done = f"would be {DONE[doing]}" if dry else DONE[doing]
+    already = entry.get("already", 0)
+    lines = [f"{user}: {entry.get('converted', 0)} mails {done}, {already} were so{_speed(entry)}"]
+    if number := entry.get("swept"):
+        lines.append(f"  {number} files of an interrupted run removed")
+    if number := entry.get("not_overwritten"):
+        lines.append(f"  {number} mails in clear not overwritten: in use, or copied by a client")
+    if number := entry.get("left"):
+        lines.append(f"  LEFT AS THEY ARE: {number} mails")
+    named = [*entry.get("problems", ()), *entry.get("skipped", ())]
+    lines += [f"    {path}: {why}" for path, why in named[:_SHOWN]]
+    if len(named) > _SHOWN:
+        lines.append(f"    and {len(named) - _SHOWN} more: see --json")
+    if removed := entry.get("removed"):
+        lines.append(f"  {len(removed)} old index caches removed")
+    lines += [f"  NOT SEALED: {path}: {what}" for path, what in entry.get("clear_text", ())]
+    if entry.get("stopped"):
+        lines.append(f"  ENDED EARLY: {entry['stopped']}; run the command again")
+    return "\n".join(lines) + "\n"
+
+
+def _speed(entry: Entry) -> str:
+    done, seconds = entry.get("converted", 0), entry.get("seconds", 0)
+    if not done or not seconds:
+        return ""
+    return (
+        f"; {entry['converted_bytes'] / 1e6:.1f} MB in {seconds:.1f} s, "
+        f"{done / seconds:.0f} mails a second"
+    )

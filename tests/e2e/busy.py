@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: MIT
+"""IMAP clients that keep a mailbox busy, and remember what must be in it.
+
+box = Mailbox(lab, user, folders)      # reads all that is there
+with box.busy(clients=3): ...          # flags, copies, moves, expunges, appends throughout
+box.require_as_remembered()            # UIDs, flags, dates, bytes: nothing else, nothing less
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import random
+import re
+import threading
+from collections.abc import Iterator, Sequence
+
+from tests.e2e.mails import HEADERS
+from tests.lab import Imap, Lab
+from tests.lab.imap import Refused
+
+_ITEM = re.compile(
+    rb"\* \d+ FETCH \(UID (\d+) FLAGS \(([^)]*)\) INTERNALDATE \"([^\"]*)\" "
+    rb"RFC822\.SIZE (\d+) BODY\[\] (?:\{(\d+)\}\r\n|(\"\"|NIL))"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mail:
+    """What a client sees of a mail."""
+
+    flags: frozenset[bytes]
+    date: bytes
+    body: bytes
+
+
+State = dict[int, Mail]
+
+
+def fetch_all(imap: Imap, folder: str) -> tuple[bytes, State]:
+    """UIDVALIDITY, and every mail by UID."""
+    found: State = {}
+    validity = b""
+    for line in imap.command(b'EXAMINE "%s"' % folder.encode()):
+        if match := re.search(rb"\[UIDVALIDITY (\d+)\]", line):
+            validity = match[1]
+    with contextlib.suppress(Refused):
+        for line in imap.command(b"UID FETCH 1:* (UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[])"):
+            if match := _ITEM.match(line):
+                body = line[match.end() : match.end() + int(match[5] or 0)]
+                assert len(body) == int(match[4]), "RFC822.SIZE is not the size of the mail"
+                flags = frozenset(match[2].split()) - {b"\\Recent"}
+                found[int(match[1])] = Mail(flags, match[3], body)
+    return validity, found
+
+
+class Mailbox:
+    """What clients know of one user's mailbox."""
+
+    def __init__(self, lab: Lab, user: str, password: str, folders: Sequence[str]) -> None:
+        self._where = (lab.imap, user, password)
+        self.folders = tuple(folders)
+        self.state: dict[str, tuple[bytes, State]] = {}
+        self.operations = 0
+        self.read()
+
+    def login(self) -> Imap:
+        return Imap(*self._where)
+
+    def read(self) -> None:
+        """Take what is there for what must be there."""
+        with self.login() as imap:
+            self.state = {folder: fetch_all(imap, folder) for folder in self.folders}
+
+    def mails(self) -> int:
+        return sum(len(mails) for _, mails in self.state.values())
+
+    def require_as_remembered(self, arrived: Sequence[bytes] = ()) -> None:
+        """`arrived`: ends of mails that were delivered to INBOX meanwhile, one each."""
+        with self.login() as imap:
+            for folder in self.folders:
+                validity, mails = fetch_all(imap, folder)
+                wanted_validity, wanted = self.state[folder]
+                assert validity == wanted_validity, folder
+                new = set(mails) - set(wanted) if folder == "INBOX" else set()
+                assert sorted(set(mails) - new) == sorted(wanted), folder
+                for uid, mail in wanted.items():
+                    assert mails[uid] == mail, (folder, uid)
+                if folder == "INBOX":
+                    ends = sorted(
+                        end for uid in new for end in arrived if mails[uid].body.endswith(end)
+                    )
+                    assert ends == sorted(arrived)
+
+    @contextlib.contextmanager
+    def busy(self, *, clients: int = 3) -> Iterator[None]:
+        """Each client works on mails of its own, in all folders, until the block ends."""
+        stop = threading.Event()
+        failed: list[BaseException] = []
+        lock = threading.Lock()
+
+        def work(number: int) -> None:
+            try:
+                _Client(self, number, clients, lock).work(stop)
+            except BaseException as exc:
+                failed.append(exc)
+
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(clients)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        if failed:
+            raise failed[0]
+
+
+class _Client:
+    def __init__(self, box: Mailbox, number: int, clients: int, lock: threading.Lock) -> None:
+        self._box = box
+        self._number = number
+        self._chance = random.Random(number)
+        self._lock = lock
+        self._own = {
+            folder: [uid for uid in mails if uid % clients == number]
+            for folder, (_, mails) in box.state.items()
+        }
+
+    def work(self, stop: threading.Event) -> None:
+        kinds = (self._flag, self._flag, self._copy, self._move, self._expunge, self._append)
+        with self._box.login() as imap:
+            while not stop.is_set():
+                folder = self._chance.choice(self._box.folders)
+                imap.select(folder)
+                for _ in range(5):
+                    self._chance.choice(kinds)(imap, folder)
+                    self._box.operations += 1
+
+    def _pick(self, folder: str) -> int | None:
+        return self._chance.choice(self._own[folder]) if self._own[folder] else None
+
+    def _flag(self, imap: Imap, folder: str) -> None:
+        if (uid := self._pick(folder)) is None:
+            return
+        flags = frozenset(
+            self._chance.sample((b"\\Seen", b"\\Flagged", b"\\Answered", b"Work", b"$Later"), 2)
+        )
+        imap.command(b"UID STORE %d FLAGS.SILENT (%s)" % (uid, b" ".join(sorted(flags))))
+        mails = self._box.state[folder][1]
+        mails[uid] = dataclasses.replace(mails[uid], flags=flags)
+
+    def _copy(self, imap: Imap, folder: str) -> None:
+        self._carry(imap, folder, b"COPY")
+
+    def _move(self, imap: Imap, folder: str) -> None:
+        self._carry(imap, folder, b"MOVE")
+
+    def _carry(self, imap: Imap, folder: str, how: bytes) -> None:
+        target = self._chance.choice(self._box.folders)
+        if (uid := self._pick(folder)) is None or target == folder:
+            return
+        answer = imap.command(b'UID %s %d "%s"' % (how, uid, target.encode()))
+        match = re.search(rb"\[COPYUID \d+ \d+ (\d+)\]", b"\n".join(answer))
+        assert match is not None, answer
+        mails = self._box.state[folder][1]
+        self._arrived(target, int(match[1]), mails[uid])
+        if how == b"MOVE":
+            del mails[uid]
+            self._own[folder].remove(uid)
+
+    def _arrived(self, folder: str, uid: int, mail: Mail) -> None:
+        with self._lock:
+            self._box.state[folder][1][uid] = mail
+        self._own[folder].append(uid)
+
+    def _expunge(self, imap: Imap, folder: str) -> None:
+        if len(self._own[folder]) < 3 or (uid := self._pick(folder)) is None:
+            return
+        imap.command(b"UID STORE %d +FLAGS.SILENT (\\Deleted)" % uid)
+        imap.command(b"UID EXPUNGE %d" % uid)
+        del self._box.state[folder][1][uid]
+        self._own[folder].remove(uid)
+
+    def _append(self, imap: Imap, folder: str) -> None:
+        mail = HEADERS + b"appended by %d, %d\r\n" % (self._number, self._chance.getrandbits(60))
+        date = b"0%d-Jan-2020 10:00:00 +0000" % self._chance.randrange(1, 10)
+        answer = imap.command(
+            b'APPEND "%s" (\\Seen) "%s" {%d}' % (folder.encode(), date, len(mail)), mail
+        )
+        match = re.search(rb"\[APPENDUID \d+ (\d+)\]", b"\n".join(answer))
+        assert match is not None, answer
+        self._arrived(folder, int(match[1]), Mail(frozenset((b"\\Seen",)), date, mail))

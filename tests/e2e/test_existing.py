@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: MIT
+"""Mail that is there already is sealed, unsealed and sealed anew while IMAP clients are at work.
+
+Compared is what the clients themselves remember: UIDs, flags, dates and bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from mailseal.crypto import dcrypt
+from tests.e2e.busy import Mailbox
+from tests.e2e.mails import HEADERS, ODD, cpython_mails, crlf, of_size
+from tests.lab import Lab
+from tests.lab.smtp import send
+
+SECRET = "password"
+FOLDERS = ("INBOX", "Sent", "Work", "Work.2024", "Trash", "Entw&APw-rfe")
+_numbers = itertools.count(1)
+SENDER = "eve@example.net"
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    plain = {f"old{number}@example.org": SECRET for number in range(1, 9)}
+    with Lab({}, auth="behind-passwd-file", plain_users=plain) as made:
+        yield made
+
+
+@pytest.fixture
+def user(lab: Lab) -> str:
+    """Somebody with mail in clear, who is enrolled now."""
+    name = f"old{next(_numbers)}@example.org"
+    kinds = [*map(crlf, cpython_mails().values()), *ODD.values()]
+    kinds += [of_size(size, newline=b"\r\n") for size in (1000, 8191, 8192, 8193, 200_000)]
+    kinds = [mail for mail in kinds if b"\0" not in mail and not mail.startswith(b"CRYPTED")]
+    with Mailbox(lab, name, SECRET, ()).login() as imap:
+        for folder in FOLDERS[1:]:
+            imap.command(b'CREATE "%s"' % folder.encode())
+        for number, (folder, mail) in enumerate(zip(itertools.cycle(FOLDERS), kinds)):
+            date = b"%02d-Mar-2019 09:08:07 +0000" % (number % 28 + 1)
+            imap.command(
+                b'APPEND "%s" (\\Flagged Work) "%s" {%d}' % (folder.encode(), date, len(mail)), mail
+            )
+        imap.select("INBOX")
+        imap.command(b'COPY 1:* "Work"')
+    send(lab.smtp, SENDER, [name], HEADERS + b"arrived in clear\r\n")
+    lab.wait_delivered()
+    assert sum(map(is_sealed, files(lab, name))) == 0
+    done = lab.mailseal("enroll", name, stdin=SECRET.encode() + b"\n")
+    assert done.returncode == 0, done.stderr
+    return name
+
+
+def files(lab: Lab, user: str) -> list[str]:
+    found = []
+    for folder, _, names in os.walk(lab.maildir(user)):
+        if os.path.basename(folder) in ("cur", "new"):
+            found += [os.path.join(folder, name) for name in names]
+    return sorted(found)
+
+
+def left_over(lab: Lab, user: str) -> list[str]:
+    return [
+        os.path.join(folder, name)
+        for folder, _, names in os.walk(lab.maildir(user))
+        if os.path.basename(folder) == "tmp"
+        for name in names
+    ]
+
+
+def is_sealed(path: str) -> bool:
+    with open(path, "rb") as stream:
+        return dcrypt.is_sealed(stream.read(16))
+
+
+def run(lab: Lab, *arguments: str, stdin: bytes = b"") -> list[dict[str, object]]:
+    done = lab.mailseal(*arguments, "--json", stdin=stdin)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: list[dict[str, object]] = json.loads(done.stdout)["users"]
+    return found
+
+
+def test_clients_are_at_work_throughout(lab: Lab, user: str) -> None:
+    """Sealed, sealed to a new pair, and unsealed again; mail arrives meanwhile."""
+    box = Mailbox(lab, user, SECRET, FOLDERS)
+    before = box.mails()
+    arrived: list[bytes] = []
+    password = SECRET.encode() + b"\n"
+    steps = {
+        "seal": ("--limit-rate", "250K", "--jobs", "2"),
+        "reseal": ("--stdin", "--limit-rate", "250K", "--jobs", "1"),
+        "unseal": ("--stdin", "--limit-rate", "250K", "--jobs", "2"),
+    }
+    for command, options in steps.items():
+        if command == "reseal":
+            assert lab.mailseal("rotate", user, stdin=password).returncode == 0
+        operations = box.operations
+        ended = threading.Event()
+
+        def deliver(command: str = command, ended: threading.Event = ended) -> None:
+            for number in itertools.count():
+                end = b"<%s %d>\r\n" % (command.encode(), number)
+                send(lab.smtp, SENDER, [user], HEADERS + end)
+                arrived.append(end)
+                if ended.wait(0.3):
+                    return
+
+        courier = threading.Thread(target=deliver)
+        with box.busy():
+            courier.start()
+            stdin = b"" if command == "seal" else password
+            (entry,) = run(lab, command, user, *options, stdin=stdin)
+            ended.set()
+            courier.join()
+        lab.wait_delivered()
+        assert entry["left"] == 0 and entry["skipped"] == []
+        assert int(str(entry["converted"])) > before // 2, entry
+        assert box.operations - operations > 20
+        box.require_as_remembered(arrived)
+        assert left_over(lab, user) == []
+        if command != "unseal":
+            # An IMAP session from before seals, too: it began after the enrolment.
+            clear = [path for path in files(lab, user) if not is_sealed(path)]
+            assert [path for path in clear if os.path.getsize(path)] == [], entry
+            assert lab.mailseal("verify", user).returncode == 0
+
+
+def test_there_and_back_is_the_same(lab: Lab, user: str) -> None:
+    """Bytes, names, times; the second run changes nothing; both links of a copy are sealed."""
+    # As COPY did it before mail_crypt was switched on.
+    linked = next(path for path in files(lab, user) if "/Maildir/cur/" in path)
+    sizes = linked.partition(",")[2]
+    os.link(linked, os.path.join(lab.maildir(user, "Sent"), "cur", f"1600000000.M1P1.copy,{sizes}"))
+    box = Mailbox(lab, user, SECRET, FOLDERS)
+
+    def disk() -> dict[str, tuple[bytes, int, int]]:
+        found = {}
+        for path in files(lab, user):
+            with open(path, "rb") as stream:
+                state = os.fstat(stream.fileno())
+                found[path] = (stream.read(), state.st_mtime_ns, state.st_mode)
+        return found
+
+    before = disk()
+    assert any(os.stat(path).st_nlink > 1 for path in before)
+    dry = run(lab, "seal", user, "--dry-run")
+    assert disk() == before
+    (entry,) = run(lab, "seal", user)
+    assert entry["converted"] == dry[0]["converted"]
+    assert list(disk()) == list(before)
+    assert all(map(is_sealed, filter(os.path.getsize, before)))
+    box.require_as_remembered()
+    sealed = disk()
+    (entry,) = run(lab, "seal", user)
+    assert entry["converted"] == 0 and disk() == sealed
+    wrong = lab.mailseal("unseal", user, "--stdin", stdin=b"not the password\n")
+    assert wrong.returncode == 77 and disk() == sealed
+    run(lab, "unseal", user, "--stdin", stdin=SECRET.encode() + b"\n")
+    assert disk() == before
+    box.require_as_remembered()
+
+
+def test_sealed_to_a_global_key_and_then_to_ones_own(lab: Lab, user: str) -> None:
+    """As mailcow's and docker-mailserver's: one key of mail_crypt for all."""
+    box = Mailbox(lab, user, SECRET, FOLDERS)
+    pem = lab.place.path("global.pem")
+    subprocess.run(
+        ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-out", pem],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    from mailseal.admin.key_sources import private_key
+
+    key = private_key(pem, "the key", False)
+    for path in files(lab, user):
+        with open(path, "rb") as stream:
+            data = stream.read()
+        state = os.stat(path)
+        with open(f"{path}.new", "wb") as stream:
+            stream.write(dcrypt.seal(key.public, data))
+        os.chown(f"{path}.new", state.st_uid, state.st_gid)
+        os.utime(f"{path}.new", ns=(state.st_atime_ns, state.st_mtime_ns))
+        os.rename(f"{path}.new", path)
+    left = lab.mailseal("seal", user)
+    assert left.returncode == 65 and b"sealed to another key" in left.stdout
+    run(lab, "reseal", user, "--from-key", pem)
+    box.require_as_remembered()
+    assert lab.mailseal("verify", user).returncode == 0
+
+
+def test_escrow_and_whom_it_is_for(lab: Lab, user: str) -> None:
+    code = lab.mailseal("recovery-code", user, stdin=SECRET.encode() + b"\n").stdout
+    run(lab, "seal", "--domain", "example.net")
+    assert not any(map(is_sealed, files(lab, user)))
+    (entry,) = run(lab, "seal", "--stdin", stdin=f"{user}\n".encode())
+    assert entry["user"] == user
+    code_line = next(line for line in code.splitlines() if line.count(b"-") >= 7)
+    run(lab, "unseal", user, "--stdin", stdin=code_line.strip() + b"\n")
+    assert not any(map(is_sealed, files(lab, user)))
+    assert lab.mailseal("seal", "nobody@example.org").returncode != 0
+    assert lab.mailseal("seal").returncode == 64
+    done = lab.mailseal("seal", "old8@example.org")
+    assert done.returncode == 67 and b"not enrolled" in done.stderr
+
+
+def test_old_caches_are_removed_and_other_text_is_named(lab: Lab, user: str) -> None:
+    root = lab.maildir(user)
+    cache = os.path.join(root, ".Sent", "dovecot.index.cache")
+    dupes = os.path.join(lab.home(user), ".dovecot.lda-dupes")
+    for path in (cache, dupes):
+        with open(path, "wb") as stream:
+            stream.write(b"Subject: in clear")
+    (entry,) = run(lab, "seal", user)
+    assert not os.path.exists(cache)
+    assert cache in entry["removed"]  # type: ignore[operator]
+    assert [path for path, _ in entry["clear_text"]] == [dupes]  # type: ignore[attr-defined]
