@@ -221,7 +221,7 @@ class _File:
 
 
 def _open_file(path: str, user: Ids | None, owner: Ids | None) -> int:
-    """Open for appending: a regular file that has no second name, never through a link."""
+    """Open for appending: a regular file, the one of this name, never through a link."""
     with open_folder(os.path.dirname(path)) as folder:
         name = os.path.basename(path)
         if os.geteuid() != 0 or folder.own or user is None:
@@ -239,7 +239,9 @@ def _opened(folder: Folder, name: str, owner: Ids | None) -> int:
         made = False
     try:
         state = os.fstat(fd)
-        if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
+        # In a folder of ours nobody else can have put another file under this name. A second
+        # name elsewhere is then no danger, and whoever may write to the file can make one.
+        if not stat.S_ISREG(state.st_mode) or (state.st_nlink > 1 and not folder.own):
             raise ConfigError(f"{folder.path}/{name} is no plain file, or has a second name")
         if made:
             os.fchmod(fd, 0o660)

@@ -139,14 +139,12 @@ def test_nobody_waits_for_a_reader_of_standard_error() -> None:
         os.close(read)
 
 
-@pytest.mark.parametrize("kind", ["link", "hard link", "fifo"])
+@pytest.mark.parametrize("kind", ["link", "fifo"])
 def test_what_is_no_plain_file_is_refused(file: Path, kind: str) -> None:
     target = file.with_name("target")
     target.write_text("as it was\n")
     if kind == "link":
         file.symlink_to(target)
-    elif kind == "hard link":
-        os.link(target, file)
     else:
         os.mkfifo(file)
     with pytest.raises(ConfigError, match=r"option log\.to"):
@@ -160,6 +158,26 @@ def test_root_makes_it_for_both_daemons(file: Path) -> None:
     Log(str(file), "program", user=(STRANGER, STRANGER), owner=(60602, 60601))
     state = file.stat()
     assert (state.st_uid, state.st_gid, state.st_mode & 0o777) == (60602, 60601, 0o660)
+
+
+@needs_root
+def test_a_second_name_elsewhere_stops_no_daemon(file: Path) -> None:
+    """One daemon may write to the file, so link(2) lets it: the other must start all the same."""
+    Log(str(file), "program", user=(STRANGER, STRANGER), owner=(60602, STRANGER))
+    theirs = file.with_name("theirs")
+    theirs.mkdir()
+    os.chown(theirs, STRANGER, STRANGER)
+    for place in file.parents:
+        if place.stat().st_uid == 0 and place.name.startswith(("pytest", "test_")):
+            place.chmod(0o755)
+    link = "import os, sys; os.link(sys.argv[1], sys.argv[2])"
+    command = ["/usr/bin/python3", "-c", link, str(file), str(theirs / "second")]
+    subprocess.run(command, user=STRANGER, group=STRANGER, extra_groups=[], cwd="/", check=True)
+    Log(str(file), "program", owner=(60602, STRANGER)).write(INFO, "started")
+    assert lines(file) == ["started"]
+    user = (STRANGER, STRANGER)
+    with pytest.raises(ConfigError, match="second name"):  # here it could be any file
+        Log(str(theirs / "second"), "program", user=user, owner=user)
 
 
 @needs_root
