@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from mailseal import config as configuration
 from mailseal.admin import access_check
 from mailseal.admin.finding import ERROR, WARNING
+from mailseal.login import startup
 from tests.unit.agent_process import HOOKS
 from tests.unit.test_dovecot_check import BASE, chain, snippet
 
@@ -32,13 +34,21 @@ def test_users_that_do_not_exist() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes sockets of several owners")
 class TestSockets:
     @pytest.fixture
-    def config(self, tmp_path: Path) -> configuration.Config:
+    def servers(self, tmp_path: Path) -> Iterator[dict[str, socket.socket]]:
         """All sockets in a folder that uid 4711 may enter."""
         os.chmod(tmp_path, 0o755)
         (tmp_path / "in").mkdir()
-        for name in ("userdb", "lmtp", "agent"):
-            with socket.socket(socket.AF_UNIX) as made:
-                made.bind(str(tmp_path / "in" / name))
+        servers = {name: socket.socket(socket.AF_UNIX) for name in ("userdb", "lmtp", "agent")}
+        for name, made in servers.items():
+            made.bind(str(tmp_path / "in" / name))
+            made.listen()
+        yield servers
+        for made in servers.values():
+            made.close()
+
+    @pytest.fixture
+    def config(self, tmp_path: Path, servers: dict[str, socket.socket]) -> configuration.Config:
+        for name in servers:
             os.chmod(tmp_path / "in" / name, 0o600)
             os.chown(tmp_path / "in" / name, 4711, 4712)
         return configuration.parse(
@@ -64,7 +74,7 @@ class TestSockets:
         path = config.dovecot.userdb_socket
         os.chown(path, 0, 0)
         assert self.said(config) == [
-            (ERROR, f"dovecot.userdb_socket: the user 4711 has no access to {path}")
+            (ERROR, f"dovecot.userdb_socket: the user 4711 (delivery.user) has no access to {path}")
         ]
         os.chmod(path, 0o666)
         assert self.said(config) == []
@@ -88,6 +98,27 @@ class TestSockets:
             and "does not exist" in text
         )
 
+    def test_a_server_that_has_left_its_socket(
+        self, config: configuration.Config, servers: dict[str, socket.socket]
+    ) -> None:
+        servers["agent"].close()
+        path = config.agent.socket
+        assert self.said(config) == [
+            (
+                WARNING,
+                f"agent.socket: no server listens on {path}; see `systemctl status mailseal-agent`",
+            )
+        ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="others may not look into the store")
+def test_the_store_has_been_forgotten(tmp_path: Path) -> None:
+    config = configuration.parse(f"state_dir: {tmp_path}/state\nagent: {{user: root}}\n")
+    ((level, text),) = ((found.level, found.text) for found in access_check.store(config))
+    assert level == ERROR and text.endswith("run `mailseal init`")
+    startup.init(config)
+    assert list(access_check.store(config)) == []
+
 
 @pytest.mark.parametrize(
     ("user", "status", "word"), [("root", 1, "warnings"), ("no-such-user", 2, "errors")]
@@ -98,8 +129,9 @@ def test_the_status_tells_errors_from_warnings(
     path = tmp_path / "mailseal.yaml"
     path.write_text(
         f"delivery: {{user: {user}, userdb: template}}\nagent: {{user: root}}\n"
-        "dovecot: {lmtp_socket: /nonexistent/lmtp}\n"
+        f"dovecot: {{lmtp_socket: /nonexistent/lmtp}}\nstate_dir: {tmp_path}/state\n"
     )
+    startup.init(configuration.load(str(path)))
     settings = tmp_path / "dovecot.conf"
     settings.write_text(BASE + snippet("mailseal") + chain())
     doveconf = tmp_path / "doveconf"

@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""Checks that the users in the configuration exist and can connect to the sockets they need."""
+"""Checks that the users in the configuration exist, that the keys have their folders, and that
+servers listen on the sockets the users need, and let them connect."""
 
 from __future__ import annotations
 
 import os
 import pwd
+import socket
 import stat
 from collections.abc import Iterator
 
 from mailseal.admin.finding import Finding, error, warning
 from mailseal.config import Config
 from mailseal.daemon import user_ids
-from mailseal.errors import ConfigError
+from mailseal.errors import ConfigError, TemporaryError
+
+_TIMEOUT = 5
+"""Seconds for connecting to a socket."""
 
 
 def users(config: Config) -> Iterator[Finding]:
@@ -32,6 +37,19 @@ def users(config: Config) -> Iterator[Finding]:
                 yield error(str(exc))
 
 
+def store(config: Config) -> Iterator[Finding]:
+    """Whether there is a store of keys: the agent does not start without one."""
+    from mailseal.login import startup
+
+    # Others than root and agent.user may not look into it.
+    if not config.dovecot_is_here or os.geteuid() != 0:
+        return
+    try:
+        startup.require_store(config)
+    except TemporaryError as exc:
+        yield error(f"{exc}; {exc.hint}")
+
+
 def sockets(config: Config) -> Iterator[Finding]:
     """Sockets of Dovecot's that mailseal-lmtp needs, and the agent's that Dovecot needs."""
     owner = config.delivery.user
@@ -42,16 +60,35 @@ def sockets(config: Config) -> Iterator[Finding]:
         needed += [("agent.socket", config.agent.socket, name) for name in config.agent.login_users]
     if config.dovecot.quota_socket:
         needed.append(("dovecot.quota_socket", config.dovecot.quota_socket, owner))
-    missing = set()
+    silent = set()
     for option, path, user in needed:
-        if not path.startswith("/"):
+        if not path.startswith("/") or option in silent:
             continue
-        if not os.path.exists(path):
-            if option not in missing:
-                yield warning(f"{option}: {path} does not exist; is the server running?")
-            missing.add(option)
+        if why := _nobody_listens(path):
+            server = "mailseal-agent" if option == "agent.socket" else "dovecot"
+            yield warning(f"{option}: {why}; see `systemctl status {server}`")
+            silent.add(option)
         elif _exists(user) and (barrier := _barrier(path, user)):
-            yield error(f"{option}: the user {user} has no access to {barrier}")
+            named = "agent.login_users" if option == "agent.socket" else "delivery.user"
+            yield error(f"{option}: the user {user} ({named}) has no access to {barrier}")
+
+
+def _nobody_listens(path: str) -> str | None:
+    """Says why no server can be reached; None if one can, or if this cannot be told.
+
+    A server that was killed leaves its socket behind.
+    """
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(_TIMEOUT)
+        try:
+            client.connect(path)
+        except FileNotFoundError:
+            return f"{path} does not exist"
+        except ConnectionRefusedError:
+            return f"no server listens on {path}"
+        except OSError:
+            return None
+    return None
 
 
 def _exists(user: str) -> bool:

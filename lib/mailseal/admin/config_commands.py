@@ -46,6 +46,7 @@ def check(context: Context) -> int:
     found: list[Finding] = []
     if not context.arguments.file_only:
         found += access_check.users(config)
+        found += access_check.store(config)
         found += dovecot_check.findings(config, Doveconf())
         if not context.arguments.no_sockets:
             found += access_check.sockets(config)
