@@ -119,7 +119,10 @@ def test_no_agent_is_temporary(enrolled: AgentProcess) -> None:
     enrolled.stop()
     done = enrolled.run("status")
     assert done.returncode == 75
-    assert b"mailseal: hint: is mailseal-agent running?" in done.stderr
+    assert (
+        b"mailseal: hint: is mailseal-agent running? see `systemctl status mailseal-agent`"
+        in done.stderr
+    )
 
 
 def test_passwd_for_panels(enrolled: AgentProcess) -> None:

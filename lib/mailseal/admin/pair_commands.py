@@ -151,7 +151,7 @@ def _require_unused(folders: list[str], key_id: bytes) -> None:
     if found[key_id]:
         raise UsageError(
             f"{found[key_id]} mails are sealed with this key pair and cannot be read without it",
-            hint="the key pair was kept",
+            hint="the key pair was kept; it can go once the user has deleted these mails",
         )
     if found[sealed_mail.UNREADABLE]:
         raise UsageError(

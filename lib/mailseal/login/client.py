@@ -85,7 +85,7 @@ class AgentClient:
             self.close()
             raise AgentUnavailable(
                 f"cannot reach the key agent at {self.path}: {exc.strerror or 'hung up'}",
-                hint="is mailseal-agent running?",
+                hint="is mailseal-agent running? see `systemctl status mailseal-agent`",
             ) from None
         return Reply(status, values)
 
