@@ -285,7 +285,7 @@ def test_auth_debug_and_the_helper(check: Check) -> None:
 
 @pytest.mark.parametrize("protocol", ["imap", "pop3", "lmtp", "lda", "doveadm"])
 def test_mail_crypt_in_each_protocol(check: Check, protocol: str) -> None:
-    off = "mail_plugins = quota" if VERSION == "2.3" else "mail_plugins {\n mail_crypt = no\n }"
+    off = "mail_plugins = acl" if VERSION == "2.3" else "mail_plugins {\n mail_crypt = no\n }"
     ((level, text),) = check(f"protocol {protocol} {{\n  {off}\n}}\n")
     assert level == ERROR
     assert text.startswith(f"Dovecot does not load mail_crypt in protocol {protocol}: ")
@@ -313,6 +313,15 @@ NO_SITE_SCRIPT = {
     "2.4": "sieve_script ham {\n  cause = copy\n  path = /etc/s\n  type = before\n}\n"
     "sieve_script own {\n  path = ~/sieve\n  type = personal\n}\n",
 }[VERSION]
+
+
+def test_quota_that_is_not_checked(check: Check) -> None:
+    line = "mail_plugins = $mail_plugins quota"
+    plugin = line if VERSION == "2.3" else "mail_plugins {\n quota = yes\n }"
+    quota = f"protocol lmtp {{\n  {plugin}\n}}\n"
+    ((level, text),) = check(quota)
+    assert level == WARNING and "dovecot.quota_socket is not set" in text
+    assert check(quota, sieve_in("lmtp"), sieve="always") == []
 
 
 class TestSieve:

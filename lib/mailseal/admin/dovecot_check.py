@@ -33,6 +33,7 @@ def findings(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
     yield from dovecot_auth_check.findings(doveconf)
     yield from dovecot_auth_check.password_check(config, doveconf)
     yield from _sieve(config, doveconf)
+    yield from _quota(config, doveconf)
     yield from _location(config, doveconf)
     yield from dovecot_folders_check.findings(doveconf)
 
@@ -70,9 +71,21 @@ def _sieve(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
             yield warning(
                 f"Dovecot has Sieve scripts for all users ({', '.join(names)}): they do not run "
                 "for enrolled users, whose mail mailseal stores itself; with "
-                "`delivery.sieve: always` Dovecot delivers and seals that mail"
+                "`delivery.sieve: always` Dovecot delivers and seals that mail; for a spam "
+                "folder alone see delivery.header_rules"
             )
             return
+
+
+def _quota(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
+    """Quota that is not checked for mail that mailseal stores itself."""
+    if config.dovecot.quota_socket or config.delivery.sieve == "always":
+        return
+    if "quota" in doveconf.plugins("lmtp"):
+        yield warning(
+            "Dovecot loads the plugin quota, but dovecot.quota_socket is not set: mail for an "
+            "enrolled user is stored even if the mailbox is full; see Quota in docs/install.md"
+        )
 
 
 def _site_scripts(doveconf: Doveconf, protocol: str) -> list[str]:
