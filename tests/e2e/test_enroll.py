@@ -11,8 +11,16 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import Imap, Lab, Refused
+from tests.lab.dovecot import installed_version
 
 FILE = {f"u{number}@example.org": f"word {number}" for number in range(8)}
+_SITE = {
+    "2.3": "passdb {\n  driver = passwd-file\n  args = FILE\n}\n"
+    "userdb {\n  driver = passwd-file\n  args = FILE\n}\n",
+    "2.4": "passdb passwd-file {\n  passwd_file_path = FILE\n}\n"
+    "userdb passwd-file {\n  passwd_file_path = FILE\n}\n",
+}
+"""A Dovecot that has not heard of mailseal."""
 ALIAS = {"alias@example.org": "user=u0@example.org"}
 
 
@@ -76,6 +84,23 @@ def test_dovecot_is_down_and_unchecked(lab: Lab) -> None:
         lab.dovecot.start()
     with Imap(lab.imap, user, FILE[user]):
         pass
+
+
+def test_before_dovecot_asks_mailseal() -> None:
+    """What the user's clients save would be in clear: so nobody is enrolled yet."""
+    user = "u1@example.org"
+    with Lab({}, auth=None, plain_users=FILE) as lab:
+        file = lab.dovecot.wanted.users_file
+        lab.dovecot.write_config(_SITE[installed_version()[:3]].replace("FILE", file))
+        lab.dovecot.restart()
+        with Imap(lab.imap, user, FILE[user]):
+            pass
+        done = enroll(lab, user, FILE[user])
+        assert done.returncode == 75, done.stderr
+        assert b"might save mail for u1@example.org in clear" in done.stderr and b"check-config" in done.stderr
+        assert not is_enrolled(lab, user)
+        assert enroll(lab, user, "wrong").returncode == 77
+        assert enroll(lab, user, FILE[user], "--unchecked").returncode == 0
 
 
 def test_the_agent_is_down(lab: Lab) -> None:

@@ -2,7 +2,8 @@
 """Asks Dovecot whether a password is right, as Dovecot's login processes do.
 
 CONTRACT
-    check() returns if this user can log in to IMAP with this password.  The password is
+    check() returns if this user can log in to IMAP with this password, and if Dovecot asks
+    mailseal's userdb, so that it will seal this user's mail.  The password is
     sent to Dovecot's auth-client socket and is never an argument: all users of the
     machine could see the arguments of `doveadm auth test`.
 
@@ -24,6 +25,7 @@ import base64
 import os
 
 from mailseal.config import Config
+from mailseal.delivery.dovecot import sealing
 from mailseal.delivery.dovecot.lines import Broken, Lines, NotThere
 from mailseal.delivery.dovecot.userdb import DovecotUserdb, unescape
 from mailseal.errors import (
@@ -59,6 +61,7 @@ def check(config: Config, user: str, password: bytes) -> None:
         raise TemporaryError(f"cannot ask Dovecot at {path}: {exc}", hint=_UNCHECKED) from None
     if answer == "OK":
         _same_user(user, fields.get("user", user))
+        _require_our_userdb(config, user)
         return
     if "temp" in fields or fields.get("code") == "temp_fail":
         raise TemporaryError(
@@ -101,6 +104,28 @@ def _same_user(asked: str, named: str) -> None:
             f"the password is right, but Dovecot's name for {asked} is {found}",
             hint=f"run `mailseal enroll {found}`",
         )
+
+
+def _require_our_userdb(config: Config, user: str) -> None:
+    """Without mailseal's settings Dovecot would save the mail of an enrolled user in clear."""
+    path = config.dovecot.userdb_socket
+    if config.delivery.userdb != "dovecot":
+        return
+    if os.path.exists(path) and not os.access(path, os.W_OK):
+        return
+    try:
+        account = DovecotUserdb(config).lookup(user)
+    except TemporaryError as exc:
+        why = str(exc)
+    else:
+        if account is not None and sealing.is_told_how_to_save(account.extra):
+            return
+        why = "Dovecot does not ask mailseal's userdb"
+    raise TemporaryError(
+        f"Dovecot might save mail for {user} in clear: {why}",
+        hint="has Dovecot been restarted with mailseal's settings? Run `mailseal check-config`. "
+        + _UNCHECKED,
+    )
 
 
 def _refusal(config: Config, user: str, reason: str) -> MailsealError:

@@ -46,6 +46,11 @@ SEALABLE = ("maildir", "sdbox", "mdbox", "dbox")
 """Mail formats that mail_crypt seals (MAIL_STORAGE_CLASS_FLAG_BINARY_DATA in Dovecot)."""
 
 
+def is_told_how_to_save(fields: dict[str, str]) -> bool:
+    """Whether mailseal's userdb has answered: it says of every user how mail is saved."""
+    return "mail_crypt_save_version" in fields or "crypt_write_algorithm" in fields
+
+
 def why_not(fields: dict[str, str], key: PublicKey) -> str | None:
     """Why Dovecot would not seal with `key`, in words for the log; None if it will."""
     in_24 = "crypt_global_public_key_file" in fields
