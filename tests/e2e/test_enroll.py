@@ -97,7 +97,8 @@ def test_before_dovecot_asks_mailseal() -> None:
             pass
         done = enroll(lab, user, FILE[user])
         assert done.returncode == 75, done.stderr
-        assert b"might save mail for u1@example.org in clear" in done.stderr and b"check-config" in done.stderr
+        assert b"might save mail for u1@example.org in clear" in done.stderr
+        assert b"`mailseal check-config`" in done.stderr
         assert not is_enrolled(lab, user)
         assert enroll(lab, user, "wrong").returncode == 77
         assert enroll(lab, user, FILE[user], "--unchecked").returncode == 0

@@ -83,8 +83,9 @@ def _quota(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
         return
     if "quota" in doveconf.plugins("lmtp"):
         yield warning(
-            "Dovecot loads the plugin quota, but dovecot.quota_socket is not set: mail for an "
-            "enrolled user is stored even if the mailbox is full; see Quota in docs/install.md"
+            "Dovecot loads the plugin quota, but dovecot.quota_socket is not set: mail that "
+            "mailseal stores itself is stored even if the mailbox is full; see Quota in "
+            "docs/install.md"
         )
 
 
