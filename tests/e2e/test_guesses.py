@@ -11,7 +11,7 @@ import pytest
 from tests.lab import ALICE, BOB, Imap, Lab, Refused
 from tests.lab.dovecot import installed_version, series
 
-DOORS = {"2.3": ("mailseal-only", "mailseal-only-lua"), "2.4": ("mailseal-only",)}
+DOORS = {"2.3": ("mailseal-only", "mailseal-only-checkpassword"), "2.4": ("mailseal-only",)}
 FREE = 5
 HOME, STRANGER = "127.0.0.1", "127.0.0.2"
 WRONG, TEMPORARY = "AUTHENTICATIONFAILED", "UNAVAILABLE"

@@ -84,7 +84,7 @@ def test_the_answer_of_the_database_was_lost(lab: Lab, took_effect: bool) -> Non
         change = next(
             line.rpartition("--undo ")[2].rstrip("`\n")
             for line in lab.mailseal("status", USER).stdout.decode().splitlines()
-            if "two login passwords" in line
+            if "both passwords" in line
         )
         assert panel(lab, "passwd", USER, "--undo", change).returncode == 0
         assert opens(lab, was)

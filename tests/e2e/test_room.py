@@ -19,7 +19,7 @@ from tests.lab.smtp import send
 PASSWORD = b"password\n"
 OLDEST = HEADERS + b"sealed to the oldest key\r\n"
 # 2.4 has but one way to ask the agent: Lua.
-WAYS = {"2.3": ("mailseal-only", "mailseal-only-lua"), "2.4": ("mailseal-only",)}
+WAYS = {"2.3": ("mailseal-only", "mailseal-only-checkpassword"), "2.4": ("mailseal-only",)}
 
 
 @pytest.mark.parametrize("curve", ["prime256v1", "secp384r1", "secp521r1"])
