@@ -110,6 +110,16 @@ def test_an_attack_from_elsewhere_is_not_in_the_way_of_a_known_address() -> None
     assert not tries.right(ALICE, "198.51.101.1"), "an unknown address waits"
 
 
+def test_one_account_with_many_addresses_makes_nobody_elses_unknown() -> None:
+    tries = Tries()
+    assert tries.right(ALICE, HOME)
+    for number in range(150_000):
+        tries.guesses.note_right(BOB, f"2001:db8:{number >> 16:x}:{number & 0xFFFF:x}::1")
+    while tries.wrong(ALICE, FAR):
+        pass
+    assert tries.right(ALICE, HOME)
+
+
 def test_a_known_address_is_slowed_down_by_two_seconds_at_most() -> None:
     tries = Tries()
     assert tries.right(ALICE, HOME)

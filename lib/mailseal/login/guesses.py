@@ -18,7 +18,7 @@ CONTRACT
 
 MEMORY
     20,000 users and as many addresses with wrong passwords, 100,000 addresses
-    users have logged in from; the oldest go first.  None of it outlives the agent.
+    users have logged in from, of one user 32; the oldest go first.  None of it outlives the agent.
 
 The line for programs such as fail2ban begins with the address, before anything
 that a stranger can choose:
@@ -43,6 +43,8 @@ _FORGET = 900.0
 _KNOWN_PAUSE = 2.0
 _COUNTED = 20_000
 _KNOWN = 100_000
+# Else one account with many addresses (an IPv6 /48 has 65,536) would make those of all unknown.
+_KNOWN_EACH = 32
 _SAME = 4
 # Two bytes tell one wrong password from another, and whoever reads memory next to nothing.
 _KEPT = 2
@@ -132,7 +134,8 @@ class Guesses:
         self._key = os.urandom(32)
         self._shared = [ipaddress.ip_network(net) for net in self._limits.shared]
         self._counts: OrderedDict[tuple[str, ...], _Count] = OrderedDict()
-        self._known: OrderedDict[tuple[str, Place], None] = OrderedDict()
+        self._known: OrderedDict[str, OrderedDict[Place, None]] = OrderedDict()
+        self._known_places = 0
 
     def admit_to_panel(self, user: str) -> Try:
         """The same for a try at one of agent.panel_users."""
@@ -142,7 +145,7 @@ class Guesses:
         """Let a try begin, or raise TooManyGuesses."""
         limits, place = self._limits, place_of(remote)
         kinds: list[_Kind]
-        if place is not None and (user, place) in self._known:
+        if place is not None and place in self._known.get(user, ()):
             kinds = [(("known", user, place), limits.per_user, _KNOWN_PAUSE)]
         else:
             kinds = [(("user", user), limits.per_user, limits.pause)]
@@ -176,11 +179,18 @@ class Guesses:
     def note_right(self, user: str, remote: str) -> None:
         """The user has logged in from there."""
         place = place_of(remote)
-        if place is not None:
-            self._known[user, place] = None
-            self._known.move_to_end((user, place))
-            if len(self._known) > _KNOWN:
-                self._known.popitem(last=False)
+        if place is None:
+            return
+        places = self._known.setdefault(user, OrderedDict())
+        self._known.move_to_end(user)
+        self._known_places -= len(places)
+        places[place] = None
+        places.move_to_end(place)
+        if len(places) > _KNOWN_EACH:
+            places.popitem(last=False)
+        self._known_places += len(places)
+        while self._known_places > _KNOWN:
+            self._known_places -= len(self._known.popitem(last=False)[1])
 
     def _count(self, key: tuple[str, ...], free: int, pause: float) -> _Count:
         count = self._counts.get(key)
