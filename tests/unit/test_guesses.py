@@ -120,6 +120,16 @@ def test_one_account_with_many_addresses_makes_nobody_elses_unknown() -> None:
     assert tries.right(ALICE, HOME)
 
 
+def test_tries_that_cost_nothing_push_no_count_out() -> None:
+    """While the queue is full a try ends at once: names without end must not free a user's."""
+    tries = Tries()
+    while tries.wrong(ALICE, FAR):
+        pass
+    for number in range(60_000):
+        tries.guesses.admit(f"user{number}", "127.0.0.1").ended(None)
+    assert not tries.wrong(ALICE, FAR)
+
+
 def test_a_known_address_is_slowed_down_by_two_seconds_at_most() -> None:
     tries = Tries()
     assert tries.right(ALICE, HOME)

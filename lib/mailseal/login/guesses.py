@@ -69,9 +69,10 @@ class Limits:
 class _Count:
     """Wrong passwords of one kind.  `free` and `pause`: see the contract."""
 
-    __slots__ = ("free", "last", "next", "pause", "recent", "under_way", "wrong")
+    __slots__ = ("free", "key", "last", "next", "pause", "recent", "under_way", "wrong")
 
-    def __init__(self, free: int, pause: float) -> None:
+    def __init__(self, key: tuple[str, ...], free: int, pause: float) -> None:
+        self.key = key
         self.free = free
         self.pause = pause
         self.wrong = self.under_way = 0
@@ -102,9 +103,15 @@ class _Count:
 class Try:
     """One try that was let in.  ended() must be called once, however it went."""
 
-    def __init__(self, counts: Sequence[_Count], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        counts: Sequence[_Count],
+        clock: Callable[[], float],
+        forget: Callable[[Sequence[_Count]], None],
+    ) -> None:
         self._counts = counts
         self._clock = clock
+        self._forget = forget
         for count in counts:
             count.under_way += 1
 
@@ -115,6 +122,7 @@ class Try:
         """
         now = self._clock()
         counted = [count.ended(now, wrong) for count in self._counts]  # each must be told
+        self._forget(self._counts)
         return any(counted)
 
 
@@ -155,17 +163,25 @@ class Guesses:
         return self._begin(kinds, user, place)
 
     def _begin(self, kinds: Sequence[_Kind], user: str, place: Place | None = None) -> Try:
-        counts = []
+        counts: list[_Count] = []
         for key, free, pause in kinds:
             count = self._count(key, free, pause)
             wait = count.wait(self._clock())
             if wait > 0:
+                self._forget(counts)
                 raise TooManyGuesses(
                     f"too many wrong passwords for {user} or from {place or 'there'}",
                     hint=f"the next try is possible in {wait:.0f} s",
                 )
             counts.append(count)
-        return Try(counts, self._clock)
+        return Try(counts, self._clock, self._forget)
+
+    def _forget(self, counts: Sequence[_Count]) -> None:
+        """Keep no count of nothing: names that cost nobody a derivation would push others out."""
+        for count in counts:
+            idle = not count.wrong and not count.under_way
+            if idle and self._counts.get(count.key) is count:
+                del self._counts[count.key]
 
     def stands_for(self, secret: bytes) -> bytes:
         """What Try.ended() takes for a wrong password."""
@@ -195,7 +211,7 @@ class Guesses:
     def _count(self, key: tuple[str, ...], free: int, pause: float) -> _Count:
         count = self._counts.get(key)
         if count is None:
-            count = self._counts[key] = _Count(free, pause)
+            count = self._counts[key] = _Count(key, free, pause)
         self._counts.move_to_end(key)
         if len(self._counts) > 2 * _COUNTED:
             self._counts.popitem(last=False)
