@@ -142,7 +142,10 @@ def site(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Site:
 
 
 # In this order, whatever the names: taking mailseal away comes late.
-_ORDER = ("mail", "services", "debug_logs", "two_hosts", "kinds", "upgrade", "install", "native")
+_ORDER = (
+    *("mail", "services", "debug_logs", "two_hosts", "kinds", "upgrade"),
+    *("install", "leaving", "native"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
