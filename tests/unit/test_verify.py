@@ -12,8 +12,8 @@ import pytest
 from mailseal.crypto import dcrypt
 from mailseal.crypto.eckeys import PrivateKey
 from mailseal.errors import Damaged
-from mailseal.mailbox import replay, uidlist, verify
-from mailseal.mailbox.examine import CHANGED, CLEAR, DAMAGED, FOREIGN, SIZE, Expected, look
+from mailseal.mailbox import examine, replay, uidlist, verify
+from mailseal.mailbox.examine import CHANGED, CLEAR, DAMAGED, FOREIGN, SIZE, Expected, Seen, look
 from mailseal.mailbox.report import TWICE, UNREADABLE, Report
 
 KEY = PrivateKey.generate()
@@ -208,3 +208,37 @@ def test_a_damaged_list_of_uids(tmp_path: Path, text: bytes) -> None:
 def test_no_list_of_uids_yet(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         list(uidlist.entries(str(tmp_path / uidlist.NAME)))
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_mail_that_is_renamed_meanwhile(
+    maildir: str, monkeypatch: pytest.MonkeyPatch, changed: bool
+) -> None:
+    """Between the listing and the look Dovecot moves it from new/ to cur/, then sets a flag."""
+    sealed = bytearray(dcrypt.seal(KEY.public, PLAIN))
+    sealed[-1] ^= changed
+    names = [f"{maildir}/{name}" for name in ("new/1.host", "cur/1.host:2,", "cur/1.host:2,S")]
+    path = _put(names.pop(0), bytes(sealed))
+
+    def renamed_first(wanted: str, expected: Expected) -> Seen:
+        nonlocal path
+        if names:
+            os.rename(path, path := names.pop(0))
+        return look(wanted, expected)
+
+    monkeypatch.setattr(examine, "look", renamed_first)
+    report = _all(maildir, WITH)
+    assert not names
+    assert (report.mails, len(report.marks)) == (1, 1)
+    assert [(f.kind, f.path) for f in report.findings] == ([(CHANGED, path)] if changed else [])
+
+
+def test_a_mail_that_is_removed_meanwhile(maildir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _put(f"{maildir}/cur/1.host:2,", PLAIN)
+
+    def removed_first(wanted: str, expected: Expected) -> Seen:
+        os.unlink(path)
+        return look(wanted, expected)
+
+    monkeypatch.setattr(examine, "look", removed_first)
+    assert (_all(maildir).mails, _all(maildir).findings) == (0, [])
