@@ -168,7 +168,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(1000):
         tries.wrong(f"user{number}", f"10.0.{number // 250}.{number % 250}")
         tries.right(f"user{number}", f"10.1.{number // 250}.{number % 250}")
-    assert len(tries.guesses._counts) == 100
+    assert 90 < len(tries.guesses._counts) <= 100  # a try makes room, and may count nothing
     assert len(tries.guesses._known) == 50
 
 
