@@ -99,7 +99,7 @@ def _walk(root: Any, path: str) -> list[tuple[str, Any]]:
     def visit(node: Any, prefix: str) -> None:
         if not isinstance(node, yaml.MappingNode):
             what = f"option {prefix[:-1]}" if prefix else "the file"
-            raise ConfigError(f"{path}:{node.start_mark.line + 1}: {what} must hold options")
+            raise ConfigError(f"{path}:{node.start_mark.line + 1}: {what} must contain options")
         for key, value in node.value:
             name = f"{prefix}{getattr(key, 'value', '')}"
             line = key.start_mark.line + 1
@@ -108,7 +108,7 @@ def _walk(root: Any, path: str) -> list[tuple[str, Any]]:
             elif name not in _BY_NAME:
                 raise ConfigError(f"{path}:{line}: unknown option {name}", hint=_nearest(name))
             elif name in found:
-                raise ConfigError(f"{path}:{line}: option {name} stands here twice")
+                raise ConfigError(f"{path}:{line}: option {name} is set twice")
             else:
                 found[name] = value
 

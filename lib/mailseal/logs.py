@@ -239,10 +239,12 @@ def _opened(folder: Folder, name: str, owner: Ids | None) -> int:
         made = False
     try:
         state = os.fstat(fd)
-        # In a folder of ours nobody else can have put another file under this name. A second
-        # name elsewhere is then no danger, and whoever may write to the file can make one.
+        # In a folder of ours nobody else can have put another file under this name. Another hard
+        # link elsewhere is then no danger, and every user who may write to the file can make one.
         if not stat.S_ISREG(state.st_mode) or (state.st_nlink > 1 and not folder.own):
-            raise ConfigError(f"{folder.path}/{name} is no plain file, or has a second name")
+            raise ConfigError(
+                f"{folder.path}/{name} is not a regular file, or has several hard links"
+            )
         if made:
             os.fchmod(fd, 0o660)
             if owner is not None:

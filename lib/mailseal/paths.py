@@ -91,7 +91,7 @@ def _refuse_open_to_all(folder: os.stat_result, path: str) -> None:
     if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
         raise ConfigError(
             f"{path}: everybody may write to this folder, or to one above it",
-            hint="take the right to write from others: chmod o-w",
+            hint="remove the write permission of others: chmod o-w",
         )
 
 

@@ -46,8 +46,9 @@ def listen(
             if users := sorted(users):
                 if not folder.own:
                     raise ConfigError(
-                        f"cannot give {path} an ACL: others than root can change its folder",
-                        hint="agent.panel_users needs a folder of root's, as /run/mailseal",
+                        f"cannot give {path} an ACL: users other than root can change its folder",
+                        hint="agent.panel_users needs a folder that only root can change, such as "
+                        "/run/mailseal",
                     )
                 _let_in(folder, name, mode, users, path)
             made.listen(backlog)
@@ -63,14 +64,14 @@ def _remove_stale(folder: Folder, name: str, path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(state.st_mode):
-        raise ConfigError(f"cannot listen on {path}: there is a file that is no socket")
+        raise ConfigError(f"cannot listen on {path}: the file exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(folder.entry(name))
         except OSError:
             os.unlink(name, dir_fd=folder.fd)
             return
-    raise ConfigError(f"cannot listen on {path}: somebody else already does")
+    raise ConfigError(f"cannot listen on {path}: another process already listens there")
 
 
 def _let_in(folder: Folder, name: str, mode: int, users: Sequence[int], path: str) -> None:
@@ -86,7 +87,8 @@ def _let_in(folder: Folder, name: str, mode: int, users: Sequence[int], path: st
     except OSError as exc:
         raise ConfigError(
             f"cannot give {path} an ACL: {exc.strerror}",
-            hint="agent.panel_users needs a file system with ACLs for the socket, as tmpfs",
+            hint="agent.panel_users needs a file system with ACLs for the socket, for example "
+            "tmpfs",
         ) from None
     finally:
         os.close(fd)

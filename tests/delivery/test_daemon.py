@@ -71,11 +71,11 @@ def test_a_stop_finishes_the_transaction_and_begins_no_other() -> None:
         for line in ("MAIL FROM:<>", f"RCPT TO:<{ALICE}>", "DATA"):
             busy.command(line)
         daemon.server.signal(signal.SIGTERM)
-        assert idle.line() == "421 4.3.2 mx.example.org is going down, try again"
+        assert idle.line() == "421 4.3.2 mx.example.org is shutting down, try again"
         assert idle.line() == ""
         busy.send(b"text\r\n.\r\nMAIL FROM:<>\r\n")
         assert busy.line().startswith("250 2.0.0")
-        assert busy.line() == "421 4.3.2 mx.example.org is going down, try again"
+        assert busy.line() == "421 4.3.2 mx.example.org is shutting down, try again"
         assert busy.line() == ""
         assert daemon.server.stop() == 0
         assert len(daemon.mails(ALICE)) == 1
@@ -361,7 +361,7 @@ def test_memory_is_bounded_and_nothing_is_spooled(announced: bool) -> None:
         sealed = [reply for reply in outcomes if reply.startswith("250 2.0.0")]
         assert sealed
         assert all(
-            r == "452 4.3.1 too much mail at a time, try again later"
+            r == "452 4.3.1 too much mail in progress, try again later"
             for r in outcomes
             if r not in sealed
         )
@@ -384,7 +384,7 @@ def _begin(daemon: Daemon, mail: str = "MAIL FROM:<>") -> Client:
     return client
 
 
-FULL = "452 4.3.1 too much mail at a time, try again later"
+FULL = "452 4.3.1 too much mail in progress, try again later"
 
 
 def _fill(client: Client) -> int:

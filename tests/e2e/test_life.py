@@ -172,7 +172,7 @@ def test_enrolment_at_the_first_login_for_some(lab: Life) -> None:
         assert imap.bodies() == [MAIL]
     assert b"LOST MAIL" in lab.mailseal("status", NEWCOMER).stdout
     assert first_bytes(lab.stored(NEWCOMER)[0]) == b"CRYPTED"
-    assert f"user=<{NEWCOMER}> HAS NO SECOND WAY IN" in lab.agent_log()
+    assert f"user=<{NEWCOMER}> HAS NO RECOVERY METHOD" in lab.agent_log()
     lab.wait_delivered()
     assert first_bytes(lab.stored(STRANGER)[0]) == b"Return-"
 

@@ -41,7 +41,7 @@ def test_an_option_is_an_attribute_and_a_wrong_name_is_none() -> None:
     [
         ("stat_dir: /x", "c.yaml:1: unknown option stat_dir"),
         ("delivery:\n  wokers: 2", "c.yaml:2: unknown option delivery.wokers"),
-        ("delivery: 3", "c.yaml:1: option delivery must hold options"),
+        ("delivery: 3", "c.yaml:1: option delivery must contain options"),
         (
             "delivery:\n\n  workers: many",
             "c.yaml:3: option delivery.workers takes a number",
@@ -54,8 +54,8 @@ def test_an_option_is_an_attribute_and_a_wrong_name_is_none() -> None:
         ("agent: {socket: relative}", "takes an absolute path"),
         ("agent: {socket_mode: 0660}", "an octal mode in quotes"),
         ("dovecot: {version: 2.5}", "takes auto, 2.3 or 2.4"),
-        ("state_dir: /a\nstate_dir: /b", "c.yaml:2: option state_dir stands here twice"),
-        ("- 1", "the file must hold options"),
+        ("state_dir: /a\nstate_dir: /b", "c.yaml:2: option state_dir is set twice"),
+        ("- 1", "the file must contain options"),
         ("a: [", "c.yaml:1: "),
         ("state_dir: &x !!python/object:os.system {}", "takes an absolute path"),
     ],

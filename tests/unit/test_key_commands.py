@@ -69,7 +69,7 @@ def test_enrol_warns_loudly_until_there_is_a_second_way_in(agent: AgentProcess) 
     assert done.returncode == 0
     assert done.stdout.startswith(b"alice@example.org is enrolled")
     assert b"LOST MAIL" in done.stderr and b"recovery-code" in done.stderr
-    assert "NO SECOND WAY IN" in agent.log_text()
+    assert "NO RECOVERY METHOD" in agent.log_text()
     assert b"LOST MAIL" in agent.run("status", USER).stdout
     code_of(agent, "recovery-code", USER)
     status = agent.run("status", USER).stdout

@@ -541,7 +541,7 @@ def test_a_kind_may_do_what_it_declares_and_no_more(monkeypatch: pytest.MonkeyPa
     opened = Opened.create("alice", curve="prime256v1", now=1)
     opened.set_login(b"pw", kdf.PROFILES["insecure-testing"], now=1)
     _, app = opened.add_code("app", "phone", kdf.PROFILES["insecure-testing"], now=1)
-    with pytest.raises(WrongPassword, match="does not set"):
+    with pytest.raises(WrongPassword, match="cannot be set"):
         opened.keyring.unlock(app.encode()).set_login(
             b"other", kdf.PROFILES["insecure-testing"], now=1
         )

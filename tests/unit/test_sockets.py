@@ -38,7 +38,7 @@ def test_a_socket_that_was_left_is_replaced_and_no_other(tmp_path: Path) -> None
     with made(path):
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
-        with pytest.raises(ConfigError, match="somebody else already does"):
+        with pytest.raises(ConfigError, match="another process already listens there"):
             made(path)
     path.unlink()
     path.write_text("a file")
@@ -104,7 +104,7 @@ def test_a_name_that_is_swapped_all_the_time_gives_nothing_away(tmp_path: Path) 
 def test_no_acl_in_a_folder_that_others_can_change(tmp_path: Path) -> None:
     """Its owner could put the name of another socket in its place."""
     os.chown(tmp_path, STRANGER, STRANGER)
-    with pytest.raises(ConfigError, match="others than root can change its folder"):
+    with pytest.raises(ConfigError, match="users other than root can change its folder"):
         listen(str(tmp_path / "s"), mode=0o660, group=None, backlog=5, users=[60606])
 
 

@@ -83,7 +83,7 @@ def seal_group(jobs: Sequence[SealJob], store: Store) -> None:
             route = job.route
             key = store.router.key_of(route.user)
             if key is None:
-                raise TemporaryError(f"{route.user} is not enrolled any more")
+                raise TemporaryError(f"{route.user} is no longer enrolled")
             folder = store.folders.choose(
                 route.maildir, route.account.layout, route.detail, job.message
             )

@@ -86,7 +86,7 @@ class DeliveryLog:
 
     def worker_died(self, pid: int, how: str) -> None:
         """A worker ended that nobody had told to; another one takes its place."""
-        self.lines.write(ERROR, f"error: worker {pid} {how}, starting another")
+        self.lines.write(ERROR, f"error: worker {pid} {how}, starting another one")
 
     def fault(self, what: str) -> None:
         """Something that should not happen.  Never with data of a mail."""

@@ -217,7 +217,11 @@ def _by_daemon(
     for recipient in recipients:
         reply = daemon.deliver_if_there(envelope, recipient, message, queue_id)
         if reply is None:
-            return None if not replies else [*replies, Reply(451, "4.3.0", "the daemon went away")]
+            return (
+                None
+                if not replies
+                else [*replies, Reply(451, "4.3.0", "the daemon closed the connection")]
+            )
         replies.append(reply)
     return replies
 

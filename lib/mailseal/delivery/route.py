@@ -120,8 +120,10 @@ class Router:
         """What Dovecot, perhaps on another host, will make of a user whom the template knows."""
         found = self._dovecot.lookup(name)
         if found is None or found.user != account.user:
-            theirs = "does not know this user" if found is None else f"has the name {found.user}"
-            raise TemporaryError(f"{account.user} must go through Dovecot, which {theirs}")
+            theirs = "which does not know this user"
+            if found is not None:
+                theirs = f"whose name for this user is {found.user}"
+            raise TemporaryError(f"{account.user} must get mail through Dovecot, {theirs}")
         return found
 
     def key_of(self, user: str) -> PublicKey | None:
@@ -133,7 +135,9 @@ class Router:
             # but saying so is not worth the risk.
             raise TemporaryError(str(exc)) from None
         except MailsealError as exc:
-            raise TemporaryError(f"cannot tell the key of {user}: {exc}", hint=exc.hint) from None
+            raise TemporaryError(
+                f"cannot look up the key of {user}: {exc}", hint=exc.hint
+            ) from None
 
     def _require_not_enrolled(self, name: str) -> None:
         """An enrolled user without a home is a mail store that is not mounted.
@@ -141,14 +145,14 @@ class Router:
         Dovecot's "no such user" is certain; a template knows only what folders there are.
         """
         if not self._certain and self._is_key_name(name):
-            raise TemporaryError(f"the home of {name} is missing, but there is a key")
+            raise TemporaryError(f"the home of {name} does not exist, but the user has a key")
 
     def _require_no_other_name(self, name: str, user: str) -> None:
         """Keys filed under the address of a user whom Dovecot calls by another name: a slip."""
         if name != user and self._is_key_name(name):
             raise TemporaryError(
-                f"there is a key of {name}, but Dovecot's name for this user is {user}",
-                hint=f"enrol {user}, and unenrol {name}",
+                f"{name} has a key, but Dovecot's name for this user is {user}",
+                hint=f"enroll {user}, and unenroll {name}",
             )
 
     def _is_key_name(self, name: str) -> bool:
@@ -207,7 +211,7 @@ class Router:
             return False
         except OSError as exc:
             raise TemporaryError(
-                f"cannot tell whether {account.user} has a Sieve script: {exc.strerror}"
+                f"cannot determine whether {account.user} has a Sieve script: {exc.strerror}"
             ) from None
         return True
 
@@ -218,7 +222,7 @@ def _require_own_name(account: Account) -> None:
         raise TemporaryError(
             f"Dovecot's name for this user is {account.name}, and the key is that of "
             f"{account.user}: for Dovecot these may be two users",
-            hint="have Dovecot turn names into lower case: auth_username_format = %Lu in 2.3, "
+            hint="make Dovecot convert names to lower case: auth_username_format = %Lu in 2.3, "
             "%{user | lower} in 2.4",
         )
 
@@ -228,6 +232,6 @@ def _require_sealing(account: Account, key: PublicKey, obstacle: str) -> None:
     reason = sealing.why_not(account.extra, key)
     if reason is not None:
         raise TemporaryError(
-            f"{account.user} must go through Dovecot ({obstacle}), and {reason}",
+            f"{account.user} must get mail through Dovecot ({obstacle}), but {reason}",
             hint="see the userdb block in dovecot-conf",
         )

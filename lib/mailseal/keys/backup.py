@@ -57,9 +57,9 @@ def parse(data: bytes) -> dict[str, Keyring]:
             user, text = entry["user"], entry["keyring"]
             found[user] = Keyring.parse(text.encode(), user)
         except (KeyError, TypeError, AttributeError, UnicodeEncodeError):
-            raise Damaged("the backup has a line that is no keyring") from None
+            raise Damaged("the backup has a line that is not a keyring") from None
     if end.get("users") != len(found):
-        raise Damaged("the backup does not hold as many keyrings as it says")
+        raise Damaged("the number of keyrings in the backup is wrong")
     return found
 
 

@@ -118,7 +118,7 @@ class Keyring:
         if codes.read("recovery", typed) is None:
             raise WrongPassword(
                 "this is not a recovery code: eight groups of four letters and digits",
-                hint="a letter mistyped? the code has a checksum",
+                hint="check for typing errors: the checksum of the code is wrong",
             )
         try:
             return self.open(RecoveryCode(typed), derive=derive)
@@ -139,7 +139,7 @@ class Keyring:
         slot = self.slot(slot_id)
         if slot.kind == "login" and len(self.of_kind("login")) == 1:
             raise UsageError(
-                "the login slot cannot be taken away", hint="change it with `mailseal passwd USER`"
+                "the login slot cannot be removed", hint="change it with `mailseal passwd USER`"
             )
         return dataclasses.replace(self, slots=tuple(s for s in self.slots if s is not slot))
 
@@ -218,7 +218,7 @@ class Opened:
         """Forget an older pair for ever.  The caller has made sure that no mail needs it."""
         if key_id == self.keyring.current.key_id:
             raise UsageError(
-                "this pair seals new mail and stays",
+                "this key pair seals new mail and cannot be removed",
                 hint=f"`mailseal rotate {self.keyring.user}` makes a new one",
             )
         pairs = zip(self.keys, self.keyring.keys, strict=True)
@@ -271,7 +271,7 @@ class Opened:
     ) -> Slot:
         """Make this the login password: its slot.  Of the older ones `keep` goes on opening."""
         if self._slot is not None and not slots.kind_of(self._slot).sets_login:
-            raise WrongPassword("this password does not set a new login password")
+            raise WrongPassword("a new login password cannot be set with this password")
         slot_id = codes.new_id({slot.id for slot in self.keyring.slots}, codes.CHANGE_ID_SIZE)
         login = self._password_slot(
             password, slot_id=slot_id, kind="login", label="", created=now, cost=cost, derive=derive

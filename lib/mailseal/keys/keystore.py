@@ -154,7 +154,7 @@ class Keystore:
             try:
                 found = os.fstat(fd)
                 if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_FILE:
-                    raise Damaged(f"the keyring of {user} is not a file of ours")
+                    raise Damaged(f"the keyring of {user} was not written by mailseal")
                 data = b"".join(iter(lambda: os.read(fd, 65536), b""))
             finally:
                 os.close(fd)
@@ -193,6 +193,6 @@ def _check_revision(found: Keyring, expected: int) -> None:
     """Raise Conflict unless the stored keyring is the one that a change started from."""
     if found.revision != expected:
         raise Conflict(
-            f"the keyring of {found.user} was changed by somebody else at the same time",
+            f"the keyring of {found.user} was changed by another process at the same time",
             hint="nothing was written; try again",
         )

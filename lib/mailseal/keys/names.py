@@ -48,7 +48,7 @@ def normalise(user: str | bytes) -> str:
     if size > MAX_BYTES:
         raise BadUserName(f"the user name has {size} bytes, at most {MAX_BYTES} are allowed")
     if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in user):
-        raise BadUserName("the user name holds a control character")
+        raise BadUserName("the user name contains a control character")
     return user.translate(_ASCII_LOWER)
 
 

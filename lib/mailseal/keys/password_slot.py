@@ -55,9 +55,11 @@ def check_password(password: bytes) -> None:
     if not password:
         raise BadPassword("the password is empty")
     if len(password) > MAX_PASSWORD:
-        raise BadPassword(f"the password has {len(password)} bytes, at most {MAX_PASSWORD} may be")
+        raise BadPassword(
+            f"the password has {len(password)} bytes, at most {MAX_PASSWORD} are allowed"
+        )
     if any(byte in password for byte in b"\0\r\n"):
-        raise BadPassword("the password holds a NUL or a line end")
+        raise BadPassword("the password contains a NUL or a line end")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -112,7 +112,7 @@ class PublicStore:
             raise
 
     def withdraw(self, user: str) -> None:
-        """The user is not enrolled any more."""
+        """The user is no longer enrolled."""
         name = file_name(user)
         durable.remove(self._key_path(name))
         durable.remove(self._mark_path(name))

@@ -127,7 +127,9 @@ class Agent:
     async def _refuse(
         self, caller: Caller, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        self._callers.log_refusal(self._log, caller, "in none of the lists agent.*_users")
+        self._callers.log_refusal(
+            self._log, caller, "not in agent.login_users, agent.panel_users or agent.admin_users"
+        )
         # closing with its request unread would reset the connection before it sees the answer
         with contextlib.suppress(asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             await asyncio.wait_for(reader.readuntil(b"\n"), _REFUSAL)
@@ -207,7 +209,7 @@ def run(config: Config) -> None:
         got.update(hardening.forbid_dumps())
         log.info("hardening: %s", ", ".join(f"{name}={value}" for name, value in got.items()))
         if cost.name == "insecure-testing":
-            log.warning("keys.kdf is insecure-testing: new slots protect nothing")
+            log.warning("keys.kdf is insecure-testing: new slots are not protected")
         workers = Workers(
             parallel=config.agent.parallel,
             queue=config.agent.queue,

@@ -273,8 +273,8 @@ def _write(fd: int, text: str) -> None:
 
 def _reason(reply: Reply) -> str:
     if reply.status == "denied":
-        return "the key agent does not answer this user id: see agent.login_users"
-    return reply.text("reason") or reply.text("message") or f"the key agent says {reply.status}"
+        return "the key agent does not serve this uid: see agent.login_users"
+    return reply.text("reason") or reply.text("message") or f"the key agent replied {reply.status}"
 
 
 def _temporary(reason: str) -> int:

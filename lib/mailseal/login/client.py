@@ -71,20 +71,20 @@ class AgentClient:
             status, values = protocol.decode(self._read_line(self._connection))
         except UsageError:
             self.close()
-            raise AgentUnavailable("the key agent gave no sensible answer") from None
+            raise AgentUnavailable("the key agent sent an invalid reply") from None
         except TimeoutError:
             self.close()
             raise AgentUnavailable("the key agent did not answer in time") from None
         except PermissionError:
             self.close()
             raise NotPermitted(
-                f"user id {os.getuid()} may not ask the key agent at {self.path}",
+                f"uid {os.getuid()} has no access to the key agent at {self.path}",
                 hint="see agent.login_users, agent.panel_users and agent.admin_users",
             ) from None
         except OSError as exc:
             self.close()
             raise AgentUnavailable(
-                f"cannot reach the key agent at {self.path}: {exc.strerror or 'hung up'}",
+                f"cannot reach the key agent at {self.path}: {exc.strerror or 'connection closed'}",
                 hint="is mailseal-agent running? see `systemctl status mailseal-agent`",
             ) from None
         return Reply(status, values)

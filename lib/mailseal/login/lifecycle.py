@@ -97,9 +97,9 @@ class Lifecycle:
         pending = opened.keyring.pending
         if pending is not None and not self._vault.is_old(pending):
             raise ChangePending(
-                f"the password of {opened.keyring.user} is being changed by somebody else",
-                hint=f"try again in {self._vault.minutes_left(pending)} minutes; or settle the "
-                "other change, `mailseal status` shows it",
+                f"the password of {opened.keyring.user} is being changed by somebody else already",
+                hint=f"try again in {self._vault.minutes_left(pending)} minutes, or end the other "
+                "change, which `mailseal status` shows",
             )
 
     def commit(self, user: str, change_id: str) -> None:
@@ -193,7 +193,7 @@ class Lifecycle:
             self._refuse_beside_another(opened)
             if revoked is not None and opened.keyring.slot(revoked).kind in ("login", "escrow"):
                 raise UsageError(
-                    f"slot {revoked} of {user} is not taken away by a rekey",
+                    f"slot {revoked} of {user} is not removed by a rekey",
                     hint="revoke it without --rekey, then run `mailseal rekey USER`",
                 )
             gone = opened.rekey(password, vault.cost, now=vault.now(), derive=vault.derive)
@@ -263,12 +263,13 @@ class Lifecycle:
             if lost:
                 raise AlreadyEnrolled(
                     f"the keyring of {user} has {len(lost)} key pairs that the backup lacks",
-                    hint="mail sealed to them could never be read again; nothing was changed",
+                    hint="mail sealed with them could never be read again; nothing was changed",
                 )
             if found == "another one" and not force:
                 raise AlreadyEnrolled(
                     f"{user} has another keyring than the backup",
-                    hint="--force puts the backup's passwords, codes and slots in its place",
+                    hint="with --force, it is replaced, and the passwords, codes and slots of the "
+                    "backup are valid",
                 )
         if found != "the same":
             change.overwrite(keyring)
@@ -313,5 +314,5 @@ class Lifecycle:
 def _gone(user: str) -> ChangeGone:
     return ChangeGone(
         f"this change of the password of {user} is not open any more",
-        hint=f"it was settled by a login or by somebody else: run `mailseal status {user}`",
+        hint=f"it was ended by a login or by somebody else: run `mailseal status {user}`",
     )

@@ -187,8 +187,8 @@ class LoginVerbs:
         if fields.get("mechanism", b"").upper() not in _WITH_PASSWORD:
             mechanism = _shown(fields, "mechanism") or "unknown"
             self.log.warning(
-                "user=<%s>, not enrolled at login: with mechanism %s it is not sure that "
-                "what came is the password; run `mailseal enroll %s`",
+                "user=<%s>, not enrolled at login: with mechanism %s the client may not have sent "
+                "the password; run `mailseal enroll %s`",
                 user,
                 mechanism,
                 user,
@@ -212,7 +212,7 @@ class LoginVerbs:
         `guesses` is None if another passdb vouches for the password.
         """
         if not 0 < len(password) <= MAX_OPENING or b"\0" in password:
-            raise WrongPassword("no password can be like this")
+            raise WrongPassword("this is not a valid password")
         revision = await self.workers.look(lambda: self.vault.revision(user))
         mac = self.sessions.mac(user, password)
         found = self.sessions.find(user, mac, revision)

@@ -131,9 +131,9 @@ class Vault:
         try:
             self.save(opened.keyring, before=before)
         except TemporaryError as exc:
-            self.log.warning("user=<%s>, keyring not brought up to date: %s", before.user, exc)
+            self.log.warning("user=<%s>, keyring not updated: %s", before.user, exc)
             return None
-        self.log.info("user=<%s>, keyring brought up to date at login", before.user)
+        self.log.info("user=<%s>, keyring updated at login", before.user)
         return self.store.revision(before.user)
 
     def is_old(self, change: Slot) -> bool:
@@ -159,8 +159,8 @@ class Vault:
             return
         if len(keyring.slots) >= MAX_SLOTS:
             self.log.warning(
-                "user=<%s> has %d slots, THERE IS NO ROOM FOR THE ESCROW SLOT; take one away "
-                "with `mailseal revoke USER SLOT`",
+                "user=<%s> has %d slots, THERE IS NO ROOM FOR THE ESCROW SLOT; remove a slot with "
+                "`mailseal revoke USER SLOT`",
                 keyring.user,
                 MAX_SLOTS,
             )
@@ -177,10 +177,10 @@ class Vault:
         try:
             self.stores.sweep_all()
         except MailsealError as exc:
-            self.log.warning("what power cuts may have left was not removed: %s", exc)
+            self.log.warning("files that a power failure may have left were not removed: %s", exc)
 
     def _note_swept(self, names: list[str]) -> None:
-        self.log.warning("left over by a power cut or a crash, removed: %s", ", ".join(names))
+        self.log.warning("removed files left by a power failure or a crash: %s", ", ".join(names))
 
     def load(self, user: str) -> Keyring:
         """The stored keyring, closed."""
@@ -239,7 +239,7 @@ class Vault:
         opened = keyring.unlock(password, derive=self.derive)
         if not kind_of(opened.slot).changes_slots:
             opened.wipe()
-            raise WrongPassword("an app password cannot do this: the login password can")
+            raise WrongPassword("an app password cannot do this; use the login password")
         return opened
 
     def enroll(self, user: str, password: bytes) -> Keyring:

@@ -44,11 +44,11 @@ def user_of(fields: Fields) -> str:
 
 
 def note_enrolment(log: logging.Logger, keyring: Keyring) -> None:
-    """Log a new keyring, and loudly if there is no second way in."""
+    """Log a new keyring, and with a warning if there is no recovery method."""
     log.info("enroll: user=<%s>, keyid=%s", keyring.user, keyring.current.key_id.hex())
     if not keyring.has_second_way:
         log.warning(
-            "user=<%s> HAS NO SECOND WAY IN: a forgotten password means lost mail; "
+            "user=<%s> HAS NO RECOVERY METHOD: a forgotten password means lost mail; "
             "run `mailseal recovery-code %s`",
             keyring.user,
             keyring.user,

@@ -62,7 +62,7 @@ def load(path: str) -> Database:
     except yaml.YAMLError:
         raise ConfigError(f"{path}: not valid YAML") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds no options")
+        raise ConfigError(f"{path}: contains no options")
     for name, value in content.items():
         if name not in _TYPES:
             raise ConfigError(f"{path}: unknown option {name}")
@@ -74,7 +74,7 @@ def load(path: str) -> Database:
     found = Database(kind, **content)
     in_a_file = kind in ("passwd-file", "sqlite")
     if in_a_file and not found.path.startswith("/"):
-        raise ConfigError(f"{path}: option path takes the absolute name of a file")
+        raise ConfigError(f"{path}: option path takes an absolute path")
     if kind != "passwd-file" and not all(f"%({name})s" in found.query for name in ("user", "hash")):
         raise ConfigError(f"{path}: option query takes an UPDATE with %(user)s and %(hash)s")
     return found
@@ -97,6 +97,6 @@ def require_own(found: os.stat_result, path: str) -> None:
     """Raise ConfigError unless nobody but root and this user can write to it."""
     if found.st_uid not in (0, os.geteuid()) or stat.S_IMODE(found.st_mode) & 0o022:
         raise ConfigError(
-            f"{path} can be changed by others than its owner, or belongs to somebody else",
+            f"{path} can be changed by other users than its owner, or has the wrong owner",
             hint=f"`ls -ld {path}` shows its owner and mode",
         )

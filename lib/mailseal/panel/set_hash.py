@@ -72,7 +72,7 @@ def main(argv: list[str], stdin: BinaryIO, *, config: str = CONFIG) -> int:
 def set_hash(user: str, password: bytes, database: Database) -> None:
     """Write the hash of a password to the database.  Raises what DIAGNOSTICS lists."""
     if any(ord(letter) < 32 or letter == "\x7f" for letter in user):
-        raise NoSuchUser("a user name holds no control characters")
+        raise NoSuchUser("a user name must not contain control characters")
     hashed = hash_of(password, database.scheme)
     if database.kind == "passwd-file":
         passwd_file.write(database.path, user, hashed)

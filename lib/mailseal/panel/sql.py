@@ -57,7 +57,7 @@ def write(database: Database, user: str, hashed: str) -> None:
             # Not its text, which may quote the parameters.
             raise Unreachable(f"the database refused the query ({type(exc).__name__})") from None
         if rows == 0:
-            raise NoSuchUser(f"the database does not hold {user}")
+            raise NoSuchUser(f"the database does not contain {user}")
         if rows != 1:
             raise Damaged(f"the query would change {rows} rows")
         try:

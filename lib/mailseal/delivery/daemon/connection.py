@@ -36,7 +36,7 @@ _LEAST = 4096
 """Bytes of room with which reading goes on; with less, more is asked for first."""
 
 _PROGRESS = 4096
-_NO_MEMORY = Reply(452, "4.3.1", "too much mail at a time, try again later")
+_NO_MEMORY = Reply(452, "4.3.1", "too much mail in progress, try again later")
 
 
 class Connection:
@@ -148,7 +148,7 @@ class Connection:
 
     def _go_down(self) -> None:
         name = self.session.hostname
-        self.session.close(Reply(421, "4.3.2", f"{name} is going down, try again"))
+        self.session.close(Reply(421, "4.3.2", f"{name} is shutting down, try again"))
 
     def _flush(self) -> None:
         out = self.session.output()
@@ -197,7 +197,9 @@ class Connection:
 
     def _lost(self, why: str) -> None:
         if isinstance(self.session.awaited, End):
-            self.parts.log.lost(self.client, f"{why} before the reply, the mail may come again")
+            self.parts.log.lost(
+                self.client, f"{why} before the reply; the mail may be delivered again"
+            )
         elif self.session.in_transaction:
             self.parts.log.lost(self.client, f"{why} in a transaction, nothing was delivered")
         self.close()

@@ -203,21 +203,23 @@ def checked(path: str) -> Config:
     share = config.delivery.in_flight_limit // config.delivery.workers
     if share < config.delivery.message_limit + (1 << 17):
         raise ConfigError(
-            f"{path}: delivery.in_flight_limit, shared by {config.delivery.workers} workers, "
-            "has no room for one mail of delivery.message_limit",
+            f"{path}: delivery.in_flight_limit, shared by {config.delivery.workers} workers, is "
+            "too small for one mail of delivery.message_limit",
             hint="raise delivery.in_flight_limit, or lower delivery.workers",
         )
     listen.trusted_uids(config)
     try:
         Folders(config.delivery.header_rules, config.delivery.detail_folder)
     except ValueError:
-        raise ConfigError(f"{path}: delivery.header_rules names what cannot be a folder") from None
+        raise ConfigError(
+            f"{path}: delivery.header_rules contains an invalid folder name"
+        ) from None
     return config
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """The hook's work; the result is its exit status."""
-    parser = argparse.ArgumentParser("mailseal-lmtp", description="LMTP daemon that seals mail")
+    parser = argparse.ArgumentParser("mailseal-lmtp", description="LMTP server that seals mail")
     parser.add_argument("-c", "--config", default=configuration.DEFAULT_PATH, metavar="FILE")
     options = parser.parse_args(argv)
     os.umask(0o077)

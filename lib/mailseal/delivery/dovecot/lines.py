@@ -73,10 +73,10 @@ class Lines:
                 data = self._socket.recv(65536)
             except OSError as exc:
                 self.close()
-                raise _broken("no answer", exc) from None
+                raise _broken("no reply", exc) from None
             if not data or len(self._buffer) > self._limit:
                 self.close()
-                raise Broken("connection closed" if not data else "endless answer")
+                raise Broken("connection closed" if not data else "reply too long")
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line

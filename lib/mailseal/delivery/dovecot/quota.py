@@ -54,7 +54,7 @@ class QuotaStatus:
             return
         words = _words_of_full(action)
         if words is None:
-            raise TemporaryError(f"quota-status says of {user}: {action}")
+            raise TemporaryError(f"quota-status replied for {user}: {action}")
         error = self._full(f"the mailbox of {user} is full: {action}")
         error.words = words or None
         raise error
@@ -71,7 +71,7 @@ class QuotaStatus:
                 peer.close()
         except Broken as exc:
             raise TemporaryError(f"quota-status: {exc}") from None
-        raise TemporaryError("quota-status gave no answer")
+        raise TemporaryError("quota-status sent no reply")
 
 
 def _words_of_full(action: str) -> str | None:

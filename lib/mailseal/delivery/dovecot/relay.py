@@ -67,7 +67,7 @@ class _Connection:
     def _expect(self, reply: Reply, code: int) -> None:
         if reply.code != code:
             self.close()
-            raise Broken(f"unexpected answer: {reply.code} {reply.text}")
+            raise Broken(f"unexpected reply: {reply.code} {reply.text}")
 
     def _command(self, line: bytes) -> Reply:
         self._peer.send(line)
@@ -84,7 +84,7 @@ class _Connection:
             size += len(line)
             if match is None or size > _MAX_REPLY:
                 self.close()
-                raise Broken("the answer is not LMTP" if match is None else "endless answer")
+                raise Broken("invalid LMTP reply" if match is None else "reply too long")
             texts.append(match[4])
             if match[2] == " ":
                 return Reply(int(match[1]), match[3] or "", "\n".join(texts))
@@ -92,7 +92,7 @@ class _Connection:
     def deliver(self, envelope: Envelope, recipient: Address, message: Message) -> Reply:
         """One transaction.  A reply that is not 2xx leaves the connection unusable or reset."""
         if envelope.utf8 and not self.utf8 and not (recipient.ascii and envelope.sender.ascii):
-            return Reply(550, "5.6.7", "international addresses are not taken there")
+            return Reply(550, "5.6.7", "the server does not support SMTPUTF8")
         options = " BODY=8BITMIME" if self.body_8bit else ""
         options += " SMTPUTF8" if envelope.utf8 and self.utf8 else ""
         commands = (

@@ -73,16 +73,18 @@ def why_not(fields: dict[str, str], key: PublicKey) -> str | None:
         seals = fields.get("mail_crypt_save_version") == "2"
         seals = seals and "*/crypt_write_algorithm" not in fields
     if not named:
-        return "the userdb gives Dovecot no key to seal with"
+        return "the userdb returns no public key to Dovecot"
     if not loads:
-        return "the userdb does not have Dovecot load mail_crypt for this user"
+        return "the userdb does not make Dovecot load mail_crypt for this user"
     try:
         same = PublicKey.parse(named).key_id == key.key_id
     except MailsealError:
         same = False
     if not same:
-        return "the userdb gives Dovecot another key"
-    return None if seals else "the userdb gives Dovecot a key, but not the order to seal"
+        return "the userdb returns another public key to Dovecot"
+    if not seals:
+        return "the userdb returns the public key to Dovecot, but no setting that makes it seal"
+    return None
 
 
 def _undoes(name: str, value: str, in_24: bool) -> bool:

@@ -66,7 +66,7 @@ class _Connection:
             fields = self._line().split("\t")
             if fields[0] == "VERSION":
                 if len(fields) < 2 or fields[1] != "1":
-                    raise TemporaryError("Dovecot's auth speaks another protocol version")
+                    raise TemporaryError("Dovecot's auth process uses another protocol version")
             elif fields[0] == "CUID":
                 raise TemporaryError("dovecot.userdb_socket is a login socket, not auth-userdb")
             elif fields[0] in ("USER", "NOTFOUND", "FAIL"):
@@ -75,20 +75,20 @@ class _Connection:
     @staticmethod
     def _answer(number: str, fields: list[str]) -> list[str] | None:
         if len(fields) < 2 or fields[1] != number:
-            raise TemporaryError("Dovecot's auth answered something that was not asked")
+            raise TemporaryError("Dovecot's auth process sent an unexpected reply")
         if fields[0] == "NOTFOUND":
             return None
         if fields[0] == "FAIL":
-            raise TemporaryError("Dovecot's user lookup failed; its log says why")
+            raise TemporaryError("Dovecot's user lookup failed; see Dovecot's log")
         if len(fields) < 3 or not fields[2]:
-            raise TemporaryError("Dovecot's auth gave no user name")
+            raise TemporaryError("Dovecot's auth process returned no user name")
         return [unescape(field) for field in fields[2:]]
 
     def _line(self) -> str:
         try:
             return self._peer.line().decode()
         except UnicodeDecodeError:
-            raise TemporaryError("Dovecot's auth gave an answer that is not UTF-8") from None
+            raise TemporaryError("Dovecot's auth process sent a reply that is not UTF-8") from None
 
 
 class DovecotUserdb:
@@ -150,7 +150,7 @@ class DovecotUserdb:
         except BadUserName:
             return Account(fields[0], home, None, None, values)
         except ValueError:
-            raise TemporaryError("Dovecot's auth gave a uid that is no number") from None
+            raise TemporaryError("Dovecot's auth process returned an invalid uid") from None
         return Account(user, home, maildir, uid, values, layout_of(values), fields[0])
 
 

@@ -206,13 +206,13 @@ class Session:
             self._out.append(_OK.wire())
             return None
         if name == b"VRFY":
-            self._out.append(Reply(252, "2.5.0", "send some mail and see").wire())
+            self._out.append(Reply(252, "2.5.0", "cannot verify; send mail to find out").wire())
             return None
         if name == b"XFORWARD":
             self._xforward(argument)
             return None
         if name in (b"HELO", b"EHLO"):
-            raise Refused(500, "5.5.1", "this is LMTP: say LHLO")
+            raise Refused(500, "5.5.1", "this is LMTP: use LHLO")
         raise Refused(500, "5.5.1", "unknown command")
 
     @staticmethod
@@ -247,7 +247,7 @@ class Session:
 
     def _mail(self, argument: bytes) -> Event:
         if not self.client:
-            raise Refused(503, "5.5.1", "say LHLO first")
+            raise Refused(503, "5.5.1", "send LHLO first")
         if self.mail is not None:
             raise Refused(503, "5.5.1", _SEQUENCE)
         self._awaiting = mail = mail_from(argument, self.limits.message)
