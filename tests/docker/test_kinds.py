@@ -71,7 +71,7 @@ class TestSql:
         else:
             text = text.replace("auth-behind-sql", "auth-behind-passwd-file")
         before = sql.run("systemctl show -p MainPID --value dovecot")
-        with pytest.raises(CommandFailed, match="sql stands before that of mailseal"):
+        with pytest.raises(CommandFailed, match="sql comes before mailseal"):
             sql.run(text)
         assert sql.run("systemctl show -p MainPID --value dovecot") == before
         with sql.login("alice") as imap:

@@ -65,12 +65,12 @@ def test_a_pair_goes_when_no_mail_needs_it(doveadm: Path) -> None:
         send(lab.smtp, "eve@example.net", [ALICE], HEADERS + b"sealed to the new key\r\n")
         lab.wait_delivered()
         done = lab.mailseal("drop-key", ALICE, old["id"][:16], stdin=PASSWORD)
-        assert done.returncode == 64 and b"1 mails are sealed to this pair" in done.stderr
+        assert done.returncode == 64 and b"1 mails are sealed with this key pair" in done.stderr
         os.unlink(lab.stored(ALICE)[0])
         # A session from before the rotation knows no other key.
         from_before.append("Sent", HEADERS)
         done = lab.mailseal("drop-key", ALICE, old["id"], stdin=PASSWORD)
-        assert done.returncode == 64 and b"1 mails are sealed to this pair" in done.stderr
+        assert done.returncode == 64 and b"1 mails are sealed with this key pair" in done.stderr
         os.unlink(lab.stored(ALICE, "Sent")[0])
         done = lab.mailseal("drop-key", ALICE, old["id"], stdin=b"wrong\n")
         assert done.returncode == 77
