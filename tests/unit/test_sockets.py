@@ -42,7 +42,7 @@ def test_a_socket_that_was_left_is_replaced_and_no_other(tmp_path: Path) -> None
             made(path)
     path.unlink()
     path.write_text("a file")
-    with pytest.raises(ConfigError, match="no socket"):
+    with pytest.raises(ConfigError, match="is not a socket"):
         made(path)
     assert path.read_text() == "a file"
 
