@@ -313,7 +313,7 @@ def test_sieve_for_all_goes_through_dovecot_or_waits(here: Here) -> None:
 def test_an_enrolled_user_without_a_home_is_a_store_that_is_not_mounted(here: Here) -> None:
     """With a template only: there the folders are the user database."""
     shutil.rmtree(os.path.dirname(here.jobs("alice@example.org")[0].route.maildir))
-    with pytest.raises(TemporaryError, match="there is a key"):
+    with pytest.raises(TemporaryError, match="the user has a key"):
         Router(here.config).route(ALICE)
     with pytest.raises(NoSuchUser):
         Router(here.config).route(Address("nobody", "example.org"))

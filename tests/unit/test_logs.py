@@ -176,7 +176,7 @@ def test_a_second_name_elsewhere_stops_no_daemon(file: Path) -> None:
     Log(str(file), "program", owner=(60602, STRANGER)).write(INFO, "started")
     assert lines(file) == ["started"]
     user = (STRANGER, STRANGER)
-    with pytest.raises(ConfigError, match="second name"):  # here it could be any file
+    with pytest.raises(ConfigError, match="hard links"):  # here it could be any file
         Log(str(theirs / "second"), "program", user=user, owner=user)
 
 
