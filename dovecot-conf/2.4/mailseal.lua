@@ -59,7 +59,7 @@ local only = os.getenv("MAILSEAL_ONLY") == "yes"
 -- Argon2id run, shorter than Dovecot's own patience with an auth worker (60 s).
 local timeout = 30
 
--- The same, where nothing depends on the answer: enrolment at login.
+-- The same, where nothing depends on the answer: enrollment at login.
 local short_timeout = 5
 
 -- Names of Dovecot's settings.  Only 2.4 gives settings to a script.

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The configuration: one YAML file, checked against the table in options.py.
 
-An unknown option, a wrong type or a value out of range is an error that names file, line and
-option; nothing is guessed.  A missing file is an error, a missing option has
-its default.
+An unknown option, a wrong type or a value out of range is an error with file, line and
+option.  A missing file is an error.  A missing option has its default.
 """
 
 from __future__ import annotations

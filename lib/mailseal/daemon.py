@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What both daemons do at their start: find a user, open the log, drop root, tell systemd.
+"""The start of both daemons: look up users, open the log, drop root privileges, notify systemd.
 
 FAILURES
     user_ids() and group_id() raise ConfigError that names the option; open_log() as logs.py
-    says.  drop_root() raises OSError if the kernel refuses.  notify() never fails:
-    systemd is a listener.
+    says.  drop_root() raises OSError if the kernel refuses.  notify() never fails.
 """
 
 from __future__ import annotations

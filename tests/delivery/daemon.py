@@ -2,7 +2,7 @@
 """A running mailseal-lmtp with a template user database, for the tests of the delivery door.
 
     with Daemon(folder, {"delivery": {"workers": 1}}) as daemon:
-        daemon.enrol("alice@example.org")
+        daemon.enroll("alice@example.org")
         client = daemon.connect()
 
 It runs as an unprivileged user when the tests run as root, else as whoever runs them.
@@ -95,7 +95,7 @@ class Daemon:
             self._give(path)
         return home
 
-    def enrol(self, user: str) -> PrivateKey:
+    def enroll(self, user: str) -> PrivateKey:
         """A user with a home and a key pair."""
         self.add_user(user)
         key = PrivateKey.generate()

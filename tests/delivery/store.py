@@ -49,7 +49,7 @@ class Here:
         os.makedirs(home, exist_ok=True)
         return home
 
-    def enrol(self, user: str) -> str:
+    def enroll(self, user: str) -> str:
         key = self.keys[user] = PrivateKey.generate()
         self.public.publish(user, key.public)
         return self.add_user(user)

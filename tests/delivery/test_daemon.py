@@ -28,7 +28,7 @@ ALICE = "alice@example.org"
 @contextlib.contextmanager
 def running(**delivery: Any) -> Iterator[Daemon]:
     with Daemon({"delivery": {"workers": 1, **delivery}}) as daemon:
-        daemon.enrol(ALICE)
+        daemon.enroll(ALICE)
         yield daemon
 
 
@@ -160,7 +160,7 @@ def test_in_a_folder_of_another_user_root_follows_no_link(what: str) -> None:
 
 def test_sockets_and_readiness_from_systemd() -> None:
     with contextlib.closing(Daemon({"delivery": {"workers": 1}})) as daemon:
-        daemon.enrol(ALICE)
+        daemon.enroll(ALICE)
         _started_by_systemd(daemon)
 
 

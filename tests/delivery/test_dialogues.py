@@ -41,8 +41,8 @@ def daemon() -> Iterator[Daemon]:
         "not_enrolled": "reject",
     }
     with Daemon({"delivery": settings}) as running:
-        running.enrol("alice@example.org")
-        running.enrol("böb@example.org")
+        running.enroll("alice@example.org")
+        running.enroll("böb@example.org")
         running.add_user("plain@example.org")
         yield running
 

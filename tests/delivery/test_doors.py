@@ -29,7 +29,7 @@ def two_doors(**delivery: Any) -> Iterator[Daemon]:
     daemon.settings["delivery"]["deliver_socket"] = daemon.deliver_socket
     daemon.write_config()
     with daemon:
-        daemon.enrol(ALICE)
+        daemon.enroll(ALICE)
         yield daemon
 
 

@@ -120,7 +120,7 @@ def assert_durable(history: list[tuple[str, str]], maildir: str) -> None:
 def here(tmp_path: Any) -> Here:
     made = Here(str(tmp_path))
     for user in TWO:
-        made.enrol(user)
+        made.enroll(user)
     return made
 
 
@@ -146,7 +146,7 @@ def test_every_call_fails_while_the_maildir_is_made(
     while True:
         here = Here(str(tmp_path / str(fail_at)))
         for user in TWO:
-            here.enrol(user)
+            here.enroll(user)
         with monkeypatch.context() as patch:
             faults = Faults(patch, os.path.join(here.dir, "homes"))
             run(here, faults, fail_at, "once")
@@ -164,7 +164,7 @@ def test_a_folder_whose_sync_failed_is_synced_before_the_next_mail_is_accepted(
     while True:
         fail_at += 1
         here = Here(str(tmp_path / str(fail_at)))
-        home = here.enrol("alice@example.org")
+        home = here.enroll("alice@example.org")
         first, second = (here.jobs("alice@example.org") for _ in range(2))
         shutil.rmtree(os.path.dirname(home))
         with monkeypatch.context() as patch:

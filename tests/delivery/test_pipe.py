@@ -24,8 +24,8 @@ HEAD = b"Subject: t\n\n"
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
     with Daemon() as running:
-        running.enrol("alice@example.org")
-        running.enrol("a b@example.org")
+        running.enroll("alice@example.org")
+        running.enroll("a b@example.org")
         yield running
 
 

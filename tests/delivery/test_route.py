@@ -32,7 +32,7 @@ ALICE = Address("alice", "example.org")
 @pytest.fixture
 def here(tmp_path: Any) -> Here:
     made = Here(str(tmp_path))
-    made.enrol("alice@example.org")
+    made.enroll("alice@example.org")
     made.add_user("plain@example.org")
     return made
 
@@ -274,7 +274,7 @@ def test_keys_under_another_name_than_dovecots_defer(here: Here) -> None:
         routed(here, user="alice")
     here.public.withdraw("alice@example.org")
     assert routed(here, user="alice").why == "not enrolled"
-    here.enrol("alice")
+    here.enroll("alice")
     assert routed(here, user="alice").action == "seal"
 
 
@@ -323,7 +323,7 @@ def test_who_enrols_while_the_mail_comes_in_is_not_relayed_in_clear(here: Here) 
     router = Router(here.config)
     route = router.route(Address("plain", "example.org"))
     assert (route.action, route.key) == ("relay", None)
-    here.enrol("plain@example.org")
+    here.enroll("plain@example.org")
     envelope = Envelope(Address("s", "example.com"), "client", "", "mx.example.org")
     nobody = Relay(os.path.join(here.dir, "nobody-listens"), 1, "mx.example.org", "nobody")
     outcome = relay_one(route, envelope, mail(b"Subject: x\r\n\r\n"), router, nobody)

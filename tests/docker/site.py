@@ -125,7 +125,7 @@ class Site:
         self.run(f"sed -i {text} /etc/mailseal/mailseal.yaml; systemctl restart mailseal-lmtp")
 
     def enroll(self, name: str) -> None:
-        """Enrol with the login password; being enrolled already is fine."""
+        """Enroll with the login password; being enrolled already is fine."""
         password = password_of(name).encode() + b"\n"
         script = f"mailseal enroll {name}@example.org --stdin || [ $? = 65 ]"
         self.run(script, stdin=password)

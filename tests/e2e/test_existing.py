@@ -127,7 +127,7 @@ def test_clients_are_at_work_throughout(lab: Lab, user: str) -> None:
         box.require_as_remembered(arrived)
         assert left_over(lab, user) == []
         if command != "unseal":
-            # An IMAP session from before seals, too: it began after the enrolment.
+            # An IMAP session from before seals, too: it began after the enrollment.
             clear = [path for path in files(lab, user) if not is_sealed(path)]
             assert [path for path in clear if os.path.getsize(path)] == [], entry
             assert lab.mailseal("verify", user).returncode == 0

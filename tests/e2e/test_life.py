@@ -162,7 +162,7 @@ def test_submission_derives_no_key(lab: Life) -> None:
         client.login(ALICE, "wrong")
 
 
-def test_enrolment_at_the_first_login_for_some(lab: Life) -> None:
+def test_enrollment_at_the_first_login_for_some(lab: Life) -> None:
     with Imap(lab.imap, STRANGER, SECRET):
         pass
     assert lab.mailseal("status", STRANGER).returncode == 67

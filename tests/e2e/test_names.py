@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Odd user names, from enrolment to the mailbox."""
+"""Odd user names, from enrollment to the mailbox."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ class Lab:
         self.stop()
 
     def start(self) -> None:
-        """Start everything and enrol the users."""
+        """Start everything and enroll the users."""
         try:
             subprocess.run(
                 [os.path.join(self.hooks, "mailseal"), "-c", self.config_path, "init"],
@@ -215,7 +215,7 @@ class Lab:
                 _enroll(agent, user, password)
 
     def add_user(self, user: str, password: str = "password") -> None:
-        """Enrol one more user.  Of an auth case with a passwd-file he must be in that, too."""
+        """Enroll one more user.  Of an auth case with a passwd-file he must be in that, too."""
         with AgentClient(self.agent_socket, 60) as agent:
             _enroll(agent, user, password)
         self.users[user] = password
@@ -293,4 +293,4 @@ class Lab:
 def _enroll(agent: AgentClient, user: str, password: str) -> None:
     reply = agent.request("enroll", user=user.encode(), password=password.encode())
     if reply.status != "ok" and reply.text("class") != "AlreadyEnrolled":
-        raise LabError(f"cannot enrol {user}: {reply.text('message')}")
+        raise LabError(f"cannot enroll {user}: {reply.text('message')}")

@@ -458,7 +458,7 @@ def test_repair_and_status_show_a_replaced_key(enrolled: AgentProcess, tmp_path:
 
 
 @pytest.mark.parametrize("left", ["public key and mark", "public key", "mark"])
-def test_status_tells_a_missing_keyring_from_no_enrolment(
+def test_status_tells_a_missing_keyring_from_no_enrollment(
     enrolled: AgentProcess, tmp_path: Path, left: str
 ) -> None:
     state = tmp_path / "state"

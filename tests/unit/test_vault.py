@@ -86,7 +86,7 @@ def opens(vault: Vault, password: bytes) -> bool:
 
 
 def test_enroll_killed_at_every_step(tmp_path: Path) -> None:
-    """Whenever it dies: no mail can be sealed to a key without a keyring, and enrol again works."""
+    """If it is killed at any step, no mail is sealed without a keyring, and enroll works again."""
     step = 0
     died = True
     while died:
@@ -149,7 +149,7 @@ def test_enroll_failed_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert taken_back > 15
 
 
-def test_login_finishes_an_enrolment_that_was_cut_short(tmp_path: Path) -> None:
+def test_login_finishes_an_enrollment_that_was_cut_short(tmp_path: Path) -> None:
     finished = 0
     step = 0
     died = True

@@ -389,7 +389,7 @@ class TestBehindAnotherPassdb:
         assert enrolled.login(b"pw", behind=b"1", service=b"imap") == "ok"
 
     @pytest.mark.parametrize("policy", [Policy(enroll_at_login=True)])
-    def test_enrolment_at_the_first_login(
+    def test_enrollment_at_the_first_login(
         self, world: World, caplog: pytest.LogCaptureFixture
     ) -> None:
         assert world.login(b"pw") == "wrong", "only behind a passdb that has checked the password"
@@ -399,7 +399,7 @@ class TestBehindAnotherPassdb:
 
     @pytest.mark.parametrize("policy", [Policy(enroll_at_login=True)])
     @pytest.mark.parametrize("mechanism", [b"XOAUTH2", b"OAUTHBEARER", b"GSSAPI", b""])
-    def test_no_enrolment_with_what_may_be_no_password(
+    def test_no_enrollment_with_what_may_be_no_password(
         self, world: World, mechanism: bytes, caplog: pytest.LogCaptureFixture
     ) -> None:
         assert world.login(b"a token", behind=b"1", mechanism=mechanism) == "unknown"
@@ -407,7 +407,7 @@ class TestBehindAnotherPassdb:
         assert "not enrolled at login" in caplog.text
 
     @pytest.mark.parametrize("policy", [Policy(enroll_at_login=True)])
-    def test_no_enrolment_for_a_master_user(self, world: World) -> None:
+    def test_no_enrollment_for_a_master_user(self, world: World) -> None:
         assert world.login(b"pw", behind=b"1", master=b"root") == "unknown"
         assert world.vault.store.revision(USER.decode()) is None
 
@@ -420,7 +420,7 @@ class TestBehindAnotherPassdb:
             (Policy(enroll_at_login=False, enroll_for=("@example.org",)), "unknown"),
         ],
     )
-    def test_enrolment_for_some(self, world: World, expected: str) -> None:
+    def test_enrollment_for_some(self, world: World, expected: str) -> None:
         assert world.login(b"pw", behind=b"1") == expected
 
 
@@ -469,7 +469,7 @@ def test_an_app_login_opens_with_an_app_password_only(enrolled: World) -> None:
     assert enrolled.login(recovery, app=b"1") == "wrong"
 
 
-def test_escrow_slot_comes_with_enrolment_or_at_the_next_login(enrolled: World) -> None:
+def test_escrow_slot_comes_with_enrollment_or_at_the_next_login(enrolled: World) -> None:
     escrow = PrivateKey.generate()
     enrolled.vault.escrow = escrow.public
     assert enrolled.login(b"pw") == "ok"

@@ -121,7 +121,7 @@ def seal(context: Context) -> int:
     users = users_of(context)
     status = _convert(context, "sealing", users, lambda user: Seal(_public(context, user)))
     sys.stderr.write(
-        "mailseal: hint: an IMAP session from before the enrolment has no key, and cannot read "
+        "mailseal: hint: an IMAP session from before the enrollment has no key, and cannot read "
         "what is sealed now: `doveadm kick USER`\n"
     )
     return status

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Sealing: Dovecot's stream format, key pairs, password hashing.  Knows no users and no mail."""
+"""Cryptography: Dovecot's stream format, key pairs, password hashing."""

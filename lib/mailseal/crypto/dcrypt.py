@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The sealed stream: writer and reader of Dovecot's format, version 2.
+"""Writes and reads Dovecot's format for sealed mail, version 2.
 
     magic(9) version(1) flags(4) header length(4) cipher OID hash OID rounds(4)
     key data length(4) key data | ciphertext, as long as the plaintext | GCM tag(16)
@@ -9,12 +9,12 @@ key, 12 GCM nonce, 16 AAD) is wrapped to the recipient's public key by an
 ephemeral ECDH; the whole message is one AES-256-GCM ciphertext.
 
 CONTRACT
-    A message secret seals one message, ever: a second one
-    under the same key and nonce would give both away.
-    open_sealed() yields nothing before the tag is checked.
+    A message secret must seal only one message: a second one
+    with the same key and nonce would reveal both.
+    open_sealed() yields nothing before it has checked the tag.
 
 FAILURES
-    NotSealed: not this format at all.  Damaged: it is, but cut short, changed,
+    NotSealed: not this format at all.  Damaged: it is, but truncated, changed,
     or of a kind mailseal does not read.  NoKey: sealed to another key.
 """
 

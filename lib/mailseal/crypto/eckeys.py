@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Elliptic-curve key pairs, their ids, and the strings Dovecot takes them in.
+"""Elliptic-curve key pairs, their ids, and Dovecot's key strings.
 
 A key id is the SHA-256 of the DER SubjectPublicKeyInfo with a named curve and
 the point compressed.  Key strings are those of Dovecot's lib-dcrypt:
@@ -14,8 +14,8 @@ SubjectPublicKeyInfo) and base64 of any form are read too.  P-256, P-384 and P-5
 X25519 crashes imap in Dovecot 2.3.19.
 
 FAILURES
-    Text that is no key raises Damaged; a wrong password raises WrongPassword.
-    No exception ever holds key material.
+    Text that is not a key raises Damaged; a wrong password raises WrongPassword.
+    No exception contains key material.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Passwords into keys: Argon2id (RFC 9106) with named profiles.
+"""Derives keys from passwords: Argon2id (RFC 9106) with named profiles.
 
-A profile is a name for new slots only.  The numbers are stored beside each
+Profiles are used for new slots only.  The numbers are stored beside each
 wrapped key, so that a profile can change without locking anybody out.
 """
 

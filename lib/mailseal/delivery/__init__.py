@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""The delivery door: takes mail, seals it with public keys, knows no private ones."""
+"""Delivery: receives mail and seals it with public keys; it has no private keys."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Group commit: the mails that are ready together become durable together.
+"""Group commit: mails that are ready at the same time are synced together.
 
 A few threads share the sealing jobs that wait: each takes its part, seals and
 writes it, syncs each file, renames each, and syncs each folder once

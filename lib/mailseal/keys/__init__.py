@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Whose keys: keyrings with slots, where they are kept, and public keys for the delivery door."""
+"""Keys of users: keyrings with slots, their store, and the public keys for delivery."""

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""The backup file: keyrings of many users, as they are, and a checksum over all.
+"""The backup file: sealed keyrings of many users, and a checksum.
 
-FORMAT (text, one JSON value a line)
+FORMAT (text, one JSON value in each line)
     {"format": "mailseal-backup", "version": 1, "created": SECONDS}
-    {"user": NAME, "keyring": TEXT}          one a user; TEXT is the keyring file
-    {"users": NUMBER, "sha256": HEX}         over every line before
+    {"user": NAME, "keyring": TEXT}          one for each user; TEXT is the keyring file
+    {"users": NUMBER, "sha256": HEX}         of all lines before
 
-A backup holds no key in clear: it opens with the passwords, codes and escrow keys
-that opened the keyrings when it was made.
+A backup contains no key in clear.  It opens with the passwords, codes and escrow keys
+that were valid when it was made.
 
 FAILURES
-    Damaged: cut short, changed, or not a backup.  NewerFormat.
+    Damaged: truncated, changed, or not a backup.  NewerFormat.
 """
 
 from __future__ import annotations

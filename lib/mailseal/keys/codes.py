@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""App passwords and recovery codes: secrets we make ourselves, and know again when we see them.
+"""App passwords and recovery codes: secrets that mailseal makes, in a format that it recognises.
 
 A code is 32 letters of Crockford's base32 in groups of four, upper or lower case:
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The slot of the organisation: the master key sealed to its public key.
+"""The escrow slot: the master key, sealed with the organisation's public key.
 
 Ephemeral ECDH, HKDF-SHA256, AES-256-GCM.  The associated data of the wrap holds user,
 slot id, label, time and both keys.  The public key is kept, so that the
-slot can be made anew for another master key.
+slot can be made again for a new master key.
 
 FAILURES
     open() raises NoKey for another key, Damaged when the wrap does not open.

@@ -1,25 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""One user's keyring: the key pairs, sealed under a master key, and the slots that open it.
+"""One user's keyring: key pairs, sealed with a master key, and the slots that open it.
 
-FORMAT (keyring_file.py has what is around these fields)
-    user, created     whose it is; seconds since 1970
-    revision          counts writes; two writers at once are told by it
-    keys              oldest first, the last seals new mail: id, curve, created, public (DER),
+FORMAT (keyring_file.py describes the file)
+    user, created     user name; seconds since 1970
+    revision          increases with each write; it detects concurrent writes
+    keys              oldest first, the last one seals new mail: id, curve, created, public (DER),
                       nonce and sealed (the private number under AES-256-GCM)
     keys_tag          HMAC-SHA256 over the list of keys
     slots             see slot.py; slots.py has their kinds
 
-WHAT PROTECTS WHAT
-    Against accidents stands the digest of the file.  Against intent stand the associated
-    data: each private key is bound to user, id, curve, place and time, each slot to
+INTEGRITY
+    The digest of the file detects accidental changes.  The associated data detect
+    deliberate changes: each private key is bound to user, id, curve, place and time, each slot to
     user, id and parameters; keys_tag to the whole list of keys, and each slot's tag to that
-    slot: nothing can be swapped or added, and no key pair dropped, without the master
-    key.  A slot can be taken away by who can write the file.  Putting
-    back a whole older file cannot be seen from inside it: rekey() makes what it opens
-    worth nothing for later keys.
+    slot.  Without the master key, nothing can be swapped or added, and no key pair can be
+    removed.  A user who can write the file can remove a slot.  If an older file is put
+    back, the file does not show it; after rekey() an older file cannot open later keys.
 
 FAILURES
-    parse() raises Damaged or NewerFormat.  open() and its kin raise WrongPassword or Damaged.
+    parse() raises Damaged or NewerFormat.  Opening raises WrongPassword or Damaged.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ from mailseal.keys.slot import (
 
 @dataclasses.dataclass(frozen=True)
 class Keyring:
-    """A keyring as stored: everything but the way in."""
+    """A keyring as it is stored, not opened."""
 
     user: str
     created: int

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The keyring file as JSON: one canonical spelling, a format version, a digest over all.
+"""The keyring file: canonical JSON with a format version and a digest.
 
-The digest finds accidents: a damaged file is Damaged, a temporary failure, and never
-looks like a wrong password.
+The digest detects accidental changes.  A damaged file is a temporary failure (Damaged),
+and never reported as a wrong password.
 
 FAILURES
     decode() raises Damaged or NewerFormat.

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""Where keyrings live: one file per user, in a folder that only the agent can read.
+"""The store of keyrings: one file for each user, in a folder that only the agent can read.
 
 LAYOUT
     FOLDER/NAME.json     the keyring
-    FOLDER/NAME.json#tmp the next one, while it is written or after a power cut
+    FOLDER/NAME.json#tmp a new one while it is written, or left by a power failure
     FOLDER/locks/XX      lock files, shared by all users whose file name hashes to XX
 
 CONTRACT
-    KeyringStore in stores.py says what all of this does.
+    See KeyringStore in stores.py.
 
 FAILURES
     NotEnrolled: no file.  AlreadyEnrolled, Conflict, Damaged, NewerFormat;
-    anything else that goes wrong with the disk is TemporaryError.
+    other disk errors raise TemporaryError.
 """
 
 from __future__ import annotations

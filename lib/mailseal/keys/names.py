@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""User names: one spelling of each, and a safe file name for it.
+"""User names in normal form, and a safe file name for each.
 
 CONTRACT
-    normalise() gives the one spelling under which a user is known everywhere
-    in mailseal: UTF-8 with ASCII letters in lower case, as Dovecot's %Lu does
-    it.  Letters outside ASCII stay as they are: folding them would give two
-    accounts that Dovecot holds apart the same key.
-    file_name() gives a single path component that no other name gives, at
+    normalise() returns the normal form of a user name, which is used everywhere
+    in mailseal: UTF-8 with ASCII letters in lower case, like Dovecot's %Lu.
+    Other letters are not changed: otherwise two different accounts in Dovecot
+    could have the same key.
+    file_name() returns a unique path component for each name, with at
     most MAX_FILE_NAME bytes, so that ".json" and the suffix of a temporary
     file fit in the 255 bytes that file systems allow.
 

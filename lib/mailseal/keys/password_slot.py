@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Slots that open with something typed: the login password, app passwords, recovery codes.
+"""Slots that a typed secret opens: the login password, app passwords, recovery codes.
 
-What is typed runs through Argon2id with the slot's own salt and cost to 64 bytes: 32 wrap
+Argon2id derives 64 bytes from the secret, with the slot's own salt and cost: 32 wrap
 the master key with AES-256-GCM, 32 are stored as the check value.  The check value
-commits the slot to one password (AES-GCM alone would let one ciphertext open under
-two keys, and then with two meanings) and tells "wrong password" from "damaged slot".
+binds the slot to one password (with AES-GCM alone, one ciphertext could be opened
+with two keys) and distinguishes a wrong password from a damaged slot.
 The associated data of the wrap holds user, slot id, kind, label, time and every
 parameter, so that a slot opens only where it was made.
 

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""The public keys: one file per enrolled user, for those who may see no more.
+"""The public key store: one file for each enrolled user.
 
 LAYOUT
-    FOLDER/mailseal-public-keys   says that this is the folder, and not an empty
+    FOLDER/mailseal-public-keys   shows that this is the store, and not an empty
                                   mount point
     FOLDER/NAME.json              format, version, user, key id, public key
-    FOLDER/enrolled/NAME          the user is enrolled, whatever happens to the key;
+    FOLDER/enrolled/NAME          the user is enrolled, even if the key is missing;
                                   not empty while the user is being unenrolled
     Folders have mode 0711 (open by name, no listing), files 0644.
 
 CONTRACT
-    lookup() answers None only when it is certain that the user is not
+    lookup() returns None only if it is certain that the user is not
     enrolled: the folder is the right one, there is no key file and no enrolled
-    mark.  Everything else that is odd raises, so that a lost or damaged key
-    file defers mail and never lets it through in clear.
+    mark.  In all other cases without a valid key it raises, so that mail is deferred
+    and never stored in clear if a key file is lost or damaged.
     publish() sets the mark before the key, withdraw() removes the key before
     the mark: a crash in between leaves "enrolled, key missing", which defers.
 
 FAILURES
-    Damaged: the key file is not what was written.  NewerFormat: written by a
+    Damaged: the content of the key file is wrong.  NewerFormat: written by a
     newer mailseal.  TemporaryError: unreadable, missing, or the wrong folder.
 """
 
@@ -96,7 +96,7 @@ class PublicStore:
         return key
 
     def publish(self, user: str, key: PublicKey) -> None:
-        """Enrol the user, or give an enrolled user a new public key."""
+        """Enroll the user, or give an enrolled user a new public key."""
         user = normalise(user)
         name = file_name(user)
         mark = self._mark_path(name)

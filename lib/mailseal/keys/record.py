@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""The one reader of mailseal's JSON: keyrings, public keys, backups.
+"""Reads mailseal's JSON files: keyrings, public keys, backups.
 
 CONTRACT
     Strict: UTF-8, no name twice in an object, no NaN or Infinity, however deep
-    the nesting.  Whether the file is spelled as mailseal spells it is the
-    caller's check.
+    the nesting.  The caller checks whether the file has
+    mailseal's canonical form.
 
 FAILURES
-    Damaged, or NewerFormat, with words that go behind the name of the file.
+    Damaged, or NewerFormat, with a text that is appended to the name of the file.
 """
 
 from __future__ import annotations

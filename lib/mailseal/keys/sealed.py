@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Private keys at rest: each sealed under a subkey of the keyring's master key.
+"""Stored private keys: each is sealed with a subkey of the keyring's master key.
 
 AES-256-GCM with a random nonce; the associated data are user, key id, curve,
-time, public key and place in the list.  list_tag() authenticates the list as a
+time, public key and position in the list.  list_tag() authenticates the list as a
 whole, so that no pair can be dropped or added without the master key.
 
 FAILURES
-    Damaged: a sealed key does not open, or is not the pair it says it is.
+    Damaged: a sealed key cannot be opened, or does not match its public key.
 """
 
 from __future__ import annotations

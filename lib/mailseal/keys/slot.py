@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""What every slot has, whatever its kind: fields, a tag, rights, what is offered to open it.
+"""The parts that all kinds of slots have: fields, a tag, rights, and credentials.
 
 FIELDS
-    id, kind, label, created   as people see them in `mailseal status`
-    tag                        HMAC-SHA256 under the master key over all other fields
+    id, kind, label, created   as `mailseal status` shows them
+    tag                        HMAC-SHA256 of all other fields, under the master key
 
 The tag authenticates each slot by itself, not the list as a whole: so a slot can be
-taken away without the master key (`revoke`, `passwd --undo`), but none can be added,
-changed or moved to another user by who has not opened the keyring.  It covers
+removed without the master key (`revoke`, `passwd --undo`), but without opening the
+keyring no slot can be added, changed or moved to another user.  It covers
 slots of kinds that this version does not know as well.
 
 FAILURES
-    Text that is no slot raises Damaged.
+    Text that is not a slot raises Damaged.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The kinds of slots, all of them.  A new kind is a module like escrow_slot.py and a line here.
+"""The table of all kinds of slots.  A new kind is a module like escrow_slot.py and a line here.
 
-A slot of a kind that is not in the table was made by a newer mailseal.  It is kept byte
-for byte, shown as unknown and passed over: nothing opens it here, and it does not make a
-keyring damaged.  Its tag is checked as that of any other slot.
+A slot of a kind that is not in the table was made by a newer version.  It is kept
+unchanged and shown as unknown.  It cannot be opened, and the keyring is not damaged because
+of it.  Its tag is checked like that of any other slot.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a place for keyrings and a place for public keys must do, and how both change together.
+"""The contracts of the keyring store and the public key store, and how both change together.
 
 Keystore (keystore.py) and PublicStore (public.py) keep files.  Another implementation has
 the same methods and passes the same tests: tests/unit/store_contract.py.
@@ -7,19 +7,19 @@ the same methods and passes the same tests: tests/unit/store_contract.py.
 CONTRACT OF BOTH
     Methods may block on a disk or a network: the event loop never calls them.
     They may be called by several threads and several processes at a time.
-    When a writing method returns, what it did outlives a power cut.  When it raises,
-    the old state is still there, or the new one: never a mixture, never neither.
-    Every user name is taken in any spelling and known by its normal one (names.py).
-    What goes wrong with the place itself is TemporaryError or DiskFull; what
-    was stored and is not what was written is Damaged.
+    When a writing method returns, its changes survive a power failure.  When it raises,
+    the store has the old state or the new one, never a mixture of both.
+    User names are accepted in any spelling and normalised (names.py).
+    Errors of the store itself raise TemporaryError or DiskFull; if stored data have
+    changed, Damaged is raised.
 
-ORDER OF WRITES (Change, and nobody else, does them)
+ORDER OF WRITES (only Change writes)
     The keyring comes first, the public key second.  A crash in between leaves
     either a user who is not enrolled yet (mail still goes in clear, as before)
     or one whose mail is still sealed to the previous key, which the keyring holds
-    too.  Mail can thus never be sealed to a key that no keyring has.  The next
-    enrolment or login publishes the right key.  Taking a user out goes
-    the other way round: first the public key, then the keyring.
+    too.  So mail is never sealed with a key that is in no keyring.  The next
+    enrollment or login publishes the right key.  A user is removed in
+    the opposite order: first the public key, then the keyring.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ class Change:
         return self._keyrings.load(self.user)
 
     def create(self, keyring: Keyring) -> None:
-        """Enrol the user.  If it fails the user is not enrolled, unless the key is public already.
+        """Enroll the user.  If it fails the user is not enrolled, unless the key is public already.
 
         Then mail may be sealed to it.
         """

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""The login door: opens keyrings with passwords, never touches mail."""
+"""Login: opens keyrings with passwords, and never reads mail."""

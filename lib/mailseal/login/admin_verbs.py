@@ -4,8 +4,8 @@
 CONTRACT
     Each verb checks its fields, lets Vault or Lifecycle do the work in a
     thread, ends the user's session if the keyring may have changed, and
-    leaves one log line: who, what, never a secret.
-    Who may call is the agent's matter (agent.admin_users).
+    writes one log line with the user and the action, without secrets.
+    The agent checks who may use these verbs (agent.admin_users).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mailseal.login.lifecycle import Lifecycle
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions
 from mailseal.login.vault import Vault
-from mailseal.login.verbs import Answer, Verb, needed, note_enrolment, text_of, user_of
+from mailseal.login.verbs import Answer, Verb, needed, note_enrollment, text_of, user_of
 from mailseal.login.workers import Workers, asked_by_panel
 
 STATUS_PAGE = 200
@@ -114,7 +114,7 @@ class AdminVerbs:
         user, password = user_of(fields), needed(fields, "password")
         keyring = await self._workers.change(lambda: self._vault.enroll(user, password))
         self._sessions.end(user)
-        note_enrolment(self._log, keyring)
+        note_enrollment(self._log, keyring)
         answer = {"user": user.encode(), "key_id": keyring.current.key_id.hex().encode()}
         return "ok", {**answer, "second_way": b"1"} if keyring.has_second_way else answer
 

@@ -228,7 +228,7 @@ def run(config: Config) -> None:
         )
         vault.sweep()
         vault.publication.publish_missing()
-        startup.tell_enrolment(config)
+        startup.tell_enrollment(config)
         idle, absolute = config.agent.idle_timeout, config.agent.absolute_timeout
         sessions = Sessions(idle=idle, absolute=absolute)
         guesses = Guesses(_limits(config), log=log)

@@ -54,7 +54,7 @@ DEFAULT_PUBLIC = "/var/lib/mailseal/public"
 # Dovecot sends 512 bytes at most (CHECKPASSWORD_MAX_REQUEST_LEN).
 _MAX_INPUT = 65536
 _TIMEOUT = 60.0
-# The same, where nothing depends on the answer: enrolment at login.
+# The same, where nothing depends on the answer: enrollment at login.
 _SHORT_TIMEOUT = 5.0
 _PUBLIC_FIELD = "mail_crypt_global_public_key"
 _SEALED = "userdb_mail_crypt_save_version=2\t"

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Asking the key agent, over its unix socket.
+"""A client of the key agent, on its unix socket.
 
 FAILURES
-    NotPermitted: the socket's mode keeps this user out.
-    AgentUnavailable: nobody listens, no answer in time, or the connection ended early.
-    A reply of any status is returned; what it means is the caller's matter.
+    NotPermitted: this user has no access to the socket.
+    AgentUnavailable: the agent is not running, does not reply in time, or closes the connection.
+    Replies of any status are returned to the caller.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""What keeps the agent's memory from others: best effort, and the log says what came of it.
+"""Protects the agent's memory as far as the system permits; the log says which measures work.
 
     core dumps      RLIMIT_CORE 0
     dumpable        PR_SET_DUMPABLE 0: no ptrace and no /proc/PID/mem for the agent's own user
     new privileges  PR_SET_NO_NEW_PRIVS: nothing it could start gains rights
     memory locked   mlockall, so that keys do not reach swap
 
-Locking future memory needs an unlimited RLIMIT_MEMLOCK, or Argon2's 64 MiB could
-not be had: only root can raise it.  MCL_ONFAULT locks what is touched, not the
+Locking future memory needs an unlimited RLIMIT_MEMLOCK, otherwise Argon2 could not get
+its 64 MiB; only root can raise the limit.  MCL_ONFAULT locks what is touched, not the
 untouched rest of thread stacks.  Argon2id took the same CPU time with and without
 (0.21 s, standard profile).
 
 LIMITS
-    Root reads everything.  Python and OpenSSL copy secrets where no wiping
-    reaches; a hibernated machine writes locked memory too.
+    Root can read all memory.  Python and OpenSSL make copies of secrets that cannot be
+    overwritten.  A machine that hibernates also writes locked memory to disk.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Changes to keyrings: passwords, recovery codes, app passwords, rotation, backup, the end.
+"""Changes to keyrings: passwords, recovery codes, app passwords, rotation, backup, removal.
 
 CONTRACT
-    Each change is one atomic replace of one file: killed at any point, the
-    keyring is the old one or the new one.  No change touches mail.
-    What gives a new way in needs the login password; a recovery code can do
-    nothing but set a new login password; taking a way out needs no password.
-    Where keyring and public key both change, the order of stores.py holds.
+    Each change atomically replaces one file: if the process is killed, the
+    keyring is the old one or the new one.  No mail is changed.
+    Adding a slot needs the login password.  A recovery code can only set a new
+    login password.  Removing a slot needs no password.
+    If keyring and public key both change, stores.py defines the order.
 
 FAILURES
     WrongPassword, NotEnrolled, UsageError (no such slot, too many of them), Conflict
-    (somebody else changed the keyring meanwhile), ChangePending, ChangeGone, Damaged,
+    (another process changed the keyring meanwhile), ChangePending, ChangeGone, Damaged,
     TemporaryError.
 """
 

@@ -42,7 +42,7 @@ from mailseal.login.mailcrypt_fields import Named, login_fields, public_fields
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions
 from mailseal.login.vault import Unlocked, Vault
-from mailseal.login.verbs import Answer, Verb, error_answer, note_enrolment
+from mailseal.login.verbs import Answer, Verb, error_answer, note_enrollment
 from mailseal.login.workers import Workers
 
 _WRONG_FOR = 5.0
@@ -181,7 +181,7 @@ class LoginVerbs:
             )
 
     async def _enrolled_at_login(self, user: str, password: bytes, fields: Fields) -> bool:
-        """Enrol a user who is new here and whom the other passdb has let in; if that is wanted."""
+        """Enroll a user who is new here and whom the other passdb has let in; if that is wanted."""
         if not self.policy.enrolls(user):
             return False
         if fields.get("mechanism", b"").upper() not in _WITH_PASSWORD:
@@ -201,7 +201,7 @@ class LoginVerbs:
             return False
         with contextlib.suppress(AlreadyEnrolled):  # by another login a moment ago
             keyring = await self.workers.run(lambda: self.vault.enroll(user, password))
-            note_enrolment(self.log, keyring)
+            note_enrollment(self.log, keyring)
         return True
 
     async def _keys_for(

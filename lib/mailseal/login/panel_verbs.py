@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""What agent.panel_users may ask: verbs that prove themselves.
+"""The verbs for agent.panel_users: they require the user's password or recovery code.
 
 CONTRACT
-    A panel is a web server, and may be somebody else's tomorrow.  So nothing here
-    does what the user could not do alone with a password or a recovery code, and
-    nothing is told of a user beyond what a login tells: whether he is enrolled, and
-    the kinds of his ways in.  Nobody is listed.
+    A panel is a web server, and an attacker may take it over.  So a panel can only do
+    what the user could do with a password or a recovery code.  Without these, it
+    only learns whether a user is enrolled, and the kinds of the user's slots.  It
+    cannot list users.
       passwd, app, recovery       the login password
       recover                     a recovery code
       rewrap                      the previous password or a recovery code
       commit, undo                the id of the change, which passwd or recover gave
       revoke                      the login password; of an app password only
-      status                      a user's name for little, a login password or
-                                  recovery code for all of that user's slots
+      status                      nothing; with the login password or a recovery
+                                  code it shows all slots of the user
 """
 
 from __future__ import annotations

@@ -3,16 +3,16 @@
 
     VERB-OR-STATUS [SP NAME=HEX]... LF
 
-One request a line, one reply line a request, any number of requests a
-connection.  A value is the lower-case hex of its bytes, so that it may
-hold anything; it may be empty.  Fields that a side does not know are ignored.
+Each line is one request or one reply.  A connection may be used for any number of
+requests.  A value is the lower-case hex of its bytes, so that it may
+contain any bytes; it may be empty.  Unknown fields are ignored.
 Statuses: ok, wrong, unknown, temporary (reason), denied, error (class, message,
 hint).
 
 FAILURES
     A line that is not of this form, too long, or with a field twice raises UsageError.
 
-Only built-in modules are imported here: the checkpassword helper starts once a login.
+Only built-in modules are imported here: the checkpassword program starts at each login.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Whether the published key is the user's own, and publishing it again when it is not.
+"""Checks whether the published key is the user's own, and publishes the right one again.
 
 FAILURES
-    Damaged: the published key is somebody else's, until an administrator has looked.
-    TemporaryError: the user is being unenrolled, or the keyring went meanwhile.
+    Damaged: the published key is somebody else's, until an administrator repairs it.
+    TemporaryError: the user is being unenrolled, or the keyring was removed meanwhile.
 """
 
 from __future__ import annotations

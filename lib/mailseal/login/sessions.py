@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Sessions: keyrings that a right password has opened, kept in memory for the next login.
+"""Sessions: private keys of opened keyrings, kept in memory for the next login.
 
 CONTRACT
-    A session is found only with a password that opened the keyring, as it
-    still is on disk, before.  Passwords are not kept: of each there is an
-    HMAC-SHA256 under a key that this process made at its start, compared in constant time.
+    A session can be used only with a password that has opened the same version of the
+    keyring before.  Passwords are not stored, only an HMAC-SHA256 with a key that this
+    process made when it started; it is compared in constant time.
     A session ends when no login has used it for `idle` seconds, `absolute`
     seconds after it began, when the keyring file changes, and by end().
     Its key material is then overwritten.

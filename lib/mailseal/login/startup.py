@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""What stands before the agent serves: its folders, its lock, its socket.
+"""The agent's start: its folders, its lock, its socket.
 
 CONTRACT
     init() makes the folders of keyrings and public keys.  The agent itself never
     does: a state_dir whose file system is not mounted looks like a new one, and
     with a new one nobody is enrolled and mail would go in clear.
-    listen() gives one socket to one agent.  Root follows no name here that
-    another user could have changed: see paths.py and sockets.py.
+    listen() makes sure that only one agent uses a socket.  Root does not follow
+    names that another user could change: see paths.py and sockets.py.
 
 FAILURES
     ConfigError: a folder above is missing or not safe.  TemporaryError: not
@@ -57,7 +57,7 @@ def require_store(config: Config) -> None:
         )
 
 
-def tell_enrolment(config: Config) -> None:
+def tell_enrollment(config: Config) -> None:
     """Tell mailseal.lua and the checkpassword helper whether to ask at a newcomer's login.
 
     They read the folder of public keys and no configuration; without the mark they let users

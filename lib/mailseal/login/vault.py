@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What the agent does with keyrings and public keys, without sockets, sessions or threads.
+"""The agent's operations on keyrings and public keys, without sockets, sessions or threads.
 
 CONTRACT
     Every method may block: it reads and writes files, and those that take a
     password run Argon2id through the `derive` they were given.  They may run in
-    several threads at a time; the keystore's revision check sorts out two
-    writers.  After every write the keyring and the public key agree, or
+    several threads at a time; the revision check of the store detects concurrent
+    writes.  After every write the keyring and the public key agree, or
     the next unlock makes them (order of writes: keystore.py).
 
 FAILURES
@@ -102,7 +102,7 @@ class Vault:
         change that is not settled (see Lifecycle.passwd): the newer of two login
         passwords takes the older away at once, the older the newer after SETTLE_AFTER.
         Before that it says nothing: a phone may be quicker than the panel.
-        A missing escrow slot is added by the way.
+        A missing escrow slot is added too.
         """
         keyring, stamp = self._load_for_password(user, password)
         opened = keyring.unlock(password, derive=self.derive)
@@ -245,13 +245,13 @@ class Vault:
     def enroll(self, user: str, password: bytes) -> Keyring:
         """Give a user a key pair, a login slot and, if configured, an escrow slot.
 
-        Finishes an enrolment that a crash had cut short.
+        Finishes an enrollment that a crash had cut short.
         Raises AlreadyEnrolled, BadPassword.
         """
         user = normalise(user)
         check_password(password)
         if self.store.revision(user) is not None:
-            self._finish_enrolment(user, password)
+            self._finish_enrollment(user, password)
             return self.store.load(user)
         if self.public.is_marked(user):
             raise TemporaryError(
@@ -268,7 +268,7 @@ class Vault:
             opened.wipe()
         return opened.keyring
 
-    def _finish_enrolment(self, user: str, password: bytes) -> None:
+    def _finish_enrollment(self, user: str, password: bytes) -> None:
         """A keyring without any published key was left by a crash: the right password ends it."""
         if self.public.is_marked(user):
             raise AlreadyEnrolled(f"{user} is already enrolled")

@@ -43,7 +43,7 @@ def user_of(fields: Fields) -> str:
     return normalise(needed(fields, "user"))
 
 
-def note_enrolment(log: logging.Logger, keyring: Keyring) -> None:
+def note_enrollment(log: logging.Logger, keyring: Keyring) -> None:
     """Log a new keyring, and with a warning if there is no recovery method."""
     log.info("enroll: user=<%s>, keyid=%s", keyring.user, keyring.current.key_id.hex())
     if not keyring.has_second_way:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Threads for slow work, in rooms: nobody waits for those in another one.
+"""Thread pools for slow work: jobs in one pool do not wait for jobs in another one.
 
 CONTRACT
     run()     a login that opens a keyring: `parallel` at a time, `queue` more wait
