@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: MIT
 """Group commit: mails that are ready at the same time are synced together.
 
-A few threads share the sealing jobs that wait: each takes its part, seals and
-writes it, syncs each file, renames each, and syncs each folder once
-(maildir.commit).  While they wait for the disk, the worker's loop reads on,
-and what comes in meanwhile is the next group.
+A few threads share the waiting jobs.  Each thread takes some of them, seals and
+writes the mails, syncs and renames each file, and syncs each folder once
+(maildir.commit).  While they wait for the disk, the event loop of the worker
+continues to read; mails that arrive meanwhile are the next group.
 
-Several threads, because the disk's journal commits what waits at the same time
-together: with 16 sessions, 4 KB mails and a disk that others used too, 229 mails/s
-with one thread a worker and 385 with two.  But each more hands Python's global
-lock about: on a quiet disk 824 mails/s with three, 686 with eight.
+Several threads are faster, because the journal of the file system commits waiting
+syncs together: with 16 sessions, 4 KB mails and a busy disk, 229 mails/s
+with one thread in each worker and 385 with two.  But with more threads, switches of
+Python's global lock cost more: on an idle disk 824 mails/s with three, 686 with eight.
 
 CONTRACT
-    Every job submitted gets exactly one outcome, whatever happens; a bug is an
-    outcome too (451).  2xx only for mails that are on disk.
+    Each submitted job gets exactly one outcome; for an unexpected error it is 451.
+    2xx is used only for mails that are on disk.
 """
 
 from __future__ import annotations

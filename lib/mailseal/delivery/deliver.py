@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""One recipient's delivery: what the daemon and mailseal-deliver alone do alike.
+"""Delivery to one recipient, used by the daemon and by mailseal-deliver without a daemon.
 
-Nothing here raises: whatever goes wrong is an outcome.
+Functions here do not raise: errors are outcomes.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""The bound on mail held in memory, for one worker.
+"""The memory limit for mail, in one worker.
 
-Bytes count when they are about to be read, not when they are announced: who announces a
-large mail and does not send it holds nothing.  There are three rooms:
+Memory is taken when bytes are about to be read, not when SIZE= announces them: a client that
+announces a large mail and does not send it takes no memory.  There are three parts:
 
-    own       the first bytes of each client's mail.  They are set aside for every
-              connection there can be, so a small mail never waits
-    shared    for what is larger, first come, first served
-    largest   room for one mail of the largest permitted size.  The first mail that finds
-              the shared room full moves in here, and can always be finished
+    own       for the first bytes of each client's mail.  It is reserved for the maximum
+              number of connections, so a small mail never waits
+    shared    for larger mails, first come, first served
+    largest   for one mail of the largest permitted size.  The first mail that finds
+              the shared part full uses this part, and can always be finished
 
-A mail that finds no room waits.  When one is over, mails under way come before new ones.
-After `wait` seconds a mail that waits is refused, the latest to come first: what it gives
-back may serve the others.  Nothing here blocks, and since the mail in the third room waits
-for nobody, mails cannot wait for each other for ever.
+If there is no free memory, the mail waits.  When memory becomes free, mails in progress come
+before new ones.  After `wait` seconds a waiting mail is refused, the newest one first, because
+its memory may be enough for the others.  Nothing here blocks.  The mail in the third part never
+waits, so there is no deadlock.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""One client's connection in a worker: from protocol events to deliveries and back.
+"""One client's connection in a worker: connects the protocol with the deliveries.
 
-Everything here runs in the worker's loop and never blocks.  What may take time (asking the
-user database, committing, relaying) is handed to the deliveries, which call
-back when it is done; until then no more is read from this client.
+Everything here runs in the event loop of the worker and never blocks.  Slow operations (user
+lookups, committing, relaying) are passed to the deliveries, which call
+back when they are done; until then, nothing is read from this client.
 
 MEMORY
-    Before bytes of a mail are read there is room for them (budget.py).  A client waits for
-    it, and gets 452 4.3.1 if none comes free in time: for a mail announced with SIZE= that
-    has no chance just now before it is sent.  Not counted: commands sent ahead while a
-    mail is delivered, READ bytes a client at most.
+    Memory is taken before bytes of a mail are read (budget.py).  The client waits for it,
+    and gets 452 4.3.1 if no memory becomes free in time.  If a mail was announced with SIZE=
+    and is too large at the moment, it gets this reply before it is sent.  Not counted:
+    pipelined commands while a mail is delivered, at most READ bytes for each client.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""The deliveries of a worker: route each recipient, deliver, settle.
+"""The deliveries of a worker: routes recipients, delivers mail, reports the outcome.
 
     commit      threads that seal and store in groups (commit.py)
     lookups     threads that ask the user database
-    relays      threads that hand mail to Dovecot
+    relays      threads that relay mail to Dovecot
 
 CONTRACT
-    Called in the loop, and answers in the loop: what a thread has found out goes
-    through `post`.  Every question gets exactly one answer, whatever happens.
+    Methods and callbacks run in the event loop; threads report their results with
+    `post`.  Each request gets exactly one result.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Deliveries:
     def route(
         self, address: Address, size: int, answer: Callable[[Route | Outcome], None]
     ) -> Route | Outcome | None:
-        """The way of a recipient's mail, or why there is none.
+        """The route of a recipient's mail, or why there is none.
 
         None if somebody must be asked first; then, and only then, `answer` is called later.
         """

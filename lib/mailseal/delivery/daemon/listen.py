@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Listening sockets and privileges of the LMTP daemon.
 
-Sockets are bound first, with the rights the daemon was started with, then it
-becomes delivery.user for good.  FAILURES: ConfigError for what the
-configuration asks in vain, with the address; OSError for the rest.
+Sockets are bound first, with the privileges with which the daemon was started.  Then the
+daemon becomes delivery.user permanently.  FAILURES: ConfigError, with the address, if the
+configuration cannot be used; otherwise OSError.
 """
 
 from __future__ import annotations

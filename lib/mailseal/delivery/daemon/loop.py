@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The loop of a worker: epoll over listeners and clients, and what threads have it do.
+"""The event loop of a worker: epoll for listeners and clients, and calls posted by threads.
 
-    accept      gets each new connection, and makes a client of it with add()
-    watch, pause, forget    what clients ask for
-    post        what threads ask for: call something in the loop
+    accept      is called for each new connection, and registers a client with add()
+    watch, pause, forget    used by clients
+    post        used by threads: call a function in the loop
 
-The loop never waits for a disk or another process.  One thread a client was tried in a
-throw-away filter: every command then costs a hand-over of Python's global lock.
+The loop never waits for a disk or another process.  One thread for each client was
+tried in a prototype: each command then costs a switch of Python's global lock.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Who is at the other end of a connection.
+"""Identifies the client of a connection.
 
-On a unix socket the kernel tells the uid (SO_PEERCRED, unix(7)): that of Postfix, root or
-delivery.user may name the queue id for the log.  Any other is a local user, and the log and
-the mail's Received line say which.  On TCP nobody may, not from this host either: every
-local user can connect to a port.
+On a unix socket the kernel reports the uid (SO_PEERCRED, unix(7)).  Postfix, root and
+delivery.user may send the queue id for the log.  All others are local users; their uid is
+added to the log and to the Received header.  On TCP no client may send a queue id, because
+all local users can connect to a port.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""mailseal-lmtp: the LMTP daemon that seals.
+"""mailseal-lmtp: the delivery daemon, an LMTP server that seals mail.
 
 SYNOPSIS
     mailseal-lmtp [-c CONFIG]
@@ -10,15 +10,15 @@ DESCRIPTION
     delivery.workers worker processes, which do all the work, and one more for
     delivery.deliver_socket.  A worker that dies is replaced and logged.
 
-    SIGTERM, SIGINT  no new mail; transactions in progress are finished; exit 0
-    SIGHUP           reads the configuration anew: new workers with the new
-                     one, the old ones finish theirs.  If anything in it is wrong, nothing
-                     changes and the log says why.  delivery.user needs a restart.
+    SIGTERM, SIGINT  accept no new mail, finish the transactions in progress, exit with 0
+    SIGHUP           read the configuration again: new workers use it, and the old
+                     workers finish their transactions.  If it is wrong, nothing changes
+                     and the log says why.  A change of delivery.user needs a restart.
     NOTIFY_SOCKET    gets READY=1, RELOADING=1 and STOPPING=1 (Type=notify)
 
 DIAGNOSTICS
-    Exit status 78 for a wrong configuration, with one line on stderr; 75 if it
-    cannot start otherwise.
+    Exit status 78 if the configuration is wrong, with one line on stderr; 75 if it
+    cannot start for another reason.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A worker process: one loop for all its clients (loop.py), threads for what must wait
-(deliveries.py), and a bound on memory (budget.py).
+"""A worker process: one event loop for all its clients (loop.py), threads for slow operations
+(deliveries.py), and a memory limit (budget.py).
 
-When there is nothing to do the loop makes message secrets ahead.
+When the worker is idle, the loop makes message secrets in advance.
 """
 
 from __future__ import annotations

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""What is asked of Dovecot: user database, quota, and delivery by its LMTP."""
+"""Requests to Dovecot: user database, quota, and delivery with its LMTP server."""

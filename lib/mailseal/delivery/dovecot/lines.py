@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""A conversation in lines with a server of this stack, over a unix socket or TCP.
+"""A client for line-based protocols of Postfix and Dovecot, on a unix socket or TCP.
 
     peer = Lines(address, timeout)      # a path, or (host, port) in IPv4 or IPv6
     peer.send(b"VERSION\\t1\\t0\\n")
     peer.line()                         # without its LF
 
 CONTRACT
-    An answer takes `timeout` seconds at most, however its bytes come.  After any
+    A reply takes `timeout` seconds at most, even if its bytes arrive slowly.  After a
     failure the connection is closed.
 
 FAILURES
-    NotThere  nobody listens at the address: nothing was sent
-    Broken    all else: refused, closed, too slow, a line over the limit
+    NotThere  no server listens at the address; nothing was sent
+    Broken    all other failures: refused, closed, too slow, line too long
 """
 
 from __future__ import annotations

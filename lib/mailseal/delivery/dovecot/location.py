@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where a user's mail lies, read from userdb fields in the form of Dovecot 2.3 or 2.4."""
+"""Reads the mail location from userdb fields of Dovecot 2.3 or 2.4."""
 
 from __future__ import annotations
 

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""Whether a mailbox has room, asked of Dovecot's quota-status service.
+"""Asks Dovecot's quota-status service whether a mail fits into a mailbox.
 
-It speaks Postfix's policy protocol: `name=value` lines, an empty line, and
-back `action=…` and an empty line.  The answer needs no key as long as stored mails carry
-S= and W= in their names (delivery.sizes).
+It uses Postfix's policy protocol: `name=value` lines and an empty line; the reply is
+`action=…` and an empty line.  Dovecot needs no key for the reply if the names of stored mails
+contain S= and W= (delivery.sizes).
 
 ANSWERS
-    OK, DUNNO, PERMIT                room
-    a 4xx or 5xx code, or REJECT     full: quota_status_overquota is the administrator's text, and
-                                     whether the mail waits is delivery.over_quota's to say.
-                                     Its words go to the peer, its code does not.
-    anything else                    not known: DEFER_IF_PERMIT is quota-status's own word for
-                                     an internal error, x.3.0 is everybody's, and
+    OK, DUNNO, PERMIT                the mail fits
+    a 4xx or 5xx code, or REJECT     full; the value of quota_status_overquota.
+                                     delivery.over_quota says whether the mail is deferred.
+                                     The client gets the text, but not the code.
+    anything else                    unknown: DEFER_IF_PERMIT is quota-status's reply for an
+                                     internal error, x.3.0 means an internal error, and
                                      quota_status_nouser (by default "REJECT Unknown user",
-                                     or a code with x.1.y) is not about room
+                                     or a code with x.1.y) says nothing about the quota
 
 FAILURES
     MailboxFull (452) or MailboxFullRefused (552) as delivery.over_quota says; TemporaryError
-    when the service is away, slow, or its answer is not known.
+    if the service does not run, is slow, or sends an unknown reply.
 """
 
 from __future__ import annotations

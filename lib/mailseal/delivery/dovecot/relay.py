@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""A small LMTP client: hands one mail for one recipient to a server, mostly Dovecot's LMTP.
+"""A small LMTP client: relays one mail for one recipient, usually to Dovecot's LMTP server.
 
 CONTRACT
-    deliver() returns the server's last word on this recipient.  Whatever
-    keeps it from coming (no socket, time-out, closed connection, an answer that is
-    not LMTP) is a 451: Postfix tries again.  If the connection
-    breaks after the mail was sent and before the answer, the mail may come
-    twice; it is never lost.
-    Replies that say that mailseal and the server do not understand each other
-    (500 to 504, 555) and 421 are temporary too: nobody's mail bounces for that.
+    deliver() returns the server's final reply for this recipient.  If there is none
+    (no socket, timeout, closed connection, an invalid reply), it returns 451, and
+    Postfix tries again.  If the connection is closed after the mail was sent and
+    before the reply, the mail may be delivered twice; it is never lost.
+    Protocol errors (500 to 504, 555) and 421 are temporary failures too: mail must not
+    bounce because of them.
 
-One recipient a transaction: Dovecot 2.3 hard-links the first recipient's ciphertext to the
+One recipient in each transaction: Dovecot 2.3 hard-links the first recipient's ciphertext to the
 others (docs/design.md, decision 3).
 """
 

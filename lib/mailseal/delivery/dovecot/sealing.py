@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Whether Dovecot will seal what it stores for a user, proved from the userdb's answer.
+"""Determines from userdb fields whether Dovecot will seal mail that it stores for a user.
 
-mailseal's userdb hands out the key together with the plugin that uses it:
+mailseal's userdb returns the key and the plugin that uses it:
 
     2.3   mail_plugins+= mail_crypt            mail_crypt_global_public_key=…
                                                mail_crypt_save_version=2
@@ -9,18 +9,17 @@ mailseal's userdb hands out the key together with the plugin that uses it:
                                                crypt_write_algorithm=aes-256-gcm-sha256, and
                                                the same with "*/" before it
 
-so that no setting of Dovecot's has to be known: fields of the userdb win over the
-configuration, `protocol lmtp` and all (tried on 2.3.19 and 2.4.1 with mail_crypt taken out of it).
-What can win over these fields is another field.  Dovecot applies them in the order of their
-names, and knows some of them by several names, so the rule is: of the names
-below none is allowed but those above, in that form.
+So Dovecot's settings need not be known: userdb fields override the configuration, also that in
+`protocol lmtp` (tested on 2.3.19 and 2.4.1 without mail_crypt there).  Only other userdb fields
+can override these fields.  Dovecot applies fields in the order of their names, and some have
+several names.  So the rule is: of the fields below, only those above are allowed, in that form.
 
-    mail_plugins, mail_plugin_dir      take the plugin away.  2.3: `mail_plugins=` is applied
+    mail_plugins, mail_plugin_dir      remove the plugin.  2.3: `mail_plugins=` is applied
                                        before ours, and harmless.  2.4: it replaces the list
     mail_crypt_…, crypt_…              another key, no algorithm, save version 0
-    mail_attachment_…                  attachments in files of their own, which are not sealed;
-                                       sdbox and mdbox do so, a Maildir never
-    mail, mail_driver, …location       a format whose mails mail_crypt leaves alone (mbox, imapc)
+    mail_attachment_…                  attachments in separate files, which are not sealed;
+                                       used by sdbox and mdbox, not by Maildir
+    mail, mail_driver, …location       a format that mail_crypt does not seal (mbox, imapc)
 """
 
 from __future__ import annotations

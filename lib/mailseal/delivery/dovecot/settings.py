@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Where Dovecot's configuration puts the mail of users of whom the userdb says nothing.
+"""Reads the mail location from Dovecot's configuration, for users whose userdb entry has none.
 
 A user database often gives no mail location: `mail_location` (2.3) or `mail_driver` and
-`mail_path` (2.4) hold for all users then.  Who stores elsewhere stores where nobody reads.
-The settings are those of the Dovecot that is asked for users: its base_dir, in which its
-sockets are, has a link `dovecot.conf` to the configuration it was started with.
+`mail_path` (2.4) apply to all users then.  Mail stored elsewhere would not be found.
+The settings are those of the Dovecot whose userdb is used: its base_dir, which contains its
+sockets, has a link `dovecot.conf` to the configuration with which it was started.
 
-They are asked for once, at start (as root, who may read all of the configuration) and at
-reload.  FAILURES: none.  Without doveconf, without the link or with a configuration that
-cannot be read nothing is known, and delivery.maildir holds.
+They are read at start (as root, who can read the complete configuration) and at reload.
+FAILURES: none.  Without doveconf, without the link, or if the configuration cannot be read,
+delivery.maildir is used.
 """
 
 from __future__ import annotations

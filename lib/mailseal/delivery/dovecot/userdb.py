@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Who a recipient is, and where the mail lies: asked of Dovecot's auth-userdb socket.
+"""Looks up recipients and their mail locations at Dovecot's auth-userdb socket.
 
 CONTRACT
-    lookup(address) answers an Account, or None when the user certainly does
-    not exist.  Anything else (no socket, FAIL, time-out, an answer that is not
-    understood) raises TemporaryError: the mail stays in the queue.
-    The name in the answer is Dovecot's last word: auth_username_format and the user
-    databases have had their turn, with the settings of protocol lmtp.
+    lookup(address) returns an Account, or None if the user certainly does
+    not exist.  In all other cases (no socket, FAIL, timeout, an invalid
+    reply) it raises TemporaryError: the mail stays in the queue.
+    The name in the reply is Dovecot's final user name, after auth_username_format and
+    all userdbs, with the settings of protocol lmtp.
 
-WIRE (auth master protocol, version 1; text lines, fields parted by TAB, in which
+PROTOCOL (auth master protocol, version 1; text lines, fields separated by TAB, in which
 TAB, LF, CR, NUL and 0x01 are written as 0x01 and a letter)
     -> VERSION 1 0            <- VERSION 1 n, SPID pid
     -> USER id name service=lmtp
