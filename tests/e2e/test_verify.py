@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,6 +123,24 @@ def test_a_recovery_code_will_do_and_a_wrong_password_will_not(lab: Lab, user: s
     assert lab.mailseal("verify", user, "--stdin", stdin=b"rhubarb\n").returncode == 77
     assert lab.mailseal("verify", "nobody@example.org").returncode == 67
     assert lab.mailseal("verify").returncode == 64
+
+
+def test_keys_from_a_file_and_passwords_of_several_users(
+    lab: Lab, user: str, tmp_path: Path
+) -> None:
+    _flip(_deliver(lab, user), -20)
+    exported = lab.mailseal("export-key", user, "--stdin", stdin=b"password\n").stdout
+    (tmp_path / "keys").write_bytes(exported)
+    done = lab.mailseal("verify", user, "--key", str(tmp_path / "keys"))
+    assert (done.returncode, b"CHANGED" in done.stdout) == (1, True)
+    # The wrong password of one user does not keep the others from being checked.
+    lab.add_user(other := f"other-{user}")
+    secrets = b"rhubarb\npassword\n"
+    done = lab.mailseal("verify", other, user, "--json", "--stdin", stdin=secrets)
+    first, second = json.loads(done.stdout)["users"]
+    assert (first["counts"], first["tags_checked"]) == ({"unreadable": 1}, False)
+    assert (second["counts"], second["tags_checked"]) == ({"changed": 1}, True)
+    assert lab.mailseal("verify", "--all", "--tags").returncode == 64
 
 
 def test_what_lies_in_clear_is_named(lab: Lab, user: str) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """mailseal verify: is all stored mail of enrolled users sealed, the user's own, and unchanged?
 
-Without a password: structure, sizes and key of every mail, and that nothing lies in clear.
-With it (or a recovery code) also the tag of every mail, which finds every changed bit.
+Without a private key: structure, sizes and key of every mail, and that nothing lies in clear.
+With it (key_sources.py) also the tag of every mail, which finds every changed bit.
 Nothing is moved, written or repaired.  The mail is read as its owner, in several processes.
 
 Exit status 0 if nothing was found, 1 if something was; what could not be looked at is
@@ -19,11 +19,11 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from mailseal.admin import key_sources
 from mailseal.admin.mail_place import Places
-from mailseal.admin.prompt import Passwords
+from mailseal.admin.progress import Progress
 from mailseal.admin.verify_mail import Examination
 from mailseal.admin.verify_result import Result
-from mailseal.crypto.eckeys import PrivateKey
 from mailseal.errors import MailsealError, UsageError
 from mailseal.mailbox.examine import CHANGED, FOREIGN, Expected
 
@@ -42,13 +42,10 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--tags",
         action="store_true",
-        help="ask for the user's password or a recovery code, and check the tag of every mail too",
+        help="check the tag of every mail too: asks for the user's password or a recovery code",
     )
-    parser.add_argument(
-        "--stdin",
-        action="store_true",
-        help="as --tags; passwords or recovery codes from standard input, a line for each USER",
-    )
+    key_sources.add_options(parser)
+    parser.add_argument("--key", metavar="FILE", help="file with the user's private keys")
     parser.add_argument(
         "--maildir", action="append", default=[], help="look into this Maildir too, for one USER"
     )
@@ -71,18 +68,23 @@ def _jobs(text: str) -> int:
 def run(context: Context) -> int:
     """See the module's docstring."""
     arguments = context.arguments
-    tags = arguments.tags or arguments.stdin
-    entries = _chosen(context)
-    if tags and not arguments.users:
+    tags = arguments.tags or arguments.stdin or arguments.escrow_key or arguments.key
+    if tags and not arguments.users and not arguments.escrow_key:
         raise UsageError("the tags of a user's mail need that user's password: name the users")
-    if arguments.maildir and len(entries) != 1:
-        raise UsageError("--maildir goes with one USER")
-    passwords = Passwords(from_stdin=arguments.stdin)
+    entries = _chosen(context)
+    if (arguments.maildir or arguments.key) and len(entries) != 1:
+        raise UsageError("--maildir and --key go with one USER")
+    source = key_sources.Source(context) if tags else None
     places = Places(context.config)
     results: list[Result] = []
     for entry in entries:
-        keys = _keys(context, passwords, entry["user"]) if tags else ()
-        result = _verified(context, entry, keys, places)
+        try:
+            result = _verified(context, entry, source, places)
+        except MailsealError as exc:
+            if len(entries) == 1:
+                raise
+            result = Result(entry["user"], tags=False)
+            result.cannot(f"not checked: {exc}")
         if not arguments.json:
             sys.stdout.write(result.as_text())
             result.findings.clear()
@@ -114,20 +116,15 @@ def _chosen(context: Context) -> list[dict[str, Any]]:
     return found
 
 
-def _keys(context: Context, passwords: Passwords, user: str) -> tuple[PrivateKey, ...]:
-    secret = passwords.ask(f"password or recovery code of {user}")
-    reply = context.ask("export", user=user.encode(), secret=secret)
-    return tuple(PrivateKey.parse(line) for line in reply.text("keys").split("\n"))
-
-
 def _verified(
-    context: Context, entry: dict[str, Any], keys: tuple[PrivateKey, ...], places: Places
+    context: Context, entry: dict[str, Any], source: key_sources.Source | None, places: Places
 ) -> Result:
     """One user's mail.  Again, if the user has got a new pair meanwhile, which looks foreign."""
     from mailseal.admin.status import all_status
 
     arguments = context.arguments
     user = entry["user"]
+    keys = tuple(source.of(user)) if source else ()
     while True:
         result = Result(user, tags=bool(keys))
         if "problem" in entry:
@@ -140,7 +137,13 @@ def _verified(
             return result
         key_ids = frozenset(bytes.fromhex(key["id"]) for key in entry["keys"])
         expected = Expected(key_ids, keys, place.compressed)
-        Examination(result, place, expected, arguments.jobs).run(arguments.maildir)
+        shown = Progress(user, "checking", quiet=arguments.json)
+        try:
+            Examination(result, place, expected, arguments.jobs, shown.show).run(arguments.maildir)
+        finally:
+            shown.end()
+        if not result.counts[FOREIGN]:
+            return result
         before, (entry,) = entry, all_status(context, user)["users"]
-        if not result.counts[FOREIGN] or entry.get("keys") == before["keys"]:
+        if entry.get("keys") == before["keys"]:
             return result

@@ -3,42 +3,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from mailseal.admin import crew
 from mailseal.admin.crew import Job, Message
 from mailseal.admin.mail_place import Place, is_in_memory
 from mailseal.admin.verify_result import Result, marks_of, message_of
+from mailseal.errors import TemporaryError
 from mailseal.mailbox import replay, verify
 from mailseal.mailbox.examine import Expected
+from mailseal.mailbox.folders import Folder, walk
 from mailseal.mailbox.report import Report
 
 
 class Examination:
-    """One user's mail.  What is found goes into `result`."""
+    """One user's mail.  What is found goes into `result`; `show` gets mails done and in all."""
 
-    def __init__(self, result: Result, place: Place, expected: Expected, jobs: int) -> None:
+    def __init__(
+        self,
+        result: Result,
+        place: Place,
+        expected: Expected,
+        jobs: int,
+        show: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> None:
         self._result = result
         self._place = place
         self._expected = expected
         self._jobs = jobs
+        self._show = show
 
     def run(self, more: Sequence[str]) -> None:
         """The user's Maildir, further ones, and what Dovecot keeps elsewhere."""
         if os.geteuid() == 0 and self._place.owner[0] == 0:
             self._result.cannot("the mail belongs to root: nothing is read as root")
             return
-        bar = _bar(self._result.user) if sys.stderr.isatty() else None
+        total = 0
         for message in self._all(more):
-            self._result.take(message)
-            if bar is not None:
-                bar.update(message["mails"])
-        if bar is not None:
-            bar.close()
+            if "total" in message:
+                total += message["total"]
+            else:
+                self._result.take(message)
+            self._show(self._result.mails, total)
 
     def _all(self, more: Sequence[str]) -> Iterator[Message]:
         place = self._place
@@ -53,6 +62,7 @@ class Examination:
             functools.partial(_share, root, self._expected, (number, self._jobs), control)
             for number in range(self._jobs)
         ]
+        yield from self._as_owner([functools.partial(_total, root)])
         for message in self._as_owner(shares):
             marks.add(marks_of(message))
             yield message
@@ -64,13 +74,12 @@ class Examination:
         return crew.run(self._place.owner if os.geteuid() == 0 else None, jobs)
 
 
-def _bar(what: str) -> Any:
-    """A bar for a terminal: tqdm's (Debian's python3-tqdm), if it is installed."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return None
-    return tqdm(desc=what, unit=" mails", file=sys.stderr, leave=False)
+def _total(root: str) -> Iterator[Message]:
+    """For the bar alone: what cannot be listed is found later."""
+    for folder in walk(root):
+        if isinstance(folder, Folder):
+            with contextlib.suppress(TemporaryError):
+                yield {"total": sum(1 for _ in folder.mails())}
 
 
 def _share(
