@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Dovecot's settings, as doveconf(1) prints them: 2.3 and 2.4 in one tree.
+"""Reads Dovecot's settings from doveconf(1), for 2.3 and 2.4.
 
 Both versions print the blocks (`passdb`, `service`, `namespace`) in the order in
 which Dovecot uses them.  2.3 calls them `passdb {` with `driver = sql` inside; 2.4

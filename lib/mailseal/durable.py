@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""Writing that survives a power cut: the only module that calls fsync and rename.
+"""Writes that survive a power failure: the only module that calls fsync and rename.
 
 CONTRACT
-    When a function here returns, what it did is on disk: the bytes, and the
-    folder entry that names them.  When it raises, the old state is still
-    there; a temporary file may be left only by a crash, never by an error.  Who writes
-    under a lock of his own says so (`alone`): the temporary file then has a name that
-    is known, and sweep() takes it away.
+    When a function returns, the content and the directory entry are on disk.  When it
+    raises, the old state is unchanged.  Only a crash can leave a temporary file, not an
+    error.  A caller that holds its own lock uses `alone`: then the temporary file has a
+    fixed name, and sweep() removes it.
 
 FAILURES
     ENOSPC and EDQUOT become DiskFull; every other OSError becomes
-    TemporaryError.  One errno is forgiven: some file systems (FUSE, vboxsf)
-    answer EINVAL to fsync of a folder, which says "not supported here", not
-    "your data is lost".
+    TemporaryError.  One error is ignored: some file systems (FUSE, vboxsf)
+    return EINVAL for fsync of a folder, which means that it is not supported, not
+    that data are lost.
 """
 
 from __future__ import annotations

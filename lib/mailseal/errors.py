@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Every error mailseal raises on purpose.
+"""All errors that mailseal raises deliberately.
 
-An error carries three things: a sentence for people (its message), the exit
-status a hook ends with (sysexits.h), and the reply that an SMTP or LMTP peer gets.
-pipe(8) bounces mail on every status but 0, 71 and 75, so the default is EX_TEMPFAIL;
-the default of the reply is 451, so that no mail bounces for an error that says nothing
-about it: whoever forgets to choose defers.
+An error has three parts: a message for administrators, the exit status of the program
+(sysexits.h), and the reply for an SMTP or LMTP client.  pipe(8) bounces mail on every
+status except 0, 71 and 75, so the default is EX_TEMPFAIL.  The default of the reply is
+451.  So an error class without its own values defers mail.
 
-An error never carries a secret: no password, key or line of a mail.
+An error never contains a secret: no password, key or text of a mail.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ EX_CONFIG = 78
 
 
 class MailsealError(Exception):
-    """Base of all; on its own a temporary failure."""
+    """Base of all errors; by itself a temporary failure."""
 
     exit_status = EX_TEMPFAIL
     peer_reply = 451, "4.3.0", "temporary failure"
-    """All that a peer is told: reply code, enhanced status code (RFC 3463), words.  The
+    """All that a client is told: reply code, enhanced status code (RFC 3463), text.  The
     message is for the log."""
     hint: str | None = None
     words: str | None = None
-    """What a peer is told in the place of the usual words of this class, in one line."""
+    """The text for the client instead of the default text of this class, in one line."""
 
     def __init_subclass__(cls) -> None:
         code, enhanced, _ = cls.peer_reply
@@ -46,7 +45,7 @@ class MailsealError(Exception):
 
 
 class TemporaryError(MailsealError):
-    """Something that repair or waiting will mend; the mail stays in the queue."""
+    """A temporary failure; the mail stays in the queue."""
 
 
 class DiskFull(TemporaryError):
@@ -56,13 +55,13 @@ class DiskFull(TemporaryError):
 
 
 class UsageError(MailsealError):
-    """The command line, or what was typed, is wrong."""
+    """The command line or the input is wrong."""
 
     exit_status = EX_USAGE
 
 
 class ConfigError(MailsealError):
-    """The configuration is wrong.  Towards an MTA still a temporary failure."""
+    """The configuration is wrong.  For an MTA this is a temporary failure."""
 
     exit_status = EX_CONFIG
 
@@ -75,26 +74,26 @@ class NoSuchUser(MailsealError):
 
 
 class RecipientDeferred(TemporaryError):
-    """The policy keeps mail for this recipient in the queue."""
+    """Mail for this recipient is deferred because of a policy."""
 
     peer_reply = 451, "4.7.1", "not taken yet"
 
 
 class RecipientRefused(MailsealError):
-    """The policy refuses mail for this recipient."""
+    """Mail for this recipient is refused because of a policy."""
 
     exit_status = EX_NOPERM
     peer_reply = 550, "5.7.1", "not taken here"
 
 
 class MailboxFull(TemporaryError):
-    """The mailbox is over its quota, and mail may wait for room."""
+    """The mailbox is over its quota; mail is deferred."""
 
     peer_reply = 452, "4.2.2", "mailbox full"
 
 
 class MailboxFullRefused(MailsealError):
-    """The mailbox is over its quota, and mail is refused."""
+    """The mailbox is over its quota; mail is refused."""
 
     exit_status = EX_NOPERM
     peer_reply = 552, "5.2.2", "mailbox full"
@@ -119,15 +118,15 @@ class WrongPassword(MailsealError):
 
 
 class BadPassword(UsageError):
-    """A password that can never be one: empty, too long, or holding a NUL."""
+    """A password that is not allowed: empty, too long, or with a NUL or line end."""
 
 
 class BadUserName(UsageError):
-    """A user name that can never be one: empty, too long, or holding control characters."""
+    """A user name that is not allowed: empty, too long, or with control characters."""
 
 
 class Damaged(TemporaryError):
-    """Stored data is not what was written: a keyring, a public key or a sealed mail."""
+    """Stored data have changed: a keyring, a public key or a sealed mail."""
 
     exit_status = EX_DATAERR
     peer_reply = 451, "4.3.5", "temporary failure"
@@ -140,13 +139,13 @@ class NotSealed(MailsealError):
 
 
 class NoKey(MailsealError):
-    """The mail is sealed to a key that is not at hand."""
+    """The mail is sealed with a key that is not available."""
 
     exit_status = EX_NOPERM
 
 
 class NewerFormat(TemporaryError):
-    """Written by a newer mailseal than this one."""
+    """Written by a newer version of mailseal."""
 
     peer_reply = 451, "4.3.5", "temporary failure"
 
@@ -156,7 +155,7 @@ class AgentUnavailable(TemporaryError):
 
 
 class TooManyGuesses(TemporaryError):
-    """So many wrong passwords that this one was not looked at."""
+    """There were too many wrong passwords; this one was not checked."""
 
     enhanced = "4.7.0"
 
@@ -168,26 +167,26 @@ class NotPermitted(MailsealError):
 
 
 class Conflict(TemporaryError):
-    """Somebody else changed the same keyring in between."""
+    """Another process has changed the same keyring."""
 
 
 class ChangePending(TemporaryError):
-    """A change of this user's password has begun and is not settled yet."""
+    """Another password change of this user is in progress."""
 
 
 class ChangeGone(MailsealError):
-    """The change of a password that is to be settled is settled already, or superseded."""
+    """The password change was completed or undone already, or replaced by another one."""
 
     exit_status = EX_DATAERR
 
 
 class NothingChanged(MailsealError):
-    """The other password database was to change too, and certainly has not."""
+    """The user database has certainly not changed, so the keyring has not changed either."""
 
     exit_status = EX_UNAVAILABLE
 
 
 class NotSettled(MailsealError):
-    """The new password is in force, what was to follow in the keyring was not done."""
+    """The new password is valid, but the change of the keyring could not be completed."""
 
     exit_status = EX_PROTOCOL

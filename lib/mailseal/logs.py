@@ -8,13 +8,13 @@ forge a line through a user name.
 
 CONTRACT
     write() never raises, and never waits longer than 50 ms a second: a full
-    disk or a syslog that hangs stops neither mail nor logins.  Lines that are
-    lost are counted, and the next line that gets through tells how many.
+    disk or a syslog that hangs does not stop mail or logins.  Lost lines are
+    counted, and the next line says how many there were.
     A file is opened before root is dropped.  Root makes it for agent.user and
     for the group of delivery.user, so that both daemons can write; in a folder
     that others can change, the daemon's own user opens it instead.
-    After a rotation the new file is found within a second, or by reopen(); as
-    long as it cannot be opened, the old one is written.
+    After a rotation the new file is opened within a second, or by reopen(); if it
+    cannot be opened, the old one is used.
 
 FAILURES
     ConfigError if the file cannot be opened at the start.  A machine without

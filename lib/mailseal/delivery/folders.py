@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""Into which folder of a Maildir a mail goes: header rules first, then `user+folder`.
+"""Chooses the folder of a Maildir for a mail: by header rules, then by `user+folder`.
 
     HEADER: VALUE => FOLDER     delivery.header_rules, the first that matches
     user+folder@domain          delivery.detail_folder
 
-The folder named by a rule is made if it is missing: the postmaster has named
-it.  The one named in an address is made only if so configured: anybody
-can write an address.  What cannot be a folder name is delivered to INBOX.
+A folder in a rule is made if it is missing, because the administrator has configured
+it.  A folder in an address is made only if this is configured, because any sender
+can write an address.  If the name is not a valid folder name, INBOX is used.
 
-That includes every name that is a file of Dovecot's in a Maildir: as a folder it would stop
-Dovecot from opening the mailbox.
+Names of Dovecot's own files in a Maildir are not valid: with a folder of such a name Dovecot
+could not open the mailbox.
 
-Folders lie as Dovecot lays them out: Maildir++ (`.name.sub`, names in
+Folders have the same layout as in Dovecot: Maildir++ (`.name.sub`, names in
 modified UTF-7, RFC 3501 5.1.3) or LAYOUT=fs (`name/sub`).
 """
 

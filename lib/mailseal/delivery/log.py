@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""The delivery log: one method per event, so that its format lives here.
+"""The delivery log: one method for each event.
 
-One line per recipient and transaction, in the form of Postfix's own:
+One line for each recipient and transaction, in the format of Postfix's log:
 
     QUEUEID: to=<a@b>, action=sealed, keyid=…, size=…, delay=…, dsn=2.0.0, status=sent (text)
 
 `action` is sealed, relayed, clear (relayed for a user who is not enrolled) or
-none (refused or deferred before it was decided).  `size` is the mail's as received, in bytes,
-`delay` the seconds since MAIL.  `uid=…` before `action` is the local user who handed the mail
-over, if it was not Postfix.  No subject, no line of a mail, no key is
-ever logged.
+none (refused or deferred).  `size` is the size of the received mail in bytes, `delay` the
+seconds since MAIL.  `uid=…` before `action` is the local user who delivered the mail, if it
+was not Postfix.  Subjects, text of mails and keys are never logged.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""One mail on its way: envelope, body in pieces, trace headers, and the reply per recipient.
+"""A mail that is being delivered: envelope, content in pieces, trace headers.
 
-The body is held in memory in pieces, with CR LF; it is never parsed nor re-serialised.
-What a store gets is computed piece by piece.
+The content is held in memory in pieces, with CR LF; it is never parsed and serialised again.
+The stored form is computed piece by piece.
 """
 
 from __future__ import annotations

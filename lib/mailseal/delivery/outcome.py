@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What became of a mail for one recipient: the reply for the peer, the words for the log.
+"""The outcome of a delivery to one recipient: the reply for the client, the text for the log.
 
-The peer is told a class and few words (a bounce may carry them far); the log
-is told everything but secrets.
+The client gets a code and a short text, because a bounce may carry it to a stranger.  The
+log gets all details except secrets.
 """
 
 from __future__ import annotations

@@ -1,26 +1,27 @@
 # SPDX-License-Identifier: MIT
-"""mailseal-deliver: one mail from stdin to one recipient, for pipe(8) and its kin.
+"""mailseal-deliver: delivers one mail from standard input, for pipe(8) and similar programs.
 
 SYNOPSIS
     mailseal-deliver [-c CONFIG] [-s SOCKET] [-f SENDER] [-q QUEUEID] RECIPIENT…
 
 DESCRIPTION
-    Hands the mail to the running mailseal-lmtp.  When there is none, does the work
-    itself, as delivery.user.  Lines may end in LF or CR LF; an mbox "From " line
-    at the beginning is taken off, and names the sender if -f does not.
+    Passes the mail to the running mailseal-lmtp.  If it is not running, delivers the
+    mail itself, as delivery.user.  Lines may end with LF or CR LF.  An mbox "From "
+    line at the beginning is removed; without -f, it contains the sender.
 
     -s   the daemon's socket.  With it, or without -c, no configuration is
          read while the daemon answers (default /run/mailseal/deliver.sock).
     Several recipients are allowed, but there is one exit status for all, and
-    the worst wins: with pipe(8) use `…_destination_recipient_limit = 1`.
+    it is the worst one: with pipe(8) use `…_destination_recipient_limit = 1`.
 
-    stdin is always read to its end first: whoever ends with 0 before that loses mail.
+    Standard input is always read to the end first: an exit status of 0 before that loses mail.
 
 DIAGNOSTICS
-    0 delivered.  75 try again.  67 no such user, 65 the mail itself is not
-    taken (too large), 77 refused: these three bounce.  64 wrong usage would bounce too, so
-    it is 75.  On failure one short line, `4.X.X text`, on stdout for the bounce or mailq.
-    After delivery.deadline (with -s or the default socket: 5 minutes) it ends with 75.
+    0 delivered.  75 temporary failure.  67 no such user, 65 the mail is too large,
+    77 refused: with these three, Postfix bounces the mail.  Wrong usage is 75, because
+    64 would bounce too.  On failure it prints one short line, `4.X.X text`, for the
+    bounce or mailq.  After delivery.deadline (with -s or the default socket: 5 minutes)
+    it exits with 75.
 """
 
 from __future__ import annotations

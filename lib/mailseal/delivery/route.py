@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""Which way the mail of one recipient goes.
+"""Decides how the mail of one recipient is delivered.
 
     unknown user                                  NoSuchUser (550 5.1.1)
     enrolled, Maildir of ours                     seal: mailseal stores it itself
-    enrolled, but with Sieve to run, another      relay: Dovecot's mail_crypt seals, if its
-      mail format, or another uid                   user database hands it the same public key;
-                                                    also asked where a template names the users
-    mailbox full, says dovecot.quota_socket       MailboxFull (452), MailboxFullRefused (552)
+    enrolled, but with Sieve script, another      relay: Dovecot's mail_crypt seals, if its
+      mail format, or another uid                   userdb returns the same public key (it is
+                                                    asked also with `userdb: template`)
+    mailbox full (dovecot.quota_socket)           MailboxFull (452), MailboxFullRefused (552)
     not enrolled                                  delivery.not_enrolled: relay in clear,
                                                     RecipientDeferred or RecipientRefused
 
 CONTRACT: FAIL CLOSED
-    Mail of an enrolled user is never stored in clear.  "Enrolled?" is answered
-    by PublicStore alone, and everything but its certain "no" (None) is a
-    temporary failure.  A relay for an enrolled user is taken only if
-    Dovecot's own answer shows that it will seal with this very key.
+    Mail of an enrolled user is never stored in clear.  Only PublicStore
+    decides whether a user is enrolled.  Everything except its certain "no" (None) is
+    a temporary failure.  Mail for an enrolled user is relayed only if the reply of
+    Dovecot's userdb shows that Dovecot will seal with this key.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""One recipient's copy of a mail: trace headers, sealed, written into tmp/ of the Maildir.
+"""Seals one recipient's copy of a mail and writes it to tmp/ of the Maildir.
 
     staged = seal_into(maildir, key, envelope, recipient, message, …)
     maildir.commit([staged])
 
-Plaintext exists in memory only, and only the pieces that came in: what is
-written is ciphertext from the first byte on.
+The clear mail is in memory only; all bytes that are written are ciphertext.
 """
 
 from __future__ import annotations

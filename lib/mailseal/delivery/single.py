@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""mailseal-deliver without a daemon: the same routing and storing, in this process.
+"""mailseal-deliver without a daemon: routes and stores the mail in this process.
 
-It must run as delivery.user, or as root, and then becomes that user.
+It must be started as delivery.user or as root; root then becomes that user.
 """
 
 from __future__ import annotations

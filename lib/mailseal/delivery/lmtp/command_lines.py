@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""The peer's bytes while they are commands: lines that end in CR LF (RFC 5321, 2.3.8).
+"""Splits the client's input into command lines that end with CR LF (RFC 5321, 2.3.8).
 
 CONTRACT
-    A line is handed out when its CR LF is there.  A longer one than MAX_LINE is
-    forgotten as it comes, so that no more than MAX_LINE bytes are held apart from
-    what add() got last.
+    A line is returned when it is complete.  A line longer than MAX_LINE is discarded
+    as it arrives, so at most MAX_LINE bytes are held in addition to the last input
+    of add().
 
 FAILURES
-    Refused (500) when the end of a line was reached that is too long, and
-    EndlessLine when more than MAX_GARBAGE bytes of one were read.
+    Refused (500) at the end of a line that is too long;
+    EndlessLine after more than MAX_GARBAGE bytes without a line end.
 """
 
 from __future__ import annotations

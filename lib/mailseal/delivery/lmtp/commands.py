@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The arguments of MAIL, RCPT and XFORWARD, turned into events or refused."""
+"""Parses the arguments of MAIL, RCPT and XFORWARD into events, or refuses them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a Session tells the server; protocol.py says what answers each."""
+"""Events of an LMTP session; protocol.py lists the method that answers each of them."""
 
 from __future__ import annotations
 

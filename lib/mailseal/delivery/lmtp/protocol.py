@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""LMTP (RFC 2033), the server's side, without any I/O.
+"""The server side of LMTP (RFC 2033), without I/O.
 
     session = Session(Limits(…), hostname)
     send(session.output())                     # the greeting
@@ -7,12 +7,12 @@
     while (event := session.next_event()) is not None: …
     send(session.output())
 
-EVENTS, and what answers them; until then the session reads no further command,
-which is what makes PIPELINING safe:
+EVENTS, and the method that answers them.  Until an event is answered, the session
+processes no further command, which makes PIPELINING safe:
     Mail        accept_mail() or refuse()      the sender and the announced size
     Recipient   accept_recipient() or refuse()
     Data        accept_data() or refuse()      all recipients are known
-    Piece       nothing                        bytes of the mail, dots taken off
+    Piece       nothing                        bytes of the mail, without leading dots
     End         finish(replies)                one reply per accepted recipient, in order
     Reset       nothing                        drop the transaction
     Quit        nothing                        send the output, then close
@@ -20,9 +20,9 @@ which is what makes PIPELINING safe:
 CONTRACT
     Command lines end at CR LF only, and so does the mail (data_stream.py).
     After End every accepted recipient gets one reply, in RCPT order, even if it was too large.
-    Memory: one command line at most (4096 bytes) apart from what receive() got last.
+    Memory: one command line at most (4096 bytes), and the last input of receive().
 
-VIOLATIONS are answered 5xx and change nothing; 20 in a row, or a line over 1 MiB, end it (421).
+ERRORS get a 5xx reply and change nothing; 20 in a row, or a line over 1 MiB, end the session (421).
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The small syntax of LMTP: paths, parameters and replies.
+"""The syntax of LMTP paths, parameters and replies.
 
-Everything a peer sends in a command line is parsed here and nowhere else.  A
-part that does not parse raises Refused, which is the reply itself.  Addresses are
-taken a little wider than RFC 5321 writes them, because such ones exist (dots
-anywhere in a local part, no domain), and never wider than bytes that cannot
-hurt: no control characters, valid UTF-8, at most 256 bytes, or 2048 for a sender's.
+All arguments of commands are parsed here.  Refused, raised for a syntax error, is the
+reply.  Some addresses are accepted that RFC 5321 does not allow, because they are in
+use (dots anywhere in a local part, no domain).  Control characters, invalid UTF-8 and
+more than 256 bytes (2048 for a sender) are never accepted.
 """
 
 from __future__ import annotations
