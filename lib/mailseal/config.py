@@ -42,7 +42,7 @@ class Config(Options):
 
     @property
     def public_dir(self) -> str:
-        """Folder of the public keys; readable for the delivery filter."""
+        """Folder of the public keys; readable for the delivery daemon."""
         return os.path.join(self.state_dir, "public")
 
     @property

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Tests of the delivery door against a running mailseal-lmtp."""
+"""Tests of delivery against a running mailseal-lmtp."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A running mailseal-lmtp with a template user database, for the tests of the delivery door.
+"""A running mailseal-lmtp with a template user database, for the tests of delivery.
 
     with Daemon(folder, {"delivery": {"workers": 1}}) as daemon:
         daemon.enroll("alice@example.org")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The delivery door with the real Dovecot and Postfix: traces, relays, folders, quota, pipe."""
+"""Delivery with the real Dovecot and Postfix: traces, relays, folders, quota, pipe."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def test_publish_lookup_withdraw(store: PublicStore, key: PublicKey) -> None:
 
 
 def test_modes(store: PublicStore, key: PublicKey) -> None:
-    """The delivery filter opens by name; nobody can list the users."""
+    """The delivery daemon opens by name; nobody can list the users."""
     store.publish(USER, key)
     assert os.stat(store.folder).st_mode & 0o777 == 0o711
     assert os.stat(key_file(store)).st_mode & 0o777 == 0o644

@@ -55,7 +55,7 @@ class PublicStore:
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self._cache: dict[str, tuple[tuple[int, int, int], PublicKey]] = {}
-        # Normalising and escaping took 7 % of a small mail's time in the delivery filter.
+        # Normalising and escaping took 7 % of a small mail's time in the delivery daemon.
         self._names: dict[str, str] = {}
 
     def prepare(self, owner: tuple[int, int] | None = None) -> None:
