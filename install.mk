@@ -54,7 +54,7 @@ install:
 		$(FIT) "$$file" > "$(DESTDIR)$(SHAREDIR)/$$file"; \
 		chmod 644 "$(DESTDIR)$(SHAREDIR)/$$file"; done
 	install -d "$(DESTDIR)$(UNITDIR)" "$(DESTDIR)$(SYSUSERSDIR)" "$(DESTDIR)$(TMPFILESDIR)"
-	@set -e; for unit in mailseal-agent.service mailseal-lmtp.service; do \
+	@set -e; for unit in mailseal-agent.service mailseal-lmtp.service mailseal-sealer.service; do \
 		$(FIT) "systemd/$$unit" > "$(DESTDIR)$(UNITDIR)/$$unit"; \
 		chmod 644 "$(DESTDIR)$(UNITDIR)/$$unit"; done
 	$(FIT) systemd/mailseal.sysusers > "$(DESTDIR)$(SYSUSERSDIR)/mailseal.conf"
@@ -65,5 +65,6 @@ uninstall:
 	rm -rf "$(DESTDIR)$(LIBDIR)" "$(DESTDIR)$(SHAREDIR)"
 	rm -f $(foreach name,mailseal mailseal-deliver mailseal-set-hash,"$(DESTDIR)$(PREFIX)/bin/$(name)")
 	rm -f "$(DESTDIR)$(UNITDIR)/mailseal-agent.service" "$(DESTDIR)$(UNITDIR)/mailseal-lmtp.service"
+	rm -f "$(DESTDIR)$(UNITDIR)/mailseal-sealer.service"
 	rm -f "$(DESTDIR)$(SYSUSERSDIR)/mailseal.conf" "$(DESTDIR)$(TMPFILESDIR)/mailseal.conf"
 	@echo "left alone: /etc/mailseal, and /var/lib/mailseal with the keyrings"

@@ -41,6 +41,11 @@ class Config(Options):
         return os.path.join(self.state_dir, "keys")
 
     @property
+    def sealer_dir(self) -> str:
+        """What mailseal-sealer has to do and has done; root's, open by name."""
+        return os.path.join(self.state_dir, "sealer")
+
+    @property
     def public_dir(self) -> str:
         """Folder of the public keys; readable for the delivery daemon."""
         return os.path.join(self.state_dir, "public")

@@ -452,6 +452,28 @@ class Delivery:
 
 
 @dataclasses.dataclass(frozen=True)
+class Seal:
+    """seal: what mailseal-sealer does with the mail that users have already."""
+
+    existing: str = option(
+        choice("manual", "at-enrollment"),
+        "manual",
+        "Mail that a user has when the keys are made.  manual: it stays as it is until `mailseal "
+        "seal`.  at-enrollment: mailseal-sealer seals it, of all users who are enrolled.",
+    )
+    processes: int = option(
+        number(1, 64),
+        1,
+        "Number of processes with which mailseal-sealer seals.  It works on one user at a time.",
+    )
+    limit_rate: int | None = option(
+        optional(size),
+        None,
+        "Largest number of bytes of mail a second that mailseal-sealer seals.  null: no limit.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Options:
     """All sections, and the options that are in no section."""
 
@@ -467,6 +489,7 @@ class Options:
     keys: Keys = Keys()
     login: Login = Login()
     delivery: Delivery = Delivery()
+    seal: Seal = Seal()
 
 
 def _table(section: Any, prefix: str) -> list[Option]:

@@ -12,6 +12,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,7 @@ from mailseal.crypto import dcrypt
 from tests.e2e.busy import Mailbox
 from tests.e2e.mails import HEADERS, ODD, cpython_mails, crlf, of_size
 from tests.lab import Lab
+from tests.lab.dovecot import installed_version, series
 from tests.lab.smtp import send
 
 SECRET = "password"
@@ -222,3 +224,36 @@ def test_old_caches_are_removed_and_other_text_is_named(lab: Lab, user: str) -> 
     assert not os.path.exists(cache)
     assert cache in entry["removed"]  # type: ignore[operator]
     assert [path for path, _ in entry["clear_text"]] == [dupes]  # type: ignore[attr-defined]
+
+
+COMPRESSED = {
+    "2.3": "protocol imap {\n  mail_plugins = $mail_plugins zlib\n}\n"
+    "plugin {\n  zlib_save = gz\n}\n",
+    "2.4": "mail_plugins {\n  mail_compress = yes\n}\nmail_compress_write_method = gz\n",
+}
+
+
+def test_what_dovecot_has_compressed_stays_compressed_inside() -> None:
+    name = "old@example.org"
+    with Lab(
+        {},
+        auth="behind-passwd-file",
+        plain_users={name: SECRET},
+        dovecot_extra=COMPRESSED[series(installed_version())],
+    ) as lab:
+        box = Mailbox(lab, name, SECRET, ["INBOX"])
+        with box.login() as imap:
+            for size in (1000, 20_000, 200_000):
+                imap.append("INBOX", of_size(size, newline=b"\r\n"))
+        box.read()
+        before = {path: Path(path).read_bytes() for path in files(lab, name)}
+        assert len(before) == 3
+        assert all(data.startswith(b"\x1f\x8b") for data in before.values())
+        enrolled = lab.mailseal("enroll", name, stdin=SECRET.encode() + b"\n")
+        assert enrolled.returncode == 0, enrolled.stderr
+        run(lab, "seal", name)
+        assert all(map(is_sealed, before))
+        box.require_as_remembered()
+        run(lab, "unseal", name, "--stdin", stdin=SECRET.encode() + b"\n")
+        assert {path: Path(path).read_bytes() for path in files(lab, name)} == before
+        box.require_as_remembered()

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 
 _TRACEME, _CONT, _SYSCALL, _SETOPTIONS = 0, 7, 24, 0x4200
 _SYSGOOD_EXITKILL = 0x1 | 0x100000
+_TRAP = signal.SIGTRAP | 0x80  # how ptrace marks a system call
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -65,8 +66,8 @@ def at_step(step: int, function: Callable[[], None], *actions: Callable[[int], o
     if kill not in actions:
         _ptrace(_CONT, pid)
     _, status = os.waitpid(pid, 0)
-    while os.WIFSTOPPED(status):  # a signal on its way
-        _ptrace(_CONT, pid)
+    while os.WIFSTOPPED(status):  # a signal on its way: it is handed on
+        _ptrace(_CONT, pid, os.WSTOPSIG(status) & 0x7F if os.WSTOPSIG(status) != _TRAP else 0)
         _, status = os.waitpid(pid, 0)
     if kill not in actions:
         assert os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0, "the function failed"

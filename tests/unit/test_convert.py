@@ -7,9 +7,11 @@ with the right bytes, and the next run finishes the work.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -442,6 +444,31 @@ def test_a_copy_that_is_under_way_is_waited_for(sealing: Box) -> None:
     renamed.join()
     assert report.tally.converted == 3
     sealing.require_converted()
+
+
+def test_a_signal_at_every_system_call(sealing: Box, request: pytest.FixtureRequest) -> None:
+    """SIGTERM to the service: what Python makes of it may come between any two steps."""
+
+    working = False
+
+    def stop(*_: object) -> None:
+        if working:
+            raise KeyboardInterrupt
+
+    def work() -> None:
+        nonlocal working
+        with contextlib.suppress(KeyboardInterrupt):
+            working = True
+            sealing.convert()
+            working = False
+
+    before = signal.signal(signal.SIGTERM, stop)
+    request.addfinalizer(lambda: signal.signal(signal.SIGTERM, before))
+    for _ in every_step(sealing.fill, work, lambda pid: os.kill(pid, signal.SIGTERM)):
+        assert sealing.mails() == MAILS
+        sealing.convert_all()
+        assert sealing.mails() == MAILS
+        sealing.require_converted()
 
 
 def test_convert_takes_names_that_are_not_true_any_more(sealing: Box) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mailseal.admin.enroll import NO_SECOND_WAY
 from mailseal.admin.prompt import Passwords
+from mailseal.admin.seal_jobs import Jobs, described
 from mailseal.errors import EX_DATAERR, UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ def status(context: Context) -> int:
             raise UsageError("--stdin needs a USER")
         secret = Passwords(from_stdin=True).ask(f"password of {arguments.user}")
     found = all_status(context, arguments.user, secret)
+    jobs = Jobs(context.config.sealer_dir)
+    for entry in found["users"]:
+        if job := jobs.load(entry["user"]):
+            entry["existing"] = job.as_json()
     if context.arguments.json:
         json.dump(found, sys.stdout, indent=1)
         sys.stdout.write("\n")
@@ -104,6 +109,8 @@ def _describe(entry: dict[str, Any]) -> str:
             "" if slot["known"] else ", made by a newer version of mailseal, unknown to this one"
         )
         lines.append(f"  slot {slot['id']} {slot['kind']}{label} {_day(slot['created'])}{unknown}")
+    if job := entry.get("existing"):
+        lines.append(f"  existing mail: {described(job)}")
     if not entry["second_way"]:
         lines.append(f"  WARNING: {NO_SECOND_WAY}")
     if entry["session"]:

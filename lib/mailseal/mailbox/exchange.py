@@ -184,9 +184,15 @@ class Replacement:
         return done
 
     def discard(self) -> None:
-        """Before exchange(), or after it has failed: the mail stays as it was."""
+        """Before exchange(), or after it has failed: the mail stays as it was.
+
+        If a signal came in between, the names have changed places already.
+        """
         self.close()
         with contextlib.suppress(OSError):
+            if _same(os.stat(self.temporary, follow_symlinks=False), self.found):
+                for part in PARTS:
+                    durable.sync_folder(f"{self.maildir}/{part}")
             os.unlink(self.temporary)
 
     def close(self) -> None:

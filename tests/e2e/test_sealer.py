@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+"""mailseal-sealer: existing mail is sealed by itself after the enrollment."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from mailseal.crypto import dcrypt
+from tests.e2e.busy import Mailbox
+from tests.e2e.mails import HEADERS, of_size
+from tests.lab import Imap, Lab
+from tests.lab.process import Server
+
+SECRET = "password"
+USER, OTHER, NEVER = "sam@example.org", "sue@example.org", "never@example.org"
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    """Sealing is slow, so that there is time to look at it and to kill it."""
+    options = {"seal.existing": "at-enrollment", "seal.limit_rate": "60K"}
+    plain = dict.fromkeys((USER, OTHER, NEVER), SECRET)
+    with Lab({}, auth="behind-passwd-file", plain_users=plain, config_extra=options) as made:
+        yield made
+
+
+@pytest.fixture
+def sealer(lab: Lab) -> Iterator[Server]:
+    command = [os.path.join(lab.hooks, "mailseal-sealer"), "-c", lab.config_path]
+    server = Server("mailseal-sealer", command, lab.place.path("log", "sealer.log"))
+    yield server
+    if server.running:
+        server.stop()
+
+
+def fill(lab: Lab, user: str, count: int) -> None:
+    with Imap(lab.imap, user, SECRET) as imap:
+        for number in range(count):
+            imap.append("INBOX", HEADERS + b"%d\r\n" % number + of_size(2000, newline=b"\r\n"))
+
+
+def sealed(lab: Lab, user: str) -> list[bool]:
+    found = []
+    for path in lab.stored(user):
+        with contextlib.suppress(FileNotFoundError), open(path, "rb") as stream:
+            found.append(dcrypt.is_sealed(stream.read(16)))
+    return found
+
+
+def state(lab: Lab, user: str) -> dict[str, Any]:
+    done = lab.mailseal("status", user, "--json")
+    (entry,) = json.loads(done.stdout)["users"]
+    found: dict[str, Any] = entry.get("existing", {})
+    return found
+
+
+def wait(what: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def enroll(lab: Lab, user: str) -> None:
+    done = lab.mailseal("enroll", user, stdin=SECRET.encode() + b"\n")
+    assert done.returncode == 0, done.stderr
+
+
+def test_it_goes_on_after_kill_9_and_seals_everybody_who_is_enrolled(
+    lab: Lab, sealer: Server
+) -> None:
+    for user, count in ((USER, 250), (OTHER, 3), (NEVER, 3)):
+        fill(lab, user, count)
+    box = Mailbox(lab, USER, SECRET, ["INBOX"])
+    sealer.start(until=[])
+    enroll(lab, USER)
+    wait(lambda: any(sealed(lab, USER)))
+    assert state(lab, USER)["phase"] == "sealing"
+    os.kill(sealer.pid, signal.SIGKILL)
+    sealer.stop()
+    assert not all(sealed(lab, USER))
+    enroll(lab, OTHER)  # nobody is told, and nothing is lost
+    sealer.start(until=[])
+    wait(lambda: state(lab, USER).get("phase") == "done" and state(lab, OTHER).get("phase"))
+    wait(lambda: state(lab, OTHER)["phase"] == "done")
+    assert all(sealed(lab, USER)) and all(sealed(lab, OTHER))
+    assert not any(sealed(lab, NEVER))
+    box.require_as_remembered()
+    assert state(lab, USER) == {
+        "phase": "done",
+        "done": 250,
+        "total": 250,
+        "left": 0,
+        "rate": 0.0,
+        "problem": "",
+        "seconds_left": None,
+    }
+    text = lab.mailseal("status", USER).stdout.decode()
+    assert "existing mail: sealed\n" in text
+    for folder, _, names in os.walk(lab.maildir(USER)):
+        assert os.path.basename(folder) != "tmp" or names == []
+
+
+def test_what_cannot_be_done_waits_and_says_why(lab: Lab, sealer: Server) -> None:
+    fill(lab, USER, 2)
+    enroll(lab, USER)
+    lab.dovecot.stop()
+    sealer.start(until=[])
+    wait(lambda: state(lab, USER).get("problem"))
+    assert state(lab, USER)["phase"] == "waiting"
+    assert "waits to be sealed (cannot ask Dovecot" in lab.mailseal("status", USER).stdout.decode()
+    sealer.stop()
+    lab.dovecot.start()
+    os.unlink(
+        os.path.join(
+            lab.place.path("state"), "sealer", os.listdir(lab.place.path("state", "sealer"))[0]
+        )
+    )
+    sealer.start(until=[])
+    wait(lambda: state(lab, USER).get("phase") == "done")
+    assert all(sealed(lab, USER))
