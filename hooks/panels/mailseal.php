@@ -1,9 +1,9 @@
 <?php
 // SPDX-License-Identifier: MIT
 //
-// How a panel written in PHP changes a password together with the keyring: docs/panels.md.
-// The web server's own user runs `mailseal`; it must be named in the option agent.panel_users.
-// Passwords go by standard input and are in no argument.
+// For panels written in PHP: changes the password of the keyring together with the hash.  See docs/panels.md.
+// `mailseal` runs as the web server's user, which must be in the option agent.panel_users.
+// Passwords are passed on standard input, never as arguments.
 
 class MailsealPasswd
 {
@@ -23,8 +23,8 @@ class MailsealPasswd
         $this->command = is_array($command) ? $command : [$command];
     }
 
-    // From DONE on both passwords open the keyring, until commit(), undo() or a login decides.
-    // NOT_ENROLLED: the user has no keyring, the hash alone is to be changed.
+    // DONE: both passwords open the keyring, until commit(), undo() or a login ends the change.
+    // NOT_ENROLLED: the user has no keyring; only the hash must be changed.
     public function begin($old, $new)
     {
         foreach ([$old, $new] as $password) {
@@ -36,20 +36,20 @@ class MailsealPasswd
         if ($status === self::DONE) {
             $this->change = trim($said);
         } elseif ($status === self::WRONG_PASSWORD) {
-            // The answer for a wrong password and for nobody is the same: ask which.
+            // A user who is not enrolled gets the same reply as a wrong password: find out which it is.
             list($known) = $this->run(['status', '--', $this->user], '');
             return $known === self::NOT_ENROLLED ? self::NOT_ENROLLED : self::WRONG_PASSWORD;
         }
         return $status;
     }
 
-    // The user database has the new hash: the old password opens nothing any more.
+    // The user database has the new hash: remove the old password from the keyring.
     public function commit()
     {
         return $this->settle('--commit');
     }
 
-    // It is certain that the user database has the old hash: the new password opens nothing.
+    // The user database certainly has the old hash: remove the new password from the keyring.
     public function undo()
     {
         return $this->settle('--undo');

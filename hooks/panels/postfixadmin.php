@@ -1,9 +1,9 @@
 <?php
 // SPDX-License-Identifier: MIT
 //
-// PostfixAdmin 3.3: users who change their own password change their keyring with it.
-// That version has no script that runs when a password changes, so this file is included by
-// config.local.php, and acts on nothing but the form of users/password.php.  docs/panels.md
+// For PostfixAdmin 3.3: when users change their password, the keyring changes too.
+// That version cannot run a script when a password changes, so config.local.php includes this
+// file.  It is active only for the form in users/password.php.  docs/panels.md
 // has the line to add, and what to do for PostfixAdmin 4.
 
 require_once __DIR__ . '/mailseal.php';
@@ -40,8 +40,8 @@ function mailseal_postfixadmin($command = '/usr/local/bin/mailseal')
             mailseal_postfixadmin_refuse('Passwords cannot be changed just now. Nothing was changed. Please try again later.');
     }
     register_shutdown_function(function () use ($keyring, $user, $old, $new) {
-        // What counts is the hash that is in the database now.  If it cannot be read, both
-        // passwords open the keyring until a login decides.
+        // The hash in the database decides.  If it cannot be read, both passwords open the
+        // keyring until a login shows which one is valid.
         try {
             $login = new Login('mailbox');
             if ($login->login($user, $new)) {

@@ -1,8 +1,8 @@
 <?php
 // SPDX-License-Identifier: MIT
 //
-// A driver for Roundcube's password plugin (1.4 and later): it wraps the driver that changes the
-// hash, so that the keyring changes with it.  docs/panels.md says how to install it.
+// A driver for Roundcube's password plugin (1.4 and later).  It calls the driver that changes the
+// hash, and changes the keyring too.  docs/panels.md describes the installation.
 //
 //     $config['password_driver'] = 'mailseal';
 //     $config['password_mailseal_driver'] = 'sql';       // the one that changes the hash
@@ -12,8 +12,8 @@ require_once __DIR__ . '/mailseal.php';
 
 class rcube_mailseal_password
 {
-    // What a driver answers when it has certainly left the hash alone.  PASSWORD_ERROR and
-    // PASSWORD_CONNECT_ERROR can also mean that the answer of the database was lost.
+    // Results of a driver which mean that the hash has certainly not changed.  PASSWORD_ERROR and
+    // PASSWORD_CONNECT_ERROR can also mean that the reply of the database was lost.
     private const UNCHANGED = ['PASSWORD_CRYPT_ERROR', 'PASSWORD_IN_HISTORY', 'PASSWORD_CONSTRAINT_VIOLATION'];
 
     public function save($current, $new, $username)
@@ -44,8 +44,8 @@ class rcube_mailseal_password
         } elseif (in_array($code, array_map('constant', self::UNCHANGED), true)) {
             $keyring->undo();
         }
-        // Anything else: nobody knows which hash there is now.  Both passwords open the keyring
-        // until a login decides.
+        // Otherwise it is unknown which hash the database has.  Both passwords open the keyring
+        // until a login shows which one is valid.
         return $result;
     }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Second ways in, with the keyring as the only password check: app passwords, recovery, the end."""
+"""Recovery methods and app passwords, with the keyring as the only password check; unenroll."""
 
 from __future__ import annotations
 

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Who asks the agent, as the kernel says it, and what each may ask.
+"""Identifies the agent's clients by their uid, and decides which verbs they may use.
 
 CONTRACT
     login   agent.login_users: the login verbs
-    panel   agent.panel_users: the verbs that prove themselves (panel_verbs.py)
+    panel   agent.panel_users: verbs that require the user's password (panel_verbs.py)
     admin   agent.admin_users: all verbs
-    Others are told "denied", whatever they say.  So that they can do no more than that,
-    a uid that is not listed has at most UNLISTED_AT_ONCE connections, all of them
-    together UNLISTED_TOGETHER, and a panel PANEL_AT_ONCE; the next one is cut off.
-    Those who log users in, and administrators, are as many as they like: what they
-    start is bounded by Dovecot and by themselves.
+    All others get the reply "denied".  A uid that is not listed has at most
+    UNLISTED_AT_ONCE connections, all of these together UNLISTED_TOGETHER, and a panel
+    PANEL_AT_ONCE; further connections are closed.  There is no limit for login_users
+    and admin_users: Dovecot and administrators limit these themselves.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""mailseal-checkpassword: what Dovecot 2.3's checkpassword passdb and userdb run.
+"""mailseal-checkpassword: the program for Dovecot 2.3's checkpassword passdb and userdb.
 
 SYNOPSIS
     mailseal-checkpassword [--behind-passdb | --app-password] [--socket PATH] [--public FOLDER]
         [--key=KEY] [--undoing=VALUES] [--mail=LOCATION] REPLY-PROGRAM
 
 DESCRIPTION
-    For sites without Lua; with it, mailseal.lua does the same without starting a program.
+    For sites without Lua.  With Lua, mailseal.lua does the same without starting a program.
     Dovecot writes `user NUL password NUL timestamp NUL` to descriptor 3 and reads the
     answer from descriptor 4: fields separated by TAB, with TAB, LF, CR, NUL
     and 0x01 in them written as 0x01 and a letter (Dovecot: strescape.c).  The
@@ -15,26 +15,26 @@ DESCRIPTION
 
     As a passdb, without an option: the keyring is the only password check.
     --behind-passdb: another passdb has accepted the password (`result_success = continue-ok`
-    there, `skip = unauthenticated` here).  The answer has the keys, if the user has any;
-    a password that the keyring does not know is a temporary failure.
+    there, `skip = unauthenticated` here).  The reply contains the user's keys, if there are
+    any; a password that does not open the keyring is a temporary failure.
     --app-password: another passdb has refused the password (`skip = authenticated`).
-    It is right if it is an app password of the user's.
+    The login succeeds if it is an app password of the user.
 
-    As a userdb (AUTHORIZED in the environment), the last of all: how mail is saved, for
-    Dovecot's final user name.  --key is the public key in the passdb's answer,
-    `%{userdb:mail_crypt_global_public_key}`: the login of an enrolled user is refused if it is not
-    this user's, or if other userdbs give fields with which Dovecot would not seal: --undoing has
-    the values of some, --mail the location.
+    As a userdb (AUTHORIZED in the environment), which must be the last one: it returns how mail is
+    saved, for Dovecot's final user name.  --key is the public key that the passdb has returned,
+    `%{userdb:mail_crypt_global_public_key}`.  The login of an enrolled user is refused if this is
+    not the user's key, or if other userdbs return fields with which Dovecot would not seal:
+    --undoing has the values of such fields, --mail the mail location.
 
-    Who is enrolled, and the public key, is read in --public; the agent is asked only for what
-    needs a password.
+    The public keys of enrolled users are read from --public; the agent is asked only if a password
+    must be checked.
 
 DIAGNOSTICS (exit status)
     0    the password is right        1    it is wrong, or there is no such user
     2    fields for AUTHORIZED        3    AUTHORIZED, and the user is not enrolled
-    111  temporary failure: anything else, whatever it is
+    111  temporary failure: everything else
 
-The password comes by descriptor and goes by socket; it is never in the
+The password is read from a descriptor and sent to a socket.  It is never in the
 arguments, the environment or a message.
 """
 

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Wrong passwords are slowed down: for each user and for each remote address.
+"""Rate limits for wrong passwords, for each user and each remote address.
 
 CONTRACT
-    admit() lets a try go to Argon2id or raises TooManyGuesses, which becomes a
-    temporary failure at once: the password has not been looked at, so it is
-    not called wrong, and nobody is kept waiting.  A held answer would hold one of
-    Dovecot's auth workers, and a crowd would hold them all.
+    admit() permits an attempt, or raises TooManyGuesses, which is a temporary failure:
+    the password is not checked, so it is not called wrong.  The reply is not
+    delayed: each delayed reply would keep one of Dovecot's auth workers busy.
     So many different wrong passwords are free; then one try is let in after
     a pause of 1, 2, 4 … seconds, up to the longest.  All is forgotten after 15
     minutes without a wrong password.  The same wrong password again (a phone
