@@ -4,8 +4,8 @@
 --     key_agent.lua - asks mailseal-agent, for mailseal.lua
 --
 -- DESCRIPTION
---     Over its unix socket, one line out, one line back: words separated by one space, `name=value`
---     with the value in lower-case hex.  Needs lua-socket.
+--     Sends one line to the agent's unix socket and reads one line: words separated by one space,
+--     `name=value` with the value in lower-case hex.  Needs lua-socket.
 
 local socket_unix = require "socket.unix"
 
@@ -21,8 +21,7 @@ local function from_hex(hex)
   return (hex:gsub("%x%x", function(pair) return string.char(tonumber(pair, 16)) end))
 end
 
--- Take a reply apart.  Returns status and fields, or nil: whatever is not exactly of the
--- form is no answer, because half an answer must not open or close a mailbox.
+-- Parse a reply.  Returns status and fields, or nil if the reply is not complete and valid.
 local function parse_reply(line)
   if #line > MAX_REPLY then return nil end
   local status, rest = line:match("^(%l+)(.*)$")
@@ -71,7 +70,7 @@ function agent.ask(socket_path, seconds, verb, question)
   return status, fields
 end
 
--- The agent's refusals, as sentences for the log.
+-- Error replies of the agent, as sentences for the log.
 function agent.explain(status, fields)
   if status == "temporary" then
     return "temporary failure of the key agent: " .. (fields.reason or "no reason given")

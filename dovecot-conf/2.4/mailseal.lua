@@ -10,20 +10,19 @@
 -- DESCRIPTION
 --     auth_password_verify(request, password) is the passdb.  Behind another passdb
 --     (`result_success = continue-ok` there) it adds the keys to a login that the other
---     passdb has accepted; and it accepts by itself an app password, which only the
---     keyring knows.  With `only` there is no other passdb: the keyring is the password check.
+--     passdb has accepted.  It also accepts app passwords, which are in the keyring only.
+--     With `only` there is no other passdb: the keyring is the only password check.
 --
---     auth_userdb_lookup(request) is the userdb, the last of all, so that it is asked with
---     Dovecot's final user name.  It decides what may be saved:
---       not enrolled      plain saving is permitted, explicitly: without that Dovecot refuses it
---       enrolled          the public key, and mail_crypt is loaded whatever other fields say
---       enrolled, login   as above, but only if the passdb's answer was for the key of this very
---                         user; else the login is refused (see refusal())
+--     auth_userdb_lookup(request) is the userdb.  It must be the last one, because it needs
+--     Dovecot's final user name.  It decides how mail is saved:
+--       not enrolled      saving in clear is permitted explicitly; otherwise Dovecot refuses it
+--       enrolled          returns the public key, and fields that load mail_crypt
+--       enrolled, login   the same, but only if the passdb has returned the keys of this user;
+--                         otherwise the login is refused (see refusal())
 --
---     Who is enrolled, and the public key, is read from the local store of public keys, by
---     public_keys.lua beside this file.  The agent is asked for what needs a password, and for names that
---     are too long for a plain file name, by key_agent.lua.  So users who are not enrolled, and all
---     lookups without a password, need no agent.
+--     public_keys.lua reads the public keys of enrolled users from the local store.  key_agent.lua asks
+--     the agent, if a password must be checked, and for user names that are too long for a plain file
+--     name.  So users who are not enrolled, and all lookups without a password, need no agent.
 --
 --     Needs lua-socket.
 --
@@ -33,17 +32,17 @@
 --     MAILSEAL_ONLY=yes`.
 --
 -- DIAGNOSTICS
---     What is not a clear yes or no is PASSDB_RESULT_INTERNAL_FAILURE: the client is told of a
---     temporary failure, never of a wrong password.  The log gets one sentence.  No message
---     holds a password, a key or anything the agent sent but its own reason.
+--     Without a definite result, it returns PASSDB_RESULT_INTERNAL_FAILURE: the client gets a
+--     temporary failure, never a wrong password.  One sentence is logged.  No message contains
+--     a password or a key, or anything from the agent except its reason.
 --
 -- AUTH CACHE
---     2.4 caches a Lua passdb only if the script defines a cache key; this one does not, on
---     purpose: a cached answer would outlive `mailseal lock` and a changed password.  2.3
---     caches under %u unless told otherwise (only with auth_cache_size > 0), so the 2.3 passdb
---     line above makes every session its own cache entry; an empty `cache_key=` crashes 2.3.19
---     there.  The userdb takes it, and is not cached.  Who logs in to 2.3 without a session,
---     as Postfix does to let a client send, is cached there as with any passdb.
+--     2.4 caches the result of a Lua passdb only if the script defines a cache key.  This one does
+--     not: a cached result would still be valid after `mailseal lock` or a password change.  2.3
+--     caches with the key %u by default (if auth_cache_size > 0), so the 2.3 passdb line above has
+--     a separate entry for each session; an empty `cache_key=` in a passdb crashes 2.3.19.  In a
+--     userdb it is allowed, and turns caching off.  Logins without a session, such as Postfix's
+--     SASL logins, are cached in 2.3 as with any passdb.
 
 local folder = debug.getinfo(1, "S").source:match("^@(.*/)")
 local keys = dofile(folder .. "public_keys.lua")
@@ -55,11 +54,11 @@ local public_dir = os.getenv("MAILSEAL_PUBLIC") or "/var/lib/mailseal/public"
 -- Whether the keyring is the only password check.
 local only = os.getenv("MAILSEAL_ONLY") == "yes"
 
--- Seconds for one whole question.  Longer than the agent lets an unlock wait for a free
--- Argon2id run, shorter than Dovecot's own patience with an auth worker (60 s).
+-- Seconds for one request.  Longer than an unlock can wait for Argon2id in the agent, shorter
+-- than Dovecot's time limit for an auth worker (60 s).
 local timeout = 30
 
--- The same, where nothing depends on the answer: enrollment at login.
+-- The same for enrollment at login, where the login does not depend on the reply.
 local short_timeout = 5
 
 -- Names of Dovecot's settings.  Only 2.4 gives settings to a script.
@@ -91,7 +90,7 @@ local function public_field()
   return dovecot_24 and "crypt_global_public_key_file" or "mail_crypt_global_public_key"
 end
 
--- Fields with which Dovecot stores mail as it comes.
+-- Fields with which Dovecot stores mail in clear.
 local function plain_fields()
   if dovecot_24 then return { crypt_write_algorithm = "" } end
   return { mail_crypt_save_version = "0" }
@@ -116,13 +115,13 @@ local function sealing_fields(key)
   }
 end
 
--- The public key in the spelling of Dovecot's userdb field.
+-- The public key in the format of Dovecot's userdb field.
 local function spelled(spki, key_id)
   local key = "2:" .. spki .. ":" .. key_id
   return dovecot_24 and "inline:" .. key or key
 end
 
--- What the agent says about a name that this script does not look up itself.
+-- Asks the agent about a user name that this script does not look up itself.
 local function ask_published(user)
   local status, fields = ask("lookup", { { "user", user } })
   if status == "unknown" then return "none" end
@@ -161,7 +160,7 @@ local function unlock(request, password, extra, seconds)
   return ask("unlock", question, seconds)
 end
 
--- The keys of a login as fields of a passdb.  The name is the other passdb's matter, if there is one.
+-- The keys of a login as passdb fields.  If there is another passdb, it returns the user name.
 local function key_fields(fields)
   local reply = {}
   for name, value in pairs(fields) do
@@ -174,7 +173,7 @@ local function key_fields(fields)
   return reply
 end
 
--- The keyring is the only password check.
+-- For the keyring as the only password check.
 local function verify_alone(request, password)
   local auth = dovecot.auth
   local status, fields = unlock(request, password, {})
@@ -185,7 +184,7 @@ local function verify_alone(request, password)
   return auth.PASSDB_RESULT_INTERNAL_FAILURE, agent.explain(status, fields)
 end
 
--- Another passdb has refused the password: it may be an app password.
+-- Another passdb has refused the password; it may be an app password.
 local function verify_refused(request, password)
   local auth = dovecot.auth
   if not looks_like_app_password(password) then
@@ -203,8 +202,8 @@ local function verify_refused(request, password)
   return auth.PASSDB_RESULT_INTERNAL_FAILURE, agent.explain(status, fields)
 end
 
--- Another passdb has accepted the login: the keys, if the user has any.  An answer without
--- keys permits nothing yet: the userdb, which knows the final name, decides what it is worth.
+-- Another passdb has accepted the login: returns the user's keys, if there are any.  Without
+-- keys, the userdb, which gets the final user name, decides whether the login is refused.
 local function verify_accepted(request, password)
   local auth = dovecot.auth
   local state, problem = published(request.user)
@@ -225,13 +224,13 @@ end
 
 local function verify(request, password)
   if only then return verify_alone(request, password) end
-  -- True when a passdb before us has accepted this login.
+  -- True if a passdb before this one has accepted the login.
   if request.skip_password_check then return verify_accepted(request, password) end
   return verify_refused(request, password)
 end
 
--- Fields of another userdb with which Dovecot would not seal, whatever this one says: the name
--- of the first, or nil.  (delivery/dovecot/sealing.py has the whole list, for what is relayed.)
+-- The name of a field of another userdb with which Dovecot would not seal, although this one
+-- returns the key; or nil.  (delivery/dovecot/sealing.py has the whole list, for what is relayed.)
 local function undoing(request)
   local names = dovecot_24
       and { "*/mail_plugins", "mail_plugin_dir", "*/mail_plugin_dir", "mail_ext_attachment_path" }
@@ -246,8 +245,8 @@ local function undoing(request)
 end
 
 -- Why a login of an enrolled user is refused, or nil.  `key` is the user's public key, `given` the
--- one in the passdb's answer: none if our passdb was not asked, was asked with
--- another name, or did not know yet that the user is enrolled.
+-- one that the passdb has returned.  It is nil if mailseal's passdb was not asked, was asked with
+-- another name, or if the user was enrolled after that.
 local function refusal(request, key, given)
   local mechanism, master = request.mechanism or request.mech, request.master_user
   if not mechanism or mechanism == "" then return nil end -- no login: a delivery, doveadm
@@ -282,8 +281,8 @@ local function lookup(request)
   return auth.USERDB_RESULT_OK, sealing_fields(key)
 end
 
--- A fault in the script itself is a temporary failure too, and Dovecot must not log its text:
--- Lua quotes the values it stumbles over.
+-- An error in this script is a temporary failure too.  Dovecot must not log its text, because
+-- Lua's error messages contain values.
 function auth_password_verify(request, password)
   local good, result, reply = pcall(verify, request, password)
   if good then return result, reply end
@@ -301,7 +300,7 @@ function auth_userdb_iterate()
   return {}
 end
 
--- Asked when a mechanism gives no plain password (CRAM-MD5, SCRAM) or by a static userdb.
+-- Called if a mechanism has no plain password (CRAM-MD5, SCRAM), or by a static userdb.
 function auth_passdb_lookup(request)
   return dovecot.auth.PASSDB_RESULT_INTERNAL_FAILURE,
     "the password is needed to open the keyring; allow PLAIN and LOGIN only"

@@ -4,15 +4,15 @@
 --     public_keys.lua - mailseal's local store of public keys, read by mailseal.lua
 --
 -- DESCRIPTION
---     Layout and file: mailseal/keys/public.py.  The names of the files: mailseal/keys/names.py.  A key
---     file has one spelling only, so a pattern is enough to read it.
+--     mailseal/keys/public.py describes the store, mailseal/keys/names.py the names of the files.  All
+--     key files are formatted in the same way, so a pattern can read them.
 --
 --     look_up(folder, user) returns one of
 --       "enrolled", spki, key_id     in hex
 --       "none"                       the user is certainly not enrolled: the folder is the right
---                                    one, there is no key file and no enrolled mark
---       "long name"                  the file name would be cut and end in a hash: ask the agent
---       nil, sentence                all else: no store, a key that is missing, a damaged file
+--                                    store, there is no key file and no enrolled mark
+--       "long name"                  the file name is shortened with a hash: ask the agent
+--       nil, sentence                everything else: no store, a missing key, a damaged file
 
 local keys = {}
 
@@ -27,14 +27,14 @@ local FOLDER_MARK = "mailseal public keys, version 1\n"
 local KEY_FILE = '^{\n "format": "mailseal%-public%-key",\n "version": 1,\n "user": (".-"),\n'
   .. ' "key_id": "([0-9a-f]+)",\n "spki": "([0-9a-f]+)"\n}\n$'
 
--- As mailseal/keys/names.py does it.  A name that cannot be a user's there (no UTF-8, control
--- characters) gives a file name that no key file has.
+-- As in mailseal/keys/names.py.  For names that are not allowed there (not UTF-8, control
+-- characters), the result is a file name that no key file has.
 local function file_name(user)
   local escaped = user:gsub("[^a-z0-9@_+.-]", function(c) return ("%%%02x"):format(c:byte()) end)
   return (escaped:gsub("^%.", "%%2e"))
 end
 
--- As Python's json.dumps writes it.
+-- In the format of Python's json.dumps.
 local function json_string(text)
   local parts = {}
   for _, code in utf8.codes(text) do
@@ -51,7 +51,7 @@ local function json_string(text)
   return '"' .. table.concat(parts) .. '"'
 end
 
--- Content of a file; nil if there is none, nil and a sentence if it cannot be read.
+-- The content of a file; nil if it does not exist, nil and a sentence if it cannot be read.
 local function read_file(path)
   local stream, message, number = io.open(path, "rb")
   if not stream then
@@ -64,7 +64,7 @@ local function read_file(path)
   return content
 end
 
--- Whether a file or folder is there; false and a sentence if that cannot be told.
+-- Whether a file or folder exists; false and a sentence if this is unknown.
 function keys.exists(path)
   local stream, message, number = io.open(path, "rb")
   if stream then
@@ -96,7 +96,7 @@ function keys.look_up(folder, user)
   if owner ~= json_string(lower) or #key_id ~= 64 or #spki % 2 ~= 0 then
     return nil, path .. " is damaged, or from a newer mailseal"
   end
-  -- Two accounts of Dovecot's that differ in case only would get one key.
+  -- Two accounts in Dovecot that differ only in case would have the same key.
   if lower ~= user then return nil, keys.NOT_ONE_SPELLING end
   return "enrolled", spki, key_id
 end
