@@ -223,7 +223,7 @@ def make_folder(path: str, *, mode: int = 0o700, owner: tuple[int, int] | None =
             os.mkdir(path, mode)
         except FileExistsError:
             return
-        # By descriptor: the name may lie in a folder of somebody who is not root.
+        # By descriptor: the file may be in a folder of another user than root.
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             os.fchmod(fd, mode)

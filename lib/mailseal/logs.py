@@ -3,8 +3,8 @@
 
     2026-01-31T12:00:00+01:00 HOST PROGRAM[PID]: TEXT
 
-syslog adds time and host by itself.  Control characters are written as \\xNN, so that nobody can
-forge a line through a user name.
+syslog adds time and host by itself.  Control characters are written as \\xNN, so that a user
+name cannot forge a line.
 
 CONTRACT
     write() never raises, and never waits longer than 50 ms a second: a full

@@ -79,7 +79,7 @@ def seal_group(jobs: Sequence[SealJob], store: Store) -> None:
     staged: list[tuple[SealJob, Staged, bytes]] = []
     for job in jobs:
         try:
-            # As it is now, not as it was at RCPT: it may have been replaced.
+            # Look up the key again: it may have been replaced since RCPT.
             route = job.route
             key = store.router.key_of(route.user)
             if key is None:
@@ -137,7 +137,7 @@ class Committer:
                 self._idle += 1
                 while not self._waiting:
                     self._wake.wait()
-                # What waits is shared with the threads that are idle too.
+                # Waiting jobs are shared with the other idle threads.
                 count = min(GROUP, -(-len(self._waiting) // self._idle))
                 self._idle -= 1
                 group = [self._waiting.popleft() for _ in range(count)]

@@ -58,7 +58,7 @@ class _Options:
     """The command line, and what can be left to a default."""
 
     def __init__(self, argv: Sequence[str]) -> None:
-        # By hand: getopt brings gettext along, 8 ms of the 40 that a mail may take.
+        # Parsed by hand: getopt imports gettext, which takes 8 ms of the 40 ms for a mail.
         given: dict[str, str] = {}
         self.recipients: list[str] = []
         words = iter(argv)
@@ -99,7 +99,7 @@ def main(argv: Sequence[str], stdin: BinaryIO, environ: Mapping[str, str]) -> in
     except Refused as refused:
         replies = [refused.reply]
     except MailsealError as error:
-        # A wrong configuration or command line is no reason to bounce anybody's mail.
+        # Mail must not bounce because of a wrong configuration or command line.
         replies = [Reply(451, "4.3.5", str(error))]
     worst = max(replies, key=_badness)
     if worst.ok:
@@ -109,7 +109,7 @@ def main(argv: Sequence[str], stdin: BinaryIO, environ: Mapping[str, str]) -> in
 
 
 def _say(reply: Reply) -> None:
-    # No LF at the end: pipe(8) shows it as a blank.
+    # No LF at the end: pipe(8) would show it as a space.
     text = printable(reply.text.replace("\n", " "))[:200]
     _write(f"{reply.enhanced} {text}".encode("utf-8", "replace"))
 
@@ -159,7 +159,7 @@ def read_mail(stdin: BinaryIO) -> tuple[Message, str | None]:
                 data = rest
                 sender = line.split(b" ")[1].decode("utf-8", "replace")
         first = False
-        # A CR waits for what follows, so that no CR LF is split.
+        # A CR at the end is kept for the next piece, so that no CR LF is split.
         carry = b"\r" if data.endswith(b"\r") else b""
         message.add(_with_crlf(data[: len(data) - len(carry)]))
     if carry:
@@ -182,7 +182,7 @@ def _deliver(options: _Options, message: Message, mbox_sender: str | None) -> li
     try:
         known = _address(sender, sender=True)
     except Refused as refused:
-        # Not the recipient's fault, and no "user unknown": somebody must look at it.
+        # Not "user unknown": the sender is wrong, and an administrator must check why.
         raise TemporaryError(f"sender not understood: {refused.reply.text}") from None
     envelope = Envelope(known, "localhost", "", "localhost")
     recipients = [_address(recipient, sender=False) for recipient in options.recipients]
@@ -234,7 +234,7 @@ def _address(text: str, *, sender: bool) -> Address:
     try:
         address, parameters = parse_path(raw, sender=sender)
     except Refused:
-        # pipe(8) without flags=q takes the quotes off `"a b"@example.org`.
+        # pipe(8) without flags=q removes the quotes of `"a b"@example.org`.
         local, at, domain = raw[1:-1].rpartition(b"@")
         quoted = local.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
         address, parameters = parse_path(b'<"' + quoted + b'"' + at + domain + b">", sender=sender)

@@ -131,8 +131,8 @@ class Router:
         try:
             return self._keys.lookup(user)
         except BadUserName as exc:
-            # Whoever has no name that keys could have been filed under was never enrolled,
-            # but saying so is not worth the risk.
+            # A user with a name that is not allowed was never enrolled, but to be safe this
+            # is a temporary failure.
             raise TemporaryError(str(exc)) from None
         except MailsealError as exc:
             raise TemporaryError(

@@ -37,7 +37,7 @@ from mailseal.keys.stores import Revision
 # 64 keys and 64 slots take about 60 KB.
 _MAX_FILE = 1 << 20
 
-# The second form is that of versions that gave each temporary file a name of its own.
+# Earlier versions used the second form, with a different name for each temporary file.
 _LEFT_OVER = re.compile(r"(.+)\.json(#tmp|\.tmp\.\d+\.[0-9a-f]{8})")
 
 

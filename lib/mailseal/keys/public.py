@@ -106,7 +106,7 @@ class PublicStore:
                 durable.replace(mark, b"", mode=0o644, alone=True)
             durable.replace(self._key_path(name), _encode(user, key), mode=0o644, alone=True)
         except TemporaryError:
-            # Without the key the mark would let the mail of somebody wait who is not enrolled.
+            # With the mark but no key, mail of a user who is not enrolled would be deferred.
             if is_new and not os.path.lexists(self._key_path(name)):
                 durable.remove(mark)
             raise

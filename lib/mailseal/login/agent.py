@@ -57,7 +57,7 @@ from mailseal.login.verbs import error_answer
 from mailseal.login.workers import Workers
 from mailseal.logs import Log
 
-# A caller that says nothing for so long is cut off, in seconds.
+# Seconds after which the connection of a silent client is closed.
 _SILENCE = 300
 _EXPIRE_EVERY = 10
 _REFUSAL = 5

@@ -54,12 +54,12 @@ DEFAULT_PUBLIC = "/var/lib/mailseal/public"
 # Dovecot sends 512 bytes at most (CHECKPASSWORD_MAX_REQUEST_LEN).
 _MAX_INPUT = 65536
 _TIMEOUT = 60.0
-# The same, where nothing depends on the answer: enrollment at login.
+# The same for enrollment at login, where the login does not depend on the reply.
 _SHORT_TIMEOUT = 5.0
 _PUBLIC_FIELD = "mail_crypt_global_public_key"
 _SEALED = "userdb_mail_crypt_save_version=2\t"
 _PLAIN = "userdb_mail_crypt_save_version=0\t"
-# mail_crypt is loaded, whatever other fields or a `protocol` block say.
+# Loads mail_crypt, even if other fields or a `protocol` block do not.
 _LOADED = "userdb_mail_plugins+= mail_crypt\t"
 # What an app password is made of, see keys/codes.py.
 _APP_LETTERS = b"0123456789abcdefghijklmnopqrstvwxyz"
@@ -103,7 +103,7 @@ def main(argv: list[str], environ: dict[str, str], *, input_fd: int = 3, output_
     try:
         arguments = _Arguments(argv[1:])
         user, password = _read_request(input_fd)
-        # A userdb sees it as well, after a login by such a mechanism.
+        # The userdb is also called, after a login with such a mechanism.
         if "CREDENTIALS_LOOKUP" in environ and not arguments.userdb:
             raise UsageError("the password is needed to open the keyring; allow PLAIN and LOGIN")
         if "AUTHORIZED" in environ:
@@ -195,7 +195,7 @@ def _unlock(
     **extra: bytes,
 ) -> Reply:
     fields = {"user": user, "password": password, **extra}
-    # For the agent's log, and to tell a master user, and a password from a token.
+    # For the agent's log, and to recognise master users and tokens.
     names = {
         "service": "SERVICE",
         "remote": "TCPREMOTEIP",
@@ -211,7 +211,7 @@ def _unlock(
 
 def _login(reply: Reply, output_fd: int, *, with_user: bool) -> int:
     if reply.status == "ok":
-        # Behind another passdb the name is its matter: a userdb may tell case apart.
+        # The other passdb returns the user name: a userdb may be case-sensitive.
         parts = []
         for name in reply.fields:
             value = reply.text(name).translate(_ESCAPES)

@@ -110,7 +110,7 @@ class Lifecycle:
         before = self._store.load(user)
         if not any(slot.id == change_id for slot in before.of_kind("login")):
             raise _gone(user)
-        # The old password of a later change: this one was settled before that began.
+        # If this slot is the old password of a later change, this change was completed before.
         if before.pending is not None and before.pending.id == change_id:
             self._drop_logins(before, lambda slot: slot.id != change_id)
 
@@ -254,7 +254,7 @@ class Lifecycle:
         except Damaged as exc:
             found = f"damaged ({exc})"
         else:
-            # A change that began before must not take the backup for what it started from.
+            # A change in progress must detect that the keyring was restored.
             keyring = dataclasses.replace(
                 keyring, revision=max(keyring.revision, there.revision + 1)
             )

@@ -96,7 +96,7 @@ class LoginVerbs:
         self.login_verbs: dict[str, Verb] = {"unlock": self._unlock, "lookup": self._lookup}
         self.admin_verbs = admin_verbs
         self.panel_verbs = panel_verbs or {}
-        # By the keyring too: what began before a change does not say what is right after it.
+        # The keyring is part of the key: a result from before a change is not valid after it.
         self._under_way: dict[tuple[bytes, Revision | None], asyncio.Future[Unlocked]] = {}
         self._wrong: OrderedDict[bytes, tuple[float, Revision | None]] = OrderedDict()
 
@@ -257,7 +257,7 @@ class LoginVerbs:
             return
         if exc is None:
             got = done.result()
-            # Two passwords open: a next login must reach the keyring, it may decide between them.
+            # During a password change the next login must use the keyring: it may end the change.
             if got.settled:
                 self.sessions.start(user, mac, got.revision, got.keys, got.slot_id)
         elif isinstance(exc, WrongPassword):

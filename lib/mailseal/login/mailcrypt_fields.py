@@ -52,7 +52,7 @@ def public_fields(version: str, public: PublicKey) -> Named:
         return [
             ("*/mail_plugins/mail_crypt", "yes"),
             ("crypt_write_algorithm", "aes-256-gcm-sha256"),
-            # The same again wins over a `protocol` block that has none.
+            # The same with "*/" overrides a `protocol` block that has none.
             ("*/crypt_write_algorithm", "aes-256-gcm-sha256"),
             ("crypt_global_public_key_file", f"inline:{public.dovecot_string()}"),
         ]
@@ -96,7 +96,7 @@ def room(version: str, publics: Sequence[PublicKey], curve: str) -> int:
     now = line_size(version, publics)
     limit = LINE_LIMIT - RESERVE
     more = max(0, limit - now) // (line_size(version, [*publics, new]) - now)
-    # The names grow with the numbers in them.
+    # The names become longer with the numbers in them.
     while more and line_size(version, [*publics, *[new] * more]) > limit:
         more -= 1
     return more

@@ -28,7 +28,7 @@ from mailseal.login.vault import Vault
 from mailseal.login.verbs import Answer, Verb, needed, text_of, user_of
 from mailseal.login.workers import Workers, asked_by_panel
 
-# The fields that hold what proves the user.
+# The fields with the user's password or recovery code.
 _PROOFS = ("old", "password", "code", "secret")
 _AS_THEY_ARE = ("passwd", "commit", "undo", "rewrap", "recover", "recovery", "app")
 

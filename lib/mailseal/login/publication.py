@@ -33,8 +33,8 @@ class Publication:
         """
         if self._published(user) == ("", keys[-1].key_id):
             return
-        # The keyring may have changed since it was read (rotate, unenroll): only under its
-        # lock, and against what is stored now, is a difference one.
+        # The keyring may have changed since it was read (rotate, unenroll): compare again, with
+        # the stored keyring, while it is locked.
         with self._stores.transaction(user) as change:
             try:
                 keys = [key.public for key in change.keyring().keys]

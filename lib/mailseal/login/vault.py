@@ -120,7 +120,7 @@ class Vault:
         """Small changes that need the master key, made when it happens to be at hand."""
         before = opened.keyring
         new = before.pending
-        # Not at once when the old one opened it: its hash may be about to change elsewhere.
+        # Not at once if the old password was used: its hash may be about to change.
         if drop_other and new and (opened.slot.id == new.id or self.is_old(new)):
             opened.drop_other_logins()
         self.add_escrow(opened)

@@ -101,7 +101,7 @@ def hash_of(password: bytes, scheme: str) -> str:
         )
     except (OSError, subprocess.SubprocessError):
         raise HashingFailed("cannot run doveadm pw") from None
-    # A scheme such as PLAIN holds the password itself, which must stay as it is.
+    # A scheme such as PLAIN contains the password itself, which must not be changed.
     hashed = done.stdout.decode("utf-8", "surrogateescape").removesuffix("\n")
     controls = any(ord(letter) < 32 or letter == "\x7f" for letter in hashed)
     if done.returncode or not hashed.startswith("{") or controls:

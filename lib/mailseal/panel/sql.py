@@ -54,7 +54,7 @@ def write(database: Database, user: str, hashed: str) -> None:
             cursor.execute(query, {"user": user, "hash": hashed})
             rows = cursor.rowcount
         except Exception as exc:
-            # Not its text, which may quote the parameters.
+            # Without its text, which may contain the parameters.
             raise Unreachable(f"the database refused the query ({type(exc).__name__})") from None
         if rows == 0:
             raise NoSuchUser(f"the database does not contain {user}")
@@ -96,7 +96,7 @@ def _connect(database: Database) -> Any:
         raise ConfigError(
             f"{database.kind} needs the package {package}", hint=f"apt-get install {package}"
         ) from None
-    # FOUND_ROWS: rows that fit, not rows that differ.
+    # FOUND_ROWS: count rows that match, not rows that change.
     flag = pymysql.constants.CLIENT.FOUND_ROWS
     timeouts = {
         "connect_timeout": _PATIENCE,

@@ -47,7 +47,7 @@ class Loop:
         )
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
-        # One for all clients: recv() would make a large object for each read and shrink it.
+        # One buffer for all clients: recv() would make a large object for each read and shrink it.
         self.buffer = memoryview(bytearray(READ))
         self._woken = False
         self._stopping = False
@@ -135,7 +135,7 @@ class Loop:
     def post(self, call: Callable[..., None], *arguments: Any) -> None:
         """Have the loop do something; for the threads."""
         self._posted.append((call, arguments))
-        # Once for what is posted together: each waking costs a hand-over of the global lock.
+        # Once for calls that are posted together: each wake-up costs a switch of the global lock.
         if not self._woken:
             self._woken = True
             os.eventfd_write(self._wake, 1)

@@ -55,12 +55,12 @@ class Server:
         self._sockets = self._inherited or listen.open_all(config)
         lines = open_log(config, "mailseal-lmtp", user_ids(config.delivery.user, "delivery.user"))
         self.log = DeliveryLog(lines)
-        # Now: root may read all of Dovecot's configuration.
+        # Before root is dropped: root can read the complete Dovecot configuration.
         self._settings = settings.known(config)
         listen.become(config.delivery.user)
         self._workers: dict[int, tuple[str, float]] = {}
         self._retiring: set[int] = set()
-        # Workers see its other end close when this process is gone, however it went.
+        # When this process ends for any reason, the workers see that the other end is closed.
         self._orphan_read, self._orphan_write = os.pipe()
 
     def run(self) -> int:

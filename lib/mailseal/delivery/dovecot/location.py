@@ -89,7 +89,7 @@ def maildir_of(extra: dict[str, str], user: str, home: str, default: str) -> str
     maildir = expand(path, user, home)
     for option in options:
         name, _, value = option.partition("=")
-        # Others put the mails elsewhere; where the index lies is no matter here.
+        # Other options change the location of mail; the location of the index is not needed.
         same = name.upper() == "INBOX" and expand(value, user, home) == maildir
         if not same and name.upper() not in _HARMLESS:
             return None

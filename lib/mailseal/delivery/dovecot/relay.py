@@ -108,13 +108,13 @@ class _Connection:
             reply = self._reply()
             if reply.code not in codes:
                 if reply.code < 400:
-                    # Or a 250 to DATA would be taken for the last word, and the mail for stored.
+                    # Otherwise a 250 for DATA would be taken for the final reply.
                     self._expect(reply, codes[0])
                 data_reply = data_reply or reply
                 if not self.pipelining:
                     break
             elif data_reply is not None and codes == (354,):
-                # It wants a mail nobody is to get: an odd peer, and no way to go on with it.
+                # It accepts DATA without a recipient: the session cannot continue.
                 self.close()
                 return data_reply
         if data_reply is not None:
@@ -124,8 +124,8 @@ class _Connection:
         for piece in map(bytes, message.pieces):
             if piece:
                 if piece.count(b"\n") != piece.count(b"\r\n"):
-                    # Dovecot 2.3 takes LF . LF for the end of a mail, and what follows for
-                    # commands.  It stores LF whatever the line end was.
+                    # For Dovecot 2.3, LF . LF ends a mail, and the following bytes are
+                    # commands.  It stores LF for all line ends.
                     piece = re.sub(rb"(?<!\r)\n", b"\r\n", piece)
                 self._peer.send(stuffed(piece, at_line_start))
                 at_line_start = piece.endswith(b"\n")

@@ -67,7 +67,7 @@ def why_not(fields: dict[str, str], key: PublicKey) -> str | None:
     else:
         named = fields.get("mail_crypt_global_public_key", "")
         plugins = fields.get("mail_plugins+", "")
-        # Without the blank the name would be glued to the last one of the configuration.
+        # Without the space, Dovecot would append the name to the last plugin's name.
         loads = plugins[:1] in (" ", ",") and "mail_crypt" in plugins.replace(",", " ").split()
         seals = fields.get("mail_crypt_save_version") == "2"
         seals = seals and "*/crypt_write_algorithm" not in fields
@@ -94,5 +94,5 @@ def _undoes(name: str, value: str, in_24: bool) -> bool:
         return False
     if name == "mail_plugins":
         return in_24
-    # One more plugin, in the form of 2.4, is no matter.
+    # An additional plugin, in the form of 2.4, is harmless.
     return not (len(parts) == 2 and parts[0] == "mail_plugins" and parts[1] != "mail_crypt")

@@ -23,7 +23,7 @@ from mailseal.doveconf import Doveconf, DoveconfError
 
 _SAMPLE = ("user@example.org", "/home/user")
 _LOWER = r"(?: ?\| ?lower)?"
-# How 2.4 writes what 2.3 writes as %h, %u, %n and %d.  A name that is sealed for is in lower case.
+# The 2.4 variables for %h, %u, %n and %d of 2.3.  Names of enrolled users are in lower case.
 _VARIABLES = (
     (re.compile(r"%\{home\}"), "%h"),
     (re.compile(rf"%\{{user{_LOWER}\}}"), "%u"),
@@ -69,7 +69,7 @@ def _known_of(doveconf: Doveconf) -> dict[str, str]:
         if value := doveconf.settings("lmtp").get(name):
             fields[name] = value
     if os.geteuid() == 0 and fields.get("mail_path") and "mail_inbox_path" not in fields:
-        # In 2.4 `mail_inbox_path =` is not the same as no such line, but looks so.
+        # 2.4: an empty mail_inbox_path differs from one that is not set, but is printed alike.
         inbox = doveconf.inbox(*_SAMPLE)
         if inbox and os.path.normpath(inbox) != expand(fields["mail_path"], *_SAMPLE):
             fields["mail_inbox_path"] = "elsewhere"
@@ -90,7 +90,7 @@ def inbox_fields(doveconf: Doveconf) -> dict[str, str]:
     ):
         there = own.get(setting.replace("mail_loc", "loc")) if own else ""
         value = in_short(there or settings.get(setting))
-        # 2.4 says fs for everybody, and takes maildir++ for a Maildir; auto looks what is there.
+        # 2.4 always prints fs, but uses maildir++ for a Maildir; auto detects the layout.
         if value and (name, value) not in (("mailbox_list_layout", "fs"), ("mail_driver", "auto")):
             fields[name] = value
     return fields

@@ -36,7 +36,7 @@ def _is_folder(path: str) -> bool:
     try:
         os.stat(os.path.join(path, "."))
     except (FileNotFoundError, NotADirectoryError):
-        # The folder above tells a missing user from a mount that is not there.
+        # The parent folder shows whether the user is missing or the file system is not mounted.
         if not os.path.isdir(os.path.dirname(os.path.dirname(path))):
             raise TemporaryError(f"the folder above {path} is missing") from None
         return False

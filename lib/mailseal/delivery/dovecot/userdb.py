@@ -174,12 +174,12 @@ class Cached:
 
     def lookup(self, address: str) -> Account | None:
         """The answer, asked for if need be.  Failures are not kept."""
-        # Whoever was told just now that it is known must not have to wait for Dovecot.
+        # A lookup just after remembered() has returned True must not wait for Dovecot.
         known, account = self.remembered(address, 1)
         if known:
             return account
         account = self._source.lookup(address)
-        # "No such user" is not kept: a user made this second should get mail.
+        # "No such user" is not cached, so that new users get mail at once.
         if account is not None and self._seconds:
             if len(self._kept) >= 10000:
                 with contextlib.suppress(RuntimeError):

@@ -57,7 +57,7 @@ class CommandLines:
                 return None
             self._at = end + 2
             return self._data[start:end]
-        # Too long: forget it, but for the last byte, which may be the CR of its end.
+        # Too long: discard all but the last byte, which may be the CR of the line end.
         skipped = size if end >= 0 else size - 1
         self._at += skipped
         self._garbage += skipped

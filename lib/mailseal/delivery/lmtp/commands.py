@@ -27,8 +27,8 @@ def mail_from(argument: bytes, limit: int) -> Mail:
         raise Refused(555, "5.5.4", "unknown MAIL parameter")
     if int(size) > limit:
         raise Refused(552, "5.3.4", f"message too large, the limit is {limit}")
-    # An address in UTF-8 is taken without SMTPUTF8 too: Postfix takes it from a client and
-    # hands it on that way, and a refusal here would be a bounce.
+    # An address in UTF-8 is accepted without SMTPUTF8 too: Postfix accepts and relays such
+    # addresses, and a refusal here would cause a bounce.
     return Mail(sender, int(size), utf8 is not None, body == "8BITMIME")
 
 

@@ -15,7 +15,7 @@ this way, and about 1 ms line by line.
 from __future__ import annotations
 
 _END = b"\r\n.\r\n"
-# What may be the beginning of _END, longest first.  It waits for the next bytes.
+# Possible beginnings of _END, longest first.  They are kept until the next bytes arrive.
 _BEGINNINGS = (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r")
 
 
@@ -26,7 +26,7 @@ class DataStream:
 
     def __init__(self) -> None:
         # A mail begins as if after a line end, so that "." alone in the first
-        # line ends it.  Those two bytes are taken away from the first piece.
+        # line ends it.  Those two bytes are removed from the first piece.
         self._carry = b"\r\n"
         self._virtual = 2
         self.rest: bytes | None = None
@@ -35,7 +35,7 @@ class DataStream:
     def feed(self, data: bytes) -> bytes:
         """The next piece of the mail, possibly empty."""
         data = self._carry + data
-        # The end, or a dot to be taken off, or mostly neither: one look tells.
+        # One search finds the end, a dot to be removed, or (usually) neither.
         dot = data.find(b"\r\n.")
         end = data.find(_END, dot) if dot >= 0 else -1
         if end >= 0:

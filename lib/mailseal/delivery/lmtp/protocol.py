@@ -258,7 +258,7 @@ class Session:
             raise Refused(503, "5.5.1", _SEQUENCE)
         recipient = rcpt_to(argument)
         if self.accepted >= self.limits.recipients:
-            # No violation: the client sends to the others later (RFC 5321, 4.5.3.1.10).
+            # Not an error: the client sends to the other recipients later (RFC 5321, 4.5.3.1.10).
             self._out.append(b"452 4.5.3 too many recipients\r\n")
             return None
         self._awaiting = recipient
