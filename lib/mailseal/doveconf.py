@@ -101,7 +101,9 @@ class Doveconf:
         """
         settings = {"mail_home": home, "mail_uid": "nobody", "mail_gid": "nogroup"}
         options = [word for pair in settings.items() for word in ("-o", "=".join(pair))]
-        command = [*self._command[1:], *options, "mailbox", "path", "--no-userdb-lookup", "INBOX"]
+        command = [*self._command[1:], *options, "mailbox", "path", "--no-userdb-lookup"]
+        # Without a type it is the path of the index.
+        command += ["-t", "mailbox", "INBOX"]
         try:
             return _output(["doveadm", *command], USER=user).strip()
         except (OSError, subprocess.SubprocessError):

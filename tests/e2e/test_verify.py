@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import pytest
 
 from mailseal.crypto import dcrypt
 from mailseal.crypto.eckeys import PrivateKey
-from tests.lab import Lab
+from tests.lab import ALICE, Lab
+from tests.lab.dovecot import installed_version, series
 from tests.lab.place import MAIL_UID
 from tests.lab.smtp import send_lmtp
 
@@ -171,6 +173,39 @@ def test_what_lies_in_clear_is_named(lab: Lab, user: str) -> None:
             ("text", "", None, f"{maildir}/xapian-indexes"),
         ]
     )
+
+
+@pytest.fixture
+def on_disk() -> Iterator[str]:
+    """A folder of the mail's owner that is not on tmpfs, as Debian 13's /tmp is."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as made:
+        os.chown(made, MAIL_UID, MAIL_UID)
+        yield made
+
+
+def test_index_and_control_files_elsewhere(on_disk: str) -> None:
+    """Dovecot's own cache is found where its settings put it, and so are the UIDs."""
+    made = Lab({ALICE: "password"})
+    index, control = f"{on_disk}/index", f"{on_disk}/control"
+    if series(installed_version()) == "2.3":
+        text = f"mail_location = maildir:~/Maildir:INDEX={index}/%u:CONTROL={control}/%u\n"
+    else:
+        text = f"mail_index_path = {index}/%{{user}}\nmail_cache_path = {index}/%{{user}}\n"
+        text += f"mail_control_path = {control}/%{{user}}\n"
+    made.dovecot.write_config(text)
+    with made as lab:
+        _deliver(lab, ALICE)
+        path = _deliver(lab, ALICE)
+        assert "action=sealed" in lab.log_text()
+        with lab.login(ALICE) as imap:
+            imap.select()
+            imap.command(b"FETCH 1:* (ENVELOPE)")
+        (path,) = (p for p in lab.stored(ALICE) if os.path.basename(path) in p)
+        _flip(path, -20)
+        cache = f"{index}/{ALICE}/.INBOX/dovecot.index.cache"
+        result = _verify(lab, ALICE, tags=True)[1]
+        found = _found(result)
+        assert found == [("changed", "INBOX", 2, path), ("text", "", None, cache)], result
 
 
 def test_sizes_keys_and_headers_are_checked_without_a_password(lab: Lab, user: str) -> None:

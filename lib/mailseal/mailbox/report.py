@@ -22,6 +22,8 @@ UNREADABLE = "unreadable"
 KINDS = (CHANGED, DAMAGED, SIZE, TWICE, FOREIGN, CLEAR, TEXT, ODD, UNREADABLE)
 """The worst first."""
 
+_INBOX = (".INBOX", "INBOX")
+
 MOST_NAMED = 1000
 """So many findings of one kind are named in one report; all are counted."""
 
@@ -78,4 +80,8 @@ class Report:
 
 def uid_list_of(folder: Folder, root: str, control: str = "") -> str:
     """The list of UIDs of a folder.  `control`: where Dovecot keeps them, if not in `root`."""
-    return f"{control or root}{folder.path[len(root) :]}/{uidlist.NAME}"
+    relative = folder.path[len(root) :]
+    if control and not relative:
+        # Apart from the Maildir INBOX has a folder like the others.
+        relative = next((f"/{n}" for n in _INBOX if os.path.isdir(f"{control}/{n}")), "")
+    return f"{control or root}{relative}/{uidlist.NAME}"
