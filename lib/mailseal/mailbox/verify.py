@@ -27,6 +27,7 @@ from collections.abc import Iterator, Mapping
 from mailseal.errors import MailsealError
 from mailseal.mailbox import clear_text, examine, uidlist
 from mailseal.mailbox.examine import CHANGED, CLEAR, DAMAGED, FOREIGN, ODD, SIZE, Expected, Seen
+from mailseal.mailbox.exchange import LEFT_OVER
 from mailseal.mailbox.folders import Folder, walk
 from mailseal.mailbox.report import TEXT, UNREADABLE, Finding, Report, uid_list_of
 
@@ -160,7 +161,7 @@ class _Pass:
 
     def _tmp(self) -> None:
         """Mails on their way in: these may be cut short, but not in clear."""
-        for path, _ in self._listed("tmp"):
+        for path, name in self._listed("tmp"):
             try:
                 problem = examine.look(path, self._expected).problem
             except FileNotFoundError:
@@ -168,7 +169,13 @@ class _Pass:
             except MailsealError as exc:
                 problem = UNREADABLE, str(exc)
             if problem is not None and problem[0] in (CLEAR, ODD, UNREADABLE):
-                self._add(problem[0], path, f"{problem[1]} (in tmp/, no mail of the mailbox)")
+                self._add(problem[0], path, f"{problem[1]} ({_of_tmp(name)})")
 
     def _add(self, kind: str, path: str, text: str) -> None:
         self._found.add(Finding(kind, self._folder.name, path, text))
+
+
+def _of_tmp(name: str) -> str:
+    if name.startswith(LEFT_OVER):
+        return "in tmp/, of a running or interrupted `mailseal seal`: run that again"
+    return "in tmp/, no mail of the mailbox"
