@@ -26,6 +26,7 @@ from tests.lab.smtp import send
 
 SENDER = "eve@example.net"
 NEWCOMER = "newcomer@example.com"
+LATER = "later@example.com"
 STRANGER = "stranger@example.org"
 SECRET = "correct-horse-17"
 TEXT = b"the tangerine is in the cellar\r\n"
@@ -59,7 +60,7 @@ class Life(Lab):
             {ALICE: SECRET},
             # 2.4's snippets add to the passdb that is there, 2.3's have it in them.
             auth="passwd-file" if installed_version().startswith("2.4.") else None,
-            plain_users={NEWCOMER: SECRET, STRANGER: SECRET},
+            plain_users={NEWCOMER: SECRET, LATER: SECRET, STRANGER: SECRET},
             config_extra={"login.enroll": "at-login", "login.enroll_for": ["@example.com"]},
         )
         (port,) = free_ports(1)
@@ -179,26 +180,24 @@ def test_enrollment_at_the_first_login_for_some(lab: Life) -> None:
 
 def test_a_newcomer_logs_in_without_the_agent_and_is_enrolled_later(lab: Life) -> None:
     """enroll: at-login asks for nothing that the login depends on."""
-    user = "later@example.com"
-    lab.dovecot.write_users({**lab.users, **lab.options.plain_users, user: SECRET})
     lab.stop_agent()
     try:
-        with Imap(lab.imap, user, SECRET) as imap:
+        with Imap(lab.imap, LATER, SECRET) as imap:
             imap.append("INBOX", MAIL)
     finally:
         lab.start_agent()
-    assert first_bytes(lab.stored(user)[0]) == b"From: <"
-    assert lab.mailseal("status", user).returncode == 67
+    assert first_bytes(lab.stored(LATER)[0]) == b"From: <"
+    assert lab.mailseal("status", LATER).returncode == 67
     os.kill(lab.agent.pid, signal.SIGSTOP)
     try:
-        with Imap(lab.imap, user, SECRET) as imap:
+        with Imap(lab.imap, LATER, SECRET) as imap:
             assert imap.bodies() == [MAIL]
     finally:
         os.kill(lab.agent.pid, signal.SIGCONT)
-    with Imap(lab.imap, user, SECRET) as imap:
+    with Imap(lab.imap, LATER, SECRET) as imap:
         imap.append("Sent", MAIL)
         assert imap.bodies("Sent") == imap.bodies() == [MAIL]
-    assert first_bytes(lab.stored(user, "Sent")[0]) == b"CRYPTED"
+    assert first_bytes(lab.stored(LATER, "Sent")[0]) == b"CRYPTED"
 
 
 def spellings(secret: bytes) -> set[bytes]:

@@ -36,7 +36,7 @@ introspection_mode = local
 local_validation_key_dict = fs:posix:prefix={folder}/keys/
 username_attribute = sub
 """
-SNIPPETS = ("auth-behind-passwd-file", "auth-behind-passwd-file-lua")
+SNIPPETS = ("auth-behind-passwd-file", "auth-behind-passwd-file-checkpassword")
 
 pytestmark = pytest.mark.skipif(
     series(installed_version()) not in OAUTH,
@@ -97,12 +97,13 @@ def test_a_token_does_not_become_the_login_slot(lab: Lab) -> None:
     with_token(lab, NEWCOMER)
     assert lab.mailseal("status", NEWCOMER).returncode == 67
     with open(lab.place.path("log", "agent.log"), encoding="utf-8") as stream:
-        assert f"user=<{NEWCOMER}>, not enrolled at login: with mechanism XOAUTH2" in stream.read()
+        assert "unlock:" not in stream.read(), "the token was given to the agent"
     with Imap(lab.imap, NEWCOMER, SECRET):
         pass
     assert lab.mailseal("status", NEWCOMER).returncode == 0
     # Who is enrolled opens nothing with a token, and is not told that it was wrong.
-    with pytest.raises(Refused, match="UNAVAILABLE"):
+    # The userdb refuses it; Dovecot 2.3 then hangs up or says UNAVAILABLE.
+    with pytest.raises(Refused, match="UNAVAILABLE|closed the connection"):
         with_token(lab, NEWCOMER)
 
 
