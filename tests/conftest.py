@@ -3,9 +3,24 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
+import pytest
+
 from tests.lab.process import interrupt_on_signals
 
 
 def pytest_sessionstart() -> None:
     """SIGTERM, too, ends the tests in order: without this the servers of the labs would stay."""
     interrupt_on_signals()
+
+
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """A test that changes the umask of this process would make later ones fail elsewhere."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    after = os.umask(before)
+    assert after == before, f"the test has left the umask {after:03o} behind"
