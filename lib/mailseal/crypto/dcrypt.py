@@ -20,14 +20,11 @@ FAILURES
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import hmac
-import importlib
 import io
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from cryptography.exceptions import InvalidTag
@@ -35,20 +32,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from mailseal.crypto.eckeys import Curve, PrivateKey, PublicKey, uncompressed
+from mailseal.crypto.eckeys import PrivateKey, PublicKey
+from mailseal.crypto.message_secret import SECRET_SIZE, MessageSecret, check_hash
 from mailseal.errors import Damaged, NoKey, NotSealed
-
-
-def _builtin_sha256() -> Callable[[bytes], hashlib._Hash]:
-    """CPython's own SHA-256, faster for 36 bytes than OpenSSL's; 3.12 renamed the module."""
-    for name in ("_sha256", "_sha2"):
-        with contextlib.suppress(ImportError, AttributeError):
-            made: Callable[[bytes], hashlib._Hash] = importlib.import_module(name).sha256
-            return made
-    return hashlib.sha256
-
-
-_sha256 = _builtin_sha256()
 
 MAGIC = b"CRYPTED\x03\x07"
 VERSION = 2
@@ -56,7 +42,6 @@ FLAG_AEAD = 2
 AES_256_GCM = bytes.fromhex("060960864801650304012e")
 SHA_256 = bytes.fromhex("0609608648016503040201")
 TAG_SIZE = 16
-SECRET_SIZE = 60
 ROUNDS = 1
 KEY_TYPE_EC = 2
 MAX_HEADER = 4096  # ours have 255 to 323 bytes; RSA-4096 records from Dovecot about 650
@@ -64,51 +49,8 @@ MAX_HEADER = 4096  # ours have 255 to 323 bytes; RSA-4096 records from Dovecot a
 _FIXED = MAGIC + bytes((VERSION,)) + FLAG_AEAD.to_bytes(4, "big")
 _FIXED_SIZE = 48  # up to and with the key data length
 _MAX_ROUNDS = 100_000
-_COUNTERS = tuple(i.to_bytes(4, "big") for i in range(1, 2049))
 _PIECE = 1 << 20
 _BLOCK = 1 << 16
-
-
-def check_hash(secret: bytes) -> bytes:
-    """The 2048-fold hash by which Dovecot recognises a secret it has unwrapped.
-
-    The number is fixed by the format.  2048 rounds took 0.55 ms with CPython's
-    builtin SHA-256 and 0.95 ms with OpenSSL's through hashlib.
-    """
-    sha256 = _sha256
-    digest = sha256(secret).digest()
-    for counter in _COUNTERS:
-        digest = sha256(digest + counter).digest()
-    return digest
-
-
-class MessageSecret:
-    """Key, nonce and AAD of one message, their check hash, and an ephemeral key pair.
-
-    Making one is most of the work of sealing a small mail, and needs neither
-    recipient nor mail, only the recipient's curve: it can be done ahead of time.
-    """
-
-    __slots__ = ("_secret", "check", "curve", "ephemeral", "point")
-
-    def __init__(self, curve: Curve) -> None:
-        self._secret: bytes | None = os.urandom(SECRET_SIZE)
-        self.check = check_hash(self._secret)
-        self._new_ephemeral(curve)
-
-    def _new_ephemeral(self, curve: Curve) -> None:
-        self.curve = curve
-        self.ephemeral = ec.generate_private_key(curve.algorithm)
-        self.point = uncompressed(self.ephemeral.public_key())
-
-    def take(self, curve: Curve) -> bytes:
-        """Hand out the 60 bytes, once, with an ephemeral key on `curve`."""
-        secret, self._secret = self._secret, None
-        if secret is None:
-            raise RuntimeError("a message secret seals one message only")
-        if curve is not self.curve:
-            self._new_ephemeral(curve)
-        return secret
 
 
 def seal(public: PublicKey, data: bytes, *, secret: MessageSecret | None = None) -> bytes:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import collections
 
 from mailseal.crypto import dcrypt
-from mailseal.crypto.dcrypt import MessageSecret
 from mailseal.crypto.eckeys import Curve, PublicKey
+from mailseal.crypto.message_secret import MessageSecret
 from mailseal.delivery.lmtp.syntax import Address
 from mailseal.delivery.message import Envelope, Message, Stored, trace_headers
 from mailseal.mailbox import maildir
