@@ -115,3 +115,24 @@ def test_a_login_that_dovecot_would_not_take_is_temporary_and_logged(tmp_path: P
         with pytest.raises(Refused, match="UNAVAILABLE"):
             Imap(lab.imap, ALICE, "password")
         assert "40 key pairs are more than Dovecot takes at a login" in lab.log_text()
+
+
+def test_unenroll_ends_the_sessions_that_would_go_on_sealing(doveadm: Path) -> None:
+    """What such a session saved after the keys were gone could never be read again."""
+    with Lab(auth="behind-passwd-file") as lab:
+        doveadm.write_text(f'#!/bin/sh\nexec /usr/bin/doveadm -c {lab.dovecot.config} "$@"\n')
+        doveadm.chmod(0o755)
+        session = Imap(lab.imap, ALICE, "password")
+        assert session.bodies() == []
+        done = lab.mailseal("unenroll", ALICE)
+        assert done.returncode == 0, done.stderr
+        with pytest.raises((Refused, OSError)):
+            session.append("Sent", OLDEST)
+        with Imap(lab.imap, ALICE, "password") as imap:
+            imap.append("Sent", OLDEST)
+            assert imap.bodies("Sent") == [OLDEST]
+        doveadm.write_text("#!/bin/sh\nexit 75\n")
+        lab.add_user(ALICE)
+        done = lab.mailseal("unenroll", ALICE)
+        assert done.returncode == 75 and b"--kicked" in done.stderr
+        assert lab.mailseal("status", ALICE).returncode == 0

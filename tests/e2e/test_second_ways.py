@@ -90,6 +90,6 @@ def test_unenroll_refuses_while_mail_is_sealed(lab: Lab, with_mail: str) -> None
         imap.select()
         imap.command(b"STORE 1 +FLAGS (\\Deleted)")
         imap.command(b"EXPUNGE")
-    assert lab.mailseal("unenroll", with_mail).returncode == 0
+    assert lab.mailseal("unenroll", with_mail, "--kicked").returncode == 0
     with pytest.raises(Refused, match="AUTHENTICATIONFAILED"):
         Imap(lab.imap, with_mail, "password")

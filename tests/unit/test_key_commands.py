@@ -383,7 +383,9 @@ class TestUnenroll:
         assert sentence.encode() in done.stderr
         assert enrolled.run("unenroll", USER, *where, "--force", "yes").returncode == 64
         assert opens(enrolled, b"pw")
-        assert enrolled.run("unenroll", USER, *where, "--force", sentence).returncode == 0
+        assert (
+            enrolled.run("unenroll", USER, *where, "--kicked", "--force", sentence).returncode == 0
+        )
         assert not opens(enrolled, b"pw")
         assert PublicStore(f"{tmp_path}/state/public").lookup(USER) is None
 
@@ -423,7 +425,7 @@ class TestUnenroll:
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        done = enrolled.run("unenroll", USER)
+        done = enrolled.run("unenroll", USER, "--kicked")
         ended.set()
         watcher.join()
         assert done.returncode == 64 and b"1 mails of alice@example.org are sealed" in done.stderr

@@ -14,12 +14,11 @@ FAILURES
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
 
-from mailseal.admin import sealed_mail
+from mailseal.admin import sealed_mail, sessions
 from mailseal.admin.prompt import Passwords
 from mailseal.errors import TemporaryError, UsageError
 from mailseal.keys.names import normalise
@@ -29,13 +28,6 @@ if TYPE_CHECKING:
 
     from mailseal.admin.command import Commands, Context
     from mailseal.login.client import Reply
-
-UNDER_WAY = 3.0
-"""Seconds in which a mail is stored after its key was looked up.  The key is looked up after the
-mail has been received; sealing, writing and syncing 100 MB took 1.2 s."""
-
-# Exit statuses of doveadm kick: done, and no session found (EX_NOHOST; 2.3.19 also uses EX_OK).
-_KICKED = (0, 68)
 
 
 def register(commands: Commands) -> None:
@@ -56,11 +48,7 @@ def register(commands: Commands) -> None:
     drop.add_argument(
         "--maildir", action="append", default=[], help="search this folder too (may be repeated)"
     )
-    drop.add_argument(
-        "--kicked",
-        action="store_true",
-        help="do not run `doveadm kick`: you have ended the user's IMAP sessions in another way",
-    )
+    sessions.add_option(drop)
 
 
 def _secret(parser: ArgumentParser) -> ArgumentParser:
@@ -122,8 +110,8 @@ def drop_key(context: Context) -> int:
     _require_unused(folders, key_id)
     context.ask("suspend", user=user.encode())
     try:
-        _end_sessions(context, user)
-        time.sleep(UNDER_WAY)
+        sessions.end(context, user)
+        time.sleep(sessions.UNDER_WAY)
         _require_unused(folders, key_id)
         context.ask("drop_key", **asked)
     finally:
@@ -158,15 +146,3 @@ def _require_unused(folders: list[str], key_id: bytes) -> None:
             f"{found[sealed_mail.UNREADABLE]} sealed mails have a damaged header: cannot "
             "determine whether they need this key pair; it was kept"
         )
-
-
-def _end_sessions(context: Context, user: str) -> None:
-    if context.arguments.kicked:
-        return
-    hint = "end the user's IMAP sessions in another way, and use --kicked"
-    try:
-        status = subprocess.run(["doveadm", "kick", user], capture_output=True).returncode
-    except OSError as exc:
-        raise TemporaryError(f"cannot run doveadm kick: {exc.strerror}", hint=hint) from None
-    if status not in _KICKED:
-        raise TemporaryError(f"doveadm kick {user} ended with status {status}", hint=hint)

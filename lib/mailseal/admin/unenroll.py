@@ -5,14 +5,15 @@ The command searches the user's Maildir, as the user database returns it, and ev
 --maildir.  If it finds sealed mail, or cannot determine this, it refuses and prints
 the sentence that --force needs.  Delivery and logins are not affected by this search.
 
-After that, it defers new mail and lets logins fail temporarily for a few seconds, and
+After that, it defers new mail and lets logins fail temporarily for a few seconds, ends the
+user's open IMAP sessions, which would continue to seal with the old key, and
 searches the folders again, because a delivery may have been in progress.  If it finds
 mail now, it restores the previous state.  If the command is killed at that point, the
 user's mail stays deferred: run it again, or run `mailseal repair USER`.
-An open IMAP session continues to seal with the old key: run `doveadm kick USER`.
 
 FAILURES
-    UsageError says what would be lost; TemporaryError if a folder cannot be read.
+    UsageError says what would be lost; TemporaryError if a folder cannot be read, or if
+    Dovecot cannot be told to end the sessions.
 """
 
 from __future__ import annotations
@@ -22,8 +23,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from mailseal.admin import sealed_mail
-from mailseal.admin.pair_commands import UNDER_WAY
+from mailseal.admin import sealed_mail, sessions
 from mailseal.errors import NotEnrolled, UsageError
 from mailseal.keys.names import normalise
 
@@ -43,6 +43,7 @@ def register(commands: Commands) -> None:
         metavar="SENTENCE",
         help="remove the keys, and lose all mail that is still sealed",
     )
+    sessions.add_option(parser)
 
 
 def unenroll(context: Context) -> int:
@@ -55,6 +56,9 @@ def unenroll(context: Context) -> int:
     _require_no_sealed_mail(context, user, folders, doubt)
     suspended = _suspend(context, user)
     try:
+        if suspended:
+            sessions.end(context, user)
+            time.sleep(sessions.UNDER_WAY)
         _require_no_sealed_mail(context, user, folders, doubt)
     except BaseException:
         if suspended:
@@ -62,10 +66,6 @@ def unenroll(context: Context) -> int:
         raise
     context.ask("unenroll", user=user.encode())
     sys.stdout.write(f"{user} is no longer enrolled; the keys were removed\n")
-    sys.stderr.write(
-        "mailseal: hint: open IMAP sessions still seal with these keys; end them with "
-        f"`doveadm kick {user}`\n"
-    )
     return 0
 
 
@@ -75,7 +75,6 @@ def _suspend(context: Context, user: str) -> bool:
         context.ask("suspend", user=user.encode())
     except NotEnrolled:
         return False
-    time.sleep(UNDER_WAY)
     return True
 
 
