@@ -50,7 +50,7 @@ def unenroll(context: Context) -> int:
     """See the module's docstring."""
     arguments = context.arguments
     user = normalise(os.fsencode(arguments.user))
-    context.ask("status", user=user.encode())
+    context.ask("unenroll", user=user.encode(), check=b"1")
     # Before logins are suspended: Dovecot's user database may be the keyrings themselves.
     folders, doubt = sealed_mail.folders(context, user)
     _require_no_sealed_mail(context, user, folders, doubt)

@@ -229,7 +229,12 @@ class AdminVerbs:
         return "ok", {}
 
     async def _unenroll(self, fields: Fields) -> Answer:
+        """With `check` nothing is changed: the caller learns whether it may ask for it at all."""
         user = user_of(fields)
+        if "check" in fields:
+            if not await self._workers.quick(lambda: self._vault.is_known(user)):
+                raise NotEnrolled(f"{user} is not enrolled")
+            return "ok", {}
         await self._do(user, "unenroll", lambda: self._life.unenroll(user), quick=True)
         return "ok", {}
 
