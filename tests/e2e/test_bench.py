@@ -11,7 +11,7 @@ import contextlib
 import pytest
 
 from mailseal.crypto.eckeys import PrivateKey
-from tests.bench import delivery, oneshot, reading, verifying
+from tests.bench import converting, delivery, oneshot, reading, verifying
 from tests.bench.peers import DovecotPeer, MailsealPeer
 from tests.lab.place import LabError, Place
 
@@ -19,6 +19,7 @@ from tests.lab.place import LabError, Place
 def test_the_servers_that_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "COUNT", 20)
     monkeypatch.setattr(oneshot, "COUNT", 1)
+    monkeypatch.setattr(converting, "COUNT", 20)
     with contextlib.ExitStack() as last_first:
         place = Place.make()
         last_first.callback(place.remove)
@@ -38,6 +39,8 @@ def test_the_servers_that_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
         seconds = reading.run(crypt, seal, reader, 1, told.append)
         assert list(seconds) == ["mail-crypt", "mailseal"]
         assert len(told) == 2
+        rates = converting.run(crypt, key, told.append)
+        assert set(rates) == {"cp_and_sync", "doveadm_copy", "mailseal_seal"}
 
 
 def test_the_mails_that_are_verified(monkeypatch: pytest.MonkeyPatch) -> None:
