@@ -6,7 +6,7 @@ SHELL := /bin/bash
 LAB   := PYTHONPATH=lib:. PYTHONDONTWRITEBYTECODE=1 exec /usr/bin/python3
 VENV  := .venv/bin
 
-.PHONY: help demo lab test check bench clean
+.PHONY: help demo lab test check bench soak clean
 
 help:
 	@echo 'make demo     watch a mail come in, lie sealed on disk, and come out again'
@@ -14,6 +14,7 @@ help:
 	@echo 'make test     check, then all tests, against real Postfix and Dovecot'
 	@echo 'make check    style and types: ruff, mypy'
 	@echo 'make bench    measure delivery, login and reading; build/bench.json'
+	@echo 'make soak     5,000 mails are sealed, resealed and unsealed while IMAP clients are at work'
 	@echo 'make install  put it below PREFIX=/usr/local, start nothing; make uninstall takes it away'
 	@echo 'make clean    remove what the others left here, except .venv'
 
@@ -37,6 +38,10 @@ check:
 bench:
 	@tests/bootstrap lab
 	@$(LAB) -m tests.bench
+
+soak:
+	@tests/bootstrap test
+	@$(LAB) -m tests.e2e.existing
 
 clean:
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,21 +7,20 @@ Compared is what the clients themselves remember: UIDs, flags, dates and bytes.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mailseal.crypto import dcrypt
+from tests.e2e import existing
 from tests.e2e.busy import Mailbox
-from tests.e2e.mails import HEADERS, ODD, cpython_mails, crlf, of_size
+from tests.e2e.existing import files, is_sealed, run
+from tests.e2e.mails import of_size
 from tests.lab import Lab
 from tests.lab.dovecot import installed_version, series
-from tests.lab.smtp import send
 
 SECRET = "password"
 FOLDERS = ("INBOX", "Sent", "Work", "Work.2024", "Trash", "Entw&APw-rfe")
@@ -40,99 +39,13 @@ def lab() -> Iterator[Lab]:
 def user(lab: Lab) -> str:
     """Somebody with mail in clear, who is enrolled now."""
     name = f"old{next(_numbers)}@example.org"
-    kinds = [*map(crlf, cpython_mails().values()), *ODD.values()]
-    kinds += [of_size(size, newline=b"\r\n") for size in (1000, 8191, 8192, 8193, 200_000)]
-    kinds = [mail for mail in kinds if b"\0" not in mail and not mail.startswith(b"CRYPTED")]
-    with Mailbox(lab, name, SECRET, ()).login() as imap:
-        for folder in FOLDERS[1:]:
-            imap.command(b'CREATE "%s"' % folder.encode())
-        for number, (folder, mail) in enumerate(zip(itertools.cycle(FOLDERS), kinds)):
-            date = b"%02d-Mar-2019 09:08:07 +0000" % (number % 28 + 1)
-            imap.command(
-                b'APPEND "%s" (\\Flagged Work) "%s" {%d}' % (folder.encode(), date, len(mail)), mail
-            )
-        imap.select("INBOX")
-        imap.command(b'COPY 1:* "Work"')
-    send(lab.smtp, SENDER, [name], HEADERS + b"arrived in clear\r\n")
-    lab.wait_delivered()
-    assert sum(map(is_sealed, files(lab, name))) == 0
-    done = lab.mailseal("enroll", name, stdin=SECRET.encode() + b"\n")
-    assert done.returncode == 0, done.stderr
+    existing.fill(lab, name, SECRET, FOLDERS)
     return name
-
-
-def files(lab: Lab, user: str) -> list[str]:
-    found = []
-    for folder, _, names in os.walk(lab.maildir(user)):
-        if os.path.basename(folder) in ("cur", "new"):
-            found += [os.path.join(folder, name) for name in names]
-    return sorted(found)
-
-
-def left_over(lab: Lab, user: str) -> list[str]:
-    return [
-        os.path.join(folder, name)
-        for folder, _, names in os.walk(lab.maildir(user))
-        if os.path.basename(folder) == "tmp"
-        for name in names
-    ]
-
-
-def is_sealed(path: str) -> bool:
-    with open(path, "rb") as stream:
-        return dcrypt.is_sealed(stream.read(16))
-
-
-def run(lab: Lab, *arguments: str, stdin: bytes = b"") -> list[dict[str, object]]:
-    done = lab.mailseal(*arguments, "--json", stdin=stdin)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found: list[dict[str, object]] = json.loads(done.stdout)["users"]
-    return found
 
 
 def test_clients_are_at_work_throughout(lab: Lab, user: str) -> None:
     """Sealed, sealed to a new pair, and unsealed again; mail arrives meanwhile."""
-    box = Mailbox(lab, user, SECRET, FOLDERS)
-    before = box.mails()
-    arrived: list[bytes] = []
-    password = SECRET.encode() + b"\n"
-    steps = {
-        "seal": ("--limit-rate", "250K", "--jobs", "2"),
-        "reseal": ("--stdin", "--limit-rate", "250K", "--jobs", "1"),
-        "unseal": ("--stdin", "--limit-rate", "250K", "--jobs", "2"),
-    }
-    for command, options in steps.items():
-        if command == "reseal":
-            assert lab.mailseal("rotate", user, stdin=password).returncode == 0
-        operations = box.operations
-        ended = threading.Event()
-
-        def deliver(command: str = command, ended: threading.Event = ended) -> None:
-            for number in itertools.count():
-                end = b"<%s %d>\r\n" % (command.encode(), number)
-                send(lab.smtp, SENDER, [user], HEADERS + end)
-                arrived.append(end)
-                if ended.wait(0.3):
-                    return
-
-        courier = threading.Thread(target=deliver)
-        with box.busy():
-            courier.start()
-            stdin = b"" if command == "seal" else password
-            (entry,) = run(lab, command, user, *options, stdin=stdin)
-            ended.set()
-            courier.join()
-        lab.wait_delivered()
-        assert entry["left"] == 0 and entry["skipped"] == []
-        assert int(str(entry["converted"])) > before // 2, entry
-        assert box.operations - operations > 20
-        box.require_as_remembered(arrived)
-        assert left_over(lab, user) == []
-        if command != "unseal":
-            # An IMAP session from before seals, too: it began after the enrollment.
-            clear = [path for path in files(lab, user) if not is_sealed(path)]
-            assert [path for path in clear if os.path.getsize(path)] == [], entry
-            assert lab.mailseal("verify", user).returncode == 0
+    existing.throughout(lab, user, SECRET, FOLDERS, rate="250K")
 
 
 def test_there_and_back_is_the_same(lab: Lab, user: str) -> None:

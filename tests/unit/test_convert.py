@@ -479,16 +479,6 @@ def test_convert_takes_names_that_are_not_true_any_more(sealing: Box) -> None:
     assert (tally.converted, tally.gone, tally.left) == (1, ["gone:2,"], 0)
 
 
-def test_memory_of_many_names_is_small(sealing: Box) -> None:
-    """Names are not kept: one number for each."""
-    sealing.fill()
-    seen: set[int] = set()
-    from mailseal.mailbox.folders import Folder
-
-    groups = whole._groups(Folder(str(sealing.path), "INBOX"), seen)
-    assert sum(map(len, groups)) == 2 and all(isinstance(key, int) for key in seen)
-
-
 def test_a_step_that_does_not_exist(sealing: Box) -> None:
     sealing.fill()
     assert not at_step(100_000, sealing.convert_all, kill)

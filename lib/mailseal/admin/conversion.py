@@ -90,7 +90,8 @@ class Conversion:
                 for report in whole.steps(
                     root, form, jobs=self.jobs, rate=self.rate, shred=self.shred
                 ):
-                    yield {"done": report.tally.seen, "total": report.total}
+                    done = min(report.tally.seen, report.total)
+                    yield {"done": done, "total": report.total}
             yield _summary(report)
         if self.doing != "unsealing" and not self.dry:
             yield _clear_text(place, roots)

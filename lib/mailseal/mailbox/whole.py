@@ -7,14 +7,13 @@
 CONTRACT
     One run at a time for a mailbox: flock(2) on its folder, held by every process of the run.
     What a run that was killed has left in tmp/ is swept at the start of the next.
-    The mailbox is gone through until a pass finds no mail that was not seen before, and none on
-    its way in tmp/: mail that arrived or was moved meanwhile is found too.
+    The mailbox is gone through until a pass finds no mail to convert, none that has gone since it
+    was listed, and none on its way in tmp/: what arrived or was moved meanwhile is found too.
     The processes are made by fork(2), so that private keys are never handed over by a pipe or a
     file.  They end with the process that made them.
 
 MEMORY
-    One number for each mail that was seen: 100,000 mails take 8 MB.  Names are handed on in
-    groups.
+    Names are handed on in groups and not kept: it does not grow with the number of mails.
 
 FAILURES
     Busy: another run holds the mailbox.  What convert() raises stops the run: `report.stopped`.
@@ -43,10 +42,9 @@ from mailseal.mailbox.exchange import LEFT_OVER, sweep
 from mailseal.mailbox.folders import Folder, Skipped, walk
 from mailseal.mailbox.forms import Form
 
-_PASSES = 20
-_PATIENCE = 30.0
-_PAUSE = 0.1
-"""Seconds: how long a mail on its way is waited for, and how long between two looks."""
+_PATIENCE = 10.0
+_PAUSE = 0.05
+"""Seconds: how long, after the first pass, further mail is looked for; and between two passes."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -118,41 +116,42 @@ def steps(
             with contextlib.suppress(TemporaryError):
                 report.total += sum(1 for _ in found.mails())
     yield report
-    seen: set[int] = set()
-    give_up = time.monotonic() + _PATIENCE
-    with _Workers(form, jobs, shred, rate, report, seen) as workers:
-        number = 0
-        while number < _PASSES:
+    give_up = 0.0
+    with _Workers(form, jobs, shred, rate, report) as workers:
+        while True:
             pending = any(_is_under_way(path, form) for path in sorted(paths))
-            fresh = 0
+            before = report.tally.converted + report.gone
+            report.tally.already = report.tally.left = 0
+            report.tally.problems.clear()
             for found in walk(root):
                 if report.stopped:
                     break
                 if isinstance(found, Skipped):
-                    if number == 0:
+                    if not give_up:
                         report.skipped.append(found)
                     continue
                 if found.path not in paths:
                     paths.add(found.path)
                     sweep(found.path)
                 try:
-                    for group in _groups(found, seen):
-                        fresh += len(group)
+                    for group in _groups(found):
                         workers.do(found.path, group)
                         yield report
                 except TemporaryError as exc:
-                    if number == 0:
+                    if not give_up:
                         report.skipped.append(Skipped(found.path, str(exc)))
             workers.finish()
-            if report.stopped:
+            # The last pass has looked at every mail, and had nothing to do.
+            quiet = not pending and report.tally.converted + report.gone == before
+            if quiet and give_up:
+                report.tally.already = max(0, report.tally.already - report.tally.converted)
+            if quiet or report.stopped:
                 break
-            if not fresh:
-                if not pending or time.monotonic() > give_up:
-                    break
-                time.sleep(_PAUSE)
-            else:
-                give_up = time.monotonic() + _PATIENCE
-            number += bool(fresh)  # a look costs no pass
+            give_up = give_up or time.monotonic() + _PATIENCE
+            if time.monotonic() > give_up:
+                report.stopped = "more mail comes all the time: end the user's sessions"
+                break
+            time.sleep(_PAUSE)
     report.folders = len(paths)
     report.seconds = time.monotonic() - begun
     yield report
@@ -195,39 +194,23 @@ def survey(root: str, form: Form) -> Report:
     return report
 
 
-def _groups(folder: Folder, seen: set[int]) -> Iterator[list[tuple[str, str]]]:
-    """The mails of a folder that were not seen yet."""
-    fresh = _not_seen(folder, seen)
-    while group := list(itertools.islice(fresh, GROUP_MAILS)):
+def _groups(folder: Folder) -> Iterator[list[tuple[str, str]]]:
+    mails = folder.mails()
+    while group := list(itertools.islice(mails, GROUP_MAILS)):
         yield group
 
 
-def _not_seen(folder: Folder, seen: set[int]) -> Iterator[tuple[str, str]]:
-    for part, name in folder.mails():
-        key = _key(folder.path, name)
-        if key not in seen:
-            seen.add(key)
-            yield part, name
-
-
-def _key(maildir: str, name: str) -> int:
-    """Stands for a mail in a folder, whatever its flags."""
-    return hash((maildir, name.partition(":")[0]))
-
-
-_Result = tuple[str, Tally, str]
-"""Folder, tally of a group in it, and why the run must stop, if it must."""
+_Result = tuple[Tally, str]
+"""Tally of a group, and why the run must stop, if it must."""
 
 
 class _Workers:
     """Hands groups to processes; with one job it does them itself."""
 
-    def __init__(
-        self, form: Form, jobs: int, shred: bool, rate: int, report: Report, seen: set[int]
-    ) -> None:
+    def __init__(self, form: Form, jobs: int, shred: bool, rate: int, report: Report) -> None:
         self._form, self._shred = form, shred
         self._rate = rate / jobs
-        self._report, self._seen = report, seen
+        self._report = report
         self._jobs = jobs
         self._pool: ProcessPoolExecutor | None = None
         self._running: set[Future[_Result]] = set()
@@ -268,9 +251,7 @@ class _Workers:
                 self._report.stopped = "a process was killed"
 
     def _note(self, result: _Result) -> None:
-        maildir, tally, stopped = result
-        # If they are there after all, the next pass sees them.
-        self._seen.difference_update([_key(maildir, name) for name in tally.gone])
+        tally, stopped = result
         self._report.gone += len(tally.gone)
         tally.gone.clear()
         self._report.tally.add(tally)
@@ -308,4 +289,4 @@ def _do(
         stopped = f"{exc}{f' ({exc.hint})' if exc.hint else ''}"
     if rate:
         time.sleep(max(0.0, tally.converted_bytes / rate - (time.monotonic() - begun)))
-    return maildir, tally, stopped
+    return tally, stopped
