@@ -19,7 +19,7 @@ local keys = {}
 -- The longest plain file name.
 local MAX_FILE_NAME = 200
 
-local ENOENT = 2
+local ENOENT, EACCES = 2, 13
 
 keys.NOT_ONE_SPELLING = "the name has capital letters, and an enrolled user has the same in "
   .. "small ones: auth_username_format must make them one"
@@ -75,6 +75,14 @@ function keys.exists(path)
   return false, tostring(message)
 end
 
+-- Whether this is a folder, for those who may open files in it but not list it: mode 0711, and an
+-- auth worker that is not root.  EACCES means that, if a name in the folder has given ENOENT before.
+local function is_folder(path)
+  local stream, _, number = io.open(path .. "/.", "rb")
+  if stream then stream:close() end
+  return stream ~= nil or number == EACCES
+end
+
 function keys.look_up(folder, user)
   local lower = user:gsub("[A-Z]", string.lower)
   local name = file_name(lower)
@@ -87,7 +95,7 @@ function keys.look_up(folder, user)
     if odd then return nil, odd end
     if marked then return nil, "the public key is missing; run `mailseal repair " .. lower .. "`" end
     local mark, ill = read_file(folder .. "/mailseal-public-keys")
-    if mark ~= FOLDER_MARK or not keys.exists(folder .. "/enrolled/.") then
+    if mark ~= FOLDER_MARK or not is_folder(folder .. "/enrolled") then
       return nil, folder .. " is not a folder of public keys" .. (ill and ": " .. ill or "")
     end
     return "none"

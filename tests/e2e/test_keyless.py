@@ -110,6 +110,19 @@ def test_agent_down_or_frozen_touches_only_enrolled_logins(lab: Lab) -> None:
     assert heads(lab, PLAIN) <= CLEAR and heads(lab, ALICE) == {b"CRYPTED"}
 
 
+def test_an_auth_worker_that_is_not_root(door: str) -> None:
+    """It may open the public keys by name, and not list them."""
+    worker = "service auth-worker {\n  user = dovecot\n}\n"
+    with Lab(auth=door, plain_users={PLAIN: "password"}, dovecot_extra=worker) as lab:
+        append(lab, ALICE)
+        append(lab, PLAIN)
+        send(lab.smtp, SENDER, [PLAIN], MAIL)
+        lab.wait_delivered()
+        assert heads(lab, ALICE, "Sent") == {b"CRYPTED"}
+        assert heads(lab, PLAIN, "Sent") == {b"From: <"}
+        assert heads(lab, PLAIN) <= CLEAR
+
+
 def freeze(lab: Lab, number: signal.Signals) -> None:
     os.kill(lab.agent.pid, number)
 
