@@ -239,9 +239,12 @@ local function undoing(request)
   for _, name in ipairs(names) do
     if request.userdb[name] then return name end
   end
-  local format = request.userdb[dovecot_24 and "mail_driver" or "mail"] or ""
-  format = format:match("^[^:]*")
-  if format ~= "" and not SEALABLE[format] then return dovecot_24 and "mail_driver" or "mail" end
+  local locations = dovecot_24 and { "mail_driver", "*/mail_driver", "namespace/inbox/mail_driver" }
+    or { "mail", "mail_location", "namespace/inbox/location" }
+  for _, name in ipairs(locations) do
+    local format = (request.userdb[name] or ""):match("^[^:]*")
+    if format ~= "" and not SEALABLE[format] then return name end
+  end
 end
 
 -- Why a login of an enrolled user is refused, or nil.  `key` is the user's public key, `given` the

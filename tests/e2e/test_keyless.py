@@ -205,11 +205,14 @@ def test_fields_that_would_turn_sealing_off(lab: Lab, value: str) -> None:
             "userdb_plugin/mail_crypt_global_public_key=junk",
             "userdb_mail_plugin_dir=/elsewhere",
             "userdb_mail=mbox:~/mail",
+            "userdb_mail_location=mbox:~/mail",
+            "userdb_namespace/inbox/location=mbox:~/mail",
         ],
         "2.4": [
             "userdb_*/mail_plugins=quota",
             "userdb_mail_plugin_dir=/elsewhere",
             "userdb_mail_driver=mbox",
+            "userdb_namespace/inbox/mail_driver=mbox",
         ],
     }[SERIES],
 )

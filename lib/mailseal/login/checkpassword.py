@@ -3,7 +3,7 @@
 
 SYNOPSIS
     mailseal-checkpassword [--behind-passdb | --app-password] [--socket PATH] [--public FOLDER]
-        [--key=KEY] [--undoing=VALUES] [--mail=LOCATION] REPLY-PROGRAM
+        [--key=KEY] [--undoing=VALUES] [--mail=LOCATION]... REPLY-PROGRAM
 
 DESCRIPTION
     For sites without Lua.  With Lua, mailseal.lua does the same without starting a program.
@@ -24,7 +24,7 @@ DESCRIPTION
     saved, for Dovecot's final user name.  --key is the public key that the passdb has returned,
     `%{userdb:mail_crypt_global_public_key}`.  The login of an enrolled user is refused if this is
     not the user's key, or if other userdbs return fields with which Dovecot would not seal:
-    --undoing has the values of such fields, --mail the mail location.
+    --undoing has the values of such fields, each --mail a mail location.
 
     The public keys of enrolled users are read from --public; the agent is asked only if a password
     must be checked.
@@ -76,7 +76,8 @@ class _Arguments:
     def __init__(self, words: list[str]) -> None:
         self.socket, self.public = DEFAULT_SOCKET, DEFAULT_PUBLIC
         self.behind = self.app = False
-        self.key = self.undoing = self.mail = ""
+        self.key = self.undoing = ""
+        self.mail: list[str] = []
         self.userdb = False
         while words and words[0].startswith("--"):
             option = words.pop(0)
@@ -89,7 +90,7 @@ class _Arguments:
             elif option.startswith("--undoing="):
                 self.undoing = option[len("--undoing=") :]
             elif option.startswith("--mail="):
-                self.mail = option[len("--mail=") :]
+                self.mail.append(option[len("--mail=") :])
             elif option == "--socket" and words:
                 self.socket = words.pop(0)
             elif option == "--public" and words:
@@ -246,7 +247,8 @@ def _refusal(arguments: _Arguments, key: str, environ: dict[str, str]) -> str:
     """Why a login of an enrolled user is refused; empty if it is not."""
     if not environ.get("AUTH_MECH"):  # no login
         return ""
-    if arguments.undoing or arguments.mail.partition(":")[0] not in _SEALABLE:
+    formats = [location.partition(":")[0] for location in arguments.mail]
+    if arguments.undoing or any(format_ not in _SEALABLE for format_ in formats):
         return "a userdb field may turn sealing off: mail, mail_plugin_dir or plugin/mail_crypt_…"
     if arguments.key == key:
         return ""
