@@ -79,30 +79,3 @@ def test_an_agent_that_hangs_or_dies_is_started_anew(site: Site, signal: str) ->
     )
     with site.login("alice"):
         pass
-
-
-def test_the_sealer_seals_what_was_there_before(site: Site) -> None:
-    """Under the unit's restrictions, with no user logged in."""
-    conf, maildir = "/etc/mailseal/mailseal.yaml", "/var/mail/vhosts/example.org/alice/Maildir"
-    with site.login("alice") as imap:
-        before = len(imap.bodies())
-    text = "From: eve@example.net\\n\\nan old mail\\n"
-    size, with_crlf = len(text) - 3, len(text)
-    name = f"1500000000.M1P1Q1.old,S={size},W={with_crlf}:2,S"
-    site.run(f"printf '{text}' > '/run/{name}'; chown vmail:vmail '/run/{name}'")
-    site.run(f"runuser -u vmail -- cp '/run/{name}' {maildir}/cur/; rm '/run/{name}'")
-    site.run(f"cp -p {conf} {conf}.before; echo 'seal: {{existing: at-enrollment}}' >> {conf}")
-    try:
-        site.run("systemctl start mailseal-sealer")
-        first = f"head -c 7 {maildir}/cur/1500000000.*"
-        site.wait(lambda: site.run(first) == "CRYPTED", "the old mail is sealed", seconds=60)
-        site.wait(
-            lambda: '"phase": "done"' in site.run("mailseal status alice@example.org --json"),
-            "mailseal status says so",
-            seconds=60,
-        )
-        with site.login("alice") as imap:
-            assert len(imap.bodies()) == before + 1
-    finally:
-        site.run(f"systemctl stop mailseal-sealer; mv {conf}.before {conf}")
-        site.run(f"rm -f {maildir}/cur/1500000000.*")

@@ -83,9 +83,13 @@ class Mailbox:
                 wanted_validity, wanted = self.state[folder]
                 assert validity == wanted_validity, folder
                 new = set(mails) - set(wanted) if folder == "INBOX" else set()
-                assert sorted(set(mails) - new) == sorted(wanted), folder
+                extra, missing = set(mails) - new - set(wanted), set(wanted) - set(mails)
+                assert not extra and not missing, (folder, extra, missing)
                 for uid, mail in wanted.items():
-                    assert mails[uid] == mail, (folder, uid)
+                    found = mails[uid]
+                    assert found.flags == mail.flags, (folder, uid, found.flags, mail.flags)
+                    assert found.date == mail.date, (folder, uid, found.date, mail.date)
+                    assert found.body == mail.body, (folder, uid)
                 if folder == "INBOX":
                     ends = sorted(
                         end for uid in new for end in arrived if mails[uid].body.endswith(end)

@@ -5,7 +5,8 @@
 private keys: with the user's password or a recovery code the key agent gives them; with
 --escrow-key they are taken from the keyring; --key and --from-key read them from a file.
 They stay in the memory of this process.
-All three work while Dovecot and clients use the mailbox, as the owner of the mail, and end
+All three are made for mailboxes in use, which is not proven yet (docs/sealing.md).  They work as
+the owner of the mail, and end
 what was interrupted when they are run again.
 
 EXIT STATUS
