@@ -99,4 +99,4 @@ def test_what_may_turn_sealing_off_defers(site: Lab, user: str) -> None:
     assert site.stored(user) == []
     field = BAD[user].removeprefix("userdb_")
     log = site.log_text()
-    assert f"and {field}, of the userdb or of Dovecot's settings, may turn" in log, log
+    assert f"but {field}, of the userdb or of Dovecot's settings, may turn" in log, log

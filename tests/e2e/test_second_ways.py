@@ -73,7 +73,7 @@ def test_a_lost_keyring_comes_back_from_a_backup(lab: Lab, with_mail: str) -> No
     file = lab.place.path("keys.backup")
     assert lab.mailseal("backup", file, with_mail).returncode == 0
     proof = lab.mailseal("restore", "--check", file, with_mail, stdin=b"password\n")
-    assert b"opens, 1 key pairs" in proof.stdout
+    assert b"can be opened, 1 key pairs" in proof.stdout
     os.unlink(lab.place.path("state", "keys", f"{with_mail}.json"))
     with pytest.raises(Refused, match=r"\[UNAVAILABLE\]"):
         Imap(lab.imap, with_mail, "password")
