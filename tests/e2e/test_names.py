@@ -104,8 +104,8 @@ def test_names_that_cannot_be(any_name: Lab, name: str) -> None:
 
 def test_nul_in_a_name_reaches_nobody(any_name: Lab) -> None:
     with AgentClient(any_name.agent_socket) as agent:
-        reply = agent.request("enroll", user=b"nul\0@example.org", password=b"password")
-    assert (reply.status, reply.text("class")) == ("error", "BadUserName")
+        answer = agent.request("enroll", user=b"nul\0@example.org", password=b"password")
+    assert (answer.status, answer.text("class")) == ("error", "BadUserName")
     any_name.add_user("nul@example.org")
     replies = send_lmtp(any_name.lmtp, SENDER, ["nul\0@example.org"], MAIL)
     assert replies[0][0] >= 500

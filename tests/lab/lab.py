@@ -291,6 +291,6 @@ class Lab:
 
 
 def _enroll(agent: AgentClient, user: str, password: str) -> None:
-    reply = agent.request("enroll", user=user.encode(), password=password.encode())
-    if reply.status != "ok" and reply.text("class") != "AlreadyEnrolled":
-        raise LabError(f"cannot enroll {user}: {reply.text('message')}")
+    answer = agent.request("enroll", user=user.encode(), password=password.encode())
+    if answer.status != "ok" and answer.text("class") != "AlreadyEnrolled":
+        raise LabError(f"cannot enroll {user}: {answer.text('message')}")

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from mailseal.login.client import AgentClient, Reply
+from mailseal.login.client import AgentClient, Answer
 from tests.lab.place import readable_code
 from tests.lab.process import Server
 
@@ -61,7 +61,7 @@ class AgentProcess:
     def pid(self) -> int:
         return self._server.pid
 
-    def ask(self, verb: str, **fields: bytes) -> Reply:
+    def ask(self, verb: str, **fields: bytes) -> Answer:
         with AgentClient(str(self.socket), 60) as client:
             return client.request(verb, **fields)
 

@@ -134,7 +134,7 @@ def test_every_other_verb_is_denied(agent: AgentProcess) -> None:
     (agent.folder / "world").mkdir()
     world = World(agent.folder / "world", Policy())
     every = set(world.service.admin_verbs) | set(world.service.login_verbs)
-    world.workers.stop()
+    world.pools.stop()
     proven = {*panel_verbs._AS_THEY_ARE, "revoke", "status"}
     denied = sorted(every - proven)
     assert {"enroll", "unlock", "lookup", "open", "export", "backup", "lock"} <= set(denied)

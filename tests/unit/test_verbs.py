@@ -21,8 +21,8 @@ from mailseal.login.login_verbs import LoginVerbs, Policy
 from mailseal.login.mailcrypt_fields import login_fields
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions
+from mailseal.login.thread_pools import ThreadPools
 from mailseal.login.vault import SETTLE_AFTER
-from mailseal.login.workers import Workers
 from tests.unit.vaults import open_vault
 
 CHEAP = kdf.PROFILES["insecure-testing"]
@@ -36,14 +36,14 @@ class World:
     def __init__(self, folder: Path, policy: Policy) -> None:
         self.derivations = 0
         self.now = 0.0
-        self.workers = Workers(parallel=2, queue=8, memory_kib=1024)
+        self.pools = ThreadPools(parallel=2, queue=8, memory_kib=1024)
         self.vault = open_vault(folder, derive=self.derive)
         self.sessions = Sessions(idle=60, absolute=600, clock=lambda: self.now)
-        verbs = AdminVerbs(self.vault, self.sessions, self.workers, LOG).verbs
+        verbs = AdminVerbs(self.vault, self.sessions, self.pools, LOG).verbs
         self.service = LoginVerbs(
             self.vault,
             self.sessions,
-            self.workers,
+            self.pools,
             admin_verbs=verbs,
             version="2.3",
             policy=policy,
@@ -52,7 +52,7 @@ class World:
 
     def derive(self, password: bytes, salt: bytes, cost: kdf.Profile, size: int) -> bytes:
         self.derivations += 1
-        return self.workers.derive(password, salt, cost, size)
+        return self.pools.derive(password, salt, cost, size)
 
     def ask(self, verb: str, **fields: bytes) -> tuple[str, Fields]:
         return asyncio.run(self.service.answer(verb, fields, admin=True))
@@ -75,7 +75,7 @@ def policy() -> Policy:
 def world(tmp_path: Path, policy: Policy) -> Iterator[World]:
     world = World(tmp_path, policy)
     yield world
-    world.workers.stop()
+    world.pools.stop()
 
 
 @pytest.fixture

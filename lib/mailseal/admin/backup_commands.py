@@ -100,14 +100,14 @@ def restore(context: Context) -> int:
     for user, keyring in keyrings.items():
         force = {"force": b"1"} if context.arguments.force else {}
         try:
-            reply = context.ask("restore", user=user.encode(), keyring=keyring.encode(), **force)
+            answer = context.ask("restore", user=user.encode(), keyring=keyring.encode(), **force)
         except (AgentUnavailable, NotPermitted):
             raise
         except MailsealError as exc:
             failed.append(exc)
             sys.stdout.write(f"{user}: NOT RESTORED: {exc}\n")
             continue
-        found = reply.text("found")
+        found = answer.text("found")
         done = (
             "no change needed" if found == "the same" else f"restored (previous keyring: {found})"
         )

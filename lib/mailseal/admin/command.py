@@ -11,7 +11,7 @@ from mailseal import config as configuration
 from mailseal import errors
 from mailseal.config import Config
 from mailseal.errors import MailsealError, NotPermitted, TemporaryError
-from mailseal.login.client import AgentClient, Reply
+from mailseal.login.client import AgentClient, Answer
 
 # Other Argon2id computations may be waiting before this one.
 _TIMEOUT = 120.0
@@ -32,28 +32,28 @@ class Context:
             self._config = configuration.load(self.config_path)
         return self._config
 
-    def ask(self, verb: str, **fields: bytes) -> Reply:
+    def ask(self, verb: str, **fields: bytes) -> Answer:
         """One request to the agent.  Anything but "ok" raises the error it stands for."""
         with AgentClient(self.config.agent.socket, _TIMEOUT) as agent:
-            reply = agent.request(verb, **fields)
-        if reply.status == "ok":
-            return reply
-        raise error_of(reply)
+            answer = agent.request(verb, **fields)
+        if answer.status == "ok":
+            return answer
+        raise error_of(answer)
 
 
-def error_of(reply: Reply) -> MailsealError:
-    """The error in a reply of the agent."""
-    if reply.status == "denied":
+def error_of(answer: Answer) -> MailsealError:
+    """The error in an answer of the agent."""
+    if answer.status == "denied":
         return NotPermitted(
             f"the key agent does not permit this to uid {os.getuid()}",
             hint="see agent.admin_users and agent.panel_users in the configuration",
         )
-    if reply.status != "error":
-        return TemporaryError(reply.text("reason") or f"the key agent replied {reply.status}")
-    found = getattr(errors, reply.text("class"), None)
+    if answer.status != "error":
+        return TemporaryError(answer.text("reason") or f"the key agent answered {answer.status}")
+    found = getattr(errors, answer.text("class"), None)
     if not (isinstance(found, type) and issubclass(found, MailsealError)):
         found = MailsealError
-    return found(reply.text("message"), hint=reply.text("hint") or None)
+    return found(answer.text("message"), hint=answer.text("hint") or None)
 
 
 Command = Callable[[Context], int]

@@ -130,7 +130,7 @@ def _userdbs(settings: Block) -> Iterator[Finding]:
     if others and not _ends(_of(settings, chain[ours], "result_internalfail")):
         yield error(
             "mailseal's userdb needs result_internalfail = return-fail: without it, mail could be "
-            "stored in clear if mailseal does not reply"
+            "stored in clear if mailseal does not answer"
         )
 
 

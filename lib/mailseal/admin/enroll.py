@@ -94,13 +94,13 @@ def _enroll_one(context: Context, user: bytes, password: bytes) -> tuple[str, st
     if not context.arguments.unchecked and context.config.login.password_check == "passdb":  # noqa: S105
         asked = _ask_dovecot(context, name, password)
     try:
-        reply = context.ask("enroll", user=user, password=password)
+        answer = context.ask("enroll", user=user, password=password)
     except AlreadyEnrolled:
         # With `login.enroll: at-login` the login that Dovecot tried has enrolled the user.
         if not asked or context.config.login.enroll != "at-login":
             raise
         return _as_status_says(context, user)
-    return reply.text("user"), reply.text("key_id"), "second_way" in reply.fields
+    return answer.text("user"), answer.text("key_id"), "second_way" in answer.fields
 
 
 def _ask_dovecot(context: Context, name: str, password: bytes) -> bool:

@@ -67,13 +67,13 @@ def passwd(context: Context) -> int:
         two_places.note_one_place(context)
     if arguments.compromised:
         try:
-            reply = context.ask("rekey", user=user, password=new)
+            answer = context.ask("rekey", user=user, password=new)
         except MailsealError as exc:
             raise NotSettled(
                 f"the password has changed, but the keyring still has the old master key: {exc}",
                 hint=f"run `mailseal rekey {arguments.user}`",
             ) from None
-        report_rekey(context, reply)
+        report_rekey(context, answer)
     return 0
 
 
@@ -91,14 +91,14 @@ def _settle(context: Context, user: bytes) -> int:
 def lock(context: Context) -> int:
     """End sessions: the next login opens the keyring with the password again."""
     user = context.arguments.user
-    reply = context.ask("lock", **({"user": os.fsencode(user)} if user else {}))
-    sys.stdout.write(f"{reply.text('ended')} sessions ended\n")
+    answer = context.ask("lock", **({"user": os.fsencode(user)} if user else {}))
+    sys.stdout.write(f"{answer.text('ended')} sessions ended\n")
     return 0
 
 
 def repair(context: Context) -> int:
     """Publish the public key of the keyring's newest key pair."""
-    reply = context.ask("repair", user=os.fsencode(context.arguments.user))
-    found = reply.text("found")
+    answer = context.ask("repair", user=os.fsencode(context.arguments.user))
+    found = answer.text("found")
     sys.stdout.write(f"public key published again ({found})\n" if found else "nothing to repair\n")
     return 0

@@ -66,8 +66,8 @@ class Source:
             stored = self._context.ask("backup", user=user.encode()).fields["keyring"]
             return list(Keyring.parse(stored, user).open_escrow(self._escrow).keys)
         secret = self._passwords.ask(f"password or recovery code of {user}")
-        reply = self._context.ask("export", user=user.encode(), secret=secret)
-        return [PrivateKey.parse(line) for line in reply.text("keys").split("\n")]
+        answer = self._context.ask("export", user=user.encode(), secret=secret)
+        return [PrivateKey.parse(line) for line in answer.text("keys").split("\n")]
 
 
 def private_key(path: str, what: str, from_stdin: bool) -> PrivateKey:

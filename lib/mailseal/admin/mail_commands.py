@@ -51,8 +51,8 @@ def cat(context: Context) -> int:
         if user is None:
             user = context.ask("find", key_id=info.key_ids[0]).text("user")
         password = Passwords(from_stdin=context.arguments.stdin).ask(f"password of {user}")
-        reply = context.ask("open", user=os.fsencode(user), password=password)
-        keys = [PrivateKey.parse(line) for line in reply.text("keys").split("\n")]
+        answer = context.ask("open", user=os.fsencode(user), password=password)
+        keys = [PrivateKey.parse(line) for line in answer.text("keys").split("\n")]
         for part in dcrypt.open_sealed(stream, keys):
             sys.stdout.buffer.write(part)
     return 0

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser
 
     from mailseal.admin.command import Commands, Context
-    from mailseal.login.client import Reply
+    from mailseal.login.client import Answer
 
 
 def register(commands: Commands) -> None:
@@ -65,8 +65,8 @@ def _password(context: Context) -> bytes:
 def rotate(context: Context) -> int:
     """New mail is sealed with a new key pair; the older ones are kept for reading."""
     user = os.fsencode(context.arguments.user)
-    reply = context.ask("rotate", user=user, password=_password(context))
-    sys.stdout.write(f"new mail is sealed with key {reply.text('key_id')[:16]}\n")
+    answer = context.ask("rotate", user=user, password=_password(context))
+    sys.stdout.write(f"new mail is sealed with key {answer.text('key_id')[:16]}\n")
     return 0
 
 
@@ -77,17 +77,17 @@ def rekey(context: Context) -> int:
     return 0
 
 
-def report_rekey(context: Context, reply: Reply) -> None:
+def report_rekey(context: Context, answer: Answer) -> None:
     """Print the result of a rekey, and what must be made again."""
     user = context.arguments.user
-    if key_id := reply.text("key_id"):
+    if key_id := answer.text("key_id"):
         sys.stdout.write(f"new master key; new mail is sealed with key {key_id[:16]}\n")
     else:
         sys.stdout.write("new master key; NO NEW KEY PAIR: a login cannot carry more key pairs\n")
         sys.stderr.write(
             f"mailseal: hint: run `mailseal drop-key {user} KEYID`, then `mailseal rotate {user}`\n"
         )
-    for line in reply.text("gone").splitlines():
+    for line in answer.text("gone").splitlines():
         kind, _, label = line.partition(" ")
         sys.stdout.write(f"removed: {kind} slot{f' ({label})' if label else ''}\n")
         if kind == "recovery":

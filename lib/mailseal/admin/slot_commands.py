@@ -106,8 +106,8 @@ def recovery_code(context: Context) -> int:
     """Make a recovery code and print it once."""
     passwords, user = _start(context)
     password = passwords.ask(f"password of {context.arguments.user}")
-    reply = context.ask("recovery", user=user, password=password)
-    sys.stdout.write(f"{reply.text('code')}\n")
+    answer = context.ask("recovery", user=user, password=password)
+    sys.stdout.write(f"{answer.text('code')}\n")
     sys.stderr.write(
         "mailseal: write down this recovery code, and do not keep it on this machine;\n"
         "mailseal: it is not shown again, and an older recovery code no longer works\n"
@@ -120,11 +120,11 @@ def app_password(context: Context) -> int:
     passwords, user = _start(context)
     password = passwords.ask(f"password of {context.arguments.user}")
     label = os.fsencode(context.arguments.label)
-    reply = context.ask("app", user=user, password=password, label=label)
-    sys.stdout.write(f"{reply.text('code')}\n")
+    answer = context.ask("app", user=user, password=password, label=label)
+    sys.stdout.write(f"{answer.text('code')}\n")
     sys.stderr.write(
-        f"mailseal: slot {reply.text('slot')}; the password is not shown again; "
-        f"to remove it, run `mailseal revoke {context.arguments.user} {reply.text('slot')}`\n"
+        f"mailseal: slot {answer.text('slot')}; the password is not shown again; "
+        f"to remove it, run `mailseal revoke {context.arguments.user} {answer.text('slot')}`\n"
     )
     return 0
 
@@ -138,11 +138,11 @@ def revoke(context: Context) -> int:
         fields["password"] = passwords.ask(f"password of {arguments.user}")
     if arguments.rekey:
         fields["rekey"] = b"1"
-    reply = context.ask("revoke", **fields)
-    label = reply.text("label")
-    sys.stdout.write(f"{reply.text('kind')} slot revoked{f' ({label})' if label else ''}\n")
+    answer = context.ask("revoke", **fields)
+    label = answer.text("label")
+    sys.stdout.write(f"{answer.text('kind')} slot revoked{f' ({label})' if label else ''}\n")
     if arguments.rekey:
-        report_rekey(context, reply)
+        report_rekey(context, answer)
     else:
         sys.stderr.write(
             "mailseal: note: the removed slot still opens older copies of the keyring, for example "
@@ -155,8 +155,8 @@ def export_key(context: Context) -> int:
     """Write the private keys, for reading mail without mailseal."""
     passwords, user = _start(context)
     secret = passwords.ask("password or recovery code")
-    reply = context.ask("export", user=user, secret=secret)
-    write_keys(reply.text("keys").split("\n"), context.arguments.format)
+    answer = context.ask("export", user=user, secret=secret)
+    write_keys(answer.text("keys").split("\n"), context.arguments.format)
     return 0
 
 

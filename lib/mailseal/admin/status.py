@@ -73,10 +73,10 @@ def all_status(
         fields["secret"] = secret
     users: list[dict[str, Any]] = []
     while True:
-        reply = context.ask("status", **fields)
-        users += json.loads(reply.fields["users"])
-        if "more" not in reply.fields:
-            return {"sessions": int(reply.text("sessions") or 0), "users": users}
+        answer = context.ask("status", **fields)
+        users += json.loads(answer.fields["users"])
+        if "more" not in answer.fields:
+            return {"sessions": int(answer.text("sessions") or 0), "users": users}
         fields["after"] = users[-1]["user"].encode()
 
 

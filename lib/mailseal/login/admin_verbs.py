@@ -26,9 +26,9 @@ from mailseal.login import protocol
 from mailseal.login.lifecycle import Lifecycle
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions
+from mailseal.login.thread_pools import ThreadPools, asked_by_panel
 from mailseal.login.vault import Vault
 from mailseal.login.verbs import Answer, Verb, needed, note_enrollment, text_of, user_of
-from mailseal.login.workers import Workers, asked_by_panel
 
 STATUS_PAGE = 200
 """Users in one answer to `status` at most."""
@@ -44,12 +44,12 @@ class AdminVerbs:
     """Verbs for administrators."""
 
     def __init__(
-        self, vault: Vault, sessions: Sessions, workers: Workers, log: logging.Logger
+        self, vault: Vault, sessions: Sessions, pools: ThreadPools, log: logging.Logger
     ) -> None:
         self._vault = vault
         self._life = Lifecycle(vault)
         self._sessions = sessions
-        self._workers = workers
+        self._pools = pools
         self._log = log
         self._listing: tuple[float, list[str]] = (0.0, [])
         self.verbs: dict[str, Verb] = {
@@ -97,7 +97,7 @@ class AdminVerbs:
                 raise
 
         try:
-            result = await (self._workers.quick if quick else self._workers.change)(watched)
+            result = await (self._pools.quick if quick else self._pools.change)(watched)
         except MailsealError as exc:
             if not (asked_by_panel.get() and isinstance(exc, _UNPROVEN)):
                 self._log.warning("%s: user=<%s>, failed: %s", what, user, exc)
@@ -112,7 +112,7 @@ class AdminVerbs:
 
     async def _enroll(self, fields: Fields) -> Answer:
         user, password = user_of(fields), needed(fields, "password")
-        keyring = await self._workers.change(lambda: self._vault.enroll(user, password))
+        keyring = await self._pools.change(lambda: self._vault.enroll(user, password))
         self._sessions.end(user)
         note_enrollment(self._log, keyring)
         answer = {"user": user.encode(), "key_id": keyring.current.key_id.hex().encode()}
@@ -200,7 +200,7 @@ class AdminVerbs:
     async def _open(self, fields: Fields) -> Answer:
         """The private keys in clear, for opening a file; login and app passwords."""
         user, password = user_of(fields), needed(fields, "password")
-        unlocked = await self._workers.change(lambda: self._vault.unlock(user, password))
+        unlocked = await self._pools.change(lambda: self._vault.unlock(user, password))
         self._log.warning("open: user=<%s>, private keys given to an administrator", user)
         newest_first = [key.dovecot_string() for key in reversed(unlocked.keys)]
         return "ok", {"keys": "\n".join(newest_first).encode()}
@@ -208,13 +208,13 @@ class AdminVerbs:
     async def _export(self, fields: Fields) -> Answer:
         """The private keys in clear, to be kept; login password or recovery code."""
         user, secret = user_of(fields), needed(fields, "secret")
-        keys = await self._workers.change(lambda: self._life.export(user, secret))
+        keys = await self._pools.change(lambda: self._life.export(user, secret))
         self._log.warning("export: user=<%s>, private keys given to an administrator", user)
         return "ok", {"keys": "\n".join(key.dovecot_string() for key in keys).encode()}
 
     async def _backup(self, fields: Fields) -> Answer:
         user = user_of(fields)
-        data = await self._workers.quick(lambda: self._life.backup(user))
+        data = await self._pools.quick(lambda: self._life.backup(user))
         return "ok", {"keyring": data}
 
     async def _restore(self, fields: Fields) -> Answer:
@@ -232,7 +232,7 @@ class AdminVerbs:
         """With `check` nothing is changed: the caller learns whether it may ask for it at all."""
         user = user_of(fields)
         if "check" in fields:
-            if not await self._workers.quick(lambda: self._vault.is_known(user)):
+            if not await self._pools.quick(lambda: self._vault.is_known(user)):
                 raise NotEnrolled(f"{user} is not enrolled")
             return "ok", {}
         await self._do(user, "unenroll", lambda: self._life.unenroll(user), quick=True)
@@ -242,19 +242,19 @@ class AdminVerbs:
         """One user, or a page of all users after `after`."""
         if "user" in fields:
             later = [user_of(fields)]
-            if not await self._workers.quick(lambda: self._vault.is_known(later[0])):
+            if not await self._pools.quick(lambda: self._vault.is_known(later[0])):
                 raise NotEnrolled(f"{later[0]} is not enrolled")
         else:
             after = fields.get("after", b"").decode("utf-8", "replace")
             listed = await self._listed(again=bool(after))
             later = listed[bisect.bisect_right(listed, after) :]
-        found = await self._workers.quick(lambda: self._page(later))
+        found = await self._pools.quick(lambda: self._page(later))
         answer = {"sessions": str(len(self._sessions)).encode()}
         answer["users"] = f"[{', '.join(found)}]".encode()
         return "ok", {**answer, "more": b"1"} if len(found) < len(later) else answer
 
     def _page(self, users: list[str]) -> list[str]:
-        """What `status` shows of the first of these users, each as JSON, up to a full reply."""
+        """What `status` shows of the first of these users, each as JSON, up to a full answer."""
         found: list[str] = []
         size = 0
         for user in users[:STATUS_PAGE]:
@@ -269,7 +269,7 @@ class AdminVerbs:
         """All users, sorted; further pages come from the same list, as long as it is fresh."""
         at, listed = self._listing
         if not again or time.monotonic() - at > _LIST_FRESH:
-            listed = await self._workers.quick(self._vault.users)
+            listed = await self._pools.quick(self._vault.users)
             self._listing = (time.monotonic(), listed)
         return listed
 
@@ -326,7 +326,7 @@ class AdminVerbs:
 
     async def _find(self, fields: Fields) -> Answer:
         key_id = needed(fields, "key_id")
-        user = await self._workers.quick(lambda: self._vault.find(key_id))
+        user = await self._pools.quick(lambda: self._vault.find(key_id))
         if user is None:
             raise NotEnrolled("no keyring here holds the key this mail is sealed to")
         return "ok", {"user": user.encode()}

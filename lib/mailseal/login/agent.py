@@ -52,9 +52,9 @@ from mailseal.login.log import logger
 from mailseal.login.login_verbs import LoginVerbs, Policy
 from mailseal.login.panel_verbs import PanelVerbs
 from mailseal.login.sessions import Sessions
+from mailseal.login.thread_pools import ThreadPools
 from mailseal.login.vault import Vault
 from mailseal.login.verbs import error_answer
-from mailseal.login.workers import Workers
 from mailseal.logs import Log
 
 # Seconds after which the connection of a silent client is closed.
@@ -96,7 +96,7 @@ class Agent:
             for task in (expiry, *self._tasks):
                 task.cancel()
             ended = self.service.sessions.end_all()
-            self.service.workers.stop()
+            self.service.pools.stop()
             self._log.info("stopped, sessions ended=%d", ended)
 
     async def _expire(self) -> None:
@@ -210,7 +210,7 @@ def run(config: Config) -> None:
         log.info("hardening: %s", ", ".join(f"{name}={value}" for name, value in got.items()))
         if cost.name == "insecure-testing":
             log.warning("keys.kdf is insecure-testing: new slots are not protected")
-        workers = Workers(
+        pools = ThreadPools(
             parallel=config.agent.parallel,
             queue=config.agent.queue,
             memory_kib=config.agent.parallel * cost.memory_kib,
@@ -223,7 +223,7 @@ def run(config: Config) -> None:
             cost=cost,
             version=version,
             escrow=escrow,
-            derive=workers.derive,
+            derive=pools.derive,
             log=log,
         )
         vault.sweep()
@@ -232,13 +232,13 @@ def run(config: Config) -> None:
         idle, absolute = config.agent.idle_timeout, config.agent.absolute_timeout
         sessions = Sessions(idle=idle, absolute=absolute)
         guesses = Guesses(_limits(config), log=log)
-        admin_verbs = AdminVerbs(vault, sessions, workers, log).verbs
+        admin_verbs = AdminVerbs(vault, sessions, pools, log).verbs
         service = LoginVerbs(
             vault,
             sessions,
-            workers,
+            pools,
             admin_verbs=admin_verbs,
-            panel_verbs=PanelVerbs(vault, workers, admin_verbs, guesses).verbs,
+            panel_verbs=PanelVerbs(vault, pools, admin_verbs, guesses).verbs,
             version=version,
             policy=policy,
             log=log,

@@ -5,7 +5,7 @@ CONTRACT
     login   agent.login_users: the login verbs
     panel   agent.panel_users: verbs that require the user's password (panel_verbs.py)
     admin   agent.admin_users: all verbs
-    All others get the reply "denied".  A uid that is not listed has at most
+    All others get the answer "denied".  A uid that is not listed has at most
     UNLISTED_AT_ONCE connections, all of these together UNLISTED_TOGETHER, and a panel
     PANEL_AT_ONCE; further connections are closed.  There is no limit for login_users
     and admin_users: Dovecot and administrators limit these themselves.

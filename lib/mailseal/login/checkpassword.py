@@ -45,7 +45,7 @@ import sys
 
 from mailseal.errors import AgentUnavailable, MailsealError, TemporaryError, UsageError
 from mailseal.login import local_keys
-from mailseal.login.client import DEFAULT_SOCKET, AgentClient, Reply
+from mailseal.login.client import DEFAULT_SOCKET, AgentClient, Answer
 
 OK, WRONG, LOOKED_UP, UNKNOWN, TEMPORARY = 0, 1, 2, 3, 111
 
@@ -54,7 +54,7 @@ DEFAULT_PUBLIC = "/var/lib/mailseal/public"
 # Dovecot sends 512 bytes at most (CHECKPASSWORD_MAX_REQUEST_LEN).
 _MAX_INPUT = 65536
 _TIMEOUT = 60.0
-# The same for enrollment at login, where the login does not depend on the reply.
+# The same for enrollment at login, where the login does not depend on the answer.
 _SHORT_TIMEOUT = 5.0
 _PUBLIC_FIELD = "mail_crypt_global_public_key"
 _SEALED = "userdb_mail_crypt_save_version=2\t"
@@ -113,8 +113,8 @@ def main(argv: list[str], environ: dict[str, str], *, input_fd: int = 3, output_
             return _accepted(arguments, user, password, environ, output_fd)
         if arguments.app:
             return _refused(arguments, user, password, environ, output_fd)
-        reply = _unlock(arguments, user, password, environ)
-        return _login(reply, output_fd, with_user=True)
+        answer = _unlock(arguments, user, password, environ)
+        return _login(answer, output_fd, with_user=True)
     except MailsealError as exc:
         return _temporary(str(exc))
 
@@ -141,12 +141,12 @@ def _published(arguments: _Arguments, user: bytes) -> str | None:
         return local_keys.look_up(arguments.public, user)
     except local_keys.LongName:
         with AgentClient(arguments.socket, _TIMEOUT) as agent:
-            reply = agent.request("lookup", user=user)
-    if reply.status == "unknown":
+            answer = agent.request("lookup", user=user)
+    if answer.status == "unknown":
         return None
-    if reply.status == "ok" and reply.text(_PUBLIC_FIELD):
-        return reply.text(_PUBLIC_FIELD)
-    raise TemporaryError(_reason(reply))
+    if answer.status == "ok" and answer.text(_PUBLIC_FIELD):
+        return answer.text(_PUBLIC_FIELD)
+    raise TemporaryError(_reason(answer))
 
 
 def _accepted(
@@ -163,15 +163,15 @@ def _accepted(
         return OK
     try:
         timeout = _TIMEOUT if enrolled else _SHORT_TIMEOUT
-        reply = _unlock(arguments, user, password, environ, timeout, behind=b"1")
+        answer = _unlock(arguments, user, password, environ, timeout, behind=b"1")
     except AgentUnavailable:
         if enrolled:
             raise
-        reply = Reply("unknown", {})
-    if reply.status == "unknown" or (not enrolled and reply.status != "ok"):
+        answer = Answer("unknown", {})
+    if answer.status == "unknown" or (not enrolled and answer.status != "ok"):
         _write(output_fd, _SEALED)
         return OK
-    return _login(reply, output_fd, with_user=False)
+    return _login(answer, output_fd, with_user=False)
 
 
 def _refused(
@@ -183,8 +183,8 @@ def _refused(
         return WRONG
     if _published(arguments, user) is None:
         return WRONG
-    reply = _unlock(arguments, user, password, environ, app=b"1")
-    return WRONG if reply.status == "unknown" else _login(reply, output_fd, with_user=False)
+    answer = _unlock(arguments, user, password, environ, app=b"1")
+    return WRONG if answer.status == "unknown" else _login(answer, output_fd, with_user=False)
 
 
 def _unlock(
@@ -194,7 +194,7 @@ def _unlock(
     environ: dict[str, str],
     timeout: float = _TIMEOUT,
     **extra: bytes,
-) -> Reply:
+) -> Answer:
     fields = {"user": user, "password": password, **extra}
     # For the agent's log, and to recognise master users and tokens.
     names = {
@@ -210,21 +210,21 @@ def _unlock(
         return agent.request("unlock", **fields)
 
 
-def _login(reply: Reply, output_fd: int, *, with_user: bool) -> int:
-    if reply.status == "ok":
+def _login(answer: Answer, output_fd: int, *, with_user: bool) -> int:
+    if answer.status == "ok":
         # The other passdb returns the user name: a userdb may be case-sensitive.
         parts = []
-        for name in reply.fields:
-            value = reply.text(name).translate(_ESCAPES)
+        for name in answer.fields:
+            value = answer.text(name).translate(_ESCAPES)
             if name != "user":
                 parts.append(f"userdb_{name}={value}\t")
             elif with_user:
                 parts.append(f"user={value}\t")
         _write(output_fd, "".join(parts or ["\t"]))
         return OK
-    if reply.status == "wrong":
+    if answer.status == "wrong":
         return WRONG
-    return _temporary(_reason(reply))
+    return _temporary(_reason(answer))
 
 
 def _userdb(arguments: _Arguments, user: bytes, environ: dict[str, str], output_fd: int) -> int:
@@ -273,10 +273,12 @@ def _write(fd: int, text: str) -> None:
         raise UsageError("descriptor 4 cannot be written: not started by Dovecot?") from None
 
 
-def _reason(reply: Reply) -> str:
-    if reply.status == "denied":
+def _reason(answer: Answer) -> str:
+    if answer.status == "denied":
         return "the key agent does not serve this uid: see agent.login_users"
-    return reply.text("reason") or reply.text("message") or f"the key agent replied {reply.status}"
+    return (
+        answer.text("reason") or answer.text("message") or f"the key agent answered {answer.status}"
+    )
 
 
 def _temporary(reason: str) -> int:

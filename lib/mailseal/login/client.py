@@ -3,8 +3,8 @@
 
 FAILURES
     NotPermitted: this user has no access to the socket.
-    AgentUnavailable: the agent is not running, does not reply in time, or closes the connection.
-    Replies of any status are returned to the caller.
+    AgentUnavailable: the agent is not running, does not answer in time, or closes the connection.
+    Answers of any status are returned to the caller.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DEFAULT_SOCKET = "/run/mailseal/agent.sock"
 DEFAULT_TIMEOUT = 30.0
 
 
-class Reply:
+class Answer:
     """Status word and fields of an answer."""
 
     __slots__ = ("fields", "status")
@@ -59,8 +59,8 @@ class AgentClient:
         self._connection = None
         self._rest = b""
 
-    def request(self, verb: str, **fields: bytes) -> Reply:
-        """Send one request, wait for its reply."""
+    def request(self, verb: str, **fields: bytes) -> Answer:
+        """Send one request, wait for its answer."""
         line = protocol.encode(verb, fields)
         if len(line) > protocol.MAX_REQUEST:
             raise UsageError("the request is too long for the key agent")
@@ -71,7 +71,7 @@ class AgentClient:
             status, values = protocol.decode(self._read_line(self._connection))
         except UsageError:
             self.close()
-            raise AgentUnavailable("the key agent sent an invalid reply") from None
+            raise AgentUnavailable("the key agent sent an invalid answer") from None
         except TimeoutError:
             self.close()
             raise AgentUnavailable("the key agent did not answer in time") from None
@@ -87,7 +87,7 @@ class AgentClient:
                 f"cannot reach the key agent at {self.path}: {exc.strerror or 'connection closed'}",
                 hint="is mailseal-agent running? see `systemctl status mailseal-agent`",
             ) from None
-        return Reply(status, values)
+        return Answer(status, values)
 
     def _connect(self) -> UnixSocket:
         connection = UnixSocket(AF_UNIX, SOCK_STREAM)
@@ -105,7 +105,7 @@ class AgentClient:
         while b"\n" not in chunks[-1]:
             chunk = connection.recv(65536)
             size += len(chunk)
-            if not chunk or size > protocol.MAX_REPLY:
+            if not chunk or size > protocol.MAX_ANSWER:
                 raise ConnectionError
             chunks.append(chunk)
         line, _, self._rest = b"".join(chunks).partition(b"\n")

@@ -3,8 +3,8 @@
 
 CONTRACT
     admit() permits an attempt, or raises TooManyGuesses, which is a temporary failure:
-    the password is not checked, so it is not called wrong.  The reply is not
-    delayed: each delayed reply would keep one of Dovecot's auth workers busy.
+    the password is not checked, so it is not called wrong.  The answer is not
+    delayed: each delayed answer would keep one of Dovecot's auth workers busy.
     So many different wrong passwords are free; then one try is let in after
     a pause of 1, 2, 4 … seconds, up to the longest.  All is forgotten after 15
     minutes without a wrong password.  The same wrong password again (a phone

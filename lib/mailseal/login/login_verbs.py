@@ -41,9 +41,9 @@ from mailseal.login.guesses import Guesses, Try
 from mailseal.login.mailcrypt_fields import Named, login_fields, public_fields
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions
+from mailseal.login.thread_pools import ThreadPools
 from mailseal.login.vault import Unlocked, Vault
 from mailseal.login.verbs import Answer, Verb, error_answer, note_enrollment
-from mailseal.login.workers import Workers
 
 _WRONG_FOR = 5.0
 _WRONG_ENTRIES = 10000
@@ -77,7 +77,7 @@ class LoginVerbs:
         self,
         vault: Vault,
         sessions: Sessions,
-        workers: Workers,
+        pools: ThreadPools,
         *,
         admin_verbs: Mapping[str, Verb],
         panel_verbs: Mapping[str, Verb] | None = None,
@@ -89,7 +89,7 @@ class LoginVerbs:
         self.vault = vault
         self.guesses = guesses or Guesses(log=log)
         self.sessions = sessions
-        self.workers = workers
+        self.pools = pools
         self.version = version
         self.policy = policy
         self.log = log
@@ -103,7 +103,7 @@ class LoginVerbs:
     async def answer(
         self, verb: str, fields: Fields, *, admin: bool, login: bool = True, panel: bool = False
     ) -> Answer:
-        """The reply to one request of a caller with these rights."""
+        """The answer to one request of a caller with these rights."""
         login_verb = self.login_verbs.get(verb)
         if login_verb is not None and login:
             try:
@@ -148,7 +148,7 @@ class LoginVerbs:
             if "app" in fields and codes.read("app", password) is None:
                 result = "wrong"
                 return "wrong", {}
-            new = behind and await self.workers.look(lambda: self.vault.is_new(user))
+            new = behind and await self.pools.look(lambda: self.vault.is_new(user))
             if new and not await self._enrolled_at_login(user, password, fields):
                 result = "not enrolled"
                 return "unknown", {}
@@ -200,7 +200,7 @@ class LoginVerbs:
             self.log.warning("user=<%s>, not enrolled at login: %s", user, exc)
             return False
         with contextlib.suppress(AlreadyEnrolled):  # by another login a moment ago
-            keyring = await self.workers.run(lambda: self.vault.enroll(user, password))
+            keyring = await self.pools.run(lambda: self.vault.enroll(user, password))
             note_enrollment(self.log, keyring)
         return True
 
@@ -213,7 +213,7 @@ class LoginVerbs:
         """
         if not 0 < len(password) <= MAX_OPENING or b"\0" in password:
             raise WrongPassword("this is not a valid password")
-        revision = await self.workers.look(lambda: self.vault.revision(user))
+        revision = await self.pools.look(lambda: self.vault.revision(user))
         mac = self.sessions.mac(user, password)
         found = self.sessions.find(user, mac, revision)
         if found is not None:
@@ -227,7 +227,7 @@ class LoginVerbs:
         if shared is None:
             a_try = guesses.admit(user, remote) if guesses is not None else None
             vouched = guesses is None or self.policy.keyring_decides
-            job = self.workers.run(lambda: self.vault.unlock(user, password, vouched=vouched))
+            job = self.pools.run(lambda: self.vault.unlock(user, password, vouched=vouched))
             shared = asyncio.ensure_future(job)
             self._under_way[mac, revision] = shared
             shared.add_done_callback(lambda done: self._unlocked(user, mac, revision, done, a_try))
@@ -272,11 +272,11 @@ class LoginVerbs:
     async def _check_public(self, user: str, keys: list[PublicKey]) -> None:
         """At every login, cached or not.  Normally one stat; repairs are left to a thread."""
         try:
-            published = await self.workers.look(lambda: self.vault.published(user))
+            published = await self.pools.look(lambda: self.vault.published(user))
         except (Damaged, TemporaryError):
             published = None
         if published is None or published.key_id != keys[-1].key_id:
-            await self.workers.quick(lambda: self.vault.check_public(user, keys))
+            await self.pools.quick(lambda: self.vault.check_public(user, keys))
 
     def _stale(self, user: str) -> Answer:
         """The other passdb said yes, the keyring says no."""
@@ -301,7 +301,7 @@ class LoginVerbs:
 
     async def _public_only(self, user: str) -> Answer:
         """What is saved is sealed, nothing is opened: for logins that need no key, and lookups."""
-        published = await self.workers.look(lambda: self.vault.published(user))
+        published = await self.pools.look(lambda: self.vault.published(user))
         if published is None:
             return "unknown", {}
         return "ok", _named(user, public_fields(self.version, published))

@@ -24,9 +24,9 @@ from mailseal.errors import NotPermitted, WrongPassword
 from mailseal.login.guesses import Guesses
 from mailseal.login.lifecycle import Lifecycle
 from mailseal.login.protocol import Fields
+from mailseal.login.thread_pools import ThreadPools, asked_by_panel
 from mailseal.login.vault import Vault
 from mailseal.login.verbs import Answer, Verb, needed, text_of, user_of
-from mailseal.login.workers import Workers, asked_by_panel
 
 # The fields with the user's password or recovery code.
 _PROOFS = ("old", "password", "code", "secret")
@@ -39,13 +39,13 @@ class PanelVerbs:
     def __init__(
         self,
         vault: Vault,
-        workers: Workers,
+        pools: ThreadPools,
         admin_verbs: Mapping[str, Verb],
         guesses: Guesses | None = None,
     ) -> None:
         self._vault = vault
         self._life = Lifecycle(vault)
-        self._workers = workers
+        self._pools = pools
         self._admin = admin_verbs
         self._guesses = guesses or Guesses()
         verbs: dict[str, Verb] = {name: admin_verbs[name] for name in _AS_THEY_ARE}
@@ -89,15 +89,15 @@ class PanelVerbs:
             if opened.keyring.slot(slot_id).kind != "app":
                 raise NotPermitted(f"slot {slot_id} of {user} is no app password")
 
-        await self._workers.change(check)
+        await self._pools.change(check)
         return await self._admin["revoke"](fields)
 
     async def _status(self, fields: Fields) -> Answer:
         user = user_of(fields)
         if "secret" in fields:
             secret = fields["secret"]
-            await self._workers.change(lambda: self._life.prove(user, secret))
+            await self._pools.change(lambda: self._life.prove(user, secret))
             return await self._admin["status"]({"user": user.encode()})
-        keyring = await self._workers.quick(lambda: self._vault.load(user))
+        keyring = await self._pools.quick(lambda: self._vault.load(user))
         found = {"user": user, "ways_in": sorted({slot.kind for slot in keyring.slots})}
         return "ok", {"users": json.dumps([found]).encode()}

@@ -3,7 +3,7 @@
 
     VERB-OR-STATUS [SP NAME=HEX]... LF
 
-Each line is one request or one reply.  A connection may be used for any number of
+Each line is one request or one answer.  A connection may be used for any number of
 requests.  A value is the lower-case hex of its bytes, so that it may
 contain any bytes; it may be empty.  Unknown fields are ignored.
 Statuses: ok, wrong, unknown, temporary (reason), denied, error (class, message,
@@ -26,11 +26,11 @@ slots with labels of 100 letters, takes 140 KB."""
 MAX_REQUEST = 2 * MAX_VALUE + 65536
 """Longest request line in bytes: the largest value in hex, and the rest."""
 
-MAX_REPLY = 4 * MAX_REQUEST
-"""Longest reply line in bytes."""
+MAX_ANSWER = 4 * MAX_REQUEST
+"""Longest answer line in bytes."""
 
 MAX_PAGE = 1 << 20
-"""Bytes of a list after which the rest comes in another reply."""
+"""Bytes of a list after which the rest comes in another answer."""
 
 Fields = dict[str, bytes]
 

@@ -12,7 +12,7 @@ from mailseal.keys.names import normalise
 from mailseal.login.protocol import Fields
 
 Answer = tuple[str, Fields]
-"""Status word and fields of a reply."""
+"""Status word and fields of an answer."""
 
 Verb = Callable[[Fields], Awaitable[Answer]]
 

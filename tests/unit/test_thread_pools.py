@@ -12,35 +12,35 @@ import pytest
 
 from mailseal.crypto import kdf
 from mailseal.errors import AgentUnavailable, TemporaryError
-from mailseal.login.workers import Workers
+from mailseal.login.thread_pools import ThreadPools
 
 
 @pytest.fixture
-def workers() -> Iterator[Workers]:
-    made = Workers(parallel=4, queue=2, memory_kib=256)
+def pools() -> Iterator[ThreadPools]:
+    made = ThreadPools(parallel=4, queue=2, memory_kib=256)
     yield made
     made.stop()
 
 
-def test_results_and_errors_come_back(workers: Workers) -> None:
-    assert asyncio.run(workers.run(lambda: 42)) == 42
+def test_results_and_errors_come_back(pools: ThreadPools) -> None:
+    assert asyncio.run(pools.run(lambda: 42)) == 42
 
     def fail() -> None:
         raise TemporaryError("no luck")
 
     with pytest.raises(TemporaryError, match="no luck"):
-        asyncio.run(workers.run(fail))
+        asyncio.run(pools.run(fail))
 
 
-def test_so_many_run_so_many_wait_and_one_more_is_refused(workers: Workers) -> None:
+def test_so_many_run_so_many_wait_and_one_more_is_refused(pools: ThreadPools) -> None:
     gate = threading.Event()
 
     async def crowd() -> list[object]:
-        jobs = [asyncio.ensure_future(workers.run(lambda: gate.wait(10))) for _ in range(9)]
+        jobs = [asyncio.ensure_future(pools.run(lambda: gate.wait(10))) for _ in range(9)]
         await asyncio.sleep(0.1)
         gate.set()
         results: list[object] = list(await asyncio.gather(*jobs, return_exceptions=True))
-        assert await workers.run(lambda: "later") == "later", "the places are free again"
+        assert await pools.run(lambda: "later") == "later", "the places are free again"
         return results
 
     results = asyncio.run(crowd())
@@ -50,7 +50,7 @@ def test_so_many_run_so_many_wait_and_one_more_is_refused(workers: Workers) -> N
 
 @pytest.mark.parametrize(("memory_kib", "at_once"), [(64, 4), (128, 2), (256, 1), (1024, 1)])
 def test_memory_is_bounded_whatever_a_slot_asks_for(
-    workers: Workers, monkeypatch: pytest.MonkeyPatch, memory_kib: int, at_once: int
+    pools: ThreadPools, monkeypatch: pytest.MonkeyPatch, memory_kib: int, at_once: int
 ) -> None:
     running = most = 0
     lock = threading.Lock()
@@ -70,14 +70,14 @@ def test_memory_is_bounded_whatever_a_slot_asks_for(
 
     async def crowd() -> None:
         await asyncio.gather(
-            *(workers.run(lambda: workers.derive(b"", b"", cost, 32)) for _ in range(6))
+            *(pools.run(lambda: pools.derive(b"", b"", cost, 32)) for _ in range(6))
         )
 
     asyncio.run(crowd())
     assert most == at_once
 
 
-def test_a_crowd_of_logins_is_in_the_way_of_nobody_else(workers: Workers) -> None:
+def test_a_crowd_of_logins_is_in_the_way_of_nobody_else(pools: ThreadPools) -> None:
     """All places of logins are taken: a change and what is quick are done before any of them."""
     gate = threading.Event()
     done: list[str] = []
@@ -88,12 +88,12 @@ def test_a_crowd_of_logins_is_in_the_way_of_nobody_else(workers: Workers) -> Non
         done.append("login")
 
     async def crowd() -> None:
-        logins = [asyncio.ensure_future(workers.run(login)) for _ in range(6)]
+        logins = [asyncio.ensure_future(pools.run(login)) for _ in range(6)]
         await asyncio.sleep(0)
         with pytest.raises(AgentUnavailable, match="too many logins"):
-            await workers.run(login)
-        await workers.quick(lambda: done.append("quick"))
-        await workers.change(lambda: workers.derive(b"p", bytes(16), cost, 32))
+            await pools.run(login)
+        await pools.quick(lambda: done.append("quick"))
+        await pools.change(lambda: pools.derive(b"p", bytes(16), cost, 32))
         done.append("change")
         gate.set()
         await asyncio.gather(*logins)
@@ -102,7 +102,7 @@ def test_a_crowd_of_logins_is_in_the_way_of_nobody_else(workers: Workers) -> Non
     assert done == ["quick", "change", *["login"] * 6]
 
 
-def test_stopping_refuses_new_work(workers: Workers) -> None:
-    workers.stop()
+def test_stopping_refuses_new_work(pools: ThreadPools) -> None:
+    pools.stop()
     with pytest.raises(AgentUnavailable, match="stopping"):
-        asyncio.run(workers.run(lambda: 1))
+        asyncio.run(pools.run(lambda: 1))

@@ -2,20 +2,20 @@
 """Thread pools for slow work: jobs in one pool do not wait for jobs in another one.
 
 CONTRACT
-    run()     a login that opens a keyring: `parallel` at a time, `queue` more wait
-    change()  what an administrator asked for and may need Argon2id: one at a time, its own queue;
-              and a room of the same size for panels, behind which strangers stand
-    quick()   files and no Argon2id: its own threads
-    look()    a look-up for a login: its own threads, in front of all others
+    run()     opens a keyring for a login: `parallel` jobs run at the same time, `queue` more wait
+    change()  a change that may need Argon2id: one at a time.  Requests of panels
+              have a pool of their own, because anybody can send them
+    quick()   file operations without Argon2id
+    look()    a lookup for a login, at the priority of the event loop
 
-    A crowd of wrong passwords fills the first room only: status, the commit of
-    a change and the change itself go on.  One job more than a room takes raises
-    AgentUnavailable at once.  Derivations take at most `memory_kib` in the first
-    room, and those of one of its threads in each other room; a slot that was stored
-    with a higher cost than that runs alone in its room.
-    The threads, and the lanes that Argon2 starts in them, have a lower
-    priority than the event loop: it answers logins with a session while wrong
-    passwords are being worked on.
+    Many wrong passwords fill only the pool of run().  Status requests and
+    changes continue.  If a pool and its queue are full, the next job raises
+    AgentUnavailable at once.  Argon2id takes at most `memory_kib` in the pool
+    of run(), and the share of one of its threads in each other pool.  If a slot was stored
+    with a cost that needs more memory, its derivation runs alone in its pool.
+    The threads, and those that Argon2 starts in them, have a lower
+    priority than the event loop.  So logins with a session are answered even
+    while wrong passwords are checked.
 """
 
 from __future__ import annotations
@@ -41,48 +41,48 @@ _LOOKS_WAITING = 10000
 
 
 asked_by_panel: ContextVar[bool] = ContextVar("asked_by_panel", default=False)
-"""Whether the request that is being answered came from one of agent.panel_users."""
+"""Whether the current request came from one of agent.panel_users."""
 
 
-class Workers:
-    """The rooms."""
+class ThreadPools:
+    """All pools of the agent."""
 
     def __init__(self, *, parallel: int, queue: int, memory_kib: int) -> None:
-        self._logins = _Room("logins", parallel, queue, memory_kib)
-        self._changes = _Room("changes", 1, _CHANGES_WAITING, memory_kib // parallel)
-        self._panels = _Room("panels", 1, _CHANGES_WAITING, memory_kib // parallel)
-        self._quick = _Room("requests", _QUICK_AT_ONCE, _QUICK_WAITING, memory_kib // parallel)
-        self._looks = _Room("look-ups", _QUICK_AT_ONCE, _LOOKS_WAITING, 0, polite=False)
+        self._logins = _Pool("logins", parallel, queue, memory_kib)
+        self._changes = _Pool("changes", 1, _CHANGES_WAITING, memory_kib // parallel)
+        self._panels = _Pool("panels", 1, _CHANGES_WAITING, memory_kib // parallel)
+        self._quick = _Pool("requests", _QUICK_AT_ONCE, _QUICK_WAITING, memory_kib // parallel)
+        self._looks = _Pool("look-ups", _QUICK_AT_ONCE, _LOOKS_WAITING, 0, polite=False)
 
     async def run(self, job: Callable[[], _T]) -> _T:
-        """Open a keyring for a login.  The job goes on even if the caller is cancelled."""
+        """Open a keyring for a login.  The job continues even if the caller is cancelled."""
         return await self._logins.run(job)
 
     async def change(self, job: Callable[[], _T]) -> _T:
-        """Do what an administrator or a panel asked for; it may derive."""
+        """Make a change for an administrator or a panel; it may run Argon2id."""
         return await (self._panels if asked_by_panel.get() else self._changes).run(job)
 
     async def look(self, job: Callable[[], _T]) -> _T:
-        """Look something up for a login, at the priority of the event loop: a stat or two."""
+        """Do a lookup for a login: one or two stat calls."""
         return await self._looks.run(job)
 
     async def quick(self, job: Callable[[], _T]) -> _T:
-        """Do what derives nothing: read, write and remove files."""
+        """Read, write or remove files, without Argon2id."""
         return await self._quick.run(job)
 
     def derive(self, password: bytes, salt: bytes, cost: kdf.Profile, size: int) -> bytes:
-        """kdf.derive, as soon as its memory is free.  For the threads only."""
-        room: _Room = _this_thread.room
-        return room.derive(password, salt, cost, size)
+        """Wait until the memory is free, then call kdf.derive.  For threads of a pool only."""
+        pool: _Pool = _this_thread.pool
+        return pool.derive(password, salt, cost, size)
 
     def stop(self) -> None:
-        """Let running jobs end; waiting ones are given up."""
-        for room in (self._logins, self._changes, self._panels, self._quick, self._looks):
-            room.stop()
+        """Wait for running jobs; cancel those that have not started."""
+        for pool in (self._logins, self._changes, self._panels, self._quick, self._looks):
+            pool.stop()
 
 
-class _Room:
-    """A bounded pool of threads, and the memory they may take."""
+class _Pool:
+    """Threads with a bounded queue and a limit on memory for Argon2id."""
 
     def __init__(
         self, name: str, parallel: int, queue: int, memory_kib: int, *, polite: bool = True
@@ -130,7 +130,7 @@ class _Room:
         self._taken -= 1
 
     def _enter(self) -> None:
-        _this_thread.room = self
+        _this_thread.pool = self
         if self._polite:
             _be_polite()
 
