@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 from mailseal.delivery.lmtp.command_lines import MAX_LINE
 from mailseal.delivery.lmtp.events import Data, End, Mail, Piece, Quit, Recipient
-from mailseal.delivery.lmtp.protocol import Limits, Session
+from mailseal.delivery.lmtp.protocol import Limits, LmtpSession
 from mailseal.delivery.lmtp.syntax import Reply
 
 _LINES = [b"LHLO x", b"MAIL FROM:<a@b>", b"RCPT TO:<c@d>", b"RCPT TO:<x@unknown>", b"DATA", b"."]
@@ -38,10 +38,10 @@ def words(numbers: Iterable[int]) -> list[bytes]:
 
 
 class Peer:
-    """A server's side around a Session, which remembers and checks."""
+    """A server's side around an LmtpSession, which remembers and checks."""
 
     def __init__(self, limits: Limits) -> None:
-        self.session = Session(limits, "h", trusted=True)
+        self.session = LmtpSession(limits, "h", trusted=True)
         self.out = self.session.output()
         self.mails: list[tuple[list[str], bytes]] = []
         self._recipients: list[str] = []

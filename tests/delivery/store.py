@@ -12,7 +12,7 @@ from mailseal import config as configuration
 from mailseal.config import Config
 from mailseal.crypto.dcrypt import open_sealed
 from mailseal.crypto.eckeys import PrivateKey
-from mailseal.delivery.commit import SealJob, Store, make_store, seal_group
+from mailseal.delivery.group import SealJob, Store, make_store, seal_group
 from mailseal.delivery.lmtp.syntax import Address
 from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.route import Router

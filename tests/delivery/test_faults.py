@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from mailseal import durable
-from mailseal.delivery.commit import seal_group
+from mailseal.delivery.group import seal_group
 from tests.delivery.store import Here, files
 
 CALLS = ("open", "write", "fsync", "close", "rename", "unlink", "mkdir", "chmod", "stat")

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from mailseal.crypto.eckeys import PrivateKey
-from mailseal.delivery.commit import seal_group
 from mailseal.delivery.deliver import relay_one
 from mailseal.delivery.dovecot.location import Account
 from mailseal.delivery.dovecot.relay import Relay
+from mailseal.delivery.group import seal_group
 from mailseal.delivery.lmtp.syntax import Address
 from mailseal.delivery.message import Envelope
 from mailseal.delivery.route import Router
@@ -319,7 +319,7 @@ def test_an_enrolled_user_without_a_home_is_a_store_that_is_not_mounted(here: He
         Router(here.config).route(Address("nobody", "example.org"))
 
 
-def test_who_enrols_while_the_mail_comes_in_is_not_relayed_in_clear(here: Here) -> None:
+def test_who_enrolls_while_the_mail_comes_in_is_not_relayed_in_clear(here: Here) -> None:
     router = Router(here.config)
     route = router.route(Address("plain", "example.org"))
     assert (route.action, route.key) == ("relay", None)

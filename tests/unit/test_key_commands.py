@@ -64,7 +64,7 @@ def write_escrow(folder: Path, password: bytes | None = None) -> tuple[Path, Pat
     return public, private
 
 
-def test_enrol_warns_loudly_until_there_is_a_second_way_in(agent: AgentProcess) -> None:
+def test_enroll_warns_until_there_is_a_recovery_method(agent: AgentProcess) -> None:
     done = agent.run("enroll", "Alice@Example.org", stdin=b"pw\n")
     assert done.returncode == 0
     assert done.stdout.startswith(b"alice@example.org is enrolled")

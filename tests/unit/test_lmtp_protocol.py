@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mailseal.delivery.lmtp.command_lines import MAX_LINE
 from mailseal.delivery.lmtp.commands import xforward
 from mailseal.delivery.lmtp.events import End
-from mailseal.delivery.lmtp.protocol import Limits, Session
+from mailseal.delivery.lmtp.protocol import Limits, LmtpSession
 from mailseal.delivery.lmtp.syntax import Refused, parse_path
 from tests.delivery.fuzz import Peer, words
 
@@ -48,7 +48,7 @@ def test_any_words_keep_the_rules(numbers: list[int]) -> None:
 
 
 def test_too_few_replies_are_refused() -> None:
-    session = Session(Limits(1000, 5), "h")
+    session = LmtpSession(Limits(1000, 5), "h")
     session.receive(b"LHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n.\r\n")
     session.next_event()
     session.accept_mail()
@@ -62,7 +62,7 @@ def test_too_few_replies_are_refused() -> None:
 
 
 def test_xforward_is_for_trusted_clients_only() -> None:
-    session = Session(Limits(1000, 5), "h")
+    session = LmtpSession(Limits(1000, 5), "h")
     session.output()
     session.receive(b"LHLO x\r\nXFORWARD IDENT=A1\r\n")
     assert session.next_event() is None

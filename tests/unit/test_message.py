@@ -131,7 +131,7 @@ def test_a_made_maildir_is_private(tmp_path: Path) -> None:
     try:
         staged = maildir.stage(str(path), [b"x"])
         staged.sizes = ",S=1,W=1"
-        assert maildir.commit([staged]) == [None]
+        assert maildir.store([staged]) == [None]
     finally:
         os.umask(old)
     for folder in (path, path / "new", path / "cur", path / "tmp", path.parent):

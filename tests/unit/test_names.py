@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailseal.errors import BadUserName
-from mailseal.keys.names import MAX_FILE_NAME, file_name, normalise, user_of
+from mailseal.keys.names import MAX_FILE_NAME, file_name, normalise, user_of_file
 
 NAMES = st.text(
     st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=80
@@ -86,12 +86,12 @@ def test_a_file_name_is_one_safe_component(user: str) -> None:
 @given(NAMES)
 def test_a_file_name_tells_the_user_unless_it_was_cut(user: str) -> None:
     name = file_name(user)
-    assert user_of(name) == (None if "~" in name else normalise(user))
+    assert user_of_file(name) == (None if "~" in name else normalise(user))
 
 
 @pytest.mark.parametrize("name", ["", ".x", "A", "%41", "%zz", "a~b", "a%2", "\u20ac", "%ff"])
 def test_other_file_names_are_nobodys(name: str) -> None:
-    assert user_of(name) is None
+    assert user_of_file(name) is None
 
 
 def test_long_names_that_differ_at_the_end_stay_apart() -> None:

@@ -48,7 +48,7 @@ def parse_rule(text: str) -> tuple[bytes, re.Pattern[str], str]:
 
 
 class Folders:
-    """Chooses; used by the committing thread."""
+    """Chooses; used by the writer threads."""
 
     def __init__(self, rules: Iterable[str], detail_folder: str) -> None:
         self._rules = [parse_rule(rule) for rule in rules]

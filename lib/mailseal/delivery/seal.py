@@ -2,7 +2,7 @@
 """Seals one recipient's copy of a mail and writes it to tmp/ of the Maildir.
 
     staged = seal_into(maildir, key, envelope, recipient, message, …)
-    maildir.commit([staged])
+    maildir.store([staged])
 
 The clear mail is in memory only; all bytes that are written are ciphertext.
 """

@@ -11,10 +11,10 @@ import contextlib
 from mailseal import config as configuration
 from mailseal.config import Config
 from mailseal.daemon import open_log, user_ids
-from mailseal.delivery.commit import SealJob, make_store, seal_group
 from mailseal.delivery.daemon import listen
 from mailseal.delivery.deliver import log_one, relay_one, route_one
 from mailseal.delivery.dovecot import relay, settings
+from mailseal.delivery.group import SealJob, make_store, seal_group
 from mailseal.delivery.lmtp.syntax import Address, Reply
 from mailseal.delivery.log import DeliveryLog
 from mailseal.delivery.message import Envelope, Message

@@ -31,7 +31,7 @@ from mailseal import durable
 from mailseal.errors import AlreadyEnrolled, BadUserName, Conflict, Damaged, NotEnrolled
 from mailseal.keys import record
 from mailseal.keys.keyring import Keyring
-from mailseal.keys.names import file_name, normalise, user_of
+from mailseal.keys.names import file_name, normalise, user_of_file
 from mailseal.keys.stores import Revision
 
 # 64 keys and 64 slots take about 60 KB.
@@ -131,7 +131,7 @@ class Keystore:
         with durable.reporting(f"cannot list {self.folder}"):
             entries = os.listdir(self.folder)
         names = [entry.removesuffix(".json") for entry in entries if entry.endswith(".json")]
-        found = (user_of(name) or self._user_inside(name) for name in names)
+        found = (user_of_file(name) or self._user_inside(name) for name in names)
         return sorted(user for user in found if user is not None)
 
     def _user_inside(self, name: str) -> str | None:

@@ -70,8 +70,8 @@ def file_name(user: str | bytes) -> str:
     return f"{escaped[:_PREFIX]}~{hashlib.sha256(raw).hexdigest()}"
 
 
-def user_of(name: str) -> str | None:
-    """The user whose file_name() this is; None if it was cut, or is no such name."""
+def user_of_file(name: str) -> str | None:
+    """The user whose file_name() this is.  None if it was shortened or is not such a name."""
     if not name.isascii():
         return None
     raw = re.sub("%([0-9a-f]{2})", lambda match: chr(int(match[1], 16)), name).encode("latin-1")

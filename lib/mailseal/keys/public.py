@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from mailseal import durable
 from mailseal.errors import Damaged, NewerFormat, TemporaryError
 from mailseal.keys import record
-from mailseal.keys.names import file_name, normalise, user_of
+from mailseal.keys.names import file_name, normalise, user_of_file
 
 if TYPE_CHECKING:
     from mailseal.crypto.eckeys import PublicKey
@@ -137,7 +137,9 @@ class PublicStore:
             with durable.reporting(f"cannot list {folder}"):
                 entries = os.listdir(folder)
             end += durable.LEFT_OVER
-            found |= {user_of(entry.removesuffix(end)) for entry in entries if entry.endswith(end)}
+            found |= {
+                user_of_file(entry.removesuffix(end)) for entry in entries if entry.endswith(end)
+            }
         return sorted(user for user in found if user is not None)
 
     def is_suspended(self, user: str) -> bool:

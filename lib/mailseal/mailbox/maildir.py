@@ -3,10 +3,10 @@
 
     staged = stage(maildir, pieces)            # tmp/, written, not yet synced
     staged.sizes = ",S=…,W=…"
-    errors = commit([staged, …])               # synced, in new/, folders synced
+    errors = store([staged, …])               # synced, in new/, folders synced
 
 CONTRACT
-    commit() returns one entry per mail: None means that the mail is complete
+    store() returns one entry per mail: None means that the mail is complete
     in new/ and both file and name are on disk; an error means that it is
     not in new/ (taken out again if it was there), and that tmp/ is clean.
     Several mails for one folder share the sync of that folder.
@@ -58,7 +58,7 @@ def unique_name() -> str:
 
 @dataclasses.dataclass(slots=True)
 class Staged:
-    """A mail in tmp/, complete but not durable.  Ends with commit() or discard()."""
+    """A mail in tmp/, complete but not durable.  Ends with store() or discard()."""
 
     maildir: str
     name: str
@@ -100,7 +100,7 @@ def stage(maildir: str, pieces: Iterable[bytes | memoryview]) -> Staged:
 
 
 def discard(staged: Staged) -> None:
-    """Take a mail back that was not committed."""
+    """Remove a mail that was not stored."""
     if staged.fd >= 0:
         with contextlib.suppress(OSError):
             os.close(staged.fd)
@@ -109,7 +109,7 @@ def discard(staged: Staged) -> None:
         os.unlink(staged.target if staged.moved else staged.temporary)
 
 
-def commit(mails: Sequence[Staged]) -> list[MailsealError | None]:
+def store(mails: Sequence[Staged]) -> list[MailsealError | None]:
     """Make mails durable and visible; see CONTRACT."""
     errors: list[MailsealError | None] = [None] * len(mails)
     folders: dict[str, list[int]] = {}

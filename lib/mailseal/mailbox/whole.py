@@ -117,7 +117,7 @@ def steps(
                 report.total += sum(1 for _ in found.mails())
     yield report
     give_up = 0.0
-    with _Workers(form, jobs, shred, rate, report) as workers:
+    with _Processes(form, jobs, shred, rate, report) as processes:
         while True:
             pending = any(_is_under_way(path, form) for path in sorted(paths))
             before = report.tally.converted + report.gone
@@ -135,12 +135,12 @@ def steps(
                     sweep(found.path)
                 try:
                     for group in _groups(found):
-                        workers.do(found.path, group)
+                        processes.do(found.path, group)
                         yield report
                 except TemporaryError as exc:
                     if not give_up:
                         report.skipped.append(Skipped(found.path, str(exc)))
-            workers.finish()
+            processes.finish()
             # The last pass has looked at every mail, and had nothing to do.
             quiet = not pending and report.tally.converted + report.gone == before
             if quiet and give_up:
@@ -204,8 +204,8 @@ _Result = tuple[Tally, str]
 """Tally of a group, and why the run must stop, if it must."""
 
 
-class _Workers:
-    """Hands groups to processes; with one job it does them itself."""
+class _Processes:
+    """Converts groups of mails in several processes, or in this one if `jobs` is 1."""
 
     def __init__(self, form: Form, jobs: int, shred: bool, rate: int, report: Report) -> None:
         self._form, self._shred = form, shred
@@ -220,7 +220,7 @@ class _Workers:
                 jobs, context, initializer=_start, initargs=(os.getpid(), form)
             )
 
-    def __enter__(self) -> _Workers:
+    def __enter__(self) -> _Processes:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,7 +2,7 @@
 """One client's connection in a worker: connects the protocol with the deliveries.
 
 Everything here runs in the event loop of the worker and never blocks.  Slow operations (user
-lookups, committing, relaying) are passed to the deliveries, which call
+lookups, storing, relaying) are passed to the deliveries, which call
 back when they are done; until then, nothing is read from this client.
 
 MEMORY
@@ -23,7 +23,7 @@ from mailseal.delivery.daemon.parts import READ, Parts
 from mailseal.delivery.daemon.peer import Peer
 from mailseal.delivery.deliver import log_one
 from mailseal.delivery.lmtp.events import Data, End, Event, Mail, Piece, Quit, Recipient, Reset
-from mailseal.delivery.lmtp.protocol import Session
+from mailseal.delivery.lmtp.protocol import LmtpSession
 from mailseal.delivery.lmtp.syntax import Address, Reply
 from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.outcome import Outcome
@@ -46,7 +46,7 @@ class Connection:
         self.parts = parts
         self.socket = sock
         self.fd = sock.fileno()
-        self.session = Session(parts.limits, parts.hostname, trusted=peer.may_name)
+        self.session = LmtpSession(parts.limits, parts.hostname, trusted=peer.may_name)
         self.peer = peer
         self.deadline = 0.0
         self.writing = False

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The deliveries of a worker: routes recipients, delivers mail, reports the outcome.
 
-    commit      threads that seal and store in groups (commit.py)
+    writers     threads that seal and store mails in groups (group.py)
     lookups     threads that ask the user database
     relays      threads that relay mail to Dovecot
 
@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mailseal.config import Config
-from mailseal.delivery.commit import Committer, SealJob, make_store
 from mailseal.delivery.deliver import relay_one, route_one
 from mailseal.delivery.dovecot import relay
+from mailseal.delivery.group import SealJob, Writers, make_store
 from mailseal.delivery.lmtp.syntax import Address
 from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.outcome import Outcome
@@ -65,7 +65,7 @@ class Deliveries:
         self._relay = relay.dovecot(config, hostname)
         store = make_store(config, self._router, config.delivery.secrets_ahead)
         self.secrets = store.secrets
-        self._committer = Committer(store, config.delivery.commit_threads)
+        self._writers = Writers(store, config.delivery.commit_threads)
         self._lookups = concurrent.futures.ThreadPoolExecutor(_LOOKUP_THREADS, "lookup")
         self._relays = concurrent.futures.ThreadPoolExecutor(_RELAY_THREADS, "relay")
 
@@ -116,7 +116,7 @@ class Deliveries:
             self._post(self._answer, delivery.settle, numbers, result)
 
         if route.action == "seal":
-            self._committer.submit(SealJob(route, envelope, message, settled))
+            self._writers.submit(SealJob(route, envelope, message, settled))
         else:
             self._relays.submit(
                 lambda: settled(relay_one(route, envelope, message, self._router, self._relay))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The server side of LMTP (RFC 2033), without I/O.
 
-    session = Session(Limits(…), hostname)
+    session = LmtpSession(Limits(…), hostname)
     send(session.output())                     # the greeting
     session.receive(bytes_from_the_peer)
     while (event := session.next_event()) is not None: …
@@ -50,7 +50,7 @@ _OK = Reply(250, "2.0.0", "OK")
 _SEQUENCE = "command out of sequence"
 
 
-class Session:
+class LmtpSession:
     """One connection's protocol state."""
 
     __slots__ = (

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Group commit: mails that are ready at the same time are synced together.
+"""Seals and stores mails in groups: mails that are ready at the same time are synced together.
 
 A few threads share the waiting jobs.  Each thread takes some of them, seals and
 writes the mails, syncs and renames each file, and syncs each folder once
-(maildir.commit).  While they wait for the disk, the event loop of the worker
+(maildir.store).  While they wait for the disk, the event loop of the worker
 continues to read; mails that arrive meanwhile are the next group.
 
-Several threads are faster, because the journal of the file system commits waiting
+Several threads are faster, because the journal of the file system completes waiting
 syncs together: with 16 sessions, 4 KB mails and a busy disk, 229 mails/s
 with one thread in each worker and 385 with two.  But with more threads, switches of
 Python's global lock cost more: on an idle disk 824 mails/s with three, 686 with eight.
@@ -48,7 +48,7 @@ class SealJob:
     envelope: Envelope
     message: Message
     done: Callable[[Outcome], None] | None = None
-    """Called in the committing thread, with the outcome."""
+    """Called in the writer thread, with the outcome."""
     result: Outcome | None = None
 
     @property
@@ -100,7 +100,7 @@ def seal_group(jobs: Sequence[SealJob], store: Store) -> None:
         except Exception as exc:
             job.result = outcome.of(exc, job.route.address)
     try:
-        errors = maildir.commit([one for _, one, _ in staged])
+        errors = maildir.store([one for _, one, _ in staged])
     except Exception as exc:
         for job, one, _ in staged:
             maildir.discard(one)
@@ -114,8 +114,8 @@ def seal_group(jobs: Sequence[SealJob], store: Store) -> None:
         job.result = Outcome(Reply(250, "2.0.0", text), "sealed", key_id)
 
 
-class Committer:
-    """The committing threads of a worker."""
+class Writers:
+    """The writer threads of a worker."""
 
     def __init__(self, store: Store, threads: int) -> None:
         self._store = store
@@ -123,7 +123,7 @@ class Committer:
         self._waiting: collections.deque[SealJob] = collections.deque()
         self._wake = threading.Condition()
         for _ in range(threads):
-            threading.Thread(target=self._run, name="commit", daemon=True).start()
+            threading.Thread(target=self._run, name="writer", daemon=True).start()
 
     def submit(self, job: SealJob) -> None:
         """Queue a job; its `done` will be called."""
