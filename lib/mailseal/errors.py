@@ -11,6 +11,8 @@ An error never contains a secret: no password, key or text of a mail.
 
 from __future__ import annotations
 
+import sys
+
 EX_OK = 0
 EX_USAGE = 64
 EX_DATAERR = 65
@@ -42,6 +44,13 @@ class MailsealError(Exception):
         super().__init__(message)
         if hint is not None:
             self.hint = hint
+
+
+def print_error(program: str, error: Exception) -> None:
+    """Write the message of an error, and its hint, to standard error."""
+    sys.stderr.write(f"{program}: error: {error}\n")
+    if hint := getattr(error, "hint", None):
+        sys.stderr.write(f"{program}: hint: {hint}\n")
 
 
 class TemporaryError(MailsealError):
@@ -156,8 +165,6 @@ class AgentUnavailable(TemporaryError):
 
 class TooManyGuesses(TemporaryError):
     """There were too many wrong passwords; this one was not checked."""
-
-    enhanced = "4.7.0"
 
 
 class NotPermitted(MailsealError):

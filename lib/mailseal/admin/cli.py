@@ -92,9 +92,7 @@ def main(argv: list[str]) -> int:
         sys.stdout.flush()
         return ended
     except MailsealError as exc:
-        sys.stderr.write(f"mailseal: error: {exc}\n")
-        if exc.hint:
-            sys.stderr.write(f"mailseal: hint: {exc.hint}\n")
+        errors.print_error("mailseal", exc)
         return exc.exit_status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

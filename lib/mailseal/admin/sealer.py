@@ -25,7 +25,6 @@ import contextlib
 import dataclasses
 import os
 import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
@@ -36,9 +35,18 @@ from mailseal.admin.mail_place import Places
 from mailseal.admin.seal_jobs import DONE, SEALING, WAITING, Job, Jobs
 from mailseal.config import Config
 from mailseal.daemon import notify, open_log
-from mailseal.errors import EX_CONFIG, EX_OK, EX_TEMPFAIL, ConfigError, MailsealError, NotEnrolled
+from mailseal.errors import (
+    EX_CONFIG,
+    EX_OK,
+    EX_TEMPFAIL,
+    ConfigError,
+    MailsealError,
+    NotEnrolled,
+    print_error,
+)
 from mailseal.keys.names import file_name
 from mailseal.keys.public import PublicStore
+from mailseal.logs import INFO, WARNING
 from mailseal.mailbox.forms import Seal
 
 _LOOK = 5.0
@@ -46,8 +54,6 @@ _TELL = 5.0
 _RETRY = 300
 """Seconds: between two looks who is enrolled, between two notes how far it is, and before what
 has failed is tried again."""
-
-_INFO, _WARNING = 6, 4
 
 
 class Stop(BaseException):
@@ -72,7 +78,7 @@ class Sealer:
         with contextlib.suppress(OSError):
             os.nice(19)
         try:
-            self._log.write(_INFO, f"started, seal.existing: {self._config.seal.existing}")
+            self._log.write(INFO, f"started, seal.existing: {self._config.seal.existing}")
             notify(self._notify, "READY=1")
             while True:
                 if self._config.seal.existing == "at-enrollment":
@@ -80,7 +86,7 @@ class Sealer:
                 time.sleep(_LOOK)
         except Stop:
             notify(self._notify, "STOPPING=1")
-            self._log.write(_INFO, "stopping")
+            self._log.write(INFO, "stopping")
         return EX_OK
 
     def _look(self) -> None:
@@ -88,7 +94,7 @@ class Sealer:
         try:
             users = self._public.users()
         except MailsealError as exc:
-            self._log.write(_WARNING, f"cannot see who is enrolled: {exc}")
+            self._log.write(WARNING, f"cannot see who is enrolled: {exc}")
             return
         for user in users:
             job = self._due(user)
@@ -124,13 +130,13 @@ class Sealer:
         )
         self._save(job)
         self._log.write(
-            _WARNING if left else _INFO,
+            WARNING if left else INFO,
             f"user=<{job.user}>, sealed={entry.get('converted', 0)}, left={left}, done",
         )
         for path, why in [*entry.get("problems", ()), *entry.get("skipped", ())][:20]:
-            self._log.write(_WARNING, f"user=<{job.user}>, left as it is: {path}: {why}")
+            self._log.write(WARNING, f"user=<{job.user}>, left as it is: {path}: {why}")
         for path, what in entry.get("clear_text", ()):
-            self._log.write(_WARNING, f"user=<{job.user}>, not sealed: {path}: {what}")
+            self._log.write(WARNING, f"user=<{job.user}>, not sealed: {path}: {what}")
 
     def _sealed(self, job: Job) -> Entry:
         key = self._public.lookup(job.user)
@@ -157,7 +163,7 @@ class Sealer:
         return entry
 
     def _put_off(self, job: Job, why: str) -> None:
-        self._log.write(_WARNING, f"user=<{job.user}>, put off: {why}")
+        self._log.write(WARNING, f"user=<{job.user}>, put off: {why}")
         again = int(time.time()) + _RETRY
         self._save(dataclasses.replace(job, phase=WAITING, problem=why, again=again))
 
@@ -165,7 +171,7 @@ class Sealer:
         try:
             self._jobs.save(job)
         except MailsealError as exc:
-            self._log.write(_WARNING, f"user=<{job.user}>, cannot note how far it is: {exc}")
+            self._log.write(WARNING, f"user=<{job.user}>, cannot note how far it is: {exc}")
 
 
 def _stop(*_: object) -> NoReturn:
@@ -181,7 +187,5 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     try:
         return Sealer(configuration.load(options.config), environ).run()
     except MailsealError as error:
-        sys.stderr.write(f"mailseal-sealer: error: {error}\n")
-        if error.hint is not None:
-            sys.stderr.write(f"mailseal-sealer: hint: {error.hint}\n")
+        print_error("mailseal-sealer", error)
         return EX_CONFIG if isinstance(error, ConfigError) else EX_TEMPFAIL

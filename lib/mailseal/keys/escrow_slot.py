@@ -32,8 +32,9 @@ from mailseal.keys.slot import (
     Derive,
     EscrowKey,
     SlotKind,
-    canonical,
+    associated,
     check_label,
+    common,
 )
 
 
@@ -111,25 +112,12 @@ class EscrowSlot:
         return self.open(credential.private, user)
 
     def _associated(self, user: str) -> bytes:
-        return canonical(
-            "slot",
-            user=user,
-            id=self.id,
-            kind=self.kind,
-            label=self.label,
-            created=self.created,
-            key_id=self.key_id.hex(),
-            ephemeral=self.ephemeral.hex(),
-        )
+        return associated(self, user, key_id=self.key_id.hex(), ephemeral=self.ephemeral.hex())
 
     def as_json(self) -> dict[str, Any]:
         """What is stored."""
         return {
-            "id": self.id,
-            "kind": self.kind,
-            "label": self.label,
-            "created": self.created,
-            "tag": self.tag.hex(),
+            **common(self),
             "public": self.public.spki.hex(),
             "ephemeral": self.ephemeral.hex(),
             "nonce": self.nonce.hex(),

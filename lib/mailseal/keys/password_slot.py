@@ -36,8 +36,9 @@ from mailseal.keys.slot import (
     Password,
     RecoveryCode,
     SlotKind,
-    canonical,
+    associated,
     check_label,
+    common,
 )
 
 SALT_SIZE = 16
@@ -135,24 +136,12 @@ class PasswordSlot:
         return plain if plain is not None and codes.slot_of(plain) == self.id else None
 
     def _associated(self, user: str) -> bytes:
-        return canonical(
-            "slot",
-            user=user,
-            id=self.id,
-            kind=self.kind,
-            label=self.label,
-            created=self.created,
-            **_kdf_fields(self.cost, self.salt),
-        )
+        return associated(self, user, **_kdf_fields(self.cost, self.salt))
 
     def as_json(self) -> dict[str, Any]:
         """What is stored."""
         return {
-            "id": self.id,
-            "kind": self.kind,
-            "label": self.label,
-            "created": self.created,
-            "tag": self.tag.hex(),
+            **common(self),
             **_kdf_fields(self.cost, self.salt),
             "check": self.check.hex(),
             "nonce": self.nonce.hex(),

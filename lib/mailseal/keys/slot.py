@@ -122,6 +122,30 @@ def canonical(purpose: str, **fields: Any) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
 
+def associated(slot: Slot, user: str, **parameters: Any) -> bytes:
+    """The associated data of a slot's wrap: what all slots have, and the kind's own parameters."""
+    return canonical(
+        "slot",
+        user=user,
+        id=slot.id,
+        kind=slot.kind,
+        label=slot.label,
+        created=slot.created,
+        **parameters,
+    )
+
+
+def common(slot: Slot) -> dict[str, Any]:
+    """The stored fields that all kinds have."""
+    return {
+        "id": slot.id,
+        "kind": slot.kind,
+        "label": slot.label,
+        "created": slot.created,
+        "tag": slot.tag.hex(),
+    }
+
+
 def subkey(master: bytes | bytearray, purpose: str) -> bytes:
     """A key of its own for each use of the master key, 32 bytes."""
     return hmac.digest(bytes(master), canonical("subkey", use=purpose), "sha256")

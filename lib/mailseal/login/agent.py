@@ -41,7 +41,7 @@ from mailseal.config import Config
 from mailseal.crypto import kdf
 from mailseal.crypto.eckeys import PublicKey
 from mailseal.daemon import drop_root, notify, open_log, user_ids
-from mailseal.errors import ConfigError, Damaged, MailsealError, UsageError
+from mailseal.errors import ConfigError, Damaged, MailsealError, UsageError, print_error
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
 from mailseal.login import hardening, protocol, startup
@@ -170,9 +170,7 @@ def main(argv: list[str]) -> int:
     try:
         run(configuration.load(parser.parse_args(argv[1:]).config))
     except MailsealError as exc:
-        sys.stderr.write(f"mailseal-agent: error: {exc}\n")
-        if exc.hint:
-            sys.stderr.write(f"mailseal-agent: hint: {exc.hint}\n")
+        print_error("mailseal-agent", exc)
         return exc.exit_status
     return 0
 

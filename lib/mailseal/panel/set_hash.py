@@ -34,10 +34,16 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from typing import BinaryIO
 
-from mailseal.errors import EX_UNAVAILABLE, BadPassword, MailsealError, NoSuchUser, UsageError
+from mailseal.errors import (
+    EX_UNAVAILABLE,
+    BadPassword,
+    MailsealError,
+    NoSuchUser,
+    UsageError,
+    print_error,
+)
 from mailseal.keys.password_slot import MAX_PASSWORD, check_password
 from mailseal.panel import configuration, passwd_file, sql
 from mailseal.panel.configuration import Database
@@ -62,9 +68,7 @@ def main(argv: list[str], stdin: BinaryIO, *, config: str = CONFIG) -> int:
             raise UsageError("usage: mailseal-set-hash USER, with the new password on stdin")
         set_hash(argv[1], _password(stdin), configuration.load(config))
     except MailsealError as exc:
-        sys.stderr.write(f"mailseal-set-hash: error: {exc}\n")
-        if exc.hint:
-            sys.stderr.write(f"mailseal-set-hash: hint: {exc.hint}\n")
+        print_error("mailseal-set-hash", exc)
         return exc.exit_status
     return 0
 

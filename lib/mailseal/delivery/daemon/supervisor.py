@@ -28,7 +28,6 @@ import contextlib
 import gc
 import os
 import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
 
@@ -39,7 +38,7 @@ from mailseal.delivery.daemon import listen
 from mailseal.delivery.dovecot import settings
 from mailseal.delivery.folders import Folders
 from mailseal.delivery.log import DeliveryLog
-from mailseal.errors import EX_CONFIG, EX_OK, ConfigError, MailsealError
+from mailseal.errors import EX_OK, EX_TEMPFAIL, ConfigError, MailsealError, print_error
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _RESTART_PAUSE = 1.0
@@ -226,14 +225,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would not tell of dead workers
     try:
         server = Server(checked(options.config), environ)
-    except ConfigError as error:
-        print(f"mailseal-lmtp: error: {error}", file=sys.stderr)
-        if error.hint is not None:
-            print(f"mailseal-lmtp: hint: {error.hint}", file=sys.stderr)
-        return EX_CONFIG
     except (MailsealError, OSError) as error:
-        print(f"mailseal-lmtp: error: {error}", file=sys.stderr)
-        return getattr(error, "exit_status", 75)
+        print_error("mailseal-lmtp", error)
+        return getattr(error, "exit_status", EX_TEMPFAIL)
     import mailseal.delivery.daemon.worker  # noqa: F401 - once, and shared by all workers
 
     gc.collect()
