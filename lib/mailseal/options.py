@@ -121,8 +121,8 @@ class Agent:
     user: str = option(
         user_or_uid,
         "mailseal",
-        "The user that the agent runs as.  Only this user and root can read the keyrings.  Do not "
-        "use the owner of the mail store.",
+        "The user that the agent runs as.  Only this user and root can read the keyrings.  It "
+        "must not be the owner of the mail store.",
     )
     socket: str = option(
         absolute_path,
@@ -152,7 +152,8 @@ class Agent:
     admin_users: tuple[str, ...] = option(
         list_of(user_or_uid),
         ("root",),
-        "The users that may use all verbs of the agent, also those that need no password.",
+        "The users that may use all verbs of the agent, also those that need no password.  "
+        "Usually only root.",
     )
     parallel: int = option(
         number(1, 256),
@@ -172,12 +173,14 @@ class Agent:
         duration,
         "30m",
         "A session ends if no login has used it for this time.  The next login opens the keyring "
-        "again.",
+        "again.  Lower it if keys should be in memory for a shorter time; then more logins need "
+        "Argon2id.",
     )
     absolute_timeout: int = option(
         duration,
         "12h",
-        "A session ends this long after the login that started it, even if it is still used.",
+        "A session ends this long after the login that started it, even if it is still used.  "
+        "Lower it for the same reason as agent.idle_timeout.",
     )
 
 
@@ -188,14 +191,15 @@ class Keys:
     curve: str = option(
         choice("prime256v1", "secp384r1", "secp521r1"),
         "prime256v1",
-        "Elliptic curve of new key pairs.  Existing key pairs keep their curve.  prime256v1 is the "
-        "fastest.",
+        "Elliptic curve of new key pairs.  Existing key pairs keep their curve.  prime256v1 is "
+        "the fastest.  Change it only if a policy requires a larger curve.",
     )
     kdf: str = option(
         choice("standard", "low-memory", "high-memory", "insecure-testing"),
         "standard",
-        "Argon2id profile of new slots.  standard: 64 MiB, 3 passes, 4 lanes.  Use low-memory on a "
-        "machine with little memory.  insecure-testing gives no protection.",
+        "Argon2id profile of new slots.  standard: 64 MiB, 3 passes, 4 lanes.  Use low-memory on "
+        "a machine with little memory, and high-memory for more protection of weak passwords.  "
+        "insecure-testing gives no protection.",
     )
     escrow: str | None = option(
         optional(absolute_path),
@@ -220,7 +224,8 @@ class Login:
         choice("manual", "at-login"),
         "manual",
         "How users are enrolled.  manual: with `mailseal enroll`.  at-login: also at their first "
-        "login, with the password that another passdb has accepted.",
+        "login, with the password that another passdb has accepted.  Use at-login to enroll many "
+        "users without knowing their passwords.",
     )
     enroll_for: tuple[str, ...] = option(
         list_of(text("a user name or @domain")),
@@ -232,7 +237,7 @@ class Login:
         list_of(text("a service name of Dovecot's")),
         ("smtp", "submission", "sieve"),
         "Dovecot services that read no mail.  Logins to these services need a valid password, but "
-        "get no key.",
+        "get no key.  Add services of your own that read no mail.",
     )
     stale_password: str = option(
         choice(
@@ -248,13 +253,15 @@ class Login:
         number(1, 100000),
         10,
         "Number of different wrong passwords for one user before further attempts are delayed.  "
-        "Logins from an address from which the user has logged in before are counted separately.",
+        "Logins from an address from which the user has logged in before are counted separately.  "
+        "Raise it if users are delayed too early.",
     )
     wrong_per_address: int = option(
         number(1, 100000),
         30,
         "Number of different wrong passwords from one address (IPv6: one /64), for all users "
-        "together, before further attempts from there are delayed.",
+        "together, before further attempts from there are delayed.  Raise it if many users share "
+        "one address; see also login.shared_addresses.",
     )
     wrong_pause: int = option(
         duration,
@@ -277,12 +284,15 @@ class Delivery:
     user: str = option(
         user_or_uid,
         "vmail",
-        "The user that owns the mail store.  mailseal-lmtp runs as this user.",
+        "The user that owns the mail store.  mailseal-lmtp runs as this user.  Set it if the "
+        "owner of your mail store is not vmail.",
     )
     listen: tuple[str, ...] = option(
         list_of(socket_name),
         ("/run/mailseal/lmtp.sock",),
-        "The sockets on which mailseal-lmtp listens for Postfix.",
+        "The sockets on which mailseal-lmtp listens for Postfix: paths, or host:port.  Use "
+        "host:port if Postfix runs on another host; LMTP has no password, so only Postfix's host "
+        "may be able to connect.",
     )
     socket_mode: int = option(
         octal_mode,
@@ -318,7 +328,8 @@ class Delivery:
     hostname: str | None = option(
         optional(text("a host name")),
         None,
-        "Host name in LMTP greetings and Received headers.  null: the name of this host.",
+        "Host name in LMTP greetings and Received headers.  null: the name of this host.  Set it "
+        "if that is not the name that your mail uses.",
     )
     userdb: str = option(
         choice("dovecot", "template"),
@@ -341,8 +352,8 @@ class Delivery:
     userdb_cache: int = option(
         duration,
         "10s",
-        "How long a reply of the userdb is used again.  Replies about unknown users are not "
-        "cached.",
+        "How long the result of a user lookup is used again.  Unknown users are not cached.  "
+        "Lower it if changes in your user database must take effect sooner.",
     )
     recipient_delimiter: str | None = option(
         optional(choice("+", "-", "_", "=", "/", "#")),
@@ -354,19 +365,19 @@ class Delivery:
         choice("existing", "create", "ignore"),
         "existing",
         "What to do with mail for user+detail.  existing: store it in the folder of that name if "
-        "it exists.  create: make the folder.  ignore: store it in INBOX.",
+        "it exists, otherwise in INBOX.  create: make the folder.  ignore: store it in INBOX.",
     )
     header_rules: tuple[str, ...] = option(
         list_of(header_rule),
         (),
         'Rules that sort mail into folders without Sieve, for example "X-Spam: Yes => Junk".  In '
-        "VALUE, * matches any text.",
+        "the value of the header, * matches any text.  Use them if Sieve would only sort spam.",
     )
     over_quota: str = option(
         choice("defer", "reject"),
         "defer",
         "What to do with mail for a full mailbox.  defer: reply 452, and the mail stays in the "
-        "queue.  reject: reply 552.",
+        "queue.  reject: reply 552, and the sender gets a bounce.",
     )
     sieve_script: str | None = option(
         optional(text("a path, in which ~ is the home directory")),
@@ -385,7 +396,8 @@ class Delivery:
         choice("deliver", "defer", "reject"),
         "deliver",
         "What to do with mail for users who are not enrolled.  deliver: relay it to Dovecot, in "
-        "clear.  defer: keep it in the queue.  reject: refuse it.",
+        "clear.  defer: keep it in the queue.  reject: refuse it.  Use defer or reject if no mail "
+        "may be stored in clear.",
     )
     sizes: str = option(
         choice("S,W", "S", "none"),
@@ -403,7 +415,7 @@ class Delivery:
         "256M",
         "Memory for mail that is being received, for all workers together.  The worker of "
         "delivery.deliver_socket has its own memory, as much as each other worker.  If no memory "
-        "is free, large mails wait.",
+        "is free, large mails wait.  Raise it if mail is deferred with 452 4.3.1.",
     )
     in_flight_wait: int = option(
         duration,
@@ -414,13 +426,15 @@ class Delivery:
     recipient_limit: int = option(
         number(1, 50000),
         1000,
-        "Largest number of recipients in one transaction.",
+        "Largest number of recipients in one transaction.  It should not be less than Postfix's "
+        "limit for the transport.",
     )
     connection_limit: int = option(
         number(1, 10000),
         100,
         "Largest number of connections that one worker serves at the same time.  A local user who "
-        "is not Postfix gets a quarter of those at delivery.deliver_socket.",
+        "is not Postfix gets a quarter of those at delivery.deliver_socket.  Raise it if Postfix "
+        "opens more connections.",
     )
     idle_timeout: int = option(
         duration,
@@ -441,7 +455,8 @@ class Delivery:
     commit_threads: int = option(
         number(1, 64),
         4,
-        "Number of threads in each worker that write mail to disk.  Raise it for slow disks.",
+        "Number of threads in each worker that write mail to disk.  Raise it for slow disks, "
+        "lower it for fast ones.",
     )
     secrets_ahead: int = option(
         number(1, 100000),
@@ -453,23 +468,26 @@ class Delivery:
 
 @dataclasses.dataclass(frozen=True)
 class Seal:
-    """seal: what mailseal-sealer does with the mail that users have already."""
+    """seal: what mailseal-sealer does with existing mail."""
 
     existing: str = option(
         choice("manual", "at-enrollment"),
         "manual",
-        "Mail that a user has when the keys are made.  manual: it stays as it is until `mailseal "
-        "seal`.  at-enrollment: mailseal-sealer seals it, of all users who are enrolled.",
+        "What happens to the mail that a user has when the keys are made.  manual: it is not "
+        "changed until you run `mailseal seal`.  at-enrollment: mailseal-sealer seals it, for all "
+        "enrolled users.",
     )
     processes: int = option(
         number(1, 64),
         1,
-        "Number of processes with which mailseal-sealer seals.  It works on one user at a time.",
+        "Number of processes with which mailseal-sealer seals mail.  It works on one user at a "
+        "time.  Raise it if CPU cores are idle.",
     )
     limit_rate: int | None = option(
         optional(size),
         None,
-        "Largest number of bytes of mail a second that mailseal-sealer seals.  null: no limit.",
+        "Largest number of bytes of mail that mailseal-sealer seals per second.  null: no limit.  "
+        "Set it if sealing slows down the disk for others.",
     )
 
 
