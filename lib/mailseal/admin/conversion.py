@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""One user's stored mail is converted by its owner, and what came of it is told.
+"""Converts one user's stored mail, in processes of its owner, and describes the result.
 
-    entry = Conversion("sealing", jobs=2).of(user, place, form)     # JSON, of all Maildirs
+    entry = Conversion("sealing", jobs=2).of(user, place, form)     # JSON, for all Maildirs
     describe(entry, "sealing")                                      # the same for people
 
-After sealing, Dovecot's old index caches in the mailbox are removed, as they hold parts of the
-mails; what else holds some is named.
+After sealing, Dovecot's old index caches in the mailbox are removed, because they contain parts
+of mails.  Other files that contain parts of mails are listed.
 
 FAILURES
-    UsageError: the mail belongs to root.  NotPermitted.  whole.Busy.  A run that ended early is no
-    error: the entry says so.
+    UsageError: the mail belongs to root.  NotPermitted.  whole.Busy.  If a run ends early, this is
+    not an error: the entry says so.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mailseal.mailbox.forms import Form
 
 Entry = dict[str, Any]
 
-DONE = {"sealing": "sealed", "unsealing": "stored in clear", "resealing": "sealed anew"}
+DONE = {"sealing": "sealed", "unsealing": "stored in clear", "resealing": "sealed again"}
 
 _CACHE = "dovecot.index.cache"
 _SHOWN = 20
@@ -38,7 +38,7 @@ _SHOWN = 20
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """How: the same for all users.  `rate`: bytes of mail a second; 0: no limit."""
+    """How to convert, for all users.  `rate`: bytes of mail per second; 0: no limit."""
 
     doing: str
     jobs: int = 1
@@ -48,7 +48,7 @@ class Conversion:
     quiet: bool = False
 
     def of(self, user: str, place: Place, form: Form, more: Sequence[str] = ()) -> Entry:
-        """Do it for one user; `more` are further Maildirs."""
+        """Convert the mail of one user.  `more`: further Maildirs."""
         entry: Entry = {"user": user}
         progress = Progress(user, self.doing, quiet=self.quiet)
         try:
@@ -64,11 +64,11 @@ class Conversion:
     def messages(
         self, user: str, place: Place, form: Form, more: Sequence[str] = ()
     ) -> Iterator[Message]:
-        """How far it is, again and again: done, total; and a summary for each Maildir."""
+        """Messages about the progress (done, total), and a summary for each Maildir."""
         if place.owner[0] == 0:
             raise UsageError(
-                f"the mail of {user} belongs to root: nothing is done as root",
-                hint="let Dovecot's user database give another uid",
+                f"the mail of {user} belongs to root; mailseal does not change mail as root",
+                hint="set another uid in Dovecot's user database",
             )
         if os.geteuid() not in (0, place.owner[0]):
             raise NotPermitted(f"the mail of {user} belongs to uid {place.owner[0]}")
@@ -80,7 +80,7 @@ class Conversion:
         os.umask(0o077)
         for root in roots:
             if not os.path.isdir(root) and root == place.maildir:
-                yield _summary(whole.Report())  # no mail has come yet
+                yield _summary(whole.Report())  # the user has no mail yet
                 continue
             if self.dry:
                 yield _summary(whole.survey(root, form))
@@ -110,7 +110,7 @@ def _summary(report: whole.Report) -> Message:
 
 
 def _clear_text(place: Place, roots: Sequence[str]) -> Message:
-    """Remove old caches, name the rest."""
+    """Remove old index caches, and list other files with text in clear."""
     removed, named = [], []
     places = [(root, True) for root in roots]
     if place.home and not place.home.startswith(place.maildir):
@@ -129,25 +129,27 @@ def _clear_text(place: Place, roots: Sequence[str]) -> Message:
 
 
 def merge(entry: Entry, message: Message) -> None:
-    """Add up what several Maildirs of one user gave."""
+    """Add up the results of several Maildirs of one user."""
     for name, value in message.items():
         entry[name] = entry[name] + value if name in entry else value
 
 
 def describe(entry: Entry, doing: str, *, dry: bool = False) -> str:
-    """A few lines for people."""
+    """The summary for people."""
     user = entry["user"]
     if "error" in entry:
         return f"{user}: NOT DONE: {entry['error']}\n"
     done = f"would be {DONE[doing]}" if dry else DONE[doing]
     already = entry.get("already", 0)
-    lines = [f"{user}: {entry.get('converted', 0)} mails {done}, {already} were so{_speed(entry)}"]
+    lines = [f"{user}: {entry.get('converted', 0)} mails {done}, {already} already{_speed(entry)}"]
     if number := entry.get("swept"):
         lines.append(f"  {number} files of an interrupted run removed")
     if number := entry.get("not_overwritten"):
-        lines.append(f"  {number} mails in clear not overwritten: in use, or copied by a client")
+        lines.append(
+            f"  {number} mails in clear not overwritten: in use, or with another hard link"
+        )
     if number := entry.get("left"):
-        lines.append(f"  LEFT AS THEY ARE: {number} mails")
+        lines.append(f"  NOT CONVERTED: {number} mails")
     named = [*entry.get("problems", ()), *entry.get("skipped", ())]
     lines += [f"    {path}: {why}" for path, why in named[:_SHOWN]]
     if len(named) > _SHOWN:
@@ -166,5 +168,5 @@ def _speed(entry: Entry) -> str:
         return ""
     return (
         f"; {entry['converted_bytes'] / 1e6:.1f} MB in {seconds:.1f} s, "
-        f"{done / seconds:.0f} mails a second"
+        f"{done / seconds:.0f} mails per second"
     )

@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""mailseal seal, unseal, reseal: mail that is stored already.
+"""mailseal seal, unseal, reseal: convert existing mail.
 
-`seal` needs the public key alone: nobody has to be logged in.  `unseal` and `reseal` need
-private keys: with the user's password or a recovery code the key agent gives them; with
---escrow-key they are taken from the keyring; --key and --from-key read them from a file.
-They stay in the memory of this process.
-All three are made for mailboxes in use, which is not proven yet (docs/sealing.md).  They work as
-the owner of the mail, and end
-what was interrupted when they are run again.
+`seal` needs public keys only.  `unseal` and `reseal` need private keys: the key agent returns
+them for the user's password or a recovery code; with --escrow-key they are taken from the
+keyring; --key and --from-key read them from a file.  They stay in the memory of this process.
+All three are made for mailboxes in use, but this is not proven yet (docs/sealing.md).  They work
+as the owner of the mail.  A run after an interruption completes the work.
 
 EXIT STATUS
-    0   all mail is as it should be
-    65  something was left: the summary says what and why
-    75  it ended early (disk full, another run, a service not there): run it again
+    0   all mail has the wanted form
+    65  some mail was not converted; the summary lists it with the reason
+    75  the command ended early (disk full, another run, a service is down): run it again
 """
 
 from __future__ import annotations
@@ -52,60 +50,68 @@ FormOf = Callable[[str], "Form"]
 
 def register(commands: Commands) -> None:
     """Add this module's commands."""
-    parser = commands.add("seal", seal, "seal the mail that users have already")
+    parser = commands.add("seal", seal, "seal existing mail")
     add_users(parser)
     _add_options(parser)
     parser.add_argument(
         "--shred",
         action="store_true",
-        help="overwrite the clear mails before they go; docs/sealing.md says what that is worth",
+        help="overwrite the mails in clear before they are removed; see docs/sealing.md",
     )
     parser = commands.add("unseal", unseal, "store sealed mail in clear again")
     parser.add_argument("users", metavar="USER", nargs="+")
     key_sources.add_options(parser)
     parser.add_argument("--key", metavar="FILE", help="file with the user's private keys")
     _add_options(parser)
-    parser = commands.add("reseal", reseal, "seal mail of older key pairs to the current one")
+    parser = commands.add(
+        "reseal", reseal, "seal mail to the current key pair instead of older ones"
+    )
     parser.add_argument("users", metavar="USER", nargs="+")
     key_sources.add_options(parser)
     parser.add_argument(
         "--from-key",
         dest="key",
         metavar="FILE",
-        help="the mail is sealed to this private key, as mail_crypt's global one",
+        help="private key that opens the mail, for example the global key of mail_crypt",
     )
     _add_options(parser)
 
 
 def add_users(parser: ArgumentParser) -> None:
-    """Whom a command is for."""
+    """Add the arguments that select users."""
     parser.add_argument("users", metavar="USER", nargs="*")
-    parser.add_argument("--all", action="store_true", help="all users who are enrolled")
+    parser.add_argument("--all", action="store_true", help="all enrolled users")
     parser.add_argument("--domain", metavar="D", help="all enrolled users of this domain")
     parser.add_argument(
-        "--stdin", action="store_true", help="users from standard input, one a line"
+        "--stdin", action="store_true", help="users from standard input, one in each line"
     )
 
 
 def _add_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="only say what there is to do")
-    parser.add_argument("--json", action="store_true", help="the summary for machines")
-    parser.add_argument("--jobs", type=int, metavar="N", help="processes (default: one a core)")
-    parser.add_argument("--limit-rate", metavar="SIZE", help="bytes of mail a second, as 10M")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only count the mails that would be converted"
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary for programs")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="number of processes (default: one for each core)"
+    )
+    parser.add_argument(
+        "--limit-rate", metavar="SIZE", help="bytes of mail per second, for example 10M"
+    )
     parser.add_argument(
         "--maildir",
         action="append",
         default=[],
-        help="this folder of the user's too, as of another namespace (may be repeated)",
+        help="another Maildir of the user, for example of another namespace (may be repeated)",
     )
 
 
 def users_of(context: Context) -> list[str]:
-    """The users that the arguments name."""
+    """The users that the arguments select."""
     arguments = context.arguments
     given = [bool(arguments.users), arguments.all, bool(arguments.domain), arguments.stdin]
     if sum(given) != 1:
-        raise UsageError("name users, or give one of --all, --domain and --stdin")
+        raise UsageError("give either user names, or one of --all, --domain and --stdin")
     if arguments.users:
         return [normalise(os.fsencode(user)) for user in arguments.users]
     if arguments.stdin:
@@ -122,8 +128,8 @@ def seal(context: Context) -> int:
     users = users_of(context)
     status = _convert(context, "sealing", users, lambda user: Seal(_public(context, user)))
     sys.stderr.write(
-        "mailseal: hint: an IMAP session from before the enrollment has no key, and cannot read "
-        "what is sealed now: `doveadm kick USER`\n"
+        "mailseal: hint: IMAP sessions that began before the enrollment have no key and cannot "
+        "read sealed mail; end them with `doveadm kick USER`\n"
     )
     return status
 
@@ -167,7 +173,7 @@ def _convert(context: Context, doing: str, users: list[str], form_of: FormOf) ->
         quiet=arguments.json,
     )
     if arguments.maildir and len(users) != 1:
-        raise UsageError("--maildir goes with one USER")
+        raise UsageError("--maildir needs exactly one USER")
     places = Places(context.config)
     entries: list[Entry] = []
     for user in users:

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Work on a user's mail in several processes, as the user that owns the mail.
+"""Runs jobs on a user's mail in several processes, as the owner of the mail.
 
-    for message in run(owner, [job, job]):     # what the jobs yield, as it comes
+    for message in run(owner, [job, job]):     # the messages that the jobs yield
         ...
 
 CONTRACT
-    Each job runs in a process of its own, which first becomes `owner`, for good: root opens
-    nothing in a mailbox.  It makes no core dump and cannot be traced.  What a job yields
-    comes back as JSON, so that it can tell root facts and nothing else.
-    When the caller stops early, or is interrupted, no process is left.
+    Each job runs in its own process, which first becomes `owner` permanently, so root opens
+    no file in a mailbox.  The process makes no core dump and cannot be traced.  A job returns
+    its messages as JSON, so it can pass only plain data to root.
+    If the caller stops early or is interrupted, no process is left.
 
 FAILURES
-    An error of a job is raised here, as the same class; a job that ends otherwise is a
-    TemporaryError.
+    An error of a job is raised here with the same class.  If a job ends in another way,
+    TemporaryError is raised.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _ERROR = "error"
 
 
 def run(owner: Owner | None, jobs: Sequence[Job]) -> Iterator[Message]:
-    """See the module's docstring.  `owner` is uid and gid; None: as the caller."""
+    """See the module's docstring.  `owner` is uid and gid; None: the caller's own."""
     children: dict[int, int] = {}
     try:
         for job in jobs:
@@ -58,7 +58,7 @@ def run(owner: Owner | None, jobs: Sequence[Job]) -> Iterator[Message]:
 
 
 def _start(owner: Owner | None, job: Job, others: dict[int, int]) -> tuple[int, int]:
-    """A process, and what it writes to."""
+    """Start a process; returns its id and the pipe to read from."""
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
@@ -115,8 +115,8 @@ def _error(name: str, text: str, hint: str | None) -> MailsealError:
 
 
 def _end(fd: int, children: dict[int, int]) -> None:
-    """Wait for a process that has closed its end."""
+    """Wait for a process that has closed its pipe."""
     pid = children.pop(fd)
     os.close(fd)
     if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
-        raise TemporaryError("a process that was looking at mail has ended unexpectedly")
+        raise TemporaryError("a process that was working on the mail has ended unexpectedly")

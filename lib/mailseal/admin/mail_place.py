@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Where a user's mail lies, what else Dovecot keeps for the user, and who owns all that.
+"""Where a user's mail and Dovecot's other files for the user are, and who owns them.
 
-Asked of Dovecot's user database and of the settings of the Dovecot that answers.
+The answer comes from Dovecot's user database and the settings of the running Dovecot.
 
 FAILURES
-    TemporaryError if it cannot be told: the user database does not answer or does not know the
-    user, or the mail is not in a Maildir.
+    TemporaryError: the user database does not answer or does not know the user, or the mail is
+    not in a Maildir.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _IN_MEMORY = ("tmpfs", "ramfs")
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """One user's mail.
+    """The paths of one user's mail.
 
     owner       uid and gid
-    control     where dovecot-uidlist files are, if not in the Maildir; empty: there
-    index       where Dovecot's index files are, if not in the Maildir; empty: there
-    compressed  Dovecot compresses what it saves
+    control     folder of the dovecot-uidlist files; empty: the Maildir
+    index       folder of Dovecot's index files; empty: the Maildir
+    compressed  Dovecot compresses mail when it saves it
     """
 
     maildir: str
@@ -57,7 +57,7 @@ class Places:
         if account is None:
             raise TemporaryError(f"the user database does not know {user}")
         if account.maildir is None:
-            raise TemporaryError(f"the mail of {user} does not lie in a Maildir")
+            raise TemporaryError(f"the mail of {user} is not in a Maildir")
         return Place(
             account.maildir,
             account.home,
@@ -74,7 +74,7 @@ class Places:
         return account.uid, int(gid) if gid.isdecimal() else user_ids(str(account.uid), "uid")[1]
 
     def _other(self, option: str, setting: str, account: Account) -> str:
-        """A path of the mail location (2.3) or a setting (2.4); empty if it is the Maildir."""
+        """A path from the mail location (2.3) or a setting (2.4); empty if it is the Maildir."""
         for word in account.extra.get("mail", "").split(":")[2:]:
             if word.upper().startswith(f"{option}="):
                 template = word.partition("=")[2]
@@ -100,7 +100,7 @@ def _compresses(found: Block) -> bool:
 
 
 def is_in_memory(path: str) -> bool:
-    """Whether a path lies on a file system that never reaches a disk; False if it is not there."""
+    """Whether a path is on a file system in memory; False if it does not exist."""
     try:
         device = os.stat(path).st_dev
     except OSError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How far a long command is: a bar on a terminal, else one line a minute, on standard error.
+"""The progress of a long command on standard error: a bar on a terminal, or a line each minute.
 
 The bar is tqdm's (Debian: python3-tqdm), if it is installed.
 """
@@ -14,7 +14,7 @@ _EVERY = 60.0
 
 
 class Progress:
-    """Of one user's mail."""
+    """The progress for one user's mail."""
 
     def __init__(self, user: str, doing: str, *, quiet: bool = False) -> None:
         self._user, self._doing = user, doing
@@ -24,7 +24,7 @@ class Progress:
         self._with_bar = not quiet and sys.stderr.isatty()
 
     def show(self, done: int, total: int) -> None:
-        """So many of so many mails are done."""
+        """Show that `done` of `total` mails are done."""
         if self._with_bar and self._bar is None:
             self._bar = _bar(f"{self._doing} {self._user}", total)
             self._with_bar = self._bar is not None
@@ -40,11 +40,11 @@ class Progress:
         left = max(total - done, 0) / rate if rate else 0
         return (
             f"{self._doing} {self._user}: {done} of {max(total, done)} mails, "
-            f"{rate:.0f} a second, {left / 60:.0f} minutes left"
+            f"{rate:.0f} per second, {left / 60:.0f} minutes left"
         )
 
     def end(self) -> None:
-        """Leave the terminal in order."""
+        """Close the bar."""
         if self._bar is not None:
             self._bar.close()
 

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""What mailseal-sealer has to do, does and has done: one small file for each user.
+"""The state of mailseal-sealer's work: one small file for each user.
 
 LAYOUT
     FOLDER/NAME.json    mode 0644 in a folder of mode 0711: open by name, no listing
 
-The queue is everybody who is enrolled and has no file that says "done" for this enrollment.  So
-nothing has to be told to the service, and nothing is lost when it is not running.
+The service seals the mail of each enrolled user whose file does not say "done" for this
+enrollment.  So nobody has to notify the service, and nothing is lost while it is not running.
 
 FAILURES
-    A file that cannot be read is as none: the work is done again, which changes nothing.
+    A file that cannot be read counts as missing: the mail is checked again, which changes nothing.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ class Job:
     phase: str = WAITING
     done: int = 0
     total: int = 0
-    """Mails that were looked at, of so many."""
+    """Mails checked so far, and their total number."""
     left: int = 0
-    """Mails that stay as they are; `mailseal verify` names them."""
+    """Mails that cannot be sealed; `mailseal verify` lists them."""
     rate: float = 0.0
-    """Mails a second."""
+    """Mails per second."""
     problem: str = ""
     """Why it waits."""
     again: int = 0
-    """When it is tried again; seconds since 1970."""
+    """When to try again; seconds since 1970."""
     enrollment: int = 0
-    """Which one: time of the mark in the folder of public keys."""
+    """Identifies the enrollment: time of the mark in the public key store."""
 
     @property
     def seconds_left(self) -> int | None:
-        """None if that cannot be told."""
+        """Estimated time; None if it is not known."""
         if self.phase != SEALING or not self.rate:
             return None
         return round(max(self.total - self.done, 0) / self.rate)
 
     def as_json(self) -> dict[str, Any]:
-        """For a page or a program."""
+        """For --json."""
         names = ("phase", "done", "total", "left", "rate", "problem")
         return {name: getattr(self, name) for name in names} | {"seconds_left": self.seconds_left}
 
 
 class Jobs:
-    """The files."""
+    """The files of all users."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -69,7 +69,7 @@ class Jobs:
         durable.make_folder(self.folder, mode=0o711)
 
     def load(self, user: str) -> Job | None:
-        """The last that was saved."""
+        """The state that was saved last."""
         with contextlib.suppress(OSError, ValueError, TypeError), open(self._path(user), "rb") as f:
             job = Job(**json.loads(f.read(1 << 16)))
             if job.user == user:
@@ -77,7 +77,7 @@ class Jobs:
         return None
 
     def save(self, job: Job) -> None:
-        """All or nothing, as durable.replace()."""
+        """Write the file atomically, with durable.replace()."""
         data = json.dumps(dataclasses.asdict(job)).encode() + b"\n"
         durable.replace(self._path(job.user), data, mode=0o644, alone=True)
 
@@ -86,13 +86,13 @@ class Jobs:
 
 
 def described(job: dict[str, Any]) -> str:
-    """A few words for people, of Job.as_json()."""
+    """A short text for people, from Job.as_json()."""
     if job["phase"] == DONE:
-        left = f", {job['left']} mails left as they are" if job["left"] else ""
+        left = f", {job['left']} mails could not be sealed" if job["left"] else ""
         return f"sealed{left}"
     text = "waits to be sealed"
     if job["phase"] == SEALING:
         text = f"is being sealed, {job['done']} of {job['total']} mails"
         if job["seconds_left"] is not None:
-            text += f", {job['rate']:.0f} a second, {-(-job['seconds_left'] // 60)} minutes left"
+            text += f", {job['rate']:.0f} per second, {-(-job['seconds_left'] // 60)} minutes left"
     return f"{text} ({job['problem']})" if job["problem"] else text

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""mailseal-sealer: seals the mail that users have when they are enrolled.
+"""mailseal-sealer: seals the existing mail of enrolled users.
 
 SYNOPSIS
     mailseal-sealer [-c CONFIG]
 
 DESCRIPTION
-    Runs in the foreground, as root; everything in a mailbox is done by a process that has become
-    the owner of the mail.  With `seal.existing: at-enrollment` it looks every few seconds who
-    is enrolled, and seals the mail of each user once, one user after the other.  seal_jobs.py keeps
-    how far it is.  What fails is tried again later.
-    It knows public keys only, and needs no agent.
+    Runs in the foreground, as root.  Only processes that have become the owner of the mail
+    open a mailbox.  With `seal.existing: at-enrollment` it lists the enrolled users every few
+    seconds, and seals the mail of each user once, one user after the other.  seal_jobs.py stores
+    its progress.  After a failure it tries again later.
+    It needs public keys only, and not the agent.
 
-    SIGTERM, SIGINT  end at once: each mail is whole, and the next start goes on
+    SIGTERM, SIGINT  stop at once: each mail is complete, and the next start continues
     NOTIFY_SOCKET    gets READY=1 and STOPPING=1 (Type=notify)
 
 DIAGNOSTICS
-    Exit status 78 for a wrong configuration, 75 if it cannot start otherwise.
+    Exit status 78 for a wrong configuration, 75 for other failures at start.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ from mailseal.mailbox.forms import Seal
 _LOOK = 5.0
 _TELL = 5.0
 _RETRY = 300
-"""Seconds: between two looks who is enrolled, between two notes how far it is, and before what
-has failed is tried again."""
+"""Seconds between two lists of enrolled users, between two records of the progress, and before
+another attempt after a failure."""
 
 
 class Stop(BaseException):
-    """SIGTERM or SIGINT came."""
+    """SIGTERM or SIGINT has arrived."""
 
 
 class Sealer:
@@ -72,7 +72,7 @@ class Sealer:
         self._log = open_log(config, "mailseal-sealer", None)
 
     def run(self) -> int:
-        """Until told to stop."""
+        """Run until it is told to stop."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
         with contextlib.suppress(OSError):
@@ -90,11 +90,11 @@ class Sealer:
         return EX_OK
 
     def _look(self) -> None:
-        """Seal for everybody for whom that was not done."""
+        """Seal the mail of all users for whom this was not done yet."""
         try:
             users = self._public.users()
         except MailsealError as exc:
-            self._log.write(WARNING, f"cannot see who is enrolled: {exc}")
+            self._log.write(WARNING, f"cannot list the enrolled users: {exc}")
             return
         for user in users:
             job = self._due(user)
@@ -109,7 +109,7 @@ class Sealer:
         job = self._jobs.load(user)
         if job is None or job.enrollment != mark.st_mtime_ns:
             return Job(user, enrollment=mark.st_mtime_ns)
-        # A clock that was put back must not make anybody wait.
+        # If the clock was set back, do not wait longer because of it.
         if job.phase == DONE or 0 < job.again - time.time() <= _RETRY:
             return None
         return job
@@ -134,9 +134,9 @@ class Sealer:
             f"user=<{job.user}>, sealed={entry.get('converted', 0)}, left={left}, done",
         )
         for path, why in [*entry.get("problems", ()), *entry.get("skipped", ())][:20]:
-            self._log.write(WARNING, f"user=<{job.user}>, left as it is: {path}: {why}")
+            self._log.write(WARNING, f"user=<{job.user}>, not sealed: {path}: {why}")
         for path, what in entry.get("clear_text", ()):
-            self._log.write(WARNING, f"user=<{job.user}>, not sealed: {path}: {what}")
+            self._log.write(WARNING, f"user=<{job.user}>, text in clear: {path}: {what}")
 
     def _sealed(self, job: Job) -> Entry:
         key = self._public.lookup(job.user)
@@ -163,7 +163,7 @@ class Sealer:
         return entry
 
     def _put_off(self, job: Job, why: str) -> None:
-        self._log.write(WARNING, f"user=<{job.user}>, put off: {why}")
+        self._log.write(WARNING, f"user=<{job.user}>, postponed: {why}")
         again = int(time.time()) + _RETRY
         self._save(dataclasses.replace(job, phase=WAITING, problem=why, again=again))
 
@@ -171,7 +171,7 @@ class Sealer:
         try:
             self._jobs.save(job)
         except MailsealError as exc:
-            self._log.write(WARNING, f"user=<{job.user}>, cannot note how far it is: {exc}")
+            self._log.write(WARNING, f"user=<{job.user}>, cannot record the progress: {exc}")
 
 
 def _stop(*_: object) -> NoReturn:

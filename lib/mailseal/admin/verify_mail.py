@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Looking at all mail of one user, in several processes that run as its owner."""
+"""Checks all mail of one user, in several processes that run as its owner."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mailseal.mailbox.report import Report
 
 
 class Examination:
-    """One user's mail.  What is found goes into `result`; `show` gets mails done and in all."""
+    """Checks one user's mail.  Findings go to `result`; `show` gets the numbers done and total."""
 
     def __init__(
         self,
@@ -37,9 +37,9 @@ class Examination:
         self._show = show
 
     def run(self, more: Sequence[str]) -> None:
-        """The user's Maildir, further ones, and what Dovecot keeps elsewhere."""
+        """Check the user's Maildir, further ones, and Dovecot's files elsewhere."""
         if os.geteuid() == 0 and self._place.owner[0] == 0:
-            self._result.cannot("the mail belongs to root: nothing is read as root")
+            self._result.cannot("the mail belongs to root; mailseal does not read mail as root")
             return
         total = 0
         for message in self._all(more):
@@ -75,7 +75,7 @@ class Examination:
 
 
 def _total(root: str) -> Iterator[Message]:
-    """For the bar alone: what cannot be listed is found later."""
+    """For the progress bar only: unreadable folders are reported later."""
     for folder in walk(root):
         if isinstance(folder, Folder):
             with contextlib.suppress(TemporaryError):
@@ -93,7 +93,7 @@ def _alike(root: str, expected: Expected, marks: set[bytes], control: str) -> It
 
 
 def _texts(place: Place) -> Iterator[Message]:
-    """Beside the Maildir, in the home, and where the index files are."""
+    """Search the home directory and the folder of the index files for text in clear."""
     reports: list[Iterator[Report]] = []
     if place.home and not place.home.startswith(place.maildir):
         reports.append(verify.texts(place.home, below=False))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What mailseal verify has found of one user, for people and for programs."""
+"""The result of `mailseal verify` for one user, for people and for programs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _WORDS = {
     "changed": "CHANGED",
     "damaged": "damaged",
     "size": "with a wrong size in the name",
-    "twice": "there twice",
+    "twice": "stored twice",
     "foreign": "sealed to another key",
     "clear": "in clear",
     "text": "with text of mails in clear",
     "odd": "not a mail",
-    "unreadable": "not looked at",
+    "unreadable": "not checked",
 }
 
 
 def message_of(report: Report) -> Message:
-    """A report on its way to another process."""
+    """A report as a message to another process."""
     return {
         "mails": report.mails,
         "size": report.size,
@@ -41,7 +41,7 @@ def marks_of(message: Message) -> list[bytes]:
 
 
 class Result:
-    """What was found of one user."""
+    """The findings for one user."""
 
     def __init__(self, user: str, *, tags: bool) -> None:
         self.user = user
@@ -54,7 +54,7 @@ class Result:
         self._named: Counter[str] = Counter()
 
     def take(self, message: Message) -> None:
-        """Add what a process has seen."""
+        """Add the message of a process."""
         self.mails += message["mails"]
         self.sealed += len(message["marks"]) // (2 * MARK_SIZE)
         self.size += message["size"]
@@ -66,7 +66,7 @@ class Result:
                 self.findings.append(finding)
 
     def cannot(self, text: str) -> None:
-        """The mail as a whole could not be looked at."""
+        """The user's mail could not be checked at all."""
         self.counts[UNREADABLE] += 1
         self.findings.append(Finding(UNREADABLE, "", "", text))
 
@@ -84,16 +84,16 @@ class Result:
         }
 
     def as_text(self) -> str:
-        """For people: a line for each finding, and one for the user."""
+        """For people: one line for each finding, and one for the user."""
         lines = [f"{self.user}: {_in_words(finding)}" for finding in self._sorted()]
         more = self.counts.total() - len(self.findings)
         if more:
-            lines.append(f"{self.user}: and {more:,} more that are not named here")
+            lines.append(f"{self.user}: and {more:,} more that are not listed")
         found = ", ".join(f"{self.counts[k]:,} {_WORDS[k]}" for k in KINDS if self.counts[k])
         how = "with all tags" if self.tags else "without the tags"
         lines.append(
             f"{self.user}: {self.mails:,} mails, {self.sealed:,} of them sealed, "
-            f"checked {how}: {found or 'nothing found'}"
+            f"checked {how}: {found or 'no problems found'}"
         )
         return "".join(f"{_printable(line)}\n" for line in lines)
 
@@ -102,7 +102,7 @@ class Result:
 
 
 def _text(value: object) -> object:
-    """File names are bytes; JSON that programs can read is text."""
+    """File names may contain any bytes; JSON needs text."""
     return _printable(value) if isinstance(value, str) else value
 
 
@@ -115,5 +115,5 @@ def _in_words(finding: Finding) -> str:
 
 
 def _printable(line: str) -> str:
-    """File names are chosen by who sends mail and by who can write to the mail store."""
+    """Escape control characters: whoever can write to the mail store can choose file names."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What Dovecot writes beside the mails that holds pieces of them in clear.
+"""Finds files of Dovecot that contain parts of mails in clear.
 
-These files are no mails, and Dovecot makes them anew when it needs them.
+They are not mails, and Dovecot creates them again when it needs them.
 
 FAILURES
     None: a folder that cannot be read is yielded, with the reason.
@@ -22,13 +22,13 @@ HOLDS_TEXT = {
     "dovecot.index.search": "a full-text index (squat)",
     "dovecot.index.search.uids": "a full-text index (squat)",
 }
-"""By the name of a file, or of a folder that is not empty."""
+"""By name of the file, or of the folder if it is not empty."""
 
 _MAILS = frozenset(("cur", "new", "tmp"))
 
 
 def search(root: str, *, below: bool = True) -> Iterator[tuple[str, str]]:
-    """Path and description of each such file in a folder, and below it.  Follows no link."""
+    """Path and description of each such file in a folder and below it.  Follows no links."""
     try:
         with os.scandir(root) as found:
             entries = sorted(found, key=lambda entry: entry.name)

@@ -1,25 +1,26 @@
 # SPDX-License-Identifier: MIT
-"""Mail that is stored already is brought into another form (forms.py), in groups.
+"""Converts existing mail to another form (forms.py), in groups.
 
     tally = Tally()
     convert(folder_path, [("cur", name), …], form, tally)
 
 CONTRACT
-    Bytes, name, times, owner and mode of a mail stay; only its form changes (exchange.py).
-    Before the old form goes, the new one has been synced, read back, opened, and compared
-    with the old.  A mail that is in the wanted form already is left alone, so that a second
-    run changes nothing and an interrupted one goes on where it was.
-    What cannot be converted (sealed to a key that is not at hand, damaged, a link) is left
-    as it is, counted and named.
+    Content, name, times, owner and mode of a mail do not change, only its form (exchange.py).
+    Before the old file is removed, the new one has been synced, read back, opened, and compared
+    with the old one.  A mail that already has the wanted form is not changed.  So a second
+    run changes nothing, and a run after an interruption continues the work.
+    Mail that cannot be converted (sealed to a key that is not available, damaged, a link) is
+    not changed, but counted and listed.
 
 GROUPS
-    All mails of a group are written, then synced, compared, exchanged, and only after one
-    sync of the folder the old forms go.  One sync a folder and group instead of two a mail;
-    and while the first file is synced the kernel already writes the others.
+    All mails of a group are written, then synced, compared and exchanged.  Then the folder is
+    synced, and only after that the old files are removed.  This takes one sync for each folder
+    and group instead of two for each mail, and while the first file is synced, the kernel
+    already writes the others.
 
 FAILURES
-    Per mail: counted in the tally, and the work goes on.  DiskFull and Unwritable stop it;
-    so does Damaged: what was read back is not what was written.
+    A failure of one mail is counted in the tally, and the work continues.  These stop it:
+    DiskFull, Unwritable, and Damaged (the data read back are not the data written).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from mailseal.mailbox.forms import Form, Work
 
 GROUP_MAILS = 64
 GROUP_BYTES = 32 << 20
-"""A group ends at so many mails, or with the mail that brings it to so many bytes."""
+"""A group ends after this many mails, or with the mail with which it reaches this many bytes."""
 
 _TRIES = 20
 MOST_PROBLEMS = 1000
@@ -48,33 +49,33 @@ MOST_PROBLEMS = 1000
 
 @dataclasses.dataclass
 class Tally:
-    """What was done, and what was left.  Sizes are bytes of the old form."""
+    """What was done and what was not.  Sizes are in bytes of the old files."""
 
     converted: int = 0
     converted_bytes: int = 0
     already: int = 0
     gone: list[str] = dataclasses.field(default_factory=list)
-    """Names that were not there any more: removed, moved, or renamed in the very moment in which
-    the folder was listed, so that a second look finds them."""
+    """Names that did not exist any more: removed, moved, or renamed while the folder was listed.
+    In the last case the next pass finds them."""
     left: int = 0
-    """Not converted: `problems` says which and why, the first 1,000 of them."""
+    """Not converted; `problems` lists the first 1,000, with the reason."""
     not_overwritten: int = 0
-    """Converted, but the plain form could not be overwritten: in use, or with another name."""
+    """Converted, but the old file could not be overwritten: in use, or with another hard link."""
     problems: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
     @property
     def seen(self) -> int:
-        """How many mails were dealt with, whatever came of it."""
+        """Number of mails processed, with any result."""
         return self.converted + self.already + len(self.gone) + self.left
 
     def leave(self, path: str, why: str) -> None:
-        """Note a mail, or a folder, that stays as it is."""
+        """Note a mail or folder that is not converted."""
         self.left += 1
         if len(self.problems) < MOST_PROBLEMS:
             self.problems.append((path, why))
 
     def add(self, other: Tally) -> None:
-        """Take in what another process did."""
+        """Add the tally of another process."""
         self.converted += other.converted
         self.converted_bytes += other.converted_bytes
         self.already += other.already
@@ -101,7 +102,7 @@ def convert(
     *,
     shred: bool = False,
 ) -> None:
-    """Bring mails of one folder, given as ("cur" or "new", name), to a form."""
+    """Convert mails of one folder, given as ("cur" or "new", name)."""
     waiting = deque(names)
     while waiting:
         group: list[_Mail] = []
@@ -114,7 +115,7 @@ def convert(
                     group.append(mail)
                     size += mail.replacement.found.st_size
         except DiskFull as exc:
-            full = exc  # what was written before is good
+            full = exc  # the mails written before are complete
         except BaseException:
             _discard(group)
             raise
@@ -124,7 +125,7 @@ def convert(
 
 
 def examine(maildir: str, part: str, name: str, form: Form, tally: Tally) -> None:
-    """Count what convert() would do with a mail; nothing is written."""
+    """Count what convert() would do with a mail.  Writes nothing."""
     try:
         mail = Replacement(maildir, part, name)
     except Moved:
@@ -154,7 +155,7 @@ def _work(mail: Replacement, form: Form) -> Work | None:
 
 
 def _begun(maildir: str, part: str, name: str, form: Form, tally: Tally) -> _Mail | None:
-    """Write the new form of one mail, if it needs one."""
+    """Write the new file of one mail, if it must be converted."""
     path = f"{maildir}/{part}/{name}"
     for _ in range(_TRIES):
         try:
@@ -170,7 +171,7 @@ def _begun(maildir: str, part: str, name: str, form: Form, tally: Tally) -> _Mai
             tally.leave(path, str(exc))
             return None
         return _written(replacement, part, name, form, tally)
-    tally.leave(path, "is renamed all the time")
+    tally.leave(path, "was renamed too often")
     return None
 
 
@@ -210,7 +211,7 @@ def _noted(pieces: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
 
 
 def _finish(maildir: str, group: list[_Mail], tally: Tally, shred: bool) -> None:
-    """Sync, compare, exchange, sync the folder, and only then let the old forms go."""
+    """Sync, compare, exchange, sync the folder, and only then remove the old files."""
     try:
         for mail in group:
             mail.replacement.sync()
@@ -234,7 +235,7 @@ def _finish(maildir: str, group: list[_Mail], tally: Tally, shred: bool) -> None
 
 
 def _exchanged(maildir: str, mail: _Mail, tally: Tally) -> bool:
-    """If Dovecot has renamed the mail since it was read: the same new form, under its new name."""
+    """Exchange the files.  If Dovecot has renamed the mail, use its new name."""
     for _ in range(_TRIES):
         try:
             mail.replacement.exchange()
@@ -248,13 +249,13 @@ def _exchanged(maildir: str, mail: _Mail, tally: Tally) -> bool:
             mail.replacement.path = f"{maildir}/{mail.part}/{mail.name}"
         else:
             return True
-    tally.leave(mail.replacement.path, "is renamed all the time")
+    tally.leave(mail.replacement.path, "was renamed too often")
     mail.replacement.discard()
     return False
 
 
 def _settle(maildir: str, exchanged: Sequence[_Mail], tally: Tally, shred: bool) -> None:
-    # Both: Dovecot may have moved a mail from new/ to cur/ since.
+    # Both folders: Dovecot may have moved a mail from new/ to cur/ in the meantime.
     for part in PARTS if exchanged else ():
         with durable.reporting(f"cannot sync {maildir}/{part}"):
             durable.sync_folder(f"{maildir}/{part}")
@@ -271,7 +272,7 @@ def _discard(mails: Sequence[_Mail] | deque[_Mail]) -> None:
 
 
 def _require_same(mail: _Mail) -> None:
-    """Read the new form back from the disk, open it, and compare it with the old."""
+    """Read the new file back from the disk, open it, and compare it with the old one."""
     fd = mail.replacement.read_back()
     digest = hashlib.sha256()
     with open(fd, "rb") as written, durable.reporting(f"cannot read {mail.replacement.temporary}"):

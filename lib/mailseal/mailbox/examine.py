@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""One stored mail: is it sealed, to whom, and is it whole?
+"""Checks one stored mail: is it sealed, to which key, and is it complete?
 
-Without a private key: the header, the key it names, and the sizes.  With one: the tag too,
-which proves every byte of the mail, and both sizes in its name.  Dovecot itself does not
-check the tag of a mail whose name has W=, and believes the sizes in the name.
+Without a private key it checks the header, the key id in it, and the sizes.  With one it also
+checks the tag, which authenticates every byte of the mail, and both sizes in the name.  Dovecot
+does not check the tag of a mail whose name has W=, and trusts the sizes in the name.
 
-WHAT A NAME'S SIZES PROVE
+SIZES IN THE NAME
     S= is the size of the mail, W= the size with CR LF at the end of each line.  Dovecot
-    serves no more than W= bytes: whoever makes it smaller cuts the mail, and no key knows
-    of it.  A mail that Dovecot has compressed before it was sealed is smaller than its S=;
-    without a key that looks like a mail that was cut.
+    serves at most W= bytes: so a smaller W= truncates the mail, although its tag is still
+    right.  A mail that Dovecot has compressed before it was sealed is smaller than its S=;
+    without a key it cannot be distinguished from a truncated mail.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from mailseal.crypto.eckeys import PrivateKey
 from mailseal.errors import Damaged
 
 CLEAR = "clear"
-"""Not sealed: who reads the disk reads the mail."""
+"""Not sealed: whoever can read the disk can read the mail."""
 FOREIGN = "foreign"
-"""Sealed to a key that is none of the user's pairs: the user cannot read it."""
+"""Sealed to a key pair that is not in the user's keyring: the user cannot read it."""
 DAMAGED = "damaged"
-"""The header is not what was written, or the mail is cut short: the user cannot read it."""
+"""The header is damaged, or the mail is truncated: the user cannot read it."""
 SIZE = "size"
-"""The sizes in its name are not those of the mail: Dovecot may cut it, or not show it."""
+"""The sizes in the name are wrong: Dovecot may show only a part of the mail, or nothing."""
 CHANGED = "changed"
-"""The tag does not match: somebody, or a failing disk, has changed the mail."""
+"""The tag is wrong: somebody, or a faulty disk, has changed the mail."""
 ODD = "odd"
-"""A link, a folder or the like, where only mails should be."""
+"""A link, a folder or another file that is not a mail."""
 
 MARK_SIZE = 16
-"""Bytes of a mark: as many of the wrapped secret, which is as good as random."""
+"""Size of a mark in bytes: the first bytes of the wrapped secret, which look random."""
 
 _SIZES = re.compile(r",(S|W)=(\d{1,18})(?=[,:]|$)")
 _COMPRESSED = (
@@ -52,37 +52,37 @@ _COMPRESSED = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Expected:
-    """What is right for this user."""
+    """What a mail of this user is compared with."""
 
     key_ids: frozenset[bytes]
     """The ids of all key pairs in the user's keyring, 32 bytes each."""
     keys: tuple[PrivateKey, ...] = ()
-    """To check the tags with; none: they are not checked."""
+    """Keys to check the tags; if empty, the tags are not checked."""
     compressed: bool = False
-    """Dovecot compresses mail: without a key, a mail smaller than its S= is no finding."""
+    """Dovecot compresses mail: without a key, a mail smaller than its S= is not a finding."""
 
 
 @dataclasses.dataclass(slots=True)
 class Seen:
-    """One mail as found.  `problem` is one of the kinds above and a sentence, or None."""
+    """The result for one mail.  `problem` is one of the kinds above and a text, or None."""
 
     size: int
     links: int
     inode: tuple[int, int]
     mark: bytes = b""
-    """What no other sealed message has; empty if the header cannot be read."""
+    """Identifies the sealed mail; empty if the header cannot be read."""
     problem: tuple[str, str] | None = None
 
 
 def look(path: str, expected: Expected) -> Seen:
-    """Read one mail.  FileNotFoundError passes through; TemporaryError: unreadable."""
+    """Check one mail.  FileNotFoundError is passed on; TemporaryError: unreadable."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         raise
     except OSError as exc:
         if os.path.islink(path):
-            return Seen(0, 1, (0, 0), problem=(ODD, "is a link; it is not looked into"))
+            return Seen(0, 1, (0, 0), problem=(ODD, "is a link; it is not followed"))
         raise durable.error_of(exc, "cannot be read") from None
     try:
         with durable.reporting("cannot be read"):
@@ -90,7 +90,7 @@ def look(path: str, expected: Expected) -> Seen:
             seen = Seen(found.st_size, found.st_nlink, (found.st_dev, found.st_ino))
             if not stat.S_ISREG(found.st_mode):
                 seen.problem = (ODD, "is not a file")
-            elif found.st_size:  # Dovecot keeps an empty message as an empty file
+            elif found.st_size:  # Dovecot stores an empty mail as an empty file
                 seen.problem = _problem(fd, os.path.basename(path), expected, seen)
             return seen
     finally:
@@ -105,7 +105,7 @@ def _problem(fd: int, name: str, expected: Expected, seen: Seen) -> tuple[str, s
         info = dcrypt.inspect(start)
         held = seen.size - info.header_size - dcrypt.TAG_SIZE
         if held < 0:
-            raise Damaged("a sealed mail is cut short")
+            raise Damaged("a sealed mail is truncated")
         seen.mark = info.records[0].wrapped[:MARK_SIZE]
         if expected.key_ids.isdisjoint(info.key_ids):
             return FOREIGN, f"is sealed to a key that is not the user's: {_short(info.key_ids)}"
@@ -124,7 +124,7 @@ def _short(key_ids: tuple[bytes, ...]) -> str:
 
 
 def _opened(fd: int, name: str, expected: Expected) -> tuple[str, str] | None:
-    """With the keys: the tag, and then the sizes."""
+    """Check the tag with the keys, and then the sizes."""
     start = last = b""
     size = lines = 0
     try:
@@ -147,12 +147,15 @@ def _opened(fd: int, name: str, expected: Expected) -> tuple[str, str] | None:
 
 
 def _sizes_without_key(name: str, held: int, *, compressed: bool) -> tuple[str, str] | None:
-    """What can be told of the sizes by the length of the file."""
+    """Check the sizes with the length of the file."""
     sizes = {letter: int(number) for letter, number in _SIZES.findall(name)}
     said = sizes.get("S", held)
     if said != held and not (compressed and held < said):
-        why = "" if held > said else ", or compressed by Dovecot: only the user's password can tell"
-        return SIZE, f"has S={said} in its name, but holds {held} bytes: it was changed{why}"
+        why = "" if held > said else ", or compressed by Dovecot; check it with the user's password"
+        return SIZE, f"has S={said} in its name, but contains {held} bytes: it was changed{why}"
     if not said <= sizes.get("W", said) <= 2 * said:
-        return SIZE, f"has W={sizes['W']} in its name, which cannot be with a size of {said} bytes"
+        return (
+            SIZE,
+            f"has W={sizes['W']} in its name, which is impossible for a size of {said} bytes",
+        )
     return None

@@ -1,29 +1,29 @@
 # SPDX-License-Identifier: MIT
-"""A stored mail gets another form under the same name, while Dovecot and clients use the mailbox.
+"""Replaces the file of a stored mail, under the same name, while the mailbox is in use.
 
     work = Replacement(folder, "cur", name)    # opens the mail
-    work.write(pieces)                         # tmp/: the new form, with the old one's times
-    work.sync()                                # the caller reads it back and compares
-    work.exchange()                            # one system call: the names change places
-    work.finish()                              # the old form goes, after the folder was synced
+    work.write(pieces)                         # writes the new file to tmp/, with the old times
+    work.sync()                                # then the caller reads it back and compares it
+    work.exchange()                            # exchanges the two names in one system call
+    work.finish()                              # removes the old file, after the folder was synced
 
 CONTRACT
-    At every moment the mailbox holds exactly one message under its name, and at least one
-    whole copy of it is on disk.  A crash leaves the old form or the new one, and perhaps a
-    file in tmp/ whose name begins with LEFT_OVER.
-    renameat2(2) with RENAME_EXCHANGE swaps two names at once and fails when one of them is
-    not there: so a flag that Dovecot changes meanwhile, which is a rename, is never undone.
+    At every moment the mailbox contains exactly one file with the mail's name, and at least one
+    complete copy of the mail is on disk.  After a crash the mailbox has the old or the new file,
+    and there may be a file in tmp/ whose name begins with LEFT_OVER.
+    renameat2(2) with RENAME_EXCHANGE exchanges two names, and fails if one of them does not
+    exist.  So if Dovecot changes a flag in the meantime, which is a rename, this is never undone.
 
 WHY A LEFT-OVER IS NEVER THE ONLY COPY
-    Before the exchange it is the new form, and the old one has the mail's name.  After the
-    exchange it is the old form, and the new one, synced before, has the mail's name.  sweep()
-    syncs the folders first, so that the exchange is on disk before the left-over goes.
+    Before the exchange it is the new file, and the old one has the mail's name.  After the
+    exchange it is the old file, and the new one, which was synced before, has the mail's name.
+    sweep() syncs the folders first, so the exchange is on disk before the left-over is removed.
 
 FAILURES
-    Moved: the name is gone, Dovecot has renamed or removed the mail; look again.
-    Unwritable: the new form cannot be written, or names cannot be exchanged (NFS, for one).
-    DiskFull.  TemporaryError for what concerns this mail alone.
-    After any of them discard() leaves the mail as it was.
+    Moved: the name does not exist any more, because Dovecot has renamed or removed the mail.
+    Unwritable: the new file cannot be written, or names cannot be exchanged (for example on NFS).
+    DiskFull.  TemporaryError for problems of this mail only.
+    After each of these, discard() restores the state before.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ from mailseal.mailbox.folders import PARTS
 from mailseal.mailbox.maildir import unique_name
 
 LEFT_OVER = "mailseal-convert."
-"""Begins the names of our files in tmp/."""
+"""The names of mailseal's files in tmp/ begin with this."""
 
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV)
 _TRIES = 20
 
 
 class Moved(MailsealError):
-    """The mail has another name by now, or is gone."""
+    """The mail was renamed or removed in the meantime."""
 
 
 class Unwritable(TemporaryError):
-    """Nothing can be converted here, for a reason that concerns every mail."""
+    """No mail can be converted here."""
 
 
 @contextlib.contextmanager
@@ -68,7 +68,7 @@ def _writing(path: str) -> Iterator[None]:
 
 
 class Replacement:
-    """One mail on its way to another form.  Ends with finish() or discard()."""
+    """One mail whose file is being replaced.  Ends with finish() or discard()."""
 
     def __init__(self, maildir: str, part: str, name: str) -> None:
         self.maildir = maildir
@@ -79,7 +79,7 @@ class Replacement:
         try:
             self.old = os.open(self.path, flags)
         except FileNotFoundError:
-            raise Moved(f"{self.path} has gone") from None
+            raise Moved(f"{self.path} does not exist any more") from None
         except OSError as exc:
             if exc.errno == errno.ELOOP:
                 raise TemporaryError("is a symbolic link") from None
@@ -88,13 +88,13 @@ class Replacement:
 
     @property
     def is_file(self) -> bool:
-        """Whether it is a file at all: a link has not been opened, but a pipe may have been."""
+        """Whether it is a regular file.  Links are never opened, but it could be a pipe."""
         return stat.S_ISREG(self.found.st_mode)
 
     def write(self, pieces: Iterable[bytes | memoryview]) -> None:
-        """Write the new form, and begin to bring it to the disk.  It is not synced yet.
+        """Write the new file and start writing it to the disk.  It is not synced yet.
 
-        What `pieces` raises passes through.
+        Errors that `pieces` raises are passed on.
         """
         with _writing(self.temporary):
             self._new = durable.open_new(self.temporary, stat.S_IMODE(self.found.st_mode))
@@ -112,29 +112,29 @@ class Replacement:
         durable.begin_sync(self._new)
 
     def sync(self) -> None:
-        """The new form is on disk when this returns."""
+        """Sync the new file: when this returns, it is on disk."""
         with _writing(self.temporary):
             durable.sync_file(self._new)
 
     def read_back(self) -> int:
-        """A descriptor of the new form, to be read from the disk as far as the kernel lets us."""
+        """Open the new file to read it back, from the disk as far as the kernel permits it."""
         with durable.reporting(f"cannot read {self.temporary}"):
             os.posix_fadvise(self._new, 0, 0, os.POSIX_FADV_DONTNEED)
             return os.open(self.temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def exchange(self) -> None:
-        """The new form takes the name, the old one goes to tmp/."""
+        """Exchange the names: the new file gets the mail's name, the old one a name in tmp/."""
         self._swap()
         for _ in range(_TRIES):
             with durable.reporting(f"cannot look at {self.temporary}"):
                 there = os.stat(self.temporary, follow_symlinks=False)
             if _same(there, self.found):
                 return
-            # Somebody has put another file under this name since it was opened: theirs comes back,
-            # under whatever name Dovecot has given ours meanwhile.
+            # Since it was opened, somebody has put another file at this name.  Put that file back,
+            # under the name that Dovecot has given to our file in the meantime.
             ours = self._ours()
             if ours is None:
-                return  # expunged: theirs goes with it, in finish()
+                return  # the mail was expunged: finish() removes that file too
             try:
                 durable.exchange(self.temporary, ours)
             except FileNotFoundError:
@@ -142,24 +142,24 @@ class Replacement:
             except OSError as exc:
                 raise durable.error_of(exc, f"cannot put {self.path} back") from None
             raise Moved(f"{self.path} was replaced by somebody else")
-        raise Unwritable(f"{self.path} is renamed all the time")
+        raise Unwritable(f"{self.path} was renamed too often")
 
     def _swap(self) -> None:
         try:
             durable.exchange(self.temporary, self.path)
         except FileNotFoundError:
-            raise Moved(f"{self.path} has gone") from None
+            raise Moved(f"{self.path} does not exist any more") from None
         except OSError as exc:
             if exc.errno in _NOT_SUPPORTED:
                 raise Unwritable(
                     f"the file system of {self.maildir} cannot exchange two names",
-                    hint="ext4, XFS, Btrfs and tmpfs can, NFS cannot: run this where the disk is",
+                    hint="ext4, XFS, Btrfs and tmpfs can, NFS cannot; run this on the NFS server",
                 ) from None
             error = durable.error_of(exc, f"cannot replace {self.path}")
             raise error if isinstance(error, DiskFull) else Unwritable(str(error)) from None
 
     def _ours(self) -> str | None:
-        """Where the new form is now."""
+        """The present path of the new file."""
         new = os.fstat(self._new)
         found = find(self.maildir, os.path.basename(self.path))
         if found is not None:
@@ -171,22 +171,22 @@ class Replacement:
         return None
 
     def finish(self, *, shred: bool = False) -> bool:
-        """Remove the old form.  The caller has synced the folder of the new one before.
+        """Remove the old file.  The caller has synced the folder of the new one before.
 
-        Whether it was overwritten, as far as that was asked for.
+        Returns False if `shred` was set and the file could not be overwritten.
         """
         self.close()
         with durable.reporting(f"cannot remove {self.temporary}"):
             done = not shred or _overwrite(self.temporary)
-            # Dovecot may have swept it, if this process was stopped for a day and a half.
+            # Dovecot removes files in tmp/ after 36 hours, if this process was stopped so long.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.temporary)
         return done
 
     def discard(self) -> None:
-        """Before exchange(), or after it has failed: the mail stays as it was.
+        """Give up before exchange(), or after it has failed: the mail is not changed.
 
-        If a signal came in between, the names have changed places already.
+        If a signal arrived in between, the names may be exchanged already.
         """
         self.close()
         with contextlib.suppress(OSError):
@@ -196,7 +196,7 @@ class Replacement:
             os.unlink(self.temporary)
 
     def close(self) -> None:
-        """Forget about it: for a mail of which nothing was written."""
+        """Close the files; enough if nothing was written."""
         for fd in (self.old, self._new):
             if fd >= 0:
                 with contextlib.suppress(OSError):
@@ -205,7 +205,7 @@ class Replacement:
 
 
 def find(maildir: str, name: str) -> tuple[str, str] | None:
-    """Where a mail is now: Dovecot keeps the name up to the colon when flags change."""
+    """Where a mail is now.  When flags change, Dovecot keeps the name up to the colon."""
     base = name.partition(":")[0]
     for part in PARTS:
         with (
@@ -219,9 +219,9 @@ def find(maildir: str, name: str) -> tuple[str, str] | None:
 
 
 def sweep(maildir: str) -> int:
-    """Remove what a run that was killed has left in tmp/; how many files.
+    """Remove the files that a killed run has left in tmp/.  Returns their number.
 
-    The caller holds the lock of the mailbox: no other run is under way.
+    The caller holds the lock of the mailbox, so there is no other run.
     """
     tmp = os.path.join(maildir, "tmp")
     with durable.reporting(f"cannot sweep {tmp}"):
@@ -250,17 +250,17 @@ def _same(one: os.stat_result, other: os.stat_result) -> bool:
 
 
 def _overwrite(path: str) -> bool:
-    """Zeros over the blocks of a file: see docs/sealing.md for what that is worth.
+    """Overwrite a file with zeros.  docs/sealing.md says when this helps.
 
-    Not if it has another name (a copy that IMAP made), nor while somebody reads it: a
-    write lease (fcntl(2)) is given only when nobody else has the file open.
+    It is not overwritten if it has another hard link (from an IMAP COPY) or is being read: the
+    kernel gives a write lease (fcntl(2)) only if nobody else has the file open.
     """
     fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         found = os.fstat(fd)
         if found.st_nlink != 1 or not stat.S_ISREG(found.st_mode):
             return False
-        # Whoever opens it now waits, and we are told by a signal that would end us.
+        # A process that opens it now must wait, and we get this signal.  SIGIO would kill us.
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         try:
             fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The folders of one user's mail, on disk: Maildir++ and LAYOUT=fs.
 
-A folder is whatever has cur/ and new/ in it.  Links are not followed: what lies behind one
-is not certainly the user's own.  They are reported, as is what cannot be read.
+A folder is a directory that contains cur/ and new/.  Links are not followed, because their
+targets may not belong to the user.  Links and unreadable directories are reported.
 
 FAILURES
-    None: problems are yielded beside the folders, and the walk goes on.
+    None: problems are yielded like folders, and the walk continues.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ _OWN = frozenset((*PARTS, "tmp"))
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Folder:
-    """One mailbox folder.  `name` is what people read: INBOX, Sent, Work/2024."""
+    """One mailbox folder.  `name` is the name for people: INBOX, Sent, Work/2024."""
 
     path: str
     name: str
 
     def mails(self) -> Iterator[tuple[str, str]]:
-        """ "cur" or "new", and the file name, of each mail.  Raises TemporaryError."""
+        """For each mail "cur" or "new", and the file name.  Raises TemporaryError."""
         for part in PARTS:
             with (
                 durable.reporting(f"cannot list {self.path}/{part}"),
                 os.scandir(f"{self.path}/{part}") as entries,
             ):
                 for entry in entries:
-                    # As Dovecot: what begins with a dot is no mail.
+                    # As in Dovecot, a name that begins with a dot is not a mail.
                     if not entry.name.startswith("."):
                         yield part, entry.name
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Skipped:
-    """Something that was not looked into, and why."""
+    """A path that was skipped, and the reason."""
 
     path: str
     why: str
@@ -68,7 +68,7 @@ def _walk(path: str, above: tuple[str, ...]) -> Iterator[Folder | Skipped]:
     linked = [entry for entry in found if entry.is_symlink() and entry.is_dir()]
     for entry in linked:
         yield Skipped(entry.path, "is a link")
-    # With a linked tmp/ the old form would go wherever that link points to.
+    # If tmp/ is a link, the old file would be moved to the target of that link.
     if whole and not any(entry.name == "tmp" for entry in linked):
         yield Folder(path, "/".join(above) or "INBOX")
     for entry in found:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What stored mail is to become: sealed, plain, or sealed to another key.
+"""The forms that stored mail is converted to: sealed, in clear, or sealed to another key.
 
     form = Seal(public)                  # or Unseal(keys), Reseal(public, keys)
-    work = form.work(start)              # None: it is in this form already
+    work = form.work(start)              # None: it already has this form
 
 FAILURES
-    work() raises NoKey or Damaged for a mail that cannot be brought there.
+    work() raises NoKey or Damaged for a mail that cannot be converted.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ _PIECE = 1 << 18
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """How one mail becomes its new form."""
+    """How one mail is converted."""
 
     plain: Callable[[BinaryIO], Iterator[bytes]]
-    """The plaintext of the old form, checked as far as that can be."""
+    """The plaintext of the old file, verified as far as this is possible."""
     form: Callable[[Iterator[bytes]], Iterator[bytes | memoryview]]
-    """What is to be written for that plaintext."""
+    """The content of the new file for that plaintext."""
     check: Callable[[BinaryIO], Iterator[bytes]]
-    """The plaintext of the new form, read back from the disk.  Raises Damaged."""
+    """The plaintext of the new file, read back from the disk.  Raises Damaged."""
 
 
 class Form(Protocol):
-    """What mails are to become."""
+    """A form that mails are converted to."""
 
     def work(self, start: bytes) -> Work | None:
-        """For a mail that begins with `start` (dcrypt.MAX_HEADER bytes of it, or all).
+        """The work for a mail that begins with `start` (its first dcrypt.MAX_HEADER bytes, or all).
 
-        None if it is in the wanted form.  Raises NoKey or Damaged if it cannot be
-        brought there.
+        None if it has the wanted form.  Raises NoKey or Damaged if it cannot be
+        converted.
         """
         ...
 
 
 class Seal:
-    """Plain mail is sealed to a public key.  Sealed mail stays."""
+    """Seals mail that is in clear.  Sealed mail is not changed."""
 
     def __init__(self, public: PublicKey, own: Iterable[bytes] = ()) -> None:
-        """`own`: ids of the user's older key pairs, as far as they are known."""
+        """`own`: ids of the user's older key pairs, if they are known."""
         self._public = public
         self._own = frozenset((public.key_id, *own))
 
     def work(self, start: bytes) -> Work | None:
         """See Form.  Raises NoKey for mail that is sealed to a key of somebody else."""
         if not start:
-            return None  # Dovecot keeps an empty message as an empty file
+            return None  # Dovecot stores an empty mail as an empty file
         if dcrypt.is_sealed(start):
             found = dcrypt.inspect(start)
             if self._own.isdisjoint(found.key_ids):
@@ -66,7 +66,7 @@ class Seal:
 
 
 class Unseal:
-    """Sealed mail is stored plain.  Needs the private keys."""
+    """Stores sealed mail in clear.  Needs the private keys."""
 
     def __init__(self, keys: Sequence[PrivateKey]) -> None:
         self._keys = keys
@@ -80,7 +80,7 @@ class Unseal:
 
 
 class Reseal:
-    """Mail sealed to one of `keys` is sealed to `public`.  Plain mail is sealed too."""
+    """Seals with `public` the mail that is sealed to one of `keys` or is in clear."""
 
     def __init__(self, public: PublicKey, keys: Sequence[PrivateKey]) -> None:
         self._seal = Seal(public)

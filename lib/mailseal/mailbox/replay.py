@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""The same sealed mail twice: an old mail that somebody has put back under a new name.
+"""Finds sealed mail that is stored twice: an old mail that somebody has put back under a new name.
 
-A message secret seals one message, ever, and whoever has no key cannot change what stands
-around it.  So two files with the same wrapped secret are the same sealed message.  Dovecot
-makes none: COPY makes hard links, which are one file, and where it cannot, it seals anew; so
-do doveadm and dsync.  A copy of files does, such as a restored backup beside the mail.
+A message secret is used for one mail only, and without the private key nobody can wrap it
+again.  So two files with the same wrapped secret are the same sealed mail.  Dovecot does not
+make such files: COPY makes hard links, which are one file, or seals the mail again, and so
+do doveadm and dsync.  Copying files makes them, for example restoring a backup.
 
-An old mail put back after the present one was taken away is the only one of its kind, and
-is not seen.
+If the mail itself was removed and an old copy of it put back, there is only one file, and
+nothing is found.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from mailseal.mailbox.report import TWICE, Finding, Report, uid_list_of
 
 
 class Marks:
-    """Which marks came twice.  8 bytes of each are kept, as a number: about 70 MB for a million."""
+    """Finds marks that occur twice.  Keeps 8 bytes of each, as a number: 70 MB for a million."""
 
     def __init__(self) -> None:
         self._seen: set[int] = set()
         self.doubled: set[bytes] = set()
 
     def add(self, marks: list[bytes]) -> None:
-        """The marks of one report."""
+        """Add the marks of one report."""
         for mark in marks:
             number = int.from_bytes(mark[:8], "big")
             if number in self._seen:
@@ -43,9 +43,9 @@ class Marks:
 def sealed_alike(
     root: str, expected: Expected, marks: Container[bytes], *, control: str = ""
 ) -> Iterator[Report]:
-    """Name the mails with these marks that are several files, not several links to one.
+    """Report mails with these marks that are several files, not several links to one file.
 
-    Each is named but the oldest.  A report for each folder.
+    All but the oldest are reported.  There is one report for each folder.
     """
     files: dict[bytes, dict[tuple[int, int], tuple[int, str, Folder]]] = {}
     for folder in walk(root):
@@ -75,9 +75,9 @@ def _mails(folder: Folder) -> Iterator[str]:
 
 
 def _mark(path: str, expected: Expected) -> tuple[bytes, tuple[int, int], int] | None:
-    """Mark, inode and time of a mail; the keys are not needed again."""
+    """Mark, inode and time of a mail.  The content is not opened again."""
     try:
         seen = examine.look(path, dataclasses.replace(expected, keys=()))
         return seen.mark, seen.inode, os.lstat(path).st_mtime_ns
     except (OSError, MailsealError):
-        return None  # gone, or named already
+        return None  # removed, or reported already

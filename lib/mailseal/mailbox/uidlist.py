@@ -6,17 +6,17 @@ FORMAT (Dovecot's maildir-uidlist.c; text lines, each ends with LF)
                 <uid> [<letter><value> …] :<file name>
     version 1   1 <uidvalidity> <next uid>
                 <uid> <file name>
-    UIDs are in rising order, from 1 to 4,294,967,294.  A file name stands without its flags,
-    without what follows the colon.  One that Dovecot could not write so stands as it was:
-    only the part before its colon counts here.
+    UIDs are in rising order, from 1 to 4,294,967,294.  A file name is written without the
+    colon and the flags after it.  Where Dovecot could not do so, it has written the whole name:
+    only the part before the colon is used here.
 
 CONTRACT
-    Read only, without Dovecot's lock: Dovecot writes a new file beside and renames it, or
-    appends whole lines.  So the last line may be without its end, and is then left out.
+    Only reads, without Dovecot's lock: Dovecot writes a new file and renames it, or
+    appends lines.  So the last line may be incomplete; then it is ignored.
 
 FAILURES
-    FileNotFoundError passes through: no list yet, Dovecot has not been in this folder.
-    Damaged: anything that Dovecot would not read either.  TemporaryError: unreadable.
+    FileNotFoundError is passed on: Dovecot has not opened this folder yet.
+    Damaged: content that Dovecot would refuse too.  TemporaryError: unreadable.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _MAX_LINE = 1 << 14
 
 
 def base_of(name: str) -> str:
-    """The part of a mail's file name that stays when its flags change."""
+    """The part of a mail's file name that does not change with its flags."""
     return name.partition(":")[0]
 
 
 def uids(path: str, bases: Container[str]) -> dict[str, int]:
-    """The UIDs of the mails whose base names are in `bases`, as far as they have one yet."""
+    """The UIDs of the mails with these base names, if they have one already."""
     return {base: uid for uid, base in entries(path) if base in bases}
 
 
@@ -64,11 +64,11 @@ def entries(path: str) -> Iterator[tuple[int, str]]:
 
 
 def _lines(stream: BinaryIO, path: str) -> Iterator[bytes]:
-    """Whole lines, without their ends."""
+    """Complete lines, without the LF."""
     while line := stream.readline(_MAX_LINE):
         if not line.endswith(b"\n"):
             if len(line) == _MAX_LINE:
-                raise Damaged(f"{path} has a line without end")
+                raise Damaged(f"{path} has a line without an end")
             return
         yield line[:-1]
 
@@ -83,7 +83,7 @@ def _header(stream: BinaryIO, path: str) -> int:
         fields = {word[:1]: word[1:] for word in words}
         numbers = [fields.get(b"V", b""), fields.get(b"N", b"")]
     else:
-        raise Damaged(f"{path} is no list of UIDs of version 1 or 3")
+        raise Damaged(f"{path} is not a list of UIDs of version 1 or 3")
     if not all(_number(number) for number in numbers):
         raise Damaged(f"{path} has a damaged first line")
     return int(version)
@@ -102,6 +102,6 @@ def _entry(line: bytes, version: int, where: str) -> tuple[int, bytes]:
 
 
 def _number(text: bytes) -> int:
-    """0 if it is not one from 1 to the highest UID."""
+    """The number, or 0 if it is not a valid UID."""
     value = int(text) if text.isdigit() and len(text) <= 10 else 0
     return value if value <= _MAX_UID else 0

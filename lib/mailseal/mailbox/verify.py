@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""All stored mail of one user: nothing in clear, nothing foreign, nothing changed.
+"""Checks all stored mail of one user: in clear, sealed to other keys, changed.
 
     for report in verify(root, expected, share=(0, 2)):    # in one of two processes
-        marks.add(report.marks)                             # in the one above them: replay.py
+        marks.add(report.marks)                             # in their parent process: replay.py
 
 CONTRACT
-    Reads only, as whoever runs it.  Links are not followed; they are findings, as is what
-    cannot be read: what was not seen is not counted as absent.
-    Mails are checked while Dovecot and clients use the mailbox.  A finding that a rename
-    could have made is looked at again before it counts; new/ is read before cur/, the way in which
-    mails go.  A mail that is moved to another folder meanwhile may not be seen.
-    Memory does not grow with the number of mails: a report comes for each REPORT_MAILS of
-    them, with at most MOST_NAMED findings of one kind in a folder.
+    Only reads, with the rights of the process.  Links are not followed.  Links and unreadable
+    files are findings, so that mail that was not checked does not count as correct.
+    Mails are checked while Dovecot and clients use the mailbox.  If a rename could be the reason
+    for a finding, the mail is checked again first.  new/ is read before cur/, because
+    mails move in that direction.  A mail that is moved to another folder may be missed.
+    Memory does not grow with the number of mails: there is a report for each REPORT_MAILS
+    mails, with at most MOST_NAMED findings of one kind in a folder.
 
 SHARES
-    Process k of n takes the mails whose base name has k as its CRC-32 modulo n: however
-    the folder changes between the listings of two processes, none falls between them.
+    Process k of n takes the mails whose base name has k as its CRC-32 modulo n.  So no mail is
+    missed, even if the folder changes between the listings of two processes.
 """
 
 from __future__ import annotations
@@ -40,28 +40,28 @@ _ROUNDS = 5
 def verify(
     root: str, expected: Expected, *, share: tuple[int, int] = (0, 1), control: str = ""
 ) -> Iterator[Report]:
-    """The mails of one share; with the first one, also tmp/ and what is not mail.
+    """Check the mails of one share; the first share includes tmp/ and files that are not mails.
 
-    `control` is the folder in which Dovecot keeps dovecot-uidlist, if it is not `root`.
-    A user who has no mail yet has no Maildir; but if the folders above are empty too, the file
-    system may not be mounted.
+    `control` is the folder in which Dovecot stores dovecot-uidlist, if it is not `root`.
+    A user who has no mail yet has no Maildir.  But if the parent folders are empty too, the file
+    system may not be mounted, which is a finding.
     """
     if not os.path.lexists(root):
         if share[0] == 0 and (place := _empty_above(root)):
-            yield _one(Finding(UNREADABLE, "", root, f"is not there, and {place} is empty"))
+            yield _one(Finding(UNREADABLE, "", root, f"does not exist, and {place} is empty"))
         return
     for folder in walk(root):
         if isinstance(folder, Folder):
             uid_list = uid_list_of(folder, root, control)
             yield from _Pass(folder, expected, share, uid_list).reports()
         elif share[0] == 0:
-            yield _one(Finding(UNREADABLE, "", folder.path, f"{folder.why}; not looked into"))
+            yield _one(Finding(UNREADABLE, "", folder.path, f"{folder.why}; not checked"))
     if share[0] == 0:
         yield from texts(root)
 
 
 def _empty_above(path: str) -> str | None:
-    """The folder above that is there, if there is nothing in it or that cannot be told."""
+    """The nearest existing parent folder, if it is empty or unreadable; otherwise None."""
     above = os.path.dirname(path)
     while not os.path.lexists(above):
         above = os.path.dirname(above)
@@ -72,7 +72,7 @@ def _empty_above(path: str) -> str | None:
 
 
 def texts(root: str, *, below: bool = True) -> Iterator[Report]:
-    """What Dovecot has written in clear in a folder that is no mail."""
+    """Files of Dovecot in a folder that contain text in clear."""
     for path, what in clear_text.search(root, below=below):
         yield _one(Finding(TEXT, "", path, f"{what}: delete it"))
 
@@ -96,7 +96,7 @@ class _Pass:
         self._report = Report()
         self._found = Report()
         self._again: dict[str, bool] = {}
-        """By base name, whether the mail was counted already."""
+        """Base names of mails to check again, and whether each was counted already."""
 
     def reports(self) -> Iterator[Report]:
         """See verify()."""
@@ -160,7 +160,7 @@ class _Pass:
             self._add(kind, path, text)
 
     def _tmp(self) -> None:
-        """Mails on their way in: these may be cut short, but not in clear."""
+        """Check mails that are being delivered: they may be incomplete, but not in clear."""
         for path, name in self._listed("tmp"):
             try:
                 problem = examine.look(path, self._expected).problem
@@ -178,4 +178,4 @@ class _Pass:
 def _of_tmp(name: str) -> str:
     if name.startswith(LEFT_OVER):
         return "in tmp/, of a running or interrupted `mailseal seal`: run that again"
-    return "in tmp/, no mail of the mailbox"
+    return "in tmp/, not a mail of the mailbox"

@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""A whole mailbox is brought into another form: every folder, by several processes.
+"""Converts a whole mailbox: every folder, with several processes.
 
     with held(root):
         report = run(root, form, jobs=2)
 
 CONTRACT
-    One run at a time for a mailbox: flock(2) on its folder, held by every process of the run.
-    What a run that was killed has left in tmp/ is swept at the start of the next.
-    The mailbox is gone through until a pass finds no mail to convert, none that has gone since it
-    was listed, and none on its way in tmp/: what arrived or was moved meanwhile is found too.
-    The processes are made by fork(2), so that private keys are never handed over by a pipe or a
-    file.  They end with the process that made them.
+    Only one run at a time works on a mailbox: each process of the run holds a flock(2) on its
+    folder.  Files that a killed run has left in tmp/ are removed when the next run starts.
+    There are passes over the mailbox until one finds no mail to convert, no mail that has vanished
+    since it was listed, and no new mail in tmp/.  So mail that arrives or is moved during the run
+    is found too.
+    The processes are made with fork(2), so private keys are never passed through a pipe or a
+    file.  They end when their parent process ends.
 
 MEMORY
-    Names are handed on in groups and not kept: it does not grow with the number of mails.
+    Names are passed on in groups and not kept, so it does not grow with the number of mails.
 
 FAILURES
-    Busy: another run holds the mailbox.  What convert() raises stops the run: `report.stopped`.
+    Busy: another run holds the mailbox.  Errors of convert() stop the run; see `report.stopped`.
 """
 
 from __future__ import annotations
@@ -44,57 +45,59 @@ from mailseal.mailbox.forms import Form
 
 _PATIENCE = 10.0
 _PAUSE = 0.05
-"""Seconds: how long, after the first pass, further mail is looked for; and between two passes."""
+"""Seconds: how long to look for further mail after the first pass, and between two passes."""
 
 _PR_SET_PDEATHSIG = 1
 
 
 class Busy(TemporaryError):
-    """Another run works on this mailbox."""
+    """Another run is working on this mailbox."""
 
 
 @dataclasses.dataclass
 class Report:
-    """What came of one mailbox."""
+    """The result for one mailbox."""
 
     tally: Tally = dataclasses.field(default_factory=Tally)
     total: int = 0
-    """Mails that were there at the start."""
+    """Number of mails at the start."""
     folders: int = 0
     skipped: list[Skipped] = dataclasses.field(default_factory=list)
     gone: int = 0
-    """Times that a mail was not there any more."""
+    """How often a listed mail did not exist any more."""
     swept: int = 0
-    """Files that a killed run had left in tmp/."""
+    """Number of files that a killed run had left in tmp/."""
     seconds: float = 0.0
     stopped: str = ""
     """Why the run ended early, if it did."""
 
     @property
     def nothing_left(self) -> bool:
-        """Whether every mail is in the wanted form now."""
+        """Whether every mail has the wanted form now."""
         return not (self.tally.left or self.skipped or self.stopped)
 
 
 @contextlib.contextmanager
 def held(root: str) -> Iterator[None]:
-    """Keep other runs away from a mailbox.  Raises Busy."""
+    """Lock a mailbox against other runs.  Raises Busy."""
     with durable.reporting(f"cannot open {root}"):
         fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Busy(f"another run works on {root}", hint="wait until it has ended") from None
+            raise Busy(
+                f"another run is working on {root}", hint="wait until it has ended"
+            ) from None
         yield
     finally:
         os.close(fd)
 
 
 def run(root: str, form: Form, *, jobs: int = 1, shred: bool = False, rate: int = 0) -> Report:
-    """Bring every mail at or below `root` to a form.  The caller holds the mailbox.
+    """Convert every mail at or below `root`.  The caller holds the mailbox.
 
-    `rate`: bytes a second at most; 0: no limit.
+    `rate`: limit in bytes per second; 0: no limit.
     """
     report = Report()
     for report in steps(root, form, jobs=jobs, shred=shred, rate=rate):  # noqa: B007
@@ -105,7 +108,7 @@ def run(root: str, form: Form, *, jobs: int = 1, shred: bool = False, rate: int 
 def steps(
     root: str, form: Form, *, jobs: int = 1, shred: bool = False, rate: int = 0
 ) -> Iterator[Report]:
-    """As run(); yields the report as it grows, after each group."""
+    """As run(), but yields the report after each group."""
     report = Report()
     begun = time.monotonic()
     paths: set[str] = set()
@@ -141,7 +144,7 @@ def steps(
                     if not give_up:
                         report.skipped.append(Skipped(found.path, str(exc)))
             processes.finish()
-            # The last pass has looked at every mail, and had nothing to do.
+            # The last pass has checked every mail, and had nothing to convert.
             quiet = not pending and report.tally.converted + report.gone == before
             if quiet and give_up:
                 report.tally.already = max(0, report.tally.already - report.tally.converted)
@@ -149,7 +152,7 @@ def steps(
                 break
             give_up = give_up or time.monotonic() + _PATIENCE
             if time.monotonic() > give_up:
-                report.stopped = "more mail comes all the time: end the user's sessions"
+                report.stopped = "more mail comes in all the time: end the user's sessions"
                 break
             time.sleep(_PAUSE)
     report.folders = len(paths)
@@ -158,9 +161,9 @@ def steps(
 
 
 def _is_under_way(maildir: str, form: Form) -> bool:
-    """Whether tmp/ holds a mail that will be there in a moment, and not in the wanted form.
+    """Whether tmp/ contains a mail that does not have the wanted form and will be moved soon.
 
-    A client's COPY first links the mail, as it is, into tmp/.
+    A client's COPY first links the mail into tmp/.
     """
     youngest = time.time() - _PATIENCE
     with contextlib.suppress(OSError), os.scandir(os.path.join(maildir, "tmp")) as entries:
@@ -176,7 +179,7 @@ def _is_under_way(maildir: str, form: Form) -> bool:
 
 
 def survey(root: str, form: Form) -> Report:
-    """What run() would do: only the beginning of each mail is read, and nothing written."""
+    """What run() would do.  Reads only the beginning of each mail, and writes nothing."""
     report = Report()
     begun = time.monotonic()
     for found in walk(root):
@@ -201,7 +204,7 @@ def _groups(folder: Folder) -> Iterator[list[tuple[str, str]]]:
 
 
 _Result = tuple[Tally, str]
-"""Tally of a group, and why the run must stop, if it must."""
+"""Tally of a group, and the reason if the run must stop."""
 
 
 class _Processes:
@@ -228,7 +231,7 @@ class _Processes:
             self._pool.shutdown(cancel_futures=True)
 
     def do(self, maildir: str, group: list[tuple[str, str]]) -> None:
-        """Begin with a group, when there is room for it."""
+        """Start a group as soon as a process is free."""
         if self._report.stopped:
             return
         if self._pool is None:
@@ -239,7 +242,7 @@ class _Processes:
             self._collect(wait(self._running, return_when=FIRST_COMPLETED).done)
 
     def finish(self) -> None:
-        """Wait for what has begun."""
+        """Wait for all groups."""
         self._collect(wait(self._running).done)
 
     def _collect(self, done: Iterable[Future[_Result]]) -> None:
@@ -259,7 +262,7 @@ class _Processes:
 
 
 _form: Form | None = None
-"""Of the run, in its processes: it comes to them with fork."""
+"""The form of this run, in the forked processes."""
 
 
 def _start(parent: int, form: Form) -> None:
@@ -273,14 +276,14 @@ def _start(parent: int, form: Form) -> None:
 
 def _in_process(maildir: str, group: list[tuple[str, str]], shred: bool, rate: float) -> _Result:
     if _form is None:
-        raise RuntimeError("a process without its form")
+        raise RuntimeError("a process without a form")
     return _do(maildir, group, _form, shred, rate)
 
 
 def _do(
     maildir: str, group: list[tuple[str, str]], form: Form, shred: bool, rate: float
 ) -> _Result:
-    """One group."""
+    """Convert one group."""
     tally, stopped = Tally(), ""
     begun = time.monotonic()
     try:
