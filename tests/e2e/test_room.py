@@ -114,7 +114,7 @@ def test_a_login_that_dovecot_would_not_take_is_temporary_and_logged(tmp_path: P
         assert done.returncode == 0, done.stderr
         with pytest.raises(Refused, match="UNAVAILABLE"):
             Imap(lab.imap, ALICE, "password")
-        assert "40 key pairs are more than Dovecot takes at a login" in lab.log_text()
+        assert "40 key pairs do not fit into a login of Dovecot" in lab.log_text()
 
 
 def test_unenroll_ends_the_sessions_that_would_go_on_sealing(doveadm: Path) -> None:

@@ -275,7 +275,7 @@ class TestBackup:
         enrolled.run("backup", file)
         enrolled.run("rotate", USER, stdin=b"pw\n")
         done = enrolled.run("restore", "--force", file)
-        assert done.returncode == 65 and b"1 key pairs that the backup lacks" in done.stderr
+        assert done.returncode == 65 and b"1 key pairs that are not in the backup" in done.stderr
 
     def test_check_proves_that_it_opens(self, enrolled: AgentProcess, tmp_path: Path) -> None:
         file = str(tmp_path / "backup")

@@ -87,7 +87,7 @@ def test_a_full_keyring_opens_when_an_escrow_key_is_configured(
     vault.store.save(opened.keyring, before=before)
     vault.escrow = PrivateKey.generate().public
     assert vault.unlock(USER, b"pw").keys
-    assert "NO ROOM FOR THE ESCROW SLOT" in caplog.text
+    assert "THE ESCROW SLOT DOES NOT FIT" in caplog.text
     life.passwd(USER, b"pw", b"new")
     life.revoke(USER, slot.id)
     vault.unlock(USER, b"new")

@@ -31,7 +31,7 @@ from mailseal.login.vault import Vault
 from mailseal.login.verbs import Answer, Verb, needed, note_enrollment, text_of, user_of
 
 STATUS_PAGE = 200
-"""Users in one answer to `status` at most."""
+"""Largest number of users in one answer to `status`."""
 
 _LIST_FRESH = 60.0
 
@@ -78,11 +78,11 @@ class AdminVerbs:
         }
 
     async def _do(self, user: str, what: str, job: Callable[[], _T], *, quick: bool = False) -> _T:
-        """Run a change in a thread and end the user's session; log how it went.
+        """Run a change in a thread, end the user's session, and log the result.
 
-        `quick`: it derives nothing, and waits for nobody who does.
-        What fails and has changed nothing ends no session; and what a panel
-        asks without proving anything leaves no line, of which it could make any number.
+        `quick`: the change needs no Argon2id, and does not wait for changes that do.
+        If it fails and has changed nothing, the session is not ended.  If a panel's request
+        has no valid secret, nothing is logged: an attacker could fill the log.
         """
         may_differ = False
 
@@ -160,7 +160,7 @@ class AdminVerbs:
         return "ok", {"slot": slot.id.encode(), "code": code.encode()}
 
     async def _revoke(self, fields: Fields) -> Answer:
-        """Needs no password; with `rekey` it takes the login password, and rekeys."""
+        """Needs no password.  With `rekey`, the login password; then the master key is replaced."""
         user, slot_id = user_of(fields), text_of(fields, "slot")
         what = f"revoke {slot_id[:16]}"
         if "rekey" not in fields:
@@ -174,7 +174,7 @@ class AdminVerbs:
         return "ok", answer | _rekeyed(public, [one for one in gone if one is not slot])
 
     async def _rekey(self, fields: Fields) -> Answer:
-        """With `check` nothing is changed: it only says whether it could be."""
+        """With `check` nothing is changed; it only checks whether the change is possible."""
         user, password = user_of(fields), needed(fields, "password")
         if "check" in fields:
             check = lambda: self._vault.open(user, password).wipe()  # noqa: E731
@@ -184,7 +184,7 @@ class AdminVerbs:
         return "ok", _rekeyed(*await self._do(user, "rekey", job))
 
     async def _drop_key(self, fields: Fields) -> Answer:
-        """With `check` nothing is changed: it only says whether it could be."""
+        """With `check` nothing is changed; it only checks whether the change is possible."""
         user, password = user_of(fields), needed(fields, "password")
         key_id, check = needed(fields, "key_id"), "check" in fields
         job = lambda: self._life.drop_key(user, password, key_id, check=check)  # noqa: E731
@@ -198,7 +198,7 @@ class AdminVerbs:
         return "ok", {"key_id": public.key_id.hex().encode()}
 
     async def _open(self, fields: Fields) -> Answer:
-        """The private keys in clear, for opening a file; login and app passwords."""
+        """The private keys in clear, to open a file; needs the login or an app password."""
         user, password = user_of(fields), needed(fields, "password")
         unlocked = await self._pools.change(lambda: self._vault.unlock(user, password))
         self._log.warning("open: user=<%s>, private keys given to an administrator", user)
@@ -206,7 +206,7 @@ class AdminVerbs:
         return "ok", {"keys": "\n".join(newest_first).encode()}
 
     async def _export(self, fields: Fields) -> Answer:
-        """The private keys in clear, to be kept; login password or recovery code."""
+        """The private keys in clear, to export them; needs the login password or a recovery code."""
         user, secret = user_of(fields), needed(fields, "secret")
         keys = await self._pools.change(lambda: self._life.export(user, secret))
         self._log.warning("export: user=<%s>, private keys given to an administrator", user)
@@ -229,7 +229,7 @@ class AdminVerbs:
         return "ok", {}
 
     async def _unenroll(self, fields: Fields) -> Answer:
-        """With `check` nothing is changed: the caller learns whether it may ask for it at all."""
+        """With `check` nothing is changed; it only checks whether the caller may use this verb."""
         user = user_of(fields)
         if "check" in fields:
             if not await self._pools.quick(lambda: self._vault.is_known(user)):
@@ -239,7 +239,7 @@ class AdminVerbs:
         return "ok", {}
 
     async def _status(self, fields: Fields) -> Answer:
-        """One user, or a page of all users after `after`."""
+        """One user, or the next page of all users, after `after`."""
         if "user" in fields:
             later = [user_of(fields)]
             if not await self._pools.quick(lambda: self._vault.is_known(later[0])):
@@ -254,7 +254,7 @@ class AdminVerbs:
         return "ok", {**answer, "more": b"1"} if len(found) < len(later) else answer
 
     def _page(self, users: list[str]) -> list[str]:
-        """What `status` shows of the first of these users, each as JSON, up to a full answer."""
+        """Entries of `status` in JSON for as many of these users as fit into an answer."""
         found: list[str] = []
         size = 0
         for user in users[:STATUS_PAGE]:
@@ -266,7 +266,7 @@ class AdminVerbs:
         return found
 
     async def _listed(self, *, again: bool) -> list[str]:
-        """All users, sorted; further pages come from the same list, as long as it is fresh."""
+        """All users, sorted.  Further pages use the same list for a while."""
         at, listed = self._listing
         if not again or time.monotonic() - at > _LIST_FRESH:
             listed = await self._pools.quick(self._vault.users)
@@ -274,10 +274,10 @@ class AdminVerbs:
         return listed
 
     def _describe(self, user: str) -> dict[str, object]:
-        """What `status` shows of a user.  No secrets."""
+        """The entry of one user in `status`, without secrets."""
         try:
             keyring = self._vault.load(user)
-        except NotEnrolled:  # and yet there is a public key, or the mark
+        except NotEnrolled:  # but there is a public key or a mark
             hint = f"restore it from a backup: `mailseal restore FILE {user}`"
             return {"user": user, "problem": "the keyring is missing", "hint": hint}
         except MailsealError as exc:
@@ -328,7 +328,7 @@ class AdminVerbs:
         key_id = needed(fields, "key_id")
         user = await self._pools.quick(lambda: self._vault.find(key_id))
         if user is None:
-            raise NotEnrolled("no keyring here holds the key this mail is sealed to")
+            raise NotEnrolled("this mail is sealed to a key that is in no keyring")
         return "ok", {"user": user.encode()}
 
     async def _repair(self, fields: Fields) -> Answer:
@@ -338,7 +338,7 @@ class AdminVerbs:
 
 
 def _rekeyed(public: PublicKey | None, gone: Sequence[Slot]) -> Fields:
-    """The new pair if there is one, and a line for each slot that went."""
+    """The fields for a rekey: the new key pair, if any, and a line for each removed slot."""
     lines = "\n".join(f"{slot.kind} {slot.label}".strip() for slot in gone)
     answer = {"gone": lines.encode()}
     return answer if public is None else {**answer, "key_id": public.key_id.hex().encode()}

@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: MIT
-"""mailseal-agent: keeps opened keyrings in memory and hands keys to logins.
+"""mailseal-agent: keeps opened keyrings in memory and passes keys to logins.
 
 SYNOPSIS
     mailseal-agent [-c CONFIG]
 
 DESCRIPTION
-    Started as root it locks its memory, then becomes agent.user for good.
-    `mailseal init` has made its folders before.  It listens on agent.socket, in the
-    foreground, and asks the kernel for the uid of every caller: agent.login_users may
-    unlock, agent.panel_users may do what a password or recovery code proves,
-    agent.admin_users may do everything, others are refused.  One agent a socket;
-    a socket file that a crash left behind is replaced.
-    SIGTERM and SIGINT overwrite all sessions and end it with status 0.
-    SIGHUP opens the log file anew and changes nothing else: `mailseal lock --all` ends sessions,
-    and a new configuration needs a restart.  With WatchdogSec= systemd starts
-    an agent anew that hangs; its sessions are lost.
+    If it is started as root, it locks its memory and then becomes agent.user permanently.
+    Its folders must exist (`mailseal init`).  It runs in the foreground and listens on
+    agent.socket.  The kernel reports the uid of each client: agent.login_users may
+    unlock keyrings, agent.panel_users may use the verbs that require a password or recovery
+    code, agent.admin_users may use all verbs, and all others are refused.  Only one agent can
+    listen on a socket; a socket file that was left by a crash is replaced.
+    On SIGTERM and SIGINT it overwrites all sessions and exits with 0.
+    On SIGHUP it reopens the log file and does nothing else: `mailseal lock --all` ends sessions,
+    and a new configuration needs a restart.  If it hangs, systemd restarts it (WatchdogSec=),
+    and its sessions are lost.
 
 DIAGNOSTICS
-    Exit status 78 for a wrong configuration, 75 for what may pass.  Every
-    unlock, change and refusal makes a log line; none holds a secret.
+    Exit status 78 for a wrong configuration, 75 for a temporary failure.  Each
+    unlock, change and refusal is logged, without secrets.
 
 BUGS
-    Python cannot promise that no copy of a secret stays in memory: see hardening.py.
+    Python cannot guarantee that no copy of a secret stays in memory: see hardening.py.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _REFUSAL = 5
 
 
 class Agent:
-    """The server around the verbs: who may speak, and the lines."""
+    """The server: accepts connections, checks the rights of clients, and reads and writes lines."""
 
     def __init__(
         self,
@@ -79,14 +79,14 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self, listener: socket.socket, stop: asyncio.Event) -> None:
-        """Answer until `stop` is set, then overwrite every session."""
-        # Not start_unix_server: in Python 3.13 it looks for the socket's file, to remove it in the
-        # end, under the name it was bound by, and that is one of /proc/self/fd.
+        """Answer requests until `stop` is set, then overwrite all sessions."""
+        # Not start_unix_server: in Python 3.13 it removes the socket's file at the end, by the
+        # name to which the socket was bound, and this is a name in /proc/self/fd.
         server = await asyncio.start_server(
             self._connected,
             sock=listener,
             limit=protocol.MAX_REQUEST,
-            backlog=startup.BACKLOG,  # else 100: start_server() calls listen(2) again
+            backlog=startup.BACKLOG,  # default 100: start_server() calls listen(2) again
         )
         expiry = asyncio.create_task(self._expire())
         try:
@@ -103,7 +103,7 @@ class Agent:
         while True:
             await asyncio.sleep(_EXPIRE_EVERY)
             for user in self.service.sessions.expire():
-                self._log.info("session ended by time: user=<%s>", user)
+                self._log.info("session timed out: user=<%s>", user)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -120,7 +120,7 @@ class Agent:
                 else:
                     await self._refuse(caller, reader, writer)
         except (ConnectionError, TimeoutError, asyncio.CancelledError):
-            pass  # hung up, silent for too long, or the agent stops
+            pass  # the client closed the connection or is silent, or the agent stops
         finally:
             writer.close()
 
@@ -130,7 +130,7 @@ class Agent:
         self._callers.log_refusal(
             self._log, caller, "not in agent.login_users, agent.panel_users or agent.admin_users"
         )
-        # closing with its request unread would reset the connection before it sees the answer
+        # Closing before the request is read would reset the connection, and the answer be lost.
         with contextlib.suppress(asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             await asyncio.wait_for(reader.readuntil(b"\n"), _REFUSAL)
         writer.write(protocol.encode("denied", {}))
@@ -197,7 +197,7 @@ def run(config: Config) -> None:
     log = logger(lines)
     store, public = Keystore(config.keys_dir), PublicStore(config.public_dir)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stopped_early)  # until the loop takes over
+        signal.signal(number, _stopped_early)  # until the loop handles them
     startup.require_store(config)
     listener, lock = startup.listen(config, _login_group(config), panel_uids)
     with contextlib.closing(listener):
@@ -269,7 +269,7 @@ async def _serve(agent: Agent, listener: socket.socket, lines: Log) -> None:
 
 
 async def _feed_watchdog(environ: Mapping[str, str]) -> None:
-    """Tell systemd from the loop that the loop is alive (WatchdogSec=): else it starts us anew."""
+    """Tell systemd that the event loop runs (WatchdogSec=); otherwise it restarts the agent."""
     every = int(environ.get("WATCHDOG_USEC", "0")) / 2e6
     while every:
         notify(environ.get("NOTIFY_SOCKET"), "WATCHDOG=1")
@@ -277,7 +277,7 @@ async def _feed_watchdog(environ: Mapping[str, str]) -> None:
 
 
 def dovecot_version(config: Config) -> str:
-    """ "2.3" or "2.4": as configured, or what `dovecot --version` says."""
+    """ "2.3" or "2.4": from the configuration, or from `dovecot --version`."""
     import subprocess
 
     configured = config.dovecot.version
@@ -294,7 +294,7 @@ def dovecot_version(config: Config) -> str:
             env={"PATH": path},
         ).stdout.decode("utf-8", "replace")
     except (OSError, subprocess.SubprocessError):
-        raise ConfigError("cannot ask `dovecot --version`", hint=hint) from None
+        raise ConfigError("cannot run `dovecot --version`", hint=hint) from None
     for version in ("2.3", "2.4"):
         if said.startswith(f"{version}."):
             return version
@@ -316,7 +316,7 @@ def _uids(names: tuple[str, ...], option: str) -> frozenset[int]:
 
 
 def _login_group(config: Config) -> int | None:
-    """The group of the first of agent.login_users that is not root; None if there is none."""
+    """The group of the first user in agent.login_users that is not root; None if there is none."""
     for name in config.agent.login_users:
         uid, gid = user_ids(name, "agent.login_users")
         if uid != 0:
@@ -325,7 +325,7 @@ def _login_group(config: Config) -> int | None:
 
 
 def _escrow_key(config: Config) -> PublicKey | None:
-    """The organisation's public key, if there is one.  ConfigError if it cannot be read."""
+    """The organisation's public key, if it is configured.  Raises ConfigError."""
     path = config.keys.escrow
     if path is None:
         return None
@@ -335,4 +335,6 @@ def _escrow_key(config: Config) -> PublicKey | None:
     except OSError as exc:
         raise ConfigError(f"option keys.escrow: cannot read {path}: {exc.strerror}") from None
     except (Damaged, ValueError):
-        raise ConfigError(f"option keys.escrow: {path} holds no public key we know") from None
+        raise ConfigError(
+            f"option keys.escrow: {path} contains no public key of a supported kind"
+        ) from None

@@ -39,12 +39,12 @@ class Caller:
 
     @property
     def listed(self) -> bool:
-        """Whether any list of the configuration has it."""
+        """Whether the uid is in a list of the configuration."""
         return self.login or self.panel or self.admin
 
 
 class Callers:
-    """The lists of the configuration, and how many connections each uid has."""
+    """The lists of the configuration, and the number of connections of each uid."""
 
     def __init__(
         self, *, login: frozenset[int], panel: frozenset[int], admin: frozenset[int]
@@ -56,7 +56,7 @@ class Callers:
         self._logged: dict[int, float] = {}
 
     def of(self, connection: socket.socket) -> Caller:
-        """Who is at the other end: SO_PEERCRED, as of its connect(2)."""
+        """The client of a connection: SO_PEERCRED, from the time of its connect(2)."""
         size = struct.calcsize("3i")
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
         uid = int(struct.unpack("3i", raw)[1])
@@ -65,7 +65,7 @@ class Callers:
 
     @contextlib.contextmanager
     def connected(self, caller: Caller) -> Iterator[bool]:
-        """Count a connection while it lasts; False if it is one too many."""
+        """Count a connection while it is open.  Yields False if there are too many."""
         self._open[caller.uid] += 1
         try:
             yield self._has_room(caller)
@@ -85,7 +85,7 @@ class Callers:
         return mine <= UNLISTED_AT_ONCE and others <= UNLISTED_TOGETHER
 
     def log_refusal(self, log: logging.Logger, caller: Caller, what: str) -> None:
-        """Say it in the log, of one uid once in ten seconds: it may try as often as it likes."""
+        """Log a refusal, at most once in ten seconds for each uid."""
         now = time.monotonic()
         if now - self._logged.get(caller.uid, -_LOG_EVERY) >= _LOG_EVERY:
             if len(self._logged) >= 1000:

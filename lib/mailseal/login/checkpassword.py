@@ -15,7 +15,7 @@ DESCRIPTION
 
     As a passdb, without an option: the keyring is the only password check.
     --behind-passdb: another passdb has accepted the password (`result_success = continue-ok`
-    there, `skip = unauthenticated` here).  The reply contains the user's keys, if there are
+    there, `skip = unauthenticated` here).  The answer contains the user's keys, if there are
     any; a password that does not open the keyring is a temporary failure.
     --app-password: another passdb has refused the password (`skip = authenticated`).
     The login succeeds if it is an app password of the user.
@@ -61,7 +61,7 @@ _SEALED = "userdb_mail_crypt_save_version=2\t"
 _PLAIN = "userdb_mail_crypt_save_version=0\t"
 # Loads mail_crypt, even if other fields or a `protocol` block do not.
 _LOADED = "userdb_mail_plugins+= mail_crypt\t"
-# What an app password is made of, see keys/codes.py.
+# The form of an app password, see keys/codes.py.
 _APP_LETTERS = b"0123456789abcdefghijklmnopqrstvwxyz"
 # Mail formats that mail_crypt seals.
 _SEALABLE = ("", "maildir", "sdbox", "mdbox", "dbox")
@@ -71,7 +71,7 @@ _ESCAPES = str.maketrans(
 
 
 class _Arguments:
-    """What the passdb or userdb block says."""
+    """The arguments in the passdb or userdb block."""
 
     def __init__(self, words: list[str]) -> None:
         self.socket, self.public = DEFAULT_SOCKET, DEFAULT_PUBLIC
@@ -100,7 +100,7 @@ class _Arguments:
 
 
 def main(argv: list[str], environ: dict[str, str], *, input_fd: int = 3, output_fd: int = 4) -> int:
-    """Answer one request of Dovecot's; returns the exit status."""
+    """Answer one request of Dovecot; returns the exit status."""
     try:
         arguments = _Arguments(argv[1:])
         user, password = _read_request(input_fd)
@@ -120,7 +120,7 @@ def main(argv: list[str], environ: dict[str, str], *, input_fd: int = 3, output_
 
 
 def _read_request(fd: int) -> tuple[bytes, bytes]:
-    """User and password.  Raises UsageError for anything but Dovecot's three fields."""
+    """User and password.  Raises UsageError if there are not exactly Dovecot's three fields."""
     data = b""
     try:
         while chunk := os.read(fd, 4096):
@@ -131,7 +131,7 @@ def _read_request(fd: int) -> tuple[bytes, bytes]:
         raise UsageError("descriptor 3 cannot be read: not started by Dovecot?") from None
     parts = data.split(b"\0")
     if len(parts) != 4 or parts[3]:
-        raise UsageError("descriptor 3 does not hold user, password and timestamp")
+        raise UsageError("descriptor 3 does not contain user, password and timestamp")
     return parts[0], parts[1]
 
 
@@ -154,8 +154,8 @@ def _accepted(
 ) -> int:
     """The keys for a login that another passdb has accepted.
 
-    Without keys nothing is permitted yet: the userdb, asked with the final name, decides.
-    An empty answer would be a failure, so it says that.
+    Without keys the login is not permitted yet: the userdb decides, with the final user name.
+    An empty answer would be a failure, so there is always a field.
     """
     enrolled = _published(arguments, user) is not None
     if not enrolled and not local_keys.enrolls_at_login(arguments.public):
@@ -264,7 +264,7 @@ def _refusal(arguments: _Arguments, key: str, environ: dict[str, str]) -> str:
 
 
 def _write(fd: int, text: str) -> None:
-    """Write Dovecot's fields in one go.  32 KB fit into the pipe; Dovecot reads all the while."""
+    """Write the fields to Dovecot, which reads at the same time."""
     data = text.encode()
     try:
         while data:
@@ -287,5 +287,5 @@ def _temporary(reason: str) -> int:
 
 
 def _log(text: str) -> None:
-    # Dovecot's auth process puts standard error into its own log.
+    # Dovecot writes standard error to its own log.
     sys.stderr.write(f"mailseal-checkpassword: {text}\n")

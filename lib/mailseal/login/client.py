@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 
-# The module below `socket`, which would add 9 ms of imports (selectors, enum) to the 10 ms in which
-# Python starts: the checkpassword helper runs once a login.
+# The module that `socket` is built on: `socket` itself would add 9 ms of imports (selectors, enum)
+# to the 10 ms of Python's start, and the checkpassword program starts at each login.
 from _socket import AF_UNIX, SOCK_STREAM
 from _socket import socket as UnixSocket  # noqa: N812
 
@@ -24,7 +24,7 @@ DEFAULT_TIMEOUT = 30.0
 
 
 class Answer:
-    """Status word and fields of an answer."""
+    """Status and fields of an answer."""
 
     __slots__ = ("fields", "status")
 
@@ -33,12 +33,12 @@ class Answer:
         self.fields = fields
 
     def text(self, name: str) -> str:
-        """A field as text; empty if it is not there."""
+        """A field as text; empty if it is missing."""
         return self.fields.get(name, b"").decode("utf-8", "replace")
 
 
 class AgentClient:
-    """One connection, opened at the first request.  `timeout` in seconds holds for each."""
+    """One connection, opened at the first request.  `timeout`: seconds for each request."""
 
     def __init__(self, path: str = DEFAULT_SOCKET, timeout: float = DEFAULT_TIMEOUT) -> None:
         self.path = path
@@ -53,14 +53,14 @@ class AgentClient:
         self.close()
 
     def close(self) -> None:
-        """Hang up.  A next request connects again."""
+        """Close the connection.  The next request opens it again."""
         if self._connection is not None:
             self._connection.close()
         self._connection = None
         self._rest = b""
 
     def request(self, verb: str, **fields: bytes) -> Answer:
-        """Send one request, wait for its answer."""
+        """Send one request and wait for the answer."""
         line = protocol.encode(verb, fields)
         if len(line) > protocol.MAX_REQUEST:
             raise UsageError("the request is too long for the key agent")

@@ -2,22 +2,22 @@
 """Rate limits for wrong passwords, for each user and each remote address.
 
 CONTRACT
-    admit() permits an attempt, or raises TooManyGuesses, which is a temporary failure:
-    the password is not checked, so it is not called wrong.  The answer is not
+    admit() permits an attempt, or raises TooManyGuesses, a temporary failure: the password
+    was not checked, so the client must not be told that it is wrong.  The answer is not
     delayed: each delayed answer would keep one of Dovecot's auth workers busy.
-    So many different wrong passwords are free; then one try is let in after
-    a pause of 1, 2, 4 … seconds, up to the longest.  All is forgotten after 15
-    minutes without a wrong password.  The same wrong password again (a phone
-    that has the old one) does not count.
-    Panels have a count of their own for each user and say no address: a crowd at the
-    logins keeps nobody from changing the password, and no panel accuses an address.
-    An address from which a user has logged in before has a count of its own for that
-    user: a crowd elsewhere is not in the user's way, and its pause is 2 seconds
-    at most.  What a session or another passdb knows to be right never comes here.
+    A configured number of different wrong passwords causes no pause.  After that, one attempt
+    is permitted after a pause of 1, 2, 4 … seconds, up to a limit.  Counts are reset after 15
+    minutes without a wrong password.  The same wrong password (of a phone that still
+    has the old one) is counted once.
+    Panels have a separate count for each user, and report no address.  So an attack on a
+    user's logins does not prevent a password change, and no address is blamed for a panel.
+    An address from which a user has logged in before has a separate count for that user,
+    with a pause of at most 2 seconds.  So an attack from elsewhere does not affect the user.
+    Passwords that a session or another passdb has accepted are not counted.
 
 MEMORY
-    20,000 users and as many addresses with wrong passwords, 100,000 addresses
-    users have logged in from, of one user 32; the oldest go first.  None of it outlives the agent.
+    20,000 users and as many addresses with wrong passwords, and 100,000 addresses of earlier
+    logins, at most 32 for each user.  The oldest are removed first.  Nothing is stored on disk.
 
 The line for programs such as fail2ban begins with the address, before anything
 that a stranger can choose:
@@ -42,22 +42,22 @@ _FORGET = 900.0
 _KNOWN_PAUSE = 2.0
 _COUNTED = 20_000
 _KNOWN = 100_000
-# Else one account with many addresses (an IPv6 /48 has 65,536) would make those of all unknown.
+# Otherwise one account with many addresses (an IPv6 /48 has 65,536) would push out all others.
 _KNOWN_EACH = 32
 _SAME = 4
-# Two bytes tell one wrong password from another, and whoever reads memory next to nothing.
+# Two bytes distinguish wrong passwords, and reveal almost nothing to a reader of the memory.
 _KEPT = 2
 
 Place = str
 """An IPv4 address, or the /64 of an IPv6 address."""
 
 _Kind = tuple[tuple[str, ...], int, float]
-"""What is counted together, how many are free, the longest pause in seconds."""
+"""What is counted together, the number without a pause, and the longest pause in seconds."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What the options login.wrong_* say.  `pause` in seconds."""
+    """The options login.wrong_*.  `pause` is in seconds."""
 
     per_user: int = 10
     per_address: int = 30
@@ -66,7 +66,7 @@ class Limits:
 
 
 class _Count:
-    """Wrong passwords of one kind.  `free` and `pause`: see the contract."""
+    """One count of wrong passwords.  `free` and `pause`: see the contract."""
 
     __slots__ = ("free", "key", "last", "next", "pause", "recent", "under_way", "wrong")
 
@@ -79,12 +79,12 @@ class _Count:
         self.recent: tuple[bytes, ...] = ()
 
     def wait(self, now: float) -> float:
-        """Seconds until a try may begin; 0 for at once."""
+        """Seconds until the next attempt may begin; 0: at once."""
         if not self.under_way and now - self.last > _FORGET:
             self.wrong, self.next, self.recent = 0, 0.0, ()
         if self.wrong + self.under_way < self.free:
             return 0.0
-        # One at a time: how the one under way ends says how long the pause is.
+        # One at a time: the length of the pause depends on the result of the present attempt.
         return max(self.next - now, 1.0 if self.under_way else 0.0)
 
     def ended(self, now: float, wrong: bytes | None) -> bool:
@@ -100,7 +100,7 @@ class _Count:
 
 
 class Try:
-    """One try that was let in.  ended() must be called once, however it went."""
+    """One permitted attempt.  ended() must be called exactly once, with any result."""
 
     def __init__(
         self,
@@ -115,18 +115,18 @@ class Try:
             count.under_way += 1
 
     def ended(self, wrong: bytes | None) -> bool:
-        """`wrong`: an HMAC that stands for the password, if it was a wrong one.
+        """`wrong`: an HMAC of the password if it was wrong; None if it was right.
 
-        Returns whether it counts: not if it has come before.
+        Returns whether it was counted; a password that was seen before is not.
         """
         now = self._clock()
-        counted = [count.ended(now, wrong) for count in self._counts]  # each must be told
+        counted = [count.ended(now, wrong) for count in self._counts]  # each count needs the result
         self._forget(self._counts)
         return any(counted)
 
 
 class Guesses:
-    """The counts.  Not for several threads: the event loop owns it."""
+    """All counts.  Used by the event loop only, not by several threads."""
 
     def __init__(
         self,
@@ -145,11 +145,11 @@ class Guesses:
         self._known_places = 0
 
     def admit_to_panel(self, user: str) -> Try:
-        """The same for a try at one of agent.panel_users."""
+        """As admit(), for an attempt at one of agent.panel_users."""
         return self._begin([(("panel", user), self._limits.per_user, self._limits.pause)], user)
 
     def admit(self, user: str, remote: str) -> Try:
-        """Let a try begin, or raise TooManyGuesses."""
+        """Permit an attempt, or raise TooManyGuesses."""
         limits, place = self._limits, place_of(remote)
         kinds: list[_Kind]
         if place is not None and place in self._known.get(user, ()):
@@ -158,7 +158,7 @@ class Guesses:
             kinds = [(("user", user), limits.per_user, limits.pause)]
             if place is not None and not self._is_shared(remote):
                 kinds.insert(0, (("address", place), limits.per_address, limits.pause))
-        # The address first: one that must pause makes no new counts for users.
+        # The address first: during its pause, an address creates no new counts for users.
         return self._begin(kinds, user, place)
 
     def _begin(self, kinds: Sequence[_Kind], user: str, place: Place | None = None) -> Try:
@@ -169,30 +169,30 @@ class Guesses:
             if wait > 0:
                 self._forget(counts)
                 raise TooManyGuesses(
-                    f"too many wrong passwords for {user} or from {place or 'there'}",
-                    hint=f"the next try is possible in {wait:.0f} s",
+                    f"too many wrong passwords for {user} or from {place or 'this address'}",
+                    hint=f"the next attempt is possible in {wait:.0f} s",
                 )
             counts.append(count)
         return Try(counts, self._clock, self._forget)
 
     def _forget(self, counts: Sequence[_Count]) -> None:
-        """Keep no count of nothing: names that cost nobody a derivation would push others out."""
+        """Remove a count of zero: unknown names that cost nothing must not push out others."""
         for count in counts:
             idle = not count.wrong and not count.under_way
             if idle and self._counts.get(count.key) is count:
                 del self._counts[count.key]
 
     def stands_for(self, secret: bytes) -> bytes:
-        """What Try.ended() takes for a wrong password."""
+        """The HMAC of a wrong password for Try.ended()."""
         return hmac.digest(self._key, secret, "sha256")
 
     def note_wrong(self, user: str, remote: str) -> None:
-        """The log line of a wrong password."""
+        """Log a wrong password."""
         shown = remote if place_of(remote) is not None else "an unknown address"
         self._log.info("wrong password from %s: user=<%s>", shown, user)
 
     def note_right(self, user: str, remote: str) -> None:
-        """The user has logged in from there."""
+        """Note that the user has logged in from this address."""
         place = place_of(remote)
         if place is None:
             return
@@ -222,7 +222,7 @@ class Guesses:
 
 
 def place_of(remote: str) -> Place | None:
-    """What is counted for an address; None for what is none."""
+    """What is counted for an address; None if it is not an address."""
     try:
         address = _parsed(remote)
     except ValueError:

@@ -3,13 +3,13 @@
 
     core dumps      RLIMIT_CORE 0
     dumpable        PR_SET_DUMPABLE 0: no ptrace and no /proc/PID/mem for the agent's own user
-    new privileges  PR_SET_NO_NEW_PRIVS: nothing it could start gains rights
+    new privileges  PR_SET_NO_NEW_PRIVS: no program that it starts can get more rights
     memory locked   mlockall, so that keys do not reach swap
 
-Locking future memory needs an unlimited RLIMIT_MEMLOCK, otherwise Argon2 could not get
-its 64 MiB; only root can raise the limit.  MCL_ONFAULT locks what is touched, not the
-untouched rest of thread stacks.  Argon2id took the same CPU time with and without
-(0.21 s, standard profile).
+Locking future memory needs an unlimited RLIMIT_MEMLOCK, because Argon2 needs 64 MiB; only
+root can raise the limit.  MCL_ONFAULT locks only pages that are used, not the unused part
+of thread stacks.  Argon2id takes the same CPU time with and without it (0.21 s, standard
+profile).
 
 LIMITS
     Root can read all memory.  Python and OpenSSL make copies of secrets that cannot be
@@ -28,7 +28,7 @@ _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
 
 
 def lock_memory() -> str:
-    """Lock memory, before root is dropped.  Returns what was had, in words."""
+    """Lock memory, before root privileges are dropped.  Returns the result as a text."""
     unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
@@ -42,7 +42,7 @@ def lock_memory() -> str:
 
 
 def forbid_dumps() -> dict[str, str]:
-    """No core dumps, not dumpable, no new privileges; after root is dropped, as that resets it."""
+    """Forbid core dumps, tracing and new privileges, after root is dropped, which resets this."""
     libc = ctypes.CDLL(None, use_errno=True)
     got = {}
     try:

@@ -10,7 +10,7 @@ CONTRACT
 
 FAILURES
     WrongPassword, NotEnrolled, UsageError (no such slot, too many of them), Conflict
-    (another process changed the keyring meanwhile), ChangePending, ChangeGone, Damaged,
+    (another process has changed the keyring in the meantime), ChangePending, ChangeGone, Damaged,
     TemporaryError.
 """
 
@@ -42,22 +42,22 @@ from mailseal.login.vault import Vault
 _T = TypeVar("_T")
 
 _SPARE = 4
-"""Slots that app passwords leave free: for the new password of a change, for a new recovery code
-beside the one that it replaces, and for an escrow key beside an older one."""
+"""Slots that app passwords cannot use: they are reserved for the new password of a change, a new
+recovery code and a new escrow key, which exist together with the older ones for a while."""
 
 
 class Lifecycle:
-    """What the admin verbs do to one user's keyring."""
+    """The changes to one user's keyring."""
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
         self._store = vault.store
 
     def passwd(self, user: str, old: bytes, new: bytes, *, keep_old: bool = False) -> str:
-        """Replace the login password; the id of the change, which is that of the new slot.
+        """Replace the login password.  Returns the id of the change, which is the new slot's id.
 
-        With `keep_old` both open, until commit(), undo(), or a login that another
-        passdb vouches for: so that a panel can change its own hash in between.
+        With `keep_old` both passwords open the keyring until commit(), undo(), or a login that
+        another passdb has accepted.  In between a panel can change its own hash.
         """
         check_password(new)
         return self._set_login(self._vault.open(user, old), new, keep_old=keep_old)
@@ -74,10 +74,10 @@ class Lifecycle:
         return self._set_login(opened, new, keep_old=keep_old)
 
     def _set_login(self, opened: Opened, new: bytes, *, keep_old: bool = False) -> str:
-        """One change at a time: another that began just now, and is not settled, stays alone.
+        """Permit only one change at a time: refuse if another one has begun recently.
 
-        What is left of an older one goes: the password that opened the keyring is the old one
-        of this change; with a recovery code it is the one that was there before both.
+        An older open change is ended: the password that opened the keyring becomes the old
+        password of this change.  With a recovery code, it is the password from before both.
         """
         vault = self._vault
 
@@ -93,31 +93,31 @@ class Lifecycle:
         return self._change(opened, change)
 
     def _refuse_beside_another(self, opened: Opened) -> None:
-        """Raises ChangePending while somebody else may be about to settle a change."""
+        """Raise ChangePending while another change may still be completed."""
         pending = opened.keyring.pending
         if pending is not None and not self._vault.is_old(pending):
             raise ChangePending(
-                f"the password of {opened.keyring.user} is being changed by somebody else already",
+                f"another password change for {opened.keyring.user} is in progress",
                 hint=f"try again in {self._vault.minutes_left(pending)} minutes, or end the other "
                 "change, which `mailseal status` shows",
             )
 
     def commit(self, user: str, change_id: str) -> None:
-        """End this change: only its new password opens.  Once more does no harm.
+        """Complete this change: only its new password opens the keyring.  May be repeated.
 
-        Raises ChangeGone unless the new password of this change opens.
+        Raises ChangeGone if the new password of this change does not open it.
         """
         before = self._store.load(user)
         if not any(slot.id == change_id for slot in before.of_kind("login")):
             raise _gone(user)
-        # If this slot is the old password of a later change, this change was completed before.
+        # If this slot is the old password of a later change, this change was completed already.
         if before.pending is not None and before.pending.id == change_id:
             self._drop_logins(before, lambda slot: slot.id != change_id)
 
     def undo(self, user: str, change_id: str) -> None:
-        """End this change: only the old password opens.
+        """Undo this change: only the old password opens the keyring.
 
-        Raises ChangeGone unless the change is still open.
+        Raises ChangeGone if the change is not open any more.
         """
         before = self._store.load(user)
         if before.pending is None or before.pending.id != change_id:
@@ -132,13 +132,13 @@ class Lifecycle:
             self._vault.save(after, before=before)
 
     def _open_either(self, user: str, secret: bytes) -> Opened:
-        """With the login password or a recovery code."""
+        """Open the keyring with the login password or a recovery code."""
         if codes.read("recovery", secret) is None:
             return self._vault.open(user, secret)
         return self._store.load(user).recover(secret, derive=self._vault.derive)
 
     def new_recovery_code(self, user: str, password: bytes) -> str:
-        """A recovery code; it takes the place of older ones."""
+        """Make a recovery code, which replaces older ones."""
 
         def change(opened: Opened) -> str:
             cost, derive = self._vault.cost, self._vault.derive
@@ -150,14 +150,14 @@ class Lifecycle:
         return self._change(self._vault.open(user, password), change)
 
     def add_app_password(self, user: str, password: bytes, label: str) -> tuple[Slot, str]:
-        """An app password with a label: its slot and its text."""
+        """Make an app password with a label.  Returns its slot and its text."""
         check_label(label)
 
         def change(opened: Opened) -> tuple[Slot, str]:
             if len(opened.keyring.slots) >= MAX_SLOTS - _SPARE:
                 raise UsageError(
                     f"{user} has {len(opened.keyring.slots)} slots, no more app passwords fit",
-                    hint=f"`mailseal revoke {user} SLOT` takes one away",
+                    hint=f"remove one with `mailseal revoke {user} SLOT`",
                 )
             cost, derive = self._vault.cost, self._vault.derive
             return opened.add_code("app", label, cost, now=self._vault.now(), derive=derive)
@@ -165,14 +165,14 @@ class Lifecycle:
         return self._change(self._vault.open(user, password), change)
 
     def revoke(self, user: str, slot_id: str) -> Slot:
-        """Take a slot away; needs no password.  The last login slot stays."""
+        """Remove a slot; needs no password.  The last login slot cannot be removed."""
         before = self._store.load(user)
         slot = before.slot(slot_id)
         self._vault.save(before.without(slot_id), before=before)
         return slot
 
     def rotate(self, user: str, password: bytes) -> PublicKey:
-        """A new key pair for new mail; the older ones stay for reading."""
+        """Make a new key pair for new mail; the older ones stay for reading."""
 
         opened = self._open_for_new_pair(user, password)
         return self._change(opened, self._vault.add_key)
@@ -180,12 +180,12 @@ class Lifecycle:
     def rekey(
         self, user: str, password: bytes, *, revoked: str | None = None
     ) -> tuple[PublicKey | None, Sequence[Slot]]:
-        """A new master key with everything sealed anew, and a new key pair for new mail.
+        """Make a new master key, seal everything with it, and make a key pair for new mail.
 
-        Whoever has an old copy of the keyring, and what once opened it, has the old pairs;
-        he gets no later one.  App passwords and recovery codes go, and slots of unknown
-        kinds: they cannot be made anew without what opens them.  Returns the new pair, None
-        if a login could not carry one more, and the slots that went.
+        Somebody with an old copy of the keyring and an old password has the old key pairs,
+        but gets no later ones.  App passwords, recovery codes and slots of unknown kinds are
+        removed, because they cannot be made again without their secrets.  Returns the
+        new key pair (None if it does not fit into a login) and the removed slots.
         """
         vault = self._vault
 
@@ -202,9 +202,9 @@ class Lifecycle:
         return self._change(self._open_for_new_pair(user, password), change)
 
     def drop_key(self, user: str, password: bytes, key_id: bytes, *, check: bool = False) -> None:
-        """Forget an older pair for ever.  The caller has made sure that no mail needs it.
+        """Remove an older key pair permanently.  The caller has checked that no mail needs it.
 
-        With `check` nothing is stored.
+        With `check` nothing is changed.
         """
         opened = self._vault.open(user, password)
         if check:
@@ -216,7 +216,7 @@ class Lifecycle:
             self._change(opened, lambda opened: opened.drop_key(key_id))
 
     def _open_for_new_pair(self, user: str, password: bytes) -> Opened:
-        """A public key that is somebody else's is found before a new one takes its place."""
+        """Detect a public key of somebody else before it is replaced."""
         opened = self._vault.open(user, password)
         self._vault.check_public(user, [key.public for key in opened.keys])
         return opened
@@ -233,14 +233,14 @@ class Lifecycle:
         self._open_either(user, secret).wipe()
 
     def backup(self, user: str) -> bytes:
-        """The keyring as it is stored, after checking it.  It opens as the original does."""
+        """The stored keyring, after a check.  The same secrets open it."""
         return self._store.raw(user)
 
     def restore(self, user: str, data: bytes, *, force: bool = False) -> str:
-        """Store a keyring from a backup and publish its key.  Returns what was there.
+        """Store a keyring from a backup and publish its key.  Returns what was there before.
 
-        A keyring that is there already, is intact and differs is replaced only
-        with `force`, and then too only if no key pair would be lost.
+        A different intact keyring is replaced only with `force`, and never if
+        a key pair would be lost.
         """
         with self._vault.stores.transaction(user) as change:
             return self._restore(change, Keyring.parse(data, user), data, force)
@@ -262,12 +262,12 @@ class Lifecycle:
             lost = [key for key in there.keys if not keyring.holds(key.public.key_id)]
             if lost:
                 raise AlreadyEnrolled(
-                    f"the keyring of {user} has {len(lost)} key pairs that the backup lacks",
+                    f"the keyring of {user} has {len(lost)} key pairs that are not in the backup",
                     hint="mail sealed with them could never be read again; nothing was changed",
                 )
             if found == "another one" and not force:
                 raise AlreadyEnrolled(
-                    f"{user} has another keyring than the backup",
+                    f"the keyring of {user} is different from the backup",
                     hint="with --force, it is replaced, and the passwords, codes and slots of the "
                     "backup are valid",
                 )
@@ -281,18 +281,18 @@ class Lifecycle:
         return found
 
     def suspend(self, user: str) -> None:
-        """Let mail for the user wait, and nobody log in: the first half of unenroll().
+        """Defer mail for the user and refuse logins: the first part of unenroll().
 
-        Ended by unenroll(), or by Vault.repair().
+        unenroll() or Vault.repair() ends this state.
         """
         with self._vault.stores.transaction(user) as change:
             change.keyring()
             change.suspend()
 
     def unenroll(self, user: str) -> None:
-        """Forget the user's keys for ever.  The caller has made sure that no mail needs them.
+        """Remove the user's keys permanently.  The caller has checked that no mail needs them.
 
-        First the public key goes, so that no mail is sealed to what is then removed.
+        The public key is removed first, so that no mail is sealed to a removed key pair.
         """
         if self._vault.is_new(user):
             raise NotEnrolled(f"{user} is not enrolled")
@@ -314,5 +314,5 @@ class Lifecycle:
 def _gone(user: str) -> ChangeGone:
     return ChangeGone(
         f"this change of the password of {user} is not open any more",
-        hint=f"it was ended by a login or by somebody else: run `mailseal status {user}`",
+        hint=f"a login or another command has ended it; see `mailseal status {user}`",
     )

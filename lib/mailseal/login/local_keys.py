@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Public keys for the checkpassword helper: the store's files read without expensive imports.
+"""Public keys for the checkpassword program: reads the store's files without expensive imports.
 
-The store is keys/public.py's; mailseal.lua reads it in the same way.  A test holds the three
-together.  json, re, hashlib and unicodedata would double the time in which the helper starts
-(12 ms), so the file, which has one spelling only, is compared byte by byte.
+keys/public.py defines the store; mailseal.lua reads it in the same way, and a test compares all
+three.  Importing json, re, hashlib and unicodedata would double the start time of the program
+(12 ms).  So the file, which has only one valid form, is compared byte by byte.
 
 CONTRACT
-    look_up() answers None only when the user is certainly not enrolled.
-    Whatever is odd raises TemporaryError.
-    LongName: the file name would be cut and end in a hash; ask the agent.
+    look_up() returns None only if the user is certainly not enrolled.
+    TemporaryError is raised for everything unexpected.
+    LongName: the file name would be shortened and contain a hash; ask the agent.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _END = b'"\n}\n'
 
 
 class LongName(Exception):
-    """Not for this module."""
+    """The name is too long for this module."""
 
 
 def look_up(folder: str, user: bytes) -> str | None:
     """The user's public key as a field for Dovecot 2.3, or None if certainly not enrolled."""
-    lower = user.lower()  # of bytes: ASCII letters only, as keys/names.py
+    lower = user.lower()  # of bytes: changes ASCII letters only, like keys/names.py
     name = file_name(lower)
     if len(name) > _MAX_FILE_NAME:
         raise LongName
@@ -44,22 +44,24 @@ def look_up(folder: str, user: bytes) -> str | None:
         return None
     key = _key(data, lower)
     if key is None:
-        raise TemporaryError(f"{folder}/{name}.json is damaged, or from a newer mailseal")
+        raise TemporaryError(
+            f"{folder}/{name}.json is damaged, or from a newer version of mailseal"
+        )
     if lower != user:
         raise TemporaryError(
-            "the name has capital letters, and an enrolled user has the same in small ones: "
-            "auth_username_format must make them one"
+            "the user name has capital letters, and an enrolled user has the same name in lower "
+            "case: auth_username_format must convert names to lower case"
         )
     return key
 
 
 def enrolls_at_login(folder: str) -> bool:
-    """Whether the agent gives users a key pair at their first login."""
+    """Whether users are enrolled at their first login."""
     return os.path.exists(f"{folder}/{ENROLL_MARK}")
 
 
 def file_name(user: bytes) -> str:
-    """As keys/names.py does it, for names that are short enough."""
+    """As keys/names.py, for short names."""
     return "".join(
         chr(byte) if byte in _SAFE and not (byte == 0x2E and at == 0) else f"%{byte:02x}"
         for at, byte in enumerate(user)
@@ -109,7 +111,7 @@ def _key(data: bytes, user: bytes) -> str | None:
 
 
 def _json_string(text: str) -> bytes:
-    """As json.dumps writes it."""
+    """As json.dumps() does."""
     parts = []
     for letter in text:
         code = ord(letter)

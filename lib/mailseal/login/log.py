@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Python's logging for the agent's modules; logs.py writes the lines.
 
-Warnings and worse begin with their level: "warning: …", "error: …".
+Warnings and errors begin with their level: "warning: …", "error: …".
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""The agent's answers: one method a verb, on the event loop, slow work in threads.
+"""The verbs for logins.  They run on the event loop; slow work is done in threads.
 
 CONTRACT
-    answer() never raises and never blocks on Argon2id.  Login verbs end in ok,
-    wrong, unknown or temporary; admin verbs in ok or error.  A second login with a
-    password that a session knows costs no Argon2id, nor do several logins at
-    once with the same password: they share one run.  A wrong password is
-    remembered for a few seconds, so that a client that repeats it costs nothing, and
-    guesses are slowed down (guesses.py).
-    Every unlock makes one log line without secrets.
+    answer() never raises and never waits for Argon2id.  The status of a login verb is ok,
+    wrong, unknown or temporary, that of an admin verb ok or error.  A login with a password
+    that has opened the session's keyring before needs no Argon2id.  Several logins with the
+    same password at the same time share one run.  A wrong password is remembered for a few
+    seconds, so a client that repeats it costs nothing.  guesses.py limits the rate of wrong
+    passwords.
+    Each unlock writes one log line, without secrets.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ from mailseal.login.verbs import Answer, Verb, error_answer, note_enrollment
 
 _WRONG_FOR = 5.0
 _WRONG_ENTRIES = 10000
-# Where the client's secret is a password: IMAP LOGIN and POP3 USER/PASS are PLAIN for Dovecot.
-# With XOAUTH2 and OAUTHBEARER it is a token, which the next login does not know.
+# The mechanisms with a password: Dovecot treats IMAP LOGIN and POP3 USER/PASS as PLAIN.
+# With XOAUTH2 and OAUTHBEARER the client sends a token, which is different at the next login.
 _WITH_PASSWORD = (b"PLAIN", b"LOGIN")
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """What the options login.* say."""
+    """The options login.*."""
 
     enroll_at_login: bool = False
     enroll_for: Sequence[str] = ()
     keyless: frozenset[str] = frozenset()
     keyring_decides: bool = False
-    """Whether there is no other password check, so that every login counts as vouched for."""
+    """Whether the keyring is the only password check, so a right password is always current."""
 
     def enrolls(self, user: str) -> bool:
         """Whether this user gets a key pair at the first login."""
@@ -71,7 +71,7 @@ class Policy:
 
 
 class LoginVerbs:
-    """Login verbs here, the others as given (admin_verbs.py, panel_verbs.py)."""
+    """All verbs: those for logins, and the given ones (admin_verbs.py, panel_verbs.py)."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class LoginVerbs:
         self.login_verbs: dict[str, Verb] = {"unlock": self._unlock, "lookup": self._lookup}
         self.admin_verbs = admin_verbs
         self.panel_verbs = panel_verbs or {}
-        # The keyring is part of the key: a result from before a change is not valid after it.
+        # The revision is part of the key: results from before a change of the keyring are not used.
         self._under_way: dict[tuple[bytes, Revision | None], asyncio.Future[Unlocked]] = {}
         self._wrong: OrderedDict[bytes, tuple[float, Revision | None]] = OrderedDict()
 
@@ -181,7 +181,7 @@ class LoginVerbs:
             )
 
     async def _enrolled_at_login(self, user: str, password: bytes, fields: Fields) -> bool:
-        """Enroll a user who is new here and whom the other passdb has let in; if that is wanted."""
+        """Enroll a new user whose password another passdb has accepted, if login.enroll says so."""
         if not self.policy.enrolls(user):
             return False
         if fields.get("mechanism", b"").upper() not in _WITH_PASSWORD:
@@ -199,7 +199,7 @@ class LoginVerbs:
         except BadPassword as exc:
             self.log.warning("user=<%s>, not enrolled at login: %s", user, exc)
             return False
-        with contextlib.suppress(AlreadyEnrolled):  # by another login a moment ago
+        with contextlib.suppress(AlreadyEnrolled):  # another login has just done it
             keyring = await self.pools.run(lambda: self.vault.enroll(user, password))
             note_enrollment(self.log, keyring)
         return True
@@ -209,7 +209,7 @@ class LoginVerbs:
     ) -> tuple[Named, str]:
         """Fields for a login, and "cached" or "new".  Raises WrongPassword and others.
 
-        `guesses` is None if another passdb vouches for the password.
+        `guesses` is None if another passdb has accepted the password.
         """
         if not 0 < len(password) <= MAX_OPENING or b"\0" in password:
             raise WrongPassword("this is not a valid password")
@@ -248,7 +248,7 @@ class LoginVerbs:
         done: asyncio.Future[Unlocked],
         a_try: Try | None,
     ) -> None:
-        """A run has ended: begin the session, or remember that the password was wrong."""
+        """After Argon2id: start the session, or remember that the password was wrong."""
         self._under_way.pop((mac, revision), None)
         exc = None if done.cancelled() else done.exception()
         if a_try is not None:
@@ -257,7 +257,7 @@ class LoginVerbs:
             return
         if exc is None:
             got = done.result()
-            # During a password change the next login must use the keyring: it may end the change.
+            # During a password change the next login must open the keyring: it may end the change.
             if got.settled:
                 self.sessions.start(user, mac, got.revision, got.keys, got.slot_id)
         elif isinstance(exc, WrongPassword):
@@ -270,7 +270,7 @@ class LoginVerbs:
         return time.monotonic() < until and seen == revision
 
     async def _check_public(self, user: str, keys: list[PublicKey]) -> None:
-        """At every login, cached or not.  Normally one stat; repairs are left to a thread."""
+        """Check the public key at each login.  Usually one stat; repairs are done in a thread."""
         try:
             published = await self.pools.look(lambda: self.vault.published(user))
         except (Damaged, TemporaryError):
@@ -279,7 +279,7 @@ class LoginVerbs:
             await self.pools.quick(lambda: self.vault.check_public(user, keys))
 
     def _stale(self, user: str) -> Answer:
-        """The other passdb said yes, the keyring says no."""
+        """The other passdb has accepted the password, but it does not open the keyring."""
         remedy = f"run `mailseal rewrap {user}` with the old password or a recovery code"
         self.log.error(
             "user=<%s>, password was changed without mailseal: the passdb accepts it, the "
@@ -290,17 +290,17 @@ class LoginVerbs:
         return "temporary", {"reason": f"password changed without mailseal: {remedy}".encode()}
 
     async def _without_key(self, user: str, fields: Fields) -> Answer:
-        """A login into a mailbox it cannot open.
+        """A login that cannot read sealed mail.
 
-        Not by POP3: there Dovecot 2.3.19 hands out an empty mail for each that it
-        cannot open, and clients delete what they have fetched.
+        POP3 is refused: Dovecot 2.3.19 returns an empty mail for each mail that it
+        cannot open, and clients delete mails after fetching them.
         """
         if fields.get("service") == b"pop3":
-            raise TemporaryError("no POP3 without the key: it would hand out empty mails")
+            raise TemporaryError("no POP3 login without the key: Dovecot would return empty mails")
         return await self._public_only(user)
 
     async def _public_only(self, user: str) -> Answer:
-        """What is saved is sealed, nothing is opened: for logins that need no key, and lookups."""
+        """The fields to seal mail but not to open it: for logins that need no key, and lookups."""
         published = await self.pools.look(lambda: self.vault.published(user))
         if published is None:
             return "unknown", {}
@@ -322,7 +322,7 @@ class LoginVerbs:
         return await self._public_only(user)
 
     def _unexpected(self, verb: str, exc: Exception) -> None:
-        """Log where it happened: class and line, never the values, which may be secrets."""
+        """Log the class and the line, but not the values, which may be secret."""
         frames = traceback.extract_tb(exc.__traceback__)[-3:]
         where = " < ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in reversed(frames))
         self.log.error("%s: unexpected %s at %s", verb[:20], type(exc).__name__, where)

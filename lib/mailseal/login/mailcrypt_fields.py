@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Keys in the words of Dovecot's mail_crypt plugin: userdb fields, without a prefix.
+"""Keys as fields for Dovecot's plugin mail_crypt: userdb fields, without a prefix.
 
-Private keys are wrapped with a random one-time password.  Dovecot's debug logs
-show every userdb field whose name does not contain "pass" in clear; what they
-show of a key this way opens nothing.  One PBKDF2 round is enough: the
-password has 128 random bits.
+Private keys are wrapped with a random one-time password.  Dovecot's debug log hides
+only fields whose name contains "pass", so it can show the wrapped key, but not the
+password that opens it.  One PBKDF2 round is enough: the password has 128 random bits.
 
-An empty value would break the login, so a field that has nothing to say is left out.
+An empty value would break the login, so empty fields are omitted.
 
 LIMIT
-    All fields of a login stand in one line, and Dovecot takes no line over 8,192
-    bytes.  In 2.3 auth refuses a longer one of its workers (Lua), where each name has
-    "userdb_" before it; in 2.3 and 2.4 the mail process refuses it of auth.  Seen with
-    P-256: 27 pairs log in through Lua in 2.3, 28 through the checkpassword helper, 32 in
-    2.4.  So the number of key pairs is bounded: see room().
+    All fields of a login are in one line, and Dovecot accepts no line over 8,192
+    bytes.  In 2.3, auth refuses a longer line from its workers (Lua), in which each name
+    begins with "userdb_"; in 2.3 and 2.4, the mail process refuses it from auth.  Measured
+    with P-256: 27 key pairs fit with Lua in 2.3, 28 with the checkpassword program, 32 in
+    2.4.  So the number of key pairs is limited: see room().
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ LINE_LIMIT = 8192
 AUTH_MAX_INBUF_SIZE and MAX_INBUF_SIZE in lib-auth)."""
 
 RESERVE = 1536
-"""Bytes of that line kept free for the rest: user name, home, mail, uid, gid, quota, and what
-a site's userdb adds.  They are about 200 with a passwd-file."""
+"""Bytes of that line reserved for other fields: user name, home, mail, uid, gid, quota, and those
+of the site's userdb.  With a passwd-file they need about 200."""
 
 _PREFIX = {"2.3": len("userdb_"), "2.4": 0}
 _PASSWORD_SIZE = 16
@@ -41,12 +40,12 @@ _SALT_SIZE = 1
 
 
 def public_fields(version: str, public: PublicKey) -> Named:
-    """What seals new mail: for deliveries, where no password is at hand.  version: "2.3", "2.4".
+    """The fields that seal new mail, for deliveries without a password.  version: "2.3", "2.4".
 
-    The key brings along the plugin that uses it.  Fields win over the configuration, so a
-    `mail_plugins` of a `protocol` block cannot leave it out; in 2.3 they are applied in the
-    order of their names, so a field `mail_plugins` of another userdb does no harm either.
-    delivery/dovecot/sealing.py wants to see exactly these.
+    They also load the plugin.  Fields override the configuration, so `mail_plugins` in a
+    `protocol` block has no effect on it.  In 2.3 fields are applied in the order of their
+    names, so a field `mail_plugins` of another userdb does no harm either.
+    delivery/dovecot/sealing.py expects exactly these fields.
     """
     if version == "2.4":
         return [
@@ -64,9 +63,9 @@ def public_fields(version: str, public: PublicKey) -> Named:
 
 
 def login_fields(version: str, keys: Sequence[PrivateKey]) -> Named:
-    """What opens and seals: `keys` has the current pair last, as a keyring does.
+    """The fields that open and seal mail.  In `keys` the current pair is last, as in a keyring.
 
-    Raises TemporaryError if Dovecot could not take the line.
+    Raises TemporaryError if the line would be too long for Dovecot.
     """
     newest_first = keys[::-1]
     password = base64.urlsafe_b64encode(os.urandom(_PASSWORD_SIZE)).rstrip(b"=")
@@ -77,26 +76,26 @@ def login_fields(version: str, keys: Sequence[PrivateKey]) -> Named:
     found = _fields(version, newest_first[0].public, wrapped, password.decode())
     if _size(version, found) > LINE_LIMIT:
         raise TemporaryError(
-            f"{len(keys)} key pairs are more than Dovecot takes at a login",
+            f"{len(keys)} key pairs do not fit into a login of Dovecot",
             hint="drop old ones with `mailseal drop-key USER KEYID`",
         )
     return found
 
 
 def line_size(version: str, publics: Sequence[PublicKey]) -> int:
-    """Bytes that the fields of a login with these pairs (oldest first) take at most."""
+    """Largest size in bytes of the fields of a login with these pairs (oldest first)."""
     wrapped = ["x" * longest_wrapped(public, _SALT_SIZE) for public in reversed(publics)]
     password = "x" * len(base64.b64encode(bytes(_PASSWORD_SIZE)).rstrip(b"="))
     return _size(version, _fields(version, publics[-1], wrapped, password))
 
 
 def room(version: str, publics: Sequence[PublicKey], curve: str) -> int:
-    """How many more key pairs on this curve a login could carry, RESERVE kept free."""
+    """How many more key pairs on this curve fit into a login, without RESERVE."""
     new = PrivateKey.generate(curve).public
     now = line_size(version, publics)
     limit = LINE_LIMIT - RESERVE
     more = max(0, limit - now) // (line_size(version, [*publics, new]) - now)
-    # The names become longer with the numbers in them.
+    # The names contain numbers, so later ones are longer.
     while more and line_size(version, [*publics, *[new] * more]) > limit:
         more -= 1
     return more
@@ -121,5 +120,5 @@ def _fields(version: str, public: PublicKey, wrapped: Sequence[str], password: s
 
 
 def _size(version: str, named: Named) -> int:
-    """Bytes in Dovecot's line.  Nothing in these values needs an escape."""
+    """Size in Dovecot's line.  These values need no escapes."""
     return sum(_PREFIX[version] + len(name) + 1 + len(value) + 1 for name, value in named)

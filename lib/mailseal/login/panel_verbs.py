@@ -9,8 +9,8 @@ CONTRACT
       passwd, app, recovery       the login password
       recover                     a recovery code
       rewrap                      the previous password or a recovery code
-      commit, undo                the id of the change, which passwd or recover gave
-      revoke                      the login password; of an app password only
+      commit, undo                the id of the change, which passwd or recover has returned
+      revoke                      the login password; only for app passwords
       status                      nothing; with the login password or a recovery
                                   code it shows all slots of the user
 """
@@ -34,7 +34,7 @@ _AS_THEY_ARE = ("passwd", "commit", "undo", "rewrap", "recover", "recovery", "ap
 
 
 class PanelVerbs:
-    """Verbs for panels, made of those for administrators."""
+    """Verbs for panels, which use the verbs for administrators."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class PanelVerbs:
         self.verbs = {name: self._guarded(verb) for name, verb in verbs.items()}
 
     def _guarded(self, verb: Verb) -> Verb:
-        """Slow guesses down, and let nobody's wait in the room of administrators."""
+        """Limit the rate of wrong passwords, and use a separate thread pool for panels."""
 
         async def guarded(fields: Fields) -> Answer:
             secret = next((fields[name] for name in _PROOFS if name in fields), None)
@@ -81,13 +81,13 @@ class PanelVerbs:
         user, password = user_of(fields), needed(fields, "password")
         slot_id = text_of(fields, "slot")
         if "rekey" in fields:
-            raise NotPermitted("a panel cannot rekey: an administrator can")
+            raise NotPermitted("a panel cannot rekey; only an administrator can")
 
         def check() -> None:
             opened = self._vault.open(user, password)
             opened.wipe()
             if opened.keyring.slot(slot_id).kind != "app":
-                raise NotPermitted(f"slot {slot_id} of {user} is no app password")
+                raise NotPermitted(f"slot {slot_id} of {user} is not an app password")
 
         await self._pools.change(check)
         return await self._admin["revoke"](fields)

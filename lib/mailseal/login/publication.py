@@ -2,8 +2,8 @@
 """Checks whether the published key is the user's own, and publishes the right one again.
 
 FAILURES
-    Damaged: the published key is somebody else's, until an administrator repairs it.
-    TemporaryError: the user is being unenrolled, or the keyring was removed meanwhile.
+    Damaged: the published key is not the user's, until an administrator repairs it.
+    TemporaryError: the user is being unenrolled, or the keyring was just removed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mailseal.keys.stores import Change, KeyStores
 
 
 class Publication:
-    """What keyrings say and what is published, compared."""
+    """Compares keyrings with published keys."""
 
     def __init__(self, stores: KeyStores, log: logging.Logger) -> None:
         self._stores = stores
@@ -29,7 +29,7 @@ class Publication:
 
         A key that is missing, damaged or one of the user's older ones is
         published again, with a warning.  A key that is not the user's raises
-        Damaged until somebody has looked at it: mail may have been sealed to it.
+        Damaged until an administrator acts: mail may have been sealed to it.
         """
         if self._published(user) == ("", keys[-1].key_id):
             return
@@ -84,7 +84,7 @@ class Publication:
         )
 
     def repair(self, user: str) -> str:
-        """Publish the key that the keyring names as current.  Returns what was wrong."""
+        """Publish the current key of the keyring.  Returns what was wrong."""
         with self._stores.transaction(user) as change:
             keyring = change.keyring()
             try:
@@ -100,7 +100,7 @@ class Publication:
         return found
 
     def publish_missing(self) -> None:
-        """Publish the keys of keyrings that have no enrolled mark: a crash came in between."""
+        """Publish the keys of keyrings without a mark, after a crash during enrollment."""
         for user in self._stores.keyrings.users():
             if not self._stores.public.is_marked(user):
                 with contextlib.suppress(MailsealError):

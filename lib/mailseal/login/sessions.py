@@ -10,8 +10,8 @@ CONTRACT
     Its key material is then overwritten.
 
 MEMORY
-    Per session one object with slots, one bytearray of private numbers, one HMAC a
-    password; 96 MB for 100,000 with two of each (tests/bench/login.py).
+    For each session one object, one bytearray with private keys, and one HMAC for each
+    password; 96 MB for 100,000 sessions with two of each (tests/bench/login.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mailseal.crypto.eckeys import CURVES, PrivateKey
 from mailseal.keys.stores import Revision
 
 MAX_PASSWORDS = 16
-"""Passwords (login and app passwords) that one session remembers."""
+"""Number of passwords (login and app passwords) that one session remembers."""
 
 _CURVES = tuple(CURVES)
 
@@ -55,7 +55,7 @@ class Session:
 
 
 class Sessions:
-    """All sessions, by user.  Not for several threads: the event loop owns it."""
+    """All sessions, by user.  Used by the event loop only, not by several threads."""
 
     def __init__(
         self, *, idle: float, absolute: float, clock: Callable[[], float] = time.monotonic
@@ -70,12 +70,12 @@ class Sessions:
         return len(self._by_user)
 
     def mac(self, user: str, password: bytes) -> bytes:
-        """What stands for this user's password in this process, 32 bytes."""
+        """HMAC of a user's password in this process, 32 bytes."""
         name = user.encode()
         return hmac.digest(self._key, len(name).to_bytes(4, "big") + name + password, "sha256")
 
     def find(self, user: str, mac: bytes, revision: Revision | None) -> tuple[Session, str] | None:
-        """The session that this password may use, and the id of its slot; or None."""
+        """The session for this password and the id of its slot, or None."""
         session = self._by_user.get(user)
         if session is None:
             return None
@@ -94,7 +94,7 @@ class Sessions:
     def start(
         self, user: str, mac: bytes, revision: Revision, keys: Sequence[PrivateKey], slot_id: str
     ) -> Session:
-        """A password opened the keyring: begin a session, or let the one there know it too."""
+        """A password has opened the keyring: start a session, or add it to the existing one."""
         session = self._by_user.get(user)
         if session is None or self._over(session) or session.revision != revision:
             self.end(user)
@@ -105,14 +105,14 @@ class Sessions:
         return session
 
     def end(self, user: str) -> bool:
-        """Forget one user.  Returns whether there was a session."""
+        """End the session of one user.  Returns whether there was one."""
         session = self._by_user.pop(user, None)
         if session is not None:
             session.wipe()
         return session is not None
 
     def end_all(self) -> int:
-        """Forget everybody.  Returns how many sessions there were."""
+        """End all sessions.  Returns their number."""
         count = len(self._by_user)
         for session in self._by_user.values():
             session.wipe()
@@ -120,7 +120,7 @@ class Sessions:
         return count
 
     def expire(self) -> list[str]:
-        """Forget the sessions whose time is over; returns their users."""
+        """End the sessions that have timed out.  Returns their users."""
         over = [user for user, session in self._by_user.items() if self._over(session)]
         for user in over:
             self.end(user)

@@ -2,15 +2,15 @@
 """The agent's start: its folders, its lock, its socket.
 
 CONTRACT
-    init() makes the folders of keyrings and public keys.  The agent itself never
-    does: a state_dir whose file system is not mounted looks like a new one, and
-    with a new one nobody is enrolled and mail would go in clear.
-    listen() makes sure that only one agent uses a socket.  Root does not follow
+    init() makes the folders of keyrings and public keys.  The agent never makes them:
+    if the file system of state_dir is not mounted, new folders would mean that nobody is
+    enrolled, and mail would be stored in clear.
+    listen() ensures that only one agent uses a socket.  Root does not follow
     names that another user could change: see paths.py and sockets.py.
 
 FAILURES
-    ConfigError: a folder above is missing or not safe.  TemporaryError: not
-    initialised, not mounted, or another agent is there.
+    ConfigError: a parent folder is missing or not safe.  TemporaryError: not
+    initialised, not mounted, or another agent is running.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ BACKLOG = 1024
 
 
 def init(config: Config) -> str:
-    """Make what is missing of the store.  Returns its folder.  Needs root, or to be agent.user."""
+    """Make the missing folders.  Returns the folder of the store.  Run it as root or agent.user."""
     uid, gid = user_ids(config.agent.user, "agent.user")
     owner = (uid, gid) if os.geteuid() == 0 else None
     state = config.state_dir
     if not os.path.isdir(os.path.dirname(state)):
-        raise ConfigError(f"option state_dir: {os.path.dirname(state)} is not there")
+        raise ConfigError(f"option state_dir: {os.path.dirname(state)} does not exist")
     durable.make_folder(state, mode=0o711)
     Keystore(config.keys_dir).prepare(owner)
     PublicStore(config.public_dir).prepare(owner)
@@ -49,7 +49,7 @@ def init(config: Config) -> str:
 
 
 def require_store(config: Config) -> None:
-    """Raise TemporaryError unless init() was here: the file system may come yet."""
+    """Raise TemporaryError if there is no store: its file system may be mounted later."""
     if not PublicStore(config.public_dir).is_ready() or not os.path.isdir(config.keys_dir):
         raise TemporaryError(
             f"option state_dir: {config.state_dir} is not a store of keys",
@@ -58,10 +58,10 @@ def require_store(config: Config) -> None:
 
 
 def tell_enrollment(config: Config) -> None:
-    """Tell mailseal.lua and the checkpassword helper whether to ask at a newcomer's login.
+    """Tell mailseal.lua and the checkpassword program whether logins can enroll users.
 
-    They read the folder of public keys and no configuration; without the mark they let users
-    who are not enrolled pass without asking.
+    They read the folder of public keys but no configuration.  Without this mark they do not ask
+    the agent about users who are not enrolled.
     """
     path = os.path.join(config.public_dir, ENROLL_MARK)
     if config.login.enroll == "at-login":
@@ -73,10 +73,10 @@ def tell_enrollment(config: Config) -> None:
 def listen(
     config: Config, login_group: int | None, panel_uids: Iterable[int] = ()
 ) -> tuple[socket.socket, int]:
-    """The listening socket, and the lock that keeps a second agent away.
+    """The listening socket, and the lock against a second agent.
 
-    `login_group` is the group of those who may log users in: with mode 0660 they
-    can connect, and so can `panel_uids`, named one by one; the rest of the machine cannot.
+    With mode 0660, `login_group` (Dovecot) can connect.  `panel_uids` can connect because of
+    an ACL for each.  All other users cannot.
     """
     path = config.agent.socket
     folder = os.path.dirname(path)

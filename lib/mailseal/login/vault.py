@@ -2,16 +2,16 @@
 """The agent's operations on keyrings and public keys, without sockets, sessions or threads.
 
 CONTRACT
-    Every method may block: it reads and writes files, and those that take a
-    password run Argon2id through the `derive` they were given.  They may run in
-    several threads at a time; the revision check of the store detects concurrent
-    writes.  After every write the keyring and the public key agree, or
-    the next unlock makes them (order of writes: keystore.py).
+    Every method may block: it reads and writes files, and methods with a password
+    run Argon2id, with the given function `derive`.  Several threads may use it at the
+    same time; the revision check of the store detects concurrent writes.  After each write
+    the keyring and the public key match, or the next unlock corrects them (stores.py defines
+    the order of writes).
 
 FAILURES
-    WrongPassword also stands for "no such user" where a password was given,
-    after the same Argon2id.  TemporaryError if the user is marked as enrolled
-    but the keyring is gone, or if the public key is somebody else's.
+    WrongPassword is also raised for an unknown user if a password was given, after the
+    same Argon2id.  TemporaryError: the user is marked as enrolled but the keyring does not
+    exist, or the public key is not the user's.
 """
 
 from __future__ import annotations
@@ -49,22 +49,22 @@ from mailseal.login.publication import Publication
 
 @dataclasses.dataclass(frozen=True)
 class Unlocked:
-    """What a right password gave."""
+    """The result for a right password."""
 
     revision: Revision
     keys: Sequence[PrivateKey]
     slot_id: str
     settled: bool = True
-    """False while two login passwords open: a next login may have to decide between them."""
+    """False during a password change: then the next login may decide which password stays."""
 
 
 SETTLE_AFTER = 600
-"""Seconds in which a panel has to finish a change of a password (Lifecycle.passwd).  Later a login
-with the old password decides, and a next change may take its place."""
+"""Seconds that a panel has to complete a password change (Lifecycle.passwd).  After that a login
+with the old password undoes the change, and another change may replace it."""
 
 
 class Vault:
-    """Keyrings and public keys together.  `version` is that of Dovecot: "2.3", "2.4"."""
+    """Keyrings and public keys together.  `version` is Dovecot's: "2.3" or "2.4"."""
 
     def __init__(
         self,
@@ -92,17 +92,17 @@ class Vault:
         self.publication = Publication(self.stores, self.log)
 
     def now(self) -> int:
-        """Seconds since 1970, for what is stored."""
+        """The present time in seconds since 1970, for stored times."""
         return int(self._clock())
 
     def unlock(self, user: str, password: bytes, *, vouched: bool = False) -> Unlocked:
         """Open a keyring with a login or app password.
 
-        `vouched` says that another passdb has accepted the password, which decides a
-        change that is not settled (see Lifecycle.passwd): the newer of two login
-        passwords takes the older away at once, the older the newer after SETTLE_AFTER.
-        Before that it says nothing: a phone may be quicker than the panel.
-        A missing escrow slot is added too.
+        `vouched` means that another passdb has accepted the password.  This ends an open
+        password change (see Lifecycle.passwd): a login with the newer password removes the
+        older one at once, a login with the older password removes the newer one after
+        SETTLE_AFTER.  Before that time it proves nothing: the panel may not have changed the
+        user database yet.  A missing escrow slot is added too.
         """
         keyring, stamp = self._load_for_password(user, password)
         opened = keyring.unlock(password, derive=self.derive)
@@ -117,17 +117,17 @@ class Vault:
             opened.wipe()
 
     def _tidy(self, opened: Opened, *, drop_other: bool) -> bool:
-        """Small changes that need the master key, made when it happens to be at hand."""
+        """Small changes that need the master key, made when it is available."""
         before = opened.keyring
         new = before.pending
-        # Not at once if the old password was used: its hash may be about to change.
+        # Not at once if the old password was used: the panel may be about to change its hash.
         if drop_other and new and (opened.slot.id == new.id or self.is_old(new)):
             opened.drop_other_logins()
         self.add_escrow(opened)
         return opened.keyring is not before
 
     def _save_tidied(self, opened: Opened, before: Keyring) -> Revision | None:
-        """Save what _tidy changed.  The login goes on without it: the next one tries again."""
+        """Save the changes of _tidy().  If this fails, the next login tries again."""
         try:
             self.save(opened.keyring, before=before)
         except TemporaryError as exc:
@@ -137,20 +137,20 @@ class Vault:
         return self.store.revision(before.user)
 
     def is_old(self, change: Slot) -> bool:
-        """Whether the panel that began this change had the time to finish it.
+        """Whether the panel that began this change has had enough time to complete it.
 
-        A slot from the future was made before the clock was set back: nobody waits for it.
+        If the clock was set back, the slot seems to be from the future; it counts as old.
         """
         return not 0 <= self.now() - change.created < SETTLE_AFTER
 
     def minutes_left(self, change: Slot) -> int:
-        """Until is_old(), for people."""
+        """Minutes until is_old()."""
         return max(1, -(-(change.created + SETTLE_AFTER - self.now()) // 60))
 
     def add_escrow(self, opened: Opened) -> None:
-        """Give a keyring the slot that the configuration asks for, if it lacks it.
+        """Add the escrow slot of the configuration, if the keyring does not have it.
 
-        A full keyring goes on opening without it; the log says so.
+        If the keyring is full, it still opens, and there is a log message.
         """
         if self.escrow is None:
             return
@@ -159,7 +159,7 @@ class Vault:
             return
         if len(keyring.slots) >= MAX_SLOTS:
             self.log.warning(
-                "user=<%s> has %d slots, THERE IS NO ROOM FOR THE ESCROW SLOT; remove a slot with "
+                "user=<%s> has %d slots, THE ESCROW SLOT DOES NOT FIT; remove a slot with "
                 "`mailseal revoke USER SLOT`",
                 keyring.user,
                 MAX_SLOTS,
@@ -168,12 +168,12 @@ class Vault:
         opened.add_escrow(self.escrow, "", now=self.now())
 
     def save(self, keyring: Keyring, *, before: Keyring) -> None:
-        """Store a changed keyring, and its public key if that is another one now."""
+        """Store a changed keyring, and its public key if that has changed."""
         with self.stores.transaction(keyring.user) as change:
             change.save(keyring, before=before)
 
     def sweep(self) -> None:
-        """Remove what power cuts have left: such a file opens with what opened it then."""
+        """Remove files left by power failures: old passwords may still open them."""
         try:
             self.stores.sweep_all()
         except MailsealError as exc:
@@ -183,33 +183,33 @@ class Vault:
         self.log.warning("removed files left by a power failure or a crash: %s", ", ".join(names))
 
     def load(self, user: str) -> Keyring:
-        """The stored keyring, closed."""
+        """The stored keyring, not opened."""
         return self.store.load(user)
 
     def published(self, user: str) -> PublicKey | None:
-        """The key that seals new mail; None only if the user is certainly not enrolled."""
+        """The key that seals new mail.  None only if the user is certainly not enrolled."""
         return self.public.lookup(user)
 
     def revision(self, user: str) -> Revision | None:
-        """Of the stored keyring; None if there is none."""
+        """The revision of the stored keyring; None if there is no keyring."""
         return self.store.revision(user)
 
     def is_new(self, user: str) -> bool:
-        """Whether there is nothing of this user, neither keyring nor mark."""
+        """Whether the user has neither a keyring nor a mark."""
         return self.store.revision(user) is None and not self.public.is_marked(user)
 
     def room(self, keyring: Keyring) -> int:
-        """How many more key pairs Dovecot can take at this user's login."""
+        """How many more key pairs fit into this user's login."""
         publics = [key.public for key in keyring.keys]
         fit = mailcrypt_fields.room(self.version, publics, self.curve)
         return max(0, min(fit, MAX_KEYS - len(publics)))
 
     def add_key(self, opened: Opened) -> PublicKey:
-        """A new key pair for new mail.  Raises UsageError if a login could not carry it."""
+        """Add a key pair for new mail.  Raises UsageError if it does not fit into a login."""
         if not self.room(opened.keyring):
             user = opened.keyring.user
             raise UsageError(
-                f"{user} has {len(opened.keys)} key pairs, more do not fit into a login at Dovecot",
+                f"{user} has {len(opened.keys)} key pairs, more do not fit into a login of Dovecot",
                 hint=f"`mailseal drop-key {user} KEYID` removes one that no mail needs",
             )
         return opened.add_key(self.curve, now=self.now())
@@ -219,7 +219,7 @@ class Vault:
         self.publication.check(user, keys)
 
     def _load_for_password(self, user: str, password: bytes) -> tuple[Keyring, Revision]:
-        """The keyring; for a user without one, spend what a wrong password costs first."""
+        """Load the keyring.  If there is none, first run Argon2id as for a wrong password."""
         try:
             return self.store.load_revision(user)
         except NotEnrolled:
@@ -231,9 +231,9 @@ class Vault:
             raise WrongPassword(f"wrong password for {user}") from None
 
     def open(self, user: str, password: bytes) -> Opened:
-        """Open a keyring with the login password, for changing it.
+        """Open a keyring with the login password, to change it.
 
-        App passwords open mail and nothing else: they are wrong here.
+        App passwords only open mail, so they are refused.
         """
         keyring, _ = self._load_for_password(user, password)
         opened = keyring.unlock(password, derive=self.derive)
@@ -245,7 +245,7 @@ class Vault:
     def enroll(self, user: str, password: bytes) -> Keyring:
         """Give a user a key pair, a login slot and, if configured, an escrow slot.
 
-        Finishes an enrollment that a crash had cut short.
+        Completes an enrollment that was interrupted by a crash.
         Raises AlreadyEnrolled, BadPassword.
         """
         user = normalise(user)
@@ -269,7 +269,7 @@ class Vault:
         return opened.keyring
 
     def _finish_enrollment(self, user: str, password: bytes) -> None:
-        """A keyring without any published key was left by a crash: the right password ends it."""
+        """Complete an enrollment after a crash that left a keyring without a published key."""
         if self.public.is_marked(user):
             raise AlreadyEnrolled(f"{user} is already enrolled")
         opened = self.open(user, password)
@@ -277,11 +277,11 @@ class Vault:
         opened.wipe()
 
     def users(self) -> list[str]:
-        """Everybody who has a keyring or a public key, sorted."""
+        """All users who have a keyring or a public key, sorted."""
         return sorted({*self.store.users(), *self.public.users()})
 
     def is_known(self, user: str) -> bool:
-        """Whether anything says that the user is enrolled: keyring, public key or mark."""
+        """Whether the user has a keyring, a public key or a mark."""
         if self.store.revision(user) is not None or self.public.is_marked(user):
             return True
         try:
@@ -294,7 +294,7 @@ class Vault:
         return self.publication.repair(user)
 
     def find(self, key_id: bytes) -> str | None:
-        """Whose key pair this is, current or older.  Reads every keyring."""
+        """The user with this key pair, current or older.  Reads all keyrings."""
         for user in self.store.users():
             try:
                 if self.store.load(user).holds(key_id):

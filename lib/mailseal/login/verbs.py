@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the agent's verbs have in common: their type, their errors, a few log lines."""
+"""The common parts of the agent's verbs: types, errors, log lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Verb = Callable[[Fields], Awaitable[Answer]]
 
 
 def error_answer(exc: MailsealError) -> Answer:
-    """An error for people: its class travels, so that the command line ends with its status."""
+    """The answer for an error.  It contains the class, so that the command has the exit status."""
     fields = {"class": type(exc).__name__.encode(), "message": str(exc).encode()}
     if exc.hint:
         fields["hint"] = exc.hint.encode()
@@ -26,20 +26,20 @@ def error_answer(exc: MailsealError) -> Answer:
 
 
 def needed(fields: Fields, name: str) -> bytes:
-    """A field that must be there.  Raises UsageError."""
+    """A required field.  Raises UsageError."""
     try:
         return fields[name]
     except KeyError:
-        raise UsageError(f"the request lacks the field {name}") from None
+        raise UsageError(f"the request has no field {name}") from None
 
 
 def text_of(fields: Fields, name: str) -> str:
-    """A field of text that must be there.  Raises UsageError."""
+    """A required field as text.  Raises UsageError."""
     return needed(fields, name).decode("utf-8", "replace")
 
 
 def user_of(fields: Fields) -> str:
-    """The user a request is about.  Raises UsageError, BadUserName."""
+    """The user of a request.  Raises UsageError, BadUserName."""
     return normalise(needed(fields, "user"))
 
 
