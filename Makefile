@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 # `make help` lists the targets.
 
-# Lab and demo run on Debian's own Python, as the hooks do; the tests on .venv, made from it.
+# Lab and demo use Debian's Python, as the hooks do. The tests use .venv, which is made from it.
 SHELL := /bin/bash
 LAB   := PYTHONPATH=lib:. PYTHONDONTWRITEBYTECODE=1 exec /usr/bin/python3
 VENV  := .venv/bin
@@ -9,14 +9,14 @@ VENV  := .venv/bin
 .PHONY: help demo lab test check bench soak clean
 
 help:
-	@echo 'make demo     watch a mail come in, lie sealed on disk, and come out again'
-	@echo 'make lab      the same stack, to play with a mail client (LAB_USERS=n, LAB_DIR=folder)'
-	@echo 'make test     check, then all tests, against real Postfix and Dovecot'
-	@echo 'make check    style and types: ruff, mypy'
-	@echo 'make bench    measure delivery, login and reading; build/bench.json'
-	@echo 'make soak     5,000 mails are sealed, resealed and unsealed while IMAP clients are at work'
-	@echo 'make install  put it below PREFIX=/usr/local, start nothing; make uninstall takes it away'
-	@echo 'make clean    remove what the others left here, except .venv'
+	@echo 'make demo     deliver a mail, show the sealed file, read the mail with IMAP and POP3'
+	@echo 'make lab      run the same servers, to try a mail client (LAB_USERS=n, LAB_DIR=folder)'
+	@echo 'make test     run check, then all tests, with a real Postfix and Dovecot'
+	@echo 'make check    check style and types: ruff, mypy'
+	@echo 'make bench    measure delivery, login and reading; writes build/bench.json'
+	@echo 'make soak     seal, reseal and unseal 5,000 mails while IMAP clients are active'
+	@echo 'make install  install below PREFIX=/usr/local, start nothing; make uninstall removes it'
+	@echo 'make clean    remove files that the other targets have made here, except .venv'
 
 demo:
 	@tests/bootstrap lab

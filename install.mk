@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-# make install, make uninstall: included by the Makefile, usable alone with `make -f install.mk`.
+# make install, make uninstall: included by the Makefile; it also works alone, with `make -f install.mk`.
 #
-#   PREFIX      where it goes (/usr/local)
-#   DESTDIR     put in front of every path, for packagers
+#   PREFIX      where to install (/usr/local)
+#   DESTDIR     prepended to each path, for packagers
 #   MAIL_USER   the user that owns the mail store (vmail); delivery.user in mailseal.yaml
-#   MAIL_GROUP  its group (of the same name)
+#   MAIL_GROUP  its group (default: of the same name)
 #
-# install starts nothing and touches no configuration; uninstall leaves /etc/mailseal and
-# /var/lib/mailseal alone: the keyrings in it are the only way to the sealed mail.
+# install starts nothing and changes no configuration. uninstall does not remove /etc/mailseal and
+# /var/lib/mailseal: without the keyrings nobody can read the sealed mail.
 
 PREFIX ?= /usr/local
 MAIL_USER ?= vmail
@@ -19,11 +19,10 @@ UNITDIR = $(PREFIX)/lib/systemd/system
 SYSUSERSDIR = $(PREFIX)/lib/sysusers.d
 TMPFILESDIR = $(PREFIX)/lib/tmpfiles.d
 
-# What postmasters type, or name in a .forward or in master.cf.
+# Commands for administrators, and for .forward files and master.cf.
 COMMANDS = mailseal $(notdir $(wildcard hooks/mailseal-deliver hooks/mailseal-set-hash))
 
-# The shipped files say /usr/lib/mailseal and vmail; here they get the paths and the names of this
-# installation.
+# Replaces /usr/lib/mailseal and vmail in the files by the paths and names of this installation.
 FIT = sed -e 's|/usr/lib/mailseal/dovecot-conf|$(SHAREDIR)/dovecot-conf|g' \
 	-e 's|/usr/lib/mailseal|$(LIBDIR)|g' -e 's|@PREFIX@|$(PREFIX)|g' \
 	-e 's|@MAIL_GROUP@|$(MAIL_GROUP)|g' \
@@ -67,4 +66,4 @@ uninstall:
 	rm -f "$(DESTDIR)$(UNITDIR)/mailseal-agent.service" "$(DESTDIR)$(UNITDIR)/mailseal-lmtp.service"
 	rm -f "$(DESTDIR)$(UNITDIR)/mailseal-sealer.service"
 	rm -f "$(DESTDIR)$(SYSUSERSDIR)/mailseal.conf" "$(DESTDIR)$(TMPFILESDIR)/mailseal.conf"
-	@echo "left alone: /etc/mailseal, and /var/lib/mailseal with the keyrings"
+	@echo "not removed: /etc/mailseal, and /var/lib/mailseal with the keyrings"

@@ -11,7 +11,7 @@ local socket_unix = require "socket.unix"
 
 local agent = {}
 
-local MAX_REQUEST, MAX_REPLY = 65536, 4 * 1024 * 1024
+local MAX_REQUEST, MAX_ANSWER = 65536, 4 * 1024 * 1024
 
 local function to_hex(bytes)
   return (bytes:gsub(".", function(c) return string.format("%02x", c:byte()) end))
@@ -21,9 +21,9 @@ local function from_hex(hex)
   return (hex:gsub("%x%x", function(pair) return string.char(tonumber(pair, 16)) end))
 end
 
--- Parse a reply.  Returns status and fields, or nil if the reply is not complete and valid.
-local function parse_reply(line)
-  if #line > MAX_REPLY then return nil end
+-- Parse an answer.  Returns status and fields, or nil if it is not complete and valid.
+local function parse_answer(line)
+  if #line > MAX_ANSWER then return nil end
   local status, rest = line:match("^(%l+)(.*)$")
   if not status then return nil end
   local fields, words = {}, 0
@@ -54,7 +54,7 @@ function agent.ask(socket_path, seconds, verb, question)
     words[#words + 1] = pair[1] .. "=" .. to_hex(pair[2] or "")
   end
   local line = table.concat(words, " ") .. "\n"
-  if #line > MAX_REQUEST then return nil, "the question is too long for the key agent" end
+  if #line > MAX_REQUEST then return nil, "the request is too long for the key agent" end
   local sock, err = connect(socket_path, seconds)
   if not sock then
     return nil, "cannot reach the key agent at " .. socket_path .. ": " .. tostring(err)
@@ -65,12 +65,12 @@ function agent.ask(socket_path, seconds, verb, question)
   if not answer then
     return nil, "no answer from the key agent at " .. socket_path .. ": " .. tostring(err)
   end
-  local status, fields = parse_reply(answer)
-  if not status then return nil, "the key agent's answer is not understood" end
+  local status, fields = parse_answer(answer)
+  if not status then return nil, "the key agent sent an invalid answer" end
   return status, fields
 end
 
--- Error replies of the agent, as sentences for the log.
+-- The agent's error answers, as sentences for the log.
 function agent.explain(status, fields)
   if status == "temporary" then
     return "temporary failure of the key agent: " .. (fields.reason or "no reason given")

@@ -58,7 +58,7 @@ local only = os.getenv("MAILSEAL_ONLY") == "yes"
 -- than Dovecot's time limit for an auth worker (60 s).
 local timeout = 30
 
--- The same for enrollment at login, where the login does not depend on the reply.
+-- The same for enrollment at login, where the login does not depend on the answer.
 local short_timeout = 5
 
 -- Names of Dovecot's settings.  Only 2.4 gives settings to a script.
@@ -121,7 +121,7 @@ local function spelled(spki, key_id)
   return dovecot_24 and "inline:" .. key or key
 end
 
--- Asks the agent about a user name that this script does not look up itself.
+-- Ask the agent about a user name that this script does not look up itself.
 local function ask_published(user)
   local status, fields = ask("lookup", { { "user", user } })
   if status == "unknown" then return "none" end
@@ -140,8 +140,8 @@ local function published(user)
   return state, spki
 end
 
--- Whether a password is spelled like an app password (mailseal/keys/codes.py).  The agent
--- checks the rest; a login password that happens to look like one is merely asked about.
+-- Whether a password has the form of an app password (mailseal/keys/codes.py).  The agent checks it;
+-- for a login password that has this form by chance, the agent is asked without need.
 local function looks_like_app_password(password)
   if #password > 100 then return false end
   local letters = password:gsub("[- ]", "")
@@ -162,15 +162,15 @@ end
 
 -- The keys of a login as passdb fields.  If there is another passdb, it returns the user name.
 local function key_fields(fields)
-  local reply = {}
+  local found = {}
   for name, value in pairs(fields) do
     if name ~= "user" then
-      reply["userdb_" .. name] = value
+      found["userdb_" .. name] = value
     elseif only then
-      reply.user = value
+      found.user = value
     end
   end
-  return reply
+  return found
 end
 
 -- For the keyring as the only password check.
@@ -188,7 +188,7 @@ end
 local function verify_refused(request, password)
   local auth = dovecot.auth
   if not looks_like_app_password(password) then
-    return auth.PASSDB_RESULT_USER_UNKNOWN, "no app password"
+    return auth.PASSDB_RESULT_USER_UNKNOWN, "not an app password"
   end
   local state, problem = published(request.user)
   if state == nil then return auth.PASSDB_RESULT_INTERNAL_FAILURE, problem end
@@ -197,7 +197,7 @@ local function verify_refused(request, password)
   if status == nil then return auth.PASSDB_RESULT_INTERNAL_FAILURE, fields end
   if status == "ok" then return auth.PASSDB_RESULT_OK, key_fields(fields) end
   if status == "wrong" or status == "unknown" then
-    return auth.PASSDB_RESULT_USER_UNKNOWN, "no app password"
+    return auth.PASSDB_RESULT_USER_UNKNOWN, "not an app password"
   end
   return auth.PASSDB_RESULT_INTERNAL_FAILURE, agent.explain(status, fields)
 end
@@ -261,7 +261,7 @@ local function refusal(request, key, given)
       request:log_info("no key: master user <" .. master .. ">")
       return nil
     end
-    return "no POP3 for a master user: Dovecot would hand out empty mails"
+    return "no POP3 for a master user: Dovecot would return empty mails"
   end
   return "the login of an enrolled user came without the user's key: is mailseal's passdb "
     .. "asked, and before any userdb changes the name?"
@@ -287,14 +287,14 @@ end
 -- An error in this script is a temporary failure too.  Dovecot must not log its text, because
 -- Lua's error messages contain values.
 function auth_password_verify(request, password)
-  local good, result, reply = pcall(verify, request, password)
-  if good then return result, reply end
+  local good, result, fields = pcall(verify, request, password)
+  if good then return result, fields end
   return dovecot.auth.PASSDB_RESULT_INTERNAL_FAILURE, "mailseal.lua: internal error"
 end
 
 function auth_userdb_lookup(request)
-  local good, result, reply = pcall(lookup, request)
-  if good then return result, reply end
+  local good, result, fields = pcall(lookup, request)
+  if good then return result, fields end
   return dovecot.auth.USERDB_RESULT_INTERNAL_FAILURE, "mailseal.lua: internal error"
 end
 

@@ -21,8 +21,8 @@ local MAX_FILE_NAME = 200
 
 local ENOENT, EACCES = 2, 13
 
-keys.NOT_ONE_SPELLING = "the name has capital letters, and an enrolled user has the same in "
-  .. "small ones: auth_username_format must make them one"
+keys.NOT_ONE_SPELLING = "the user name has capital letters, and an enrolled user has the same name in "
+  .. "lower case: auth_username_format must convert names to lower case"
 local FOLDER_MARK = "mailseal public keys, version 1\n"
 local KEY_FILE = '^{\n "format": "mailseal%-public%-key",\n "version": 1,\n "user": (".-"),\n'
   .. ' "key_id": "([0-9a-f]+)",\n "spki": "([0-9a-f]+)"\n}\n$'
@@ -102,7 +102,7 @@ function keys.look_up(folder, user)
   end
   local owner, key_id, spki = content:match(KEY_FILE)
   if owner ~= json_string(lower) or #key_id ~= 64 or #spki % 2 ~= 0 then
-    return nil, path .. " is damaged, or from a newer mailseal"
+    return nil, path .. " is damaged, or from a newer version of mailseal"
   end
   -- Two accounts in Dovecot that differ only in case would have the same key.
   if lower ~= user then return nil, keys.NOT_ONE_SPELLING end

@@ -36,7 +36,7 @@ class MailsealPasswd
         if ($status === self::DONE) {
             $this->change = trim($said);
         } elseif ($status === self::WRONG_PASSWORD) {
-            // A user who is not enrolled gets the same reply as a wrong password: find out which it is.
+            // The exit status is the same for a user who is not enrolled: find out which it is.
             list($known) = $this->run(['status', '--', $this->user], '');
             return $known === self::NOT_ENROLLED ? self::NOT_ENROLLED : self::WRONG_PASSWORD;
         }

@@ -35,9 +35,9 @@ function mailseal_postfixadmin($command = '/usr/local/bin/mailseal')
         case MailsealPasswd::WRONG_PASSWORD:
             mailseal_postfixadmin_refuse('Your current password does not open your mail. Nothing was changed.');
         case MailsealPasswd::WRONG_INPUT:
-            mailseal_postfixadmin_refuse('This password is too long, or has a character that cannot be used. Nothing was changed.');
+            mailseal_postfixadmin_refuse('This password is too long, or contains a character that is not allowed. Nothing was changed.');
         default:
-            mailseal_postfixadmin_refuse('Passwords cannot be changed just now. Nothing was changed. Please try again later.');
+            mailseal_postfixadmin_refuse('Passwords cannot be changed at the moment. Nothing was changed. Please try again later.');
     }
     register_shutdown_function(function () use ($keyring, $user, $old, $new) {
         // The hash in the database decides.  If it cannot be read, both passwords open the

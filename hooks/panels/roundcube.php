@@ -13,7 +13,7 @@ require_once __DIR__ . '/mailseal.php';
 class rcube_mailseal_password
 {
     // Results of a driver which mean that the hash has certainly not changed.  PASSWORD_ERROR and
-    // PASSWORD_CONNECT_ERROR can also mean that the reply of the database was lost.
+    // PASSWORD_CONNECT_ERROR can also mean that the answer of the database was lost.
     private const UNCHANGED = ['PASSWORD_CRYPT_ERROR', 'PASSWORD_IN_HISTORY', 'PASSWORD_CONSTRAINT_VIOLATION'];
 
     public function save($current, $new, $username)

@@ -206,7 +206,7 @@ class AdminVerbs:
         return "ok", {"keys": "\n".join(newest_first).encode()}
 
     async def _export(self, fields: Fields) -> Answer:
-        """The private keys in clear, to export them; needs the login password or a recovery code."""
+        """The private keys in clear, for export; needs the login password or a recovery code."""
         user, secret = user_of(fields), needed(fields, "secret")
         keys = await self._pools.change(lambda: self._life.export(user, secret))
         self._log.warning("export: user=<%s>, private keys given to an administrator", user)

@@ -256,7 +256,7 @@ def _refusal(arguments: _Arguments, key: str, environ: dict[str, str]) -> str:
         if environ.get("SERVICE") != "pop3":
             _log(f"no key: master user <{environ['MASTER_USER']}>")
             return ""
-        return "no POP3 for a master user: Dovecot would hand out empty mails"
+        return "no POP3 for a master user: Dovecot would return empty mails"
     return (
         "the login of an enrolled user came without the user's key: is mailseal's passdb asked, "
         "and before any userdb changes the name?"
