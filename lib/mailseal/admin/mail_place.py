@@ -57,7 +57,10 @@ class Places:
         if account is None:
             raise TemporaryError(f"the user database does not know {user}")
         if account.maildir is None:
-            raise TemporaryError(f"the mail of {user} is not in a Maildir")
+            raise TemporaryError(
+                f"the mail of {user} is not in a Maildir",
+                hint="Dovecot can move it to one: docs/sealing.md, Mail in sdbox and mdbox",
+            )
         return Place(
             account.maildir,
             account.home,
