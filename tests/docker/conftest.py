@@ -143,7 +143,7 @@ def site(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Site:
 
 # In this order, whatever the names: taking mailseal away comes late.
 _ORDER = (
-    *("mail", "services", "debug_logs", "two_hosts", "kinds", "upgrade"),
+    *("mail", "services", "sealer", "debug_logs", "two_hosts", "kinds", "upgrade"),
     *("install", "leaving", "native"),
 )
 

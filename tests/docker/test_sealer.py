@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: MIT
+"""mailseal-sealer under systemd: old mail is sealed, whatever ends the service half-way."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.docker.site import MAIL, Site, password_of
+from tests.docker.test_mail import a_mail, deliver, fresh_word
+from tests.docker.test_services import pid_of
+
+UNIT, CONF = "mailseal-sealer", "/etc/mailseal/mailseal.yaml"
+USER = "carol@example.org"
+COUNT = 60
+CUR = f"{MAIL}/carol/Maildir/cur"
+SEALED = f"find {CUR} -name '1500000*' -exec grep -lP '\\ACRYPTED\\x03\\x07' {{}} + || true"
+
+
+@pytest.fixture
+def old_mail(site: Site) -> Iterator[Site]:
+    """Carol has mail from before her enrollment; sealing it takes 15 seconds."""
+    deliver(site, "carol", a_mail(fresh_word()))
+    text = f"From: eve@example.net\\n\\n{'an old mail ' * 80}\\n"
+    size = len(text) - 3
+    site.run(
+        f"umask 077; for n in $(seq {COUNT}); do "
+        f"printf '{text}' > {CUR}/1500000$((100+n)).M1P1Q1.old,S={size},W={size + 3}:2,S; done; "
+        f"chown vmail:vmail {CUR}/1500000*"
+    )
+    limit = size * COUNT // 15
+    line = f"seal: {{existing: at-enrollment, limit_rate: {limit}}}"
+    site.run(f"cp -p {CONF} {CONF}.before; echo '{line}' >> {CONF}")
+    yield site
+    site.run(f"systemctl disable --now {UNIT}; mv {CONF}.before {CONF}")
+    site.run(f"mailseal unseal {USER} --stdin", stdin=password_of("carol").encode() + b"\n")
+    site.run(f"mailseal unenroll {USER}; rm -f {CUR}/1500000*")
+
+
+def state(site: Site) -> dict[str, Any]:
+    (entry,) = json.loads(site.run(f"mailseal status {USER} --json"))["users"]
+    found: dict[str, Any] = entry.get("existing", {})
+    return found
+
+
+def sealed(site: Site) -> int:
+    return len(site.run(SEALED).splitlines())
+
+
+def test_the_sealer_seals_what_was_there_before(old_mail: Site) -> None:
+    site = old_mail
+    with site.login("carol") as imap:
+        before = imap.bodies()
+    site.run(f"systemctl enable --now {UNIT}.service")
+    first = pid_of(site, UNIT)
+    # The enrollment is all that it is told.
+    site.enroll("carol")
+    site.wait(lambda: sealed(site), "the first mails are sealed", seconds=60)
+    _require_hardened(site, first)
+    # systemd starts it anew, and it goes on.
+    site.run(f"systemctl kill -s KILL {UNIT}")
+    assert 0 < sealed(site) < COUNT + 1
+    again = f"systemctl show -p MainPID --value {UNIT}"
+    site.wait(lambda: site.run(again).strip() not in (first, "0"), "it runs again", seconds=60)
+    site.wait(lambda: state(site).get("phase") == "sealing", "it goes on", seconds=60)
+    site.run(f"systemctl restart {UNIT}")
+    site.wait(lambda: state(site).get("phase") == "done", "all is sealed", seconds=120)
+    assert sealed(site) == COUNT
+    assert state(site)["left"] == 0
+    assert site.run(f"find {MAIL}/carol/Maildir -path '*/tmp/*'") == ""
+    with site.login("carol") as imap:
+        assert imap.bodies() == before
+    assert site.status(f"mailseal verify {USER}") == 0
+    said = site.run(f"mailseal status {USER}")
+    assert "existing mail: sealed\n" in said
+
+
+def _require_hardened(site: Site, pid: str) -> None:
+    """All its processes; and those that work in the mailbox are the owner's."""
+    found = site.run(
+        f"cat /sys/fs/cgroup/*/system.slice/{UNIT}.service/cgroup.procs "
+        f"/sys/fs/cgroup/system.slice/{UNIT}.service/cgroup.procs 2>/dev/null || true"
+    )
+    pids = sorted(set(found.split()) | {pid})
+    owners = set()
+    for number in pids:
+        lines = site.run(f"cat /proc/{number}/status || true", check=False)
+        fields = dict(re.findall(r"^(\w+):\t(.*)$", lines, re.M))
+        if not fields:
+            continue  # it has ended meanwhile
+        owners.add(fields["Uid"].split()[0])
+        assert fields["NoNewPrivs"] == "1" and fields["Seccomp"] == "2", fields
+        if fields["Uid"].split()[0] != "0":
+            assert int(fields["CapEff"], 16) == 0
+        assert site.run(f"ionice -p {number}").strip() == "idle"
+        assert site.run(f"ps -o cls= -p {number}").strip() == "IDL"
+    assert owners == {"0", site.run("id -u vmail").strip()}
+    # In its place there is an empty folder.
+    assert site.run("ls /var/lib/mailseal/keys") != ""
+    assert site.run(f"nsenter -t {pid} -m -- ls /var/lib/mailseal/keys") == ""
