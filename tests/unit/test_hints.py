@@ -74,6 +74,19 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
     return choices
 
 
+def test_examples_of_help_can_be_typed() -> None:
+    for entry in build_parser().commands.entries:
+        words = shlex.split(entry.example)
+        assert words[:2] == ["mailseal", entry.name]
+        build_parser().parse_args(words[1:])
+
+
+def test_help_shows_every_command_once() -> None:
+    text = build_parser().format_help()
+    shown = re.findall(r"^  ([a-z][a-z-]+) ", text, re.M)
+    assert sorted(shown) == sorted(_commands())
+
+
 @pytest.mark.parametrize(("where", "command"), _said(PAGES))
 def test_a_page_names_what_there_is(where: str, command: str) -> None:
     words = command.split()[1:]

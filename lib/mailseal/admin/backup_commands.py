@@ -37,10 +37,22 @@ if TYPE_CHECKING:
 
 def register(commands: Commands) -> None:
     """Add this module's commands."""
-    parser = commands.add("backup", backup, "write keyrings to a file; they stay sealed")
+    parser = commands.add(
+        "backup",
+        backup,
+        "write keyrings to a file; they stay sealed",
+        group="operation",
+        example="mailseal backup /root/keyrings.json",
+    )
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("users", metavar="USER", nargs="*", help="default: all")
-    parser = commands.add("restore", restore, "restore keyrings from a backup, or check a backup")
+    parser = commands.add(
+        "restore",
+        restore,
+        "restore keyrings from a backup, or check a backup",
+        group="operation",
+        example="mailseal restore --check /root/keyrings.json alice@example.com",
+    )
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("users", metavar="USER", nargs="*", help="default: all")
     parser.add_argument("--force", action="store_true", help="replace existing keyrings")
@@ -53,7 +65,11 @@ def register(commands: Commands) -> None:
     parser.add_argument("--escrow-key", metavar="PEM", help="file with the escrow private key")
     parser.add_argument("--stdin", action="store_true", help="secrets from standard input")
     parser = commands.add(
-        "escrow-open", escrow_open, "open a backup with the organisation's private key"
+        "escrow-open",
+        escrow_open,
+        "open a backup with the organisation's private key",
+        group="operation",
+        example="mailseal escrow-open /root/keyrings.json alice@example.com --escrow-key key.pem",
     )
     parser.add_argument("file", metavar="FILE", help="a backup, or one keyring file")
     parser.add_argument("user", metavar="USER")

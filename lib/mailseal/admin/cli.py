@@ -30,9 +30,10 @@ import argparse
 import os
 import signal
 import sys
+import textwrap
 
+from mailseal import __version__, errors
 from mailseal import config as configuration
-from mailseal import errors
 from mailseal.admin.command import Command, Commands, Context
 from mailseal.errors import MailsealError, UsageError
 
@@ -42,8 +43,34 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message, hint=f"try `{self.prog} -h`")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """All commands.  Each module with commands has a function `register`."""
+class _MainParser(_Parser):
+    """Its help shows the commands in groups, which argparse cannot do."""
+
+    commands: Commands
+
+    def format_help(self) -> str:
+        lines = [self.format_usage(), f"{self.description}", ""]
+        for group, entries in self.commands.in_groups():
+            lines.append(f"{group}:")
+            for entry in entries:
+                first, *more = textwrap.wrap(entry.text, 60)
+                lines.append(f"  {entry.name:15} {first}")
+                lines += [f"{'':18}{line}" for line in more]
+            lines.append("")
+        lines += ["options:", *(f"  {names:15} {text}" for names, text in _OPTIONS), ""]
+        lines.append("`mailseal COMMAND -h` describes one command; mailseal(1) describes all.\n")
+        return "\n".join(lines)
+
+
+_OPTIONS = (
+    ("-c FILE", f"the configuration (default: {configuration.DEFAULT_PATH})"),
+    ("-h, --help", "this text"),
+    ("--version", "the version of mailseal"),
+)
+
+
+def build_parser() -> _MainParser:
+    """The parser with all commands."""
     from mailseal.admin import (
         backup_commands,
         config_commands,
@@ -58,11 +85,12 @@ def build_parser() -> argparse.ArgumentParser:
         verify,
     )
 
-    parser = _Parser(
+    parser = _MainParser(
         prog="mailseal", description="Administers mailseal, which encrypts stored mail."
     )
     parser.add_argument("-c", "--config", default=configuration.DEFAULT_PATH, metavar="FILE")
-    commands = Commands(parser)
+    parser.add_argument("--version", action="version", version=f"mailseal {__version__}")
+    parser.commands = commands = Commands(parser, _Parser)
     modules = (
         convert_commands,
         enroll,

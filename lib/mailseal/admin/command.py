@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Literal, get_args
 
 from mailseal import config as configuration
 from mailseal import errors
@@ -58,17 +61,48 @@ def error_of(answer: Answer) -> MailsealError:
 
 Command = Callable[[Context], int]
 
+Group = Literal["users", "passwords and keys", "mail", "operation"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+"""In the order in which help and manual page show them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One command, as help and manual page show it."""
+
+    name: str
+    text: str
+    group: Group
+    example: str
+    parser: argparse.ArgumentParser
+
 
 class Commands:
     """The table of commands, each with its arguments."""
 
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._adder = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    def __init__(
+        self, parser: argparse.ArgumentParser, parser_class: type[argparse.ArgumentParser]
+    ) -> None:
+        self._adder = parser.add_subparsers(
+            dest="command", required=True, metavar="COMMAND", parser_class=parser_class
+        )
+        self.entries: list[Entry] = []
 
-    def add(self, name: str, run: Command, text: str) -> argparse.ArgumentParser:
-        """A command; returns its parser, for the arguments."""
+    def add(
+        self, name: str, run: Command, text: str, *, group: Group, example: str
+    ) -> argparse.ArgumentParser:
+        """A command; returns its parser, for the arguments.  `example` is one command line."""
         parser = self._adder.add_parser(
-            name, help=text, description=f"{text[:1].upper()}{text[1:]}."
+            name,
+            description=textwrap.fill(f"{text[:1].upper()}{text[1:]}.", 78),
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         parser.set_defaults(run=run)
+        self.entries.append(Entry(name, text, group, example, parser))
         return parser
+
+    def in_groups(self) -> Iterator[tuple[Group, list[Entry]]]:
+        """Each group with its commands."""
+        for group in GROUPS:
+            yield group, [entry for entry in self.entries if entry.group == group]

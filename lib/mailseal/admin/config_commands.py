@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 def register(commands: Commands) -> None:
     """Add this module's commands."""
     parser = commands.add(
-        "check-config", check, "check mailseal's configuration file and Dovecot's configuration"
+        "check-config",
+        check,
+        "check mailseal's configuration file and Dovecot's configuration",
+        group="operation",
+        example="mailseal check-config",
     )
     parser.add_argument(
         "--file-only", action="store_true", help="check only the configuration file"
@@ -33,8 +37,20 @@ def register(commands: Commands) -> None:
         help="do not check sockets: use this before Dovecot is started with new settings",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    commands.add("init", init, "make the folders for keys; run it once, at installation")
-    commands.add("print-config", show, "print all options with their values and meanings, as YAML")
+    commands.add(
+        "init",
+        init,
+        "make the folders for keys; run it once, at installation",
+        group="operation",
+        example="mailseal init",
+    )
+    commands.add(
+        "print-config",
+        show,
+        "print all options with their values and meanings, as YAML",
+        group="operation",
+        example="mailseal print-config",
+    )
 
 
 def check(context: Context) -> int:

@@ -50,7 +50,13 @@ FormOf = Callable[[str], "Form"]
 
 def register(commands: Commands) -> None:
     """Add this module's commands."""
-    parser = commands.add("seal", seal, "seal existing mail")
+    parser = commands.add(
+        "seal",
+        seal,
+        "seal existing mail",
+        group="mail",
+        example="mailseal seal --domain example.com --dry-run",
+    )
     add_users(parser)
     _add_options(parser)
     parser.add_argument(
@@ -58,13 +64,23 @@ def register(commands: Commands) -> None:
         action="store_true",
         help="overwrite the mails in clear before they are removed; see docs/sealing.md",
     )
-    parser = commands.add("unseal", unseal, "store sealed mail in clear again")
+    parser = commands.add(
+        "unseal",
+        unseal,
+        "store sealed mail in clear again",
+        group="mail",
+        example="mailseal unseal alice@example.com",
+    )
     parser.add_argument("users", metavar="USER", nargs="+")
     key_sources.add_options(parser)
     parser.add_argument("--key", metavar="FILE", help="file with the user's private keys")
     _add_options(parser)
     parser = commands.add(
-        "reseal", reseal, "seal mail to the current key pair instead of older ones"
+        "reseal",
+        reseal,
+        "seal mail to the current key pair instead of older ones",
+        group="mail",
+        example="mailseal reseal alice@example.com --from-key /root/ecprivkey.pem",
     )
     parser.add_argument("users", metavar="USER", nargs="+")
     key_sources.add_options(parser)

@@ -42,7 +42,13 @@ NO_SECOND_WAY = "no recovery method: a forgotten password means LOST MAIL"
 
 def register(commands: Commands) -> None:
     """Add this module's command."""
-    parser = commands.add("enroll", enroll, "make a key pair for a user, or for many")
+    parser = commands.add(
+        "enroll",
+        enroll,
+        "make a key pair for a user, or for many",
+        group="users",
+        example="mailseal enroll alice@example.com",
+    )
     parser.add_argument("user", metavar="USER", nargs="?")
     parser.add_argument("--stdin", action="store_true", help="password from standard input")
     parser.add_argument(

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 def register(commands: Commands) -> None:
     """Add this module's commands."""
-    change = commands.add("passwd", passwd, "change the password that opens a user's keyring")
+    change = commands.add(
+        "passwd",
+        passwd,
+        "change the password that opens a user's keyring",
+        group="passwords and keys",
+        example="mailseal passwd alice@example.com",
+    )
     change.add_argument("user", metavar="USER")
     change.add_argument("--stdin", action="store_true", help="passwords from standard input")
     change.add_argument(
@@ -39,11 +45,23 @@ def register(commands: Commands) -> None:
     end = change.add_mutually_exclusive_group()
     end.add_argument("--commit", metavar="ID", help="complete the change ID: keep the new password")
     end.add_argument("--undo", metavar="ID", help="undo the change ID: keep the old password")
-    lock_parser = commands.add("lock", lock, "end the session of a user, or all sessions")
+    lock_parser = commands.add(
+        "lock",
+        lock,
+        "end the session of a user, or all sessions",
+        group="users",
+        example="mailseal lock alice@example.com",
+    )
     who = lock_parser.add_mutually_exclusive_group(required=True)
     who.add_argument("user", metavar="USER", nargs="?")
     who.add_argument("--all", action="store_true")
-    repair_parser = commands.add("repair", repair, "publish the user's own public key again")
+    repair_parser = commands.add(
+        "repair",
+        repair,
+        "publish the user's own public key again",
+        group="operation",
+        example="mailseal repair alice@example.com",
+    )
     repair_parser.add_argument("user", metavar="USER")
 
 

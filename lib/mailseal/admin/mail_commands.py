@@ -29,7 +29,13 @@ _HEADER = 65536
 
 def register(commands: Commands) -> None:
     """Add this module's commands."""
-    parser = commands.add("cat", cat, "open a sealed mail file and write it to standard output")
+    parser = commands.add(
+        "cat",
+        cat,
+        "open a sealed mail file and write it to standard output",
+        group="mail",
+        example="mailseal cat /srv/mail/example.com/alice/Maildir/cur/1700000000.M1P1.host:2,S",
+    )
     parser.add_argument("file", metavar="FILE")
     parser.add_argument(
         "--user", help="owner of the mail (default: the user whose key id is in the file)"

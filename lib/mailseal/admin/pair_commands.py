@@ -32,17 +32,33 @@ if TYPE_CHECKING:
 
 def register(commands: Commands) -> None:
     """Add this module's commands."""
-    _secret(commands.add("rotate", rotate, "make a new key pair for new mail"))
+    _secret(
+        commands.add(
+            "rotate",
+            rotate,
+            "make a new key pair for new mail",
+            group="passwords and keys",
+            example="mailseal rotate alice@example.com",
+        )
+    )
     _secret(
         commands.add(
             "rekey",
             rekey,
             "make a new master key and a new key pair, so that later mail cannot be opened with "
             "an old copy of the keyring and an old password",
+            group="passwords and keys",
+            example="mailseal rekey alice@example.com",
         )
     )
     drop = _secret(
-        commands.add("drop-key", drop_key, "remove an old key pair that no mail is sealed to")
+        commands.add(
+            "drop-key",
+            drop_key,
+            "remove an old key pair that no mail is sealed to",
+            group="passwords and keys",
+            example="mailseal drop-key alice@example.com 9b01d7e2c45f8a63",
+        )
     )
     drop.add_argument("key", metavar="KEYID", help="the key id that `mailseal status` shows")
     drop.add_argument(

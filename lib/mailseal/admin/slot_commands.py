@@ -30,19 +30,47 @@ def register(commands: Commands) -> None:
             rewrap,
             "update the keyring after the login password was changed without mailseal, with the "
             "previous password or a recovery code",
+            group="passwords and keys",
+            example="mailseal rewrap alice@example.com",
         )
     )
     two_places.add_options(
-        _secret(commands.add("recover", recover, "set a new login password with a recovery code"))
+        _secret(
+            commands.add(
+                "recover",
+                recover,
+                "set a new login password with a recovery code",
+                group="passwords and keys",
+                example="mailseal recover alice@example.com",
+            )
+        )
     )
     _secret(
         commands.add(
-            "recovery-code", recovery_code, "make a recovery code; it replaces the older one"
+            "recovery-code",
+            recovery_code,
+            "make a recovery code; it replaces the older one",
+            group="passwords and keys",
+            example="mailseal recovery-code alice@example.com",
         )
     )
-    app = _secret(commands.add("app-password", app_password, "make a password for one program"))
+    app = _secret(
+        commands.add(
+            "app-password",
+            app_password,
+            "make a password for one program",
+            group="passwords and keys",
+            example="mailseal app-password alice@example.com phone",
+        )
+    )
     app.add_argument("label", metavar="LABEL", help="where it is used, for example phone or laptop")
-    revoke_parser = commands.add("revoke", revoke, "remove an app password or another slot")
+    revoke_parser = commands.add(
+        "revoke",
+        revoke,
+        "remove an app password or another slot",
+        group="passwords and keys",
+        example="mailseal revoke alice@example.com 3f2a91c0",
+    )
     revoke_parser.add_argument("user", metavar="USER")
     revoke_parser.add_argument(
         "--stdin",
@@ -64,6 +92,8 @@ def register(commands: Commands) -> None:
             "export-key",
             export_key,
             "write the private keys IN CLEAR to standard output, newest first",
+            group="passwords and keys",
+            example="mailseal export-key alice@example.com --format dovecot",
         )
     )
     export.add_argument(

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 def register(commands: Commands) -> None:
     """Add this module's command."""
-    parser = commands.add("status", status, "show users, keys, slots and sessions")
+    parser = commands.add(
+        "status",
+        status,
+        "show users, keys, slots and sessions",
+        group="users",
+        example="mailseal status alice@example.com",
+    )
     parser.add_argument("user", metavar="USER", nargs="?")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     parser.add_argument(

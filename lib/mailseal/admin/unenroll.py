@@ -33,7 +33,13 @@ if TYPE_CHECKING:
 
 def register(commands: Commands) -> None:
     """Add this module's commands."""
-    parser = commands.add("unenroll", unenroll, "permanently remove a user's keys")
+    parser = commands.add(
+        "unenroll",
+        unenroll,
+        "permanently remove a user's keys",
+        group="users",
+        example="mailseal unenroll alice@example.com",
+    )
     parser.add_argument("user", metavar="USER")
     parser.add_argument(
         "--maildir", action="append", default=[], help="search this folder too (may be repeated)"

@@ -35,7 +35,13 @@ EX_FOUND = 1
 
 def register(commands: Commands) -> None:
     """Add this module's commands."""
-    parser = commands.add("verify", run, "check stored mail: nothing in clear, nothing changed")
+    parser = commands.add(
+        "verify",
+        run,
+        "check stored mail: nothing in clear, nothing changed",
+        group="mail",
+        example="mailseal verify --all --json",
+    )
     parser.add_argument("users", nargs="*", metavar="USER")
     parser.add_argument("--all", action="store_true", help="every enrolled user")
     parser.add_argument("--domain", metavar="DOMAIN", help="every enrolled user of a domain")
