@@ -310,7 +310,7 @@ def test_what_is_no_plain_mail_is_left_alone_and_named(sealing: Box) -> None:
     assert report.tally.converted == 2 and report.tally.already == 2
     assert {os.path.basename(path): why for path, why in report.tally.problems} == {
         "foreign": f"sealed to another key: {stranger.public.key_id.hex()[:16]}",
-        "damaged": "a sealed mail is cut short in its header",
+        "damaged": "a sealed mail is truncated in its header",
         "link": "is a symbolic link",
         "pipe": "is not a file",
         "folder": "is not a file",
@@ -410,7 +410,7 @@ def test_a_mail_that_was_changed_is_not_unsealed(tmp_path: Path) -> None:
     path.write_bytes(changed)
     report = box.convert()
     assert report.tally.converted == 1 and report.tally.left == 1
-    assert "tag does not match" in report.tally.problems[0][1]
+    assert "its tag is wrong" in report.tally.problems[0][1]
     assert path.read_bytes() == changed
 
 

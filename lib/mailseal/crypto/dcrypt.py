@@ -44,7 +44,7 @@ SHA_256 = bytes.fromhex("0609608648016503040201")
 TAG_SIZE = 16
 ROUNDS = 1
 KEY_TYPE_EC = 2
-MAX_HEADER = 4096  # ours have 255 to 323 bytes; RSA-4096 records from Dovecot about 650
+MAX_HEADER = 4096  # mailseal's have 255 to 323 bytes; Dovecot's with RSA-4096 about 650
 
 _FIXED = MAGIC + bytes((VERSION,)) + FLAG_AEAD.to_bytes(4, "big")
 _FIXED_SIZE = 48  # up to and with the key data length
@@ -54,7 +54,7 @@ _BLOCK = 1 << 16
 
 
 def seal(public: PublicKey, data: bytes, *, secret: MessageSecret | None = None) -> bytes:
-    """A whole message at once.  For 4 KB two thirds of what seal_stream() takes."""
+    """Seal a whole mail at once.  For 4 KB this takes two thirds of seal_stream()'s time."""
     header, raw = _begin(public, secret)
     return header + AESGCM(raw[:32]).encrypt(raw[32:44], data, raw[44:])
 
@@ -62,12 +62,12 @@ def seal(public: PublicKey, data: bytes, *, secret: MessageSecret | None = None)
 def seal_stream(
     public: PublicKey, pieces: Iterable[bytes], *, secret: MessageSecret | None = None
 ) -> Iterator[bytes | memoryview]:
-    """A message in pieces: Sealing.pieces()."""
+    """Seal a mail in pieces; see Sealing.pieces()."""
     return Sealing(public, secret=secret).pieces(pieces)
 
 
 class Sealing:
-    """One message on its way to being sealed, and its proof: whoever sealed it can read it back."""
+    """Seals one mail, and can read it back to verify it, without the recipient's private key."""
 
     def __init__(self, public: PublicKey, *, secret: MessageSecret | None = None) -> None:
         self.header, self._raw = _begin(public, secret)
@@ -75,15 +75,15 @@ class Sealing:
     def pieces(self, plain: Iterable[bytes]) -> Iterator[bytes | memoryview]:
         """Header, the ciphertext of each piece, tag.
 
-        Each is to be used before the next is asked for: they share one buffer.  With a new
-        one for each of 256 KB, the kernel's clearing of fresh memory took six times the
-        cipher's time (1 MB: 2.6 ms; 0.4 ms so).
+        Use each piece before you ask for the next one: they share one buffer.  With a new
+        buffer for each 256 KB, the kernel needs six times as long to clear the memory
+        as the cipher (1 MB: 2.6 ms; with one buffer 0.4 ms).
         """
         raw = self._raw
         yield self.header
         gcm = Cipher(algorithms.AES(raw[:32]), modes.GCM(raw[32:44])).encryptor()
         gcm.authenticate_additional_data(raw[44:])
-        buffer = bytearray(_BLOCK + 16)  # the library asks for a block more
+        buffer = bytearray(_BLOCK + 16)  # the library needs one more block
         out = memoryview(buffer)
         for piece in plain:
             view = memoryview(piece)
@@ -94,21 +94,21 @@ class Sealing:
         yield gcm.tag
 
     def read_back(self, source: BinaryIO) -> Iterator[bytes]:
-        """The plaintext of what was written, without the recipient's key.
+        """The plaintext of the written file, without the recipient's key.
 
-        Raises Damaged unless header, ciphertext and tag are those of this message.
+        Raises Damaged if header, ciphertext or tag are not those of this mail.
         """
         source.seek(0)
         if source.read(len(self.header)) != self.header:
-            raise Damaged("a sealed mail has another header than was written")
+            raise Damaged("the header of a sealed mail is not the one that was written")
         end = source.seek(0, io.SEEK_END) - TAG_SIZE
         if end < len(self.header):
-            raise Damaged("a sealed mail is cut short")
+            raise Damaged("a sealed mail is truncated")
         yield from _decrypted(source, len(self.header), end, self._raw)
 
 
 def _begin(public: PublicKey, secret: MessageSecret | None) -> tuple[bytes, bytes]:
-    """The header, and the 60 bytes wrapped in it, for a message to `public`."""
+    """The header of a mail for `public`, and the 60 bytes that are wrapped in it."""
     secret = secret or MessageSecret(public.curve)
     raw = secret.take(public.curve)
     shared = secret.ephemeral.exchange(ec.ECDH(), public.key)
@@ -145,7 +145,7 @@ def _wrapping(shared: bytes, point: bytes, rounds: int) -> Cipher[modes.CBC]:
     """The cipher that wraps a secret.
 
     One round is enough: `shared` is a fresh ECDH result, not a password, and
-    2048 rounds cost writer and reader 0.9 ms a mail for nothing.
+    2048 rounds would take 0.9 ms for each mail, when it is written and when it is read.
     """
     derived = hashlib.pbkdf2_hmac("sha256", shared, point, rounds, 48)
     return Cipher(algorithms.AES(derived[:32]), modes.CBC(derived[32:]))
@@ -153,7 +153,7 @@ def _wrapping(shared: bytes, point: bytes, rounds: int) -> Cipher[modes.CBC]:
 
 @dataclasses.dataclass(frozen=True)
 class KeyRecord:
-    """To whom a message is sealed: key type (1 RSA, 2 EC), key id, and the wrapped secret."""
+    """A key record: key type (1 RSA, 2 EC), key id, and the wrapped secret."""
 
     key_type: int
     key_id: bytes
@@ -164,7 +164,7 @@ class KeyRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """What the header of a sealed file says.  It is not authenticated."""
+    """The content of the header of a sealed file.  It is not authenticated."""
 
     version: int
     flags: int
@@ -174,12 +174,12 @@ class Info:
 
     @property
     def key_ids(self) -> tuple[bytes, ...]:
-        """Ids of the keys that can open it, 32 bytes each."""
+        """Ids of the keys that can open the mail, 32 bytes each."""
         return tuple(record.key_id for record in self.records)
 
 
 def is_sealed(start: bytes) -> bool:
-    """Whether a file that begins so claims to be sealed (of any version)."""
+    """Whether the beginning of a file is that of a sealed mail, of any version."""
     return start.startswith(MAGIC)
 
 
@@ -188,7 +188,7 @@ def inspect(start: bytes) -> Info:
     if not is_sealed(start):
         raise NotSealed("not a sealed mail")
     if len(start) < _FIXED_SIZE:
-        raise Damaged("a sealed mail is cut short in its header")
+        raise Damaged("a sealed mail is truncated in its header")
     if start[9] != VERSION:
         raise Damaged(f"a sealed mail of format version {start[9]}; mailseal reads version 2")
     flags, header_size = _u32(start, 10), _u32(start, 14)
@@ -198,9 +198,9 @@ def inspect(start: bytes) -> Info:
     if header_size != _FIXED_SIZE + key_size or header_size > MAX_HEADER:
         raise Damaged("a sealed mail with a damaged header")
     if not 1 <= rounds <= _MAX_ROUNDS:
-        raise Damaged("a sealed mail that asks for too many rounds")
+        raise Damaged("a sealed mail with too many PBKDF2 rounds")
     if len(start) < header_size:
-        raise Damaged("a sealed mail is cut short in its header")
+        raise Damaged("a sealed mail is truncated in its header")
     return Info(start[9], flags, header_size, rounds, _records(start[_FIXED_SIZE:header_size]))
 
 
@@ -228,16 +228,16 @@ def _records(data: bytes) -> tuple[KeyRecord, ...]:
 def open_sealed(source: BinaryIO, keys: Iterable[PrivateKey]) -> Iterator[bytes]:
     """The plaintext of a seekable file, in pieces, only after its tag was checked.
 
-    Up to 8 MiB are read once.  Larger files are read twice, to check and then
-    to hand out, so that memory stays bounded and no plaintext goes to a file;
-    should the file change in between, the end raises Damaged.
+    Files up to 8 MiB are read once.  Larger files are read twice, first to check the tag
+    and then to return the plaintext, so that memory is limited and no plaintext is written
+    to a file.  If the file changes in between, Damaged is raised at the end.
     """
     source.seek(0)
     info = inspect(source.read(MAX_HEADER))
     secret = _unwrap(info, keys)
     end = source.seek(0, io.SEEK_END) - TAG_SIZE
     if end < info.header_size:
-        raise Damaged("a sealed mail is cut short")
+        raise Damaged("a sealed mail is truncated")
     if end - info.header_size <= 8 * _PIECE:
         yield b"".join(_decrypted(source, info.header_size, end, secret))
         return
@@ -247,18 +247,18 @@ def open_sealed(source: BinaryIO, keys: Iterable[PrivateKey]) -> Iterator[bytes]
 
 
 def unproven(source: BinaryIO, keys: Iterable[PrivateKey]) -> Iterator[bytes]:
-    """The plaintext in pieces BEFORE its tag is checked; only the end tells, by raising Damaged.
+    """The plaintext in pieces BEFORE its tag is checked; Damaged is raised at the end.
 
-    For whoever looks whether a mail is whole, and hands none of it on.  The check hash of the
-    secret is computed, too, although the tag proves the secret: a mail whose header has
-    another one is a mail that Dovecot does not open.
+    Only for checks that do not use the content.  The check hash of the secret is computed too,
+    although the tag authenticates the secret: Dovecot does not open a mail with a wrong
+    check hash.
     """
     source.seek(0)
     info = inspect(source.read(MAX_HEADER))
     secret = _unwrap(info, keys)
     end = source.seek(0, io.SEEK_END) - TAG_SIZE
     if end < info.header_size:
-        raise Damaged("a sealed mail is cut short")
+        raise Damaged("a sealed mail is truncated")
     yield from _decrypted(source, info.header_size, end, secret)
 
 
@@ -273,13 +273,13 @@ def _decrypted(source: BinaryIO, start: int, end: int, secret: bytes) -> Iterato
     while left:
         piece = source.read(min(left, _PIECE))
         if not piece:
-            raise Damaged("a sealed mail is cut short")
+            raise Damaged("a sealed mail is truncated")
         left -= len(piece)
         yield gcm.update(piece)
     try:
         gcm.finalize()
     except InvalidTag:
-        raise Damaged("a sealed mail was changed or cut short: its tag does not match") from None
+        raise Damaged("a sealed mail was changed or truncated: its tag is wrong") from None
 
 
 def _unwrap(info: Info, keys: Iterable[PrivateKey]) -> bytes:

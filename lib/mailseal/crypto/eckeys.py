@@ -8,9 +8,9 @@ the point compressed.  Key strings are those of Dovecot's lib-dcrypt:
     private            2:<curve OID>:0:<hex MPI>:<hex key id>
     private, password  2:<curve OID>:2:aes-256-ctr:<hex salt>:sha256:<rounds>:<hex>:<hex key id>
 
-where a name may stand for the OID (prime256v1), and an MPI is a u32 length and a
+where the OID may also be a name (prime256v1), and an MPI is a u32 length and a
 big-endian number (a leading 00 if its top bit is set).  PEM (PKCS#8,
-SubjectPublicKeyInfo) and base64 of any form are read too.  P-256, P-384 and P-521:
+SubjectPublicKeyInfo) and base64 of each form are read too.  P-256, P-384 and P-521:
 X25519 crashes imap in Dovecot 2.3.19.
 
 FAILURES
@@ -78,10 +78,10 @@ def uncompressed(key: ec.EllipticCurvePublicKey) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class PublicKey:
-    """The half that seals."""
+    """The public key of a pair, which seals."""
 
     curve: Curve
-    # cryptography 38 does not compare keys; the SPKI says it all
+    # cryptography 38 cannot compare keys, so compare the SPKI
     key: ec.EllipticCurvePublicKey = dataclasses.field(compare=False)
     spki: bytes
     key_id: bytes
@@ -132,12 +132,12 @@ class PublicKey:
         return uncompressed(self.key)
 
     def dovecot_string(self) -> str:
-        """The form for Dovecot's settings and userdb fields."""
+        """The key string for Dovecot's settings and userdb fields."""
         return f"2:{self.spki.hex()}:{self.key_id.hex()}"
 
 
 class PrivateKey:
-    """The half that opens.  Its repr shows the key id only."""
+    """The private key of a pair, which opens.  Its repr shows only the key id."""
 
     __slots__ = ("curve", "key", "public")
 
@@ -178,17 +178,17 @@ class PrivateKey:
         return self.key.exchange(ec.ECDH(), peer)
 
     def dovecot_string(self) -> str:
-        """The clear form.  Whoever sees it can read the mail."""
+        """The key string in clear.  Anybody who has it can read the mail."""
         return f"2:{self.curve.oid}:0:{self._mpi().hex()}:{self.key_id.hex()}"
 
     def dovecot_wrapped(
         self, password: bytes, *, rounds: int = 1, salt: bytes | None = None
     ) -> str:
-        """The form that opens with a password.
+        """The key string sealed with a password.
 
-        One round is right for a random password of full strength only.  A salt that is
-        given must never come again with this password: CTR would show what two keys have
-        in common.
+        One round is enough only for a random password of full strength.  Never use
+        the same salt twice with the same password: CTR would reveal the difference of
+        the two keys.
         """
         salt = os.urandom(8) if salt is None else salt
         return _wrapped(self.public, salt, rounds, _ctr(password, salt, rounds, self._mpi()))
@@ -210,7 +210,7 @@ class PrivateKey:
                     raise Damaged("a private key is wrapped with an unknown cipher")
                 rounds = int(parts[6])
                 if not 1 <= rounds <= _MAX_ROUNDS:
-                    raise Damaged("a private key asks for too many rounds")
+                    raise Damaged("a private key with too many PBKDF2 rounds")
                 if password is None:
                     raise WrongPassword("this private key needs a password")
                 mpi = _ctr(password, bytes.fromhex(parts[4]), rounds, bytes.fromhex(parts[7]))
@@ -239,7 +239,7 @@ class PrivateKey:
         try:
             key = serialization.load_pem_private_key(text.encode(), password)
         except TypeError:
-            raise WrongPassword("a password is missing or superfluous") from None
+            raise WrongPassword("the private key needs a password, or has none") from None
         except (ValueError, UnsupportedAlgorithm):
             raise Damaged("not a private key, or a wrong password") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey):
@@ -253,12 +253,12 @@ class PrivateKey:
 
 
 def longest_wrapped(public: PublicKey, salt_size: int) -> int:
-    """Bytes of dovecot_wrapped() with one round at most, by the public half."""
+    """Largest size in bytes of dovecot_wrapped() with one round, for this public key."""
     return len(_wrapped(public, bytes(salt_size), 1, bytes(4 + public.curve.size + 1)))
 
 
 def _wrapped(public: PublicKey, salt: bytes, rounds: int, sealed: bytes) -> str:
-    # Dovecot looks the curve up by name as well as by OID; the name is shorter.
+    # Dovecot accepts a name or an OID for the curve; the name is shorter.
     return (
         f"2:{public.curve.name}:2:aes-256-ctr:{salt.hex()}:sha256:{rounds}:"
         f"{sealed.hex()}:{public.key_id.hex()}"
@@ -266,14 +266,14 @@ def _wrapped(public: PublicKey, salt: bytes, rounds: int, sealed: bytes) -> str:
 
 
 def _ctr(password: bytes, salt: bytes, rounds: int, data: bytes) -> bytes:
-    """AES-256-CTR under PBKDF2(password, salt): seals and opens."""
+    """AES-256-CTR with a key from PBKDF2(password, salt), to seal and to open."""
     derived = hashlib.pbkdf2_hmac("sha256", password, salt, rounds, 48)
     cipher = Cipher(algorithms.AES(derived[:32]), modes.CTR(derived[32:])).encryptor()
     return cipher.update(data) + cipher.finalize()
 
 
 def _unwrap(text: str) -> str:
-    """Undo base64 around a key, if there is any."""
+    """Decode base64, if the key is encoded."""
     text = text.strip()
     if text.startswith(("-----BEGIN", "2:")):
         return text

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The secret of one sealed mail, made ahead of time or when it is needed.
+"""The secret of one sealed mail, made in advance or when it is needed.
 
-60 random bytes: 32 AES-256 key, 12 GCM nonce, 16 AAD.  Dovecot stores beside the wrapped
-secret a check hash, by which it recognises the secret that it has unwrapped.
+60 random bytes: 32 AES-256 key, 12 GCM nonce, 16 AAD.  The header of a mail also contains
+a check hash, with which Dovecot verifies the unwrapped secret.
 
 CONTRACT
-    A secret seals one message only.  take() raises RuntimeError the second time: two messages
+    A secret seals only one mail.  take() raises RuntimeError the second time: two mails
     with the same key and nonce would reveal both.
 """
 
@@ -38,7 +38,7 @@ _sha256 = _builtin_sha256()
 
 
 def check_hash(secret: bytes) -> bytes:
-    """The 2048-fold hash by which Dovecot recognises a secret it has unwrapped.
+    """The hash, repeated 2,048 times, with which Dovecot verifies an unwrapped secret.
 
     The number is fixed by the format.  2048 rounds took 0.55 ms with CPython's
     builtin SHA-256 and 0.95 ms with OpenSSL's through hashlib.
@@ -53,8 +53,8 @@ def check_hash(secret: bytes) -> bytes:
 class MessageSecret:
     """Key, nonce and AAD of one message, their check hash, and an ephemeral key pair.
 
-    Making one is most of the work of sealing a small mail, and needs neither
-    recipient nor mail, only the recipient's curve: it can be done ahead of time.
+    Making one is most of the work of sealing a small mail.  It needs only the
+    recipient's curve, so it can be done in advance.
     """
 
     __slots__ = ("_secret", "check", "curve", "ephemeral", "point")
@@ -70,10 +70,10 @@ class MessageSecret:
         self.point = uncompressed(self.ephemeral.public_key())
 
     def take(self, curve: Curve) -> bytes:
-        """Hand out the 60 bytes, once, with an ephemeral key on `curve`."""
+        """Return the 60 bytes, once, with an ephemeral key on `curve`."""
         secret, self._secret = self._secret, None
         if secret is None:
-            raise RuntimeError("a message secret seals one message only")
+            raise RuntimeError("a message secret seals only one mail")
         if curve is not self.curve:
             self._new_ephemeral(curve)
         return secret

@@ -29,7 +29,7 @@ VERSION = 1
 
 
 def encode(keyrings: Mapping[str, bytes], *, created: int) -> bytes:
-    """The file for these keyrings, by user."""
+    """The backup file with these keyrings."""
     lines: list[dict[str, Any]] = [{"format": FORMAT, "version": VERSION, "created": created}]
     lines += [{"user": user, "keyring": data.decode()} for user, data in sorted(keyrings.items())]
     body = "".join(json.dumps(line) + "\n" for line in lines).encode()
@@ -38,7 +38,7 @@ def encode(keyrings: Mapping[str, bytes], *, created: int) -> bytes:
 
 
 def parse(data: bytes) -> dict[str, Keyring]:
-    """Every keyring of a backup, checked, by user.  Also takes a single keyring file."""
+    """The keyrings in a backup, after a check, by user.  Also reads a single keyring file."""
     try:
         is_backup = record.is_of(_first(data), FORMAT, VERSION)
     except NewerFormat as exc:
@@ -49,7 +49,7 @@ def parse(data: bytes) -> dict[str, Keyring]:
     end = _json(last)
     right = hashlib.sha256(body + b"\n").hexdigest()
     if not data.endswith(b"\n") or not isinstance(end, dict) or end.get("sha256") != right:
-        raise Damaged("the backup was changed or cut short")
+        raise Damaged("the backup was changed or truncated")
     found = {}
     for line in body.split(b"\n")[1:]:
         entry = _json(line)
@@ -72,7 +72,7 @@ def _single(data: bytes) -> dict[str, Keyring]:
 
 
 def _first(data: bytes) -> Any:
-    """What the first line holds; None if it is no JSON, as the first line of a keyring."""
+    """The content of the first line; None if it is not JSON, as in a keyring file."""
     try:
         return record.parse(data.partition(b"\n")[0])
     except Damaged:

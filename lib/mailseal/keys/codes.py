@@ -7,8 +7,8 @@ A code is 32 letters of Crockford's base32 in groups of four, upper or lower cas
     26 letters  the secret, 130 random bits
     3 letters   checksum over kind, id and secret (finds a typing error: 32,767 in 32,768)
 
-I, L and O are read as 1, 1 and 0; spaces and dashes do not count.  What goes
-into Argon2id is the plain spelling that read() returns.
+I, L and O are read as 1, 1 and 0; spaces and dashes are ignored.  The input of Argon2id
+is the normal form that read() returns.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import secrets
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_SIZE = 3
 CHANGE_ID_SIZE = 16
-"""Letters in the id of a login slot.  It names a change of the password, and whoever knows it may
-settle that change: 80 bits, which nobody guesses."""
+"""Letters in the id of a login slot.  It is also the id of a password change, with which anybody can
+end that change.  It has 80 bits, so it cannot be guessed."""
 _SECRET_SIZE = 26
 _CHECK_SIZE = 3
 _SIZE = ID_SIZE + _SECRET_SIZE + _CHECK_SIZE
@@ -29,7 +29,7 @@ _READ_AS = str.maketrans({"i": "1", "l": "1", "o": "0", "-": None, " ": None})
 
 
 def new_id(taken: set[str], size: int = ID_SIZE) -> str:
-    """A slot id that is not taken."""
+    """A slot id that is not in use."""
     while True:
         slot_id = "".join(secrets.choice(ALPHABET) for _ in range(size))
         if slot_id not in taken:
@@ -37,14 +37,14 @@ def new_id(taken: set[str], size: int = ID_SIZE) -> str:
 
 
 def make(kind: str, slot_id: str) -> str:
-    """A new code for a slot, as people see it: eight groups of four letters."""
+    """A new code for a slot, in the form for people: eight groups of four letters."""
     body = slot_id + "".join(secrets.choice(ALPHABET) for _ in range(_SECRET_SIZE))
     plain = body + _checksum(kind, body)
     return "-".join(plain[at : at + 4] for at in range(0, _SIZE, 4))
 
 
 def read(kind: str, typed: bytes) -> bytes | None:
-    """The plain spelling of a code of this kind, or None if this is none or was mistyped."""
+    """The normal form of a code of this kind; None if it is not one, or was mistyped."""
     if len(typed) > _LONGEST_TYPED:
         return None
     try:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 """The escrow slot: the master key, sealed with the organisation's public key.
 
-Ephemeral ECDH, HKDF-SHA256, AES-256-GCM.  The associated data of the wrap holds user,
-slot id, label, time and both keys.  The public key is kept, so that the
-slot can be made again for a new master key.
+Ephemeral ECDH, HKDF-SHA256, AES-256-GCM.  The associated data of the wrap contains user,
+slot id, label, time and both keys.  The slot contains the public key, so that it
+can be made again for a new master key.
 
 FAILURES
-    open() raises NoKey for another key, Damaged when the wrap does not open.
+    open() raises NoKey for another key, and Damaged if the wrap cannot be opened.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class EscrowSlot:
         return dataclasses.replace(bare, wrapped=wrapped)
 
     def open(self, private: PrivateKey, user: str) -> bytearray:
-        """The master key.  Raises NoKey for another key, Damaged when the wrap does not open."""
+        """The master key.  Raises NoKey for another key, Damaged if the wrap cannot be opened."""
         if private.key_id != self.key_id:
             raise NoKey("this slot is sealed to another escrow key")
         peer = PublicKey.from_spki(self.ephemeral)
@@ -98,11 +98,11 @@ class EscrowSlot:
             raise Damaged(f"slot {self.id} of {user} is damaged") from None
 
     def with_tag(self, tag: bytes) -> EscrowSlot:
-        """The same with this tag."""
+        """A copy with this tag."""
         return dataclasses.replace(self, tag=tag)
 
     def takes(self, credential: Credential) -> bool:
-        """Whether this is the private key of the pair that it is sealed to."""
+        """Whether this is the private key of the escrow key pair."""
         return isinstance(credential, EscrowKey) and credential.private.key_id == self.key_id
 
     def unwrap(self, credential: Credential, user: str, derive: Derive) -> bytearray | None:
@@ -115,7 +115,7 @@ class EscrowSlot:
         return associated(self, user, key_id=self.key_id.hex(), ephemeral=self.ephemeral.hex())
 
     def as_json(self) -> dict[str, Any]:
-        """What is stored."""
+        """The stored fields."""
         return {
             **common(self),
             "public": self.public.spki.hex(),

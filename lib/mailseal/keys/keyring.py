@@ -11,8 +11,8 @@ FORMAT (keyring_file.py describes the file)
 
 INTEGRITY
     The digest of the file detects accidental changes.  The associated data detect
-    deliberate changes: each private key is bound to user, id, curve, place and time, each slot to
-    user, id and parameters; keys_tag to the whole list of keys, and each slot's tag to that
+    deliberate changes: each private key is bound to user, id, curve, position and time, each slot
+    to user, id and parameters; keys_tag to the whole list of keys, and each slot's tag to that
     slot.  Without the master key, nothing can be swapped or added, and no key pair can be
     removed.  A user who can write the file can remove a slot.  If an older file is put
     back, the file does not show it; after rekey() an older file cannot open later keys.
@@ -75,7 +75,7 @@ class Keyring:
 
     @property
     def pending(self) -> Slot | None:
-        """The new login slot of a change that nothing has settled yet, or None."""
+        """The new login slot of an open password change, or None."""
         logins = self.of_kind("login")
         return logins[0] if len(logins) > 1 else None
 
@@ -88,11 +88,11 @@ class Keyring:
 
     @property
     def has_second_way(self) -> bool:
-        """Whether a user who forgets the password can still be let in."""
+        """Whether there is a recovery method."""
         return any(slots.kind_of(slot).second_way for slot in self.slots)
 
     def open(self, credential: Credential, *, derive: Derive = kdf.derive) -> Opened:
-        """Open with what fits a slot.  Costs one Argon2id a slot that is tried.
+        """Open with a credential.  Runs Argon2id once for each slot that is tried.
 
         Raises WrongPassword, Damaged.
         """
@@ -134,7 +134,7 @@ class Keyring:
             raise WrongPassword(f"{self.user} has no slot for this escrow key") from None
 
     def without(self, slot_id: str) -> Keyring:
-        """Take a slot away.  Needs no password; the login slot stays."""
+        """Remove a slot.  Needs no password.  The login slot cannot be removed."""
         slot = self.slot(slot_id)
         if slot.kind == "login" and len(self.of_kind("login")) == 1:
             raise UsageError(
@@ -159,7 +159,7 @@ class Keyring:
 
     @classmethod
     def parse(cls, data: bytes, user: str) -> Keyring:
-        """Read a file that should be this user's.  Raises Damaged, NewerFormat."""
+        """Read this user's file.  Raises Damaged, NewerFormat."""
         try:
             keyring = cls(**keyring_file.decode(data))
             if keyring.encode() != data:
@@ -174,7 +174,7 @@ class Keyring:
 
 
 class Opened:
-    """An opened keyring.  Changes make a new `keyring`; nothing is written here."""
+    """An opened keyring.  Changes make a new `keyring`; nothing is written to disk here."""
 
     def __init__(
         self, keyring: Keyring, master: bytearray, slot: Slot | None, keys: tuple[PrivateKey, ...]
@@ -188,23 +188,23 @@ class Opened:
     def slot(self) -> Slot:
         """The slot that opened it."""
         if self._slot is None:
-            raise UsageError("a new keyring was opened by no slot")
+            raise UsageError("a new keyring was not opened with a slot")
         return self._slot
 
     @classmethod
     def create(cls, user: str, *, curve: str, now: int) -> Opened:
-        """A new keyring with one key pair and, so far, no slot."""
+        """A new keyring with one key pair and no slot yet."""
         user = normalise(user)
         opened = cls(Keyring(user, now, 0, (), b"", ()), bytearray(os.urandom(32)), None, ())
         opened.add_key(curve, now=now)
         return opened
 
     def add_key(self, curve: str, *, now: int) -> PublicKey:
-        """A new key pair for new mail; older ones stay for reading."""
+        """Add a key pair for new mail.  Older ones stay for reading."""
         if len(self.keyring.keys) >= MAX_KEYS:
-            raise UsageError(f"a keyring holds at most {MAX_KEYS} key pairs")
+            raise UsageError(f"a keyring can have at most {MAX_KEYS} key pairs")
         if curve not in CURVES:
-            raise UsageError(f"no such curve: {curve}")
+            raise UsageError(f"unknown curve: {curve}")
         key = PrivateKey.generate(curve)
         user, at = self.keyring.user, len(self.keyring.keys)
         keys = (*self.keyring.keys, SealedKey.seal(self._master, key, user, at, now))
@@ -214,11 +214,11 @@ class Opened:
         return key.public
 
     def drop_key(self, key_id: bytes) -> None:
-        """Forget an older pair for ever.  The caller has made sure that no mail needs it."""
+        """Remove an older key pair permanently.  The caller has checked that no mail needs it."""
         if key_id == self.keyring.current.key_id:
             raise UsageError(
                 "this key pair seals new mail and cannot be removed",
-                hint=f"`mailseal rotate {self.keyring.user}` makes a new one",
+                hint=f"make a new one with `mailseal rotate {self.keyring.user}`",
             )
         pairs = zip(self.keys, self.keyring.keys, strict=True)
         kept = [(key, sealed.created) for key, sealed in pairs if key.key_id != key_id]
@@ -229,9 +229,9 @@ class Opened:
     def rekey(
         self, password: bytes, cost: kdf.Profile, *, now: int, derive: Derive = kdf.derive
     ) -> tuple[Slot, ...]:
-        """A new master key, and `password` as the login password; returns the slots that went.
+        """Make a new master key, with `password` as the login password.  Returns removed slots.
 
-        Escrow slots are made anew.  The others cannot be without what opens them.
+        Escrow slots are made again.  This is impossible for the others without their secrets.
         """
         old = self.keyring.slots
         created = [key.created for key in self.keyring.keys]
@@ -249,7 +249,7 @@ class Opened:
         return tuple(gone)
 
     def _seal_keys(self, pairs: list[tuple[PrivateKey, int]]) -> None:
-        """Seal these pairs, each with the time when it was made, oldest first."""
+        """Seal these key pairs, oldest first, each with the time when it was made."""
         user = self.keyring.user
         sealed = tuple(
             SealedKey.seal(self._master, key, user, at, created)
@@ -268,7 +268,7 @@ class Opened:
         keep: str | None = None,
         derive: Derive = kdf.derive,
     ) -> Slot:
-        """Make this the login password: its slot.  Of the older ones `keep` goes on opening."""
+        """Set the login password; returns its slot.  Of the older login slots, `keep` stays."""
         if self._slot is not None and not slots.kind_of(self._slot).sets_login:
             raise WrongPassword("a new login password cannot be set with this password")
         slot_id = codes.new_id({slot.id for slot in self.keyring.slots}, codes.CHANGE_ID_SIZE)
@@ -282,11 +282,11 @@ class Opened:
         return login
 
     def drop_other_logins(self) -> None:
-        """Of the login slots keep only the one that opened this keyring."""
+        """Remove all login slots but the one that opened this keyring."""
         self.drop_kind("login", but=self.slot.id)
 
     def drop_kind(self, kind: str, *, but: str) -> None:
-        """Take away all slots of a kind, but for the one with this id."""
+        """Remove all slots of a kind but the one with this id."""
         kept = (s for s in self.keyring.slots if s.kind != kind or s.id == but)
         self._set_slots(tuple(kept))
 
@@ -299,7 +299,7 @@ class Opened:
         now: int,
         derive: Derive = kdf.derive,
     ) -> tuple[Slot, str]:
-        """A new app password or recovery code: its slot, and the text to hand out."""
+        """Make an app password or recovery code.  Returns its slot and its text."""
         slot_id = codes.new_id({slot.id for slot in self.keyring.slots})
         code = codes.make(kind, slot_id)
         plain = codes.read(kind, code.encode()) or b""
@@ -310,7 +310,7 @@ class Opened:
         return slot, code
 
     def add_escrow(self, public: PublicKey, label: str, *, now: int) -> Slot:
-        """A slot for the organisation's key; an older one for the same key is replaced."""
+        """Add a slot for the organisation's key.  Replaces an older one for the same key."""
         others = tuple(
             slot
             for slot in self.keyring.slots
@@ -327,7 +327,7 @@ class Opened:
         return slot
 
     def wipe(self) -> None:
-        """Overwrite the master key.  Copies that Python or OpenSSL made may live on."""
+        """Overwrite the master key.  Copies made by Python or OpenSSL may still exist."""
         self._master[:] = bytes(len(self._master))
         self.keys = ()
 
@@ -340,5 +340,5 @@ class Opened:
 
     def _set_slots(self, new: tuple[Slot, ...]) -> None:
         if len(new) > MAX_SLOTS:
-            raise UsageError(f"a keyring holds at most {MAX_SLOTS} slots")
+            raise UsageError(f"a keyring can have at most {MAX_SLOTS} slots")
         self.keyring = dataclasses.replace(self.keyring, slots=new)

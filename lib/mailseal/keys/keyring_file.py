@@ -38,7 +38,7 @@ _FIELDS = {
 
 
 def encode(fields: dict[str, Any]) -> bytes:
-    """The file of a keyring with these attributes."""
+    """The content of the file for a keyring with these attributes."""
     content = {
         **fields,
         "format": FORMAT,
@@ -54,7 +54,7 @@ def encode(fields: dict[str, Any]) -> bytes:
 def decode(data: bytes) -> dict[str, Any]:
     """The attributes of the keyring in a file.
 
-    The caller makes sure that encode() gives the same bytes.
+    The caller checks that encode() returns the same bytes.
     """
     content = _content(data)
     keys, listed = content["keys"], content["slots"]
@@ -69,12 +69,12 @@ def decode(data: bytes) -> dict[str, Any]:
         "slots": tuple(slots.from_json(entry) for entry in listed),
     }
     if len({slot.id for slot in found["slots"]}) != len(listed):
-        raise Damaged("two slots with one id")
+        raise Damaged("two slots with the same id")
     return found
 
 
 def _content(data: bytes) -> dict[str, Any]:
-    """The JSON of a file: all fields there, of the right types, the digest right."""
+    """The JSON of a file, with all fields of the right types and a right digest."""
     content = record.read(data, FORMAT, VERSION, _FIELDS)
     if content.pop("digest") != digest(content):
         raise Damaged("the digest does not match")

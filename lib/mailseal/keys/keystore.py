@@ -54,7 +54,7 @@ class Keystore:
         durable.make_folder(os.path.join(self.folder, "locks"), mode=0o700, owner=owner)
 
     def revision(self, user: str) -> Revision | None:
-        """Of the content stored now, or None if there is none.  One stat(2)."""
+        """The revision of the stored content; None if there is none.  One stat(2)."""
         try:
             found = os.stat(self._path(user))
         except FileNotFoundError:
@@ -73,7 +73,7 @@ class Keystore:
         return Keyring.parse(data, normalise(user)), revision
 
     def raw(self, user: str) -> bytes:
-        """The file as it is, for a backup; it is checked first."""
+        """The unchanged file for a backup, after a check."""
         data, _ = self._read(user)
         Keyring.parse(data, normalise(user))
         return data
@@ -87,7 +87,7 @@ class Keystore:
                 raise AlreadyEnrolled(f"{keyring.user} already has a keyring") from None
 
     def save(self, keyring: Keyring, *, before: Keyring) -> Keyring:
-        """Replace `before` by `keyring`; returns what was stored, with its new revision."""
+        """Replace `before` by `keyring`.  Returns the stored keyring with its new revision."""
         with self.locked(keyring.user):
             _check_revision(self.load(keyring.user), before.revision)
             stored = dataclasses.replace(keyring, revision=before.revision + 1)
@@ -95,22 +95,22 @@ class Keystore:
         return stored
 
     def overwrite(self, keyring: Keyring) -> None:
-        """Store a keyring whatever is there: for restoring a backup."""
+        """Store a keyring and replace any existing one: to restore a backup."""
         with self.locked(keyring.user):
             durable.replace(self._path(keyring.user), keyring.encode(), alone=True)
 
     def remove(self, user: str) -> None:
-        """Delete the user's keyring for ever."""
+        """Delete the user's keyring permanently."""
         with self.locked(user):
             durable.remove(self._path(user))
 
     def sweep(self, user: str) -> list[str]:
-        """Remove what a power cut left of a write for this user; its name.  Under locked()."""
+        """Remove the user's temporary file after a power failure; its name.  Under locked()."""
         path = self._path(user)
         return [os.path.basename(path) + durable.LEFT_OVER] if durable.sweep(path) else []
 
     def sweep_all(self) -> list[str]:
-        """Remove what power cuts left, of whatever user; the names."""
+        """Remove the temporary files of all users after power failures; their names."""
         with durable.reporting(f"cannot list {self.folder}"):
             entries = sorted(os.listdir(self.folder))
         found = []
@@ -125,8 +125,8 @@ class Keystore:
     def users(self) -> list[str]:
         """Every user with a keyring file, damaged or not, sorted.
 
-        A name too long for a file name stands in the file only: if that is damaged
-        the user is missing here, but not in the store of public keys.
+        If the user name is too long for a file name, it is only in the file: if that is damaged,
+        the user is missing here, but not in the public key store.
         """
         with durable.reporting(f"cannot list {self.folder}"):
             entries = os.listdir(self.folder)
@@ -161,7 +161,7 @@ class Keystore:
         return data, _revision(found)
 
     def locked(self, user: str) -> AbstractContextManager[None]:
-        """Hold the user's lock; a thread may take it again.  It ends with the process."""
+        """Hold the user's lock.  A thread may take it again.  It ends with the process."""
         return self._locked_name(file_name(user))
 
     @contextlib.contextmanager
@@ -185,12 +185,12 @@ class Keystore:
 
 
 def _revision(found: os.stat_result) -> Revision:
-    """Another content has another inode, time of change (ns) or size."""
+    """The revision: inode, time of change (ns) and size are different for other content."""
     return Revision(f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}")
 
 
 def _check_revision(found: Keyring, expected: int) -> None:
-    """Raise Conflict unless the stored keyring is the one that a change started from."""
+    """Raise Conflict if the stored keyring has changed since the change began."""
     if found.revision != expected:
         raise Conflict(
             f"the keyring of {found.user} was changed by another process at the same time",

@@ -5,12 +5,12 @@ Argon2id derives 64 bytes from the secret, with the slot's own salt and cost: 32
 the master key with AES-256-GCM, 32 are stored as the check value.  The check value
 binds the slot to one password (with AES-GCM alone, one ciphertext could be opened
 with two keys) and distinguishes a wrong password from a damaged slot.
-The associated data of the wrap holds user, slot id, kind, label, time and every
-parameter, so that a slot opens only where it was made.
+The associated data of the wrap contains user, slot id, kind, label, time and every
+parameter, so that a slot cannot be used in another place.
 
 FAILURES
-    open() returns None for a wrong password and raises Damaged when the password is
-    right (the check value says so) but the wrap does not open.
+    open() returns None for a wrong password.  It raises Damaged if the password is
+    right (according to the check value) but the wrap cannot be opened.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ from mailseal.keys.slot import (
 SALT_SIZE = 16
 CHECK_SIZE = 32
 MAX_PASSWORD = 255
-"""Longest password in bytes that anybody may set.  Dovecot 2.3's checkpassword driver carries 512
-bytes: a user name of up to 254, the password, three NULs.  What is longer it does not ask us
-about.  crypt(3) hashes 511."""
+"""Longest password in bytes that can be set.  Dovecot 2.3's checkpassword driver passes at most 512
+bytes: a user name of up to 254, the password, and three NULs; otherwise it does not run the
+program.  crypt(3) hashes at most 511."""
 MAX_OPENING = 1024
 """Longest password in bytes that is tried on a slot."""
 
 
 def check_password(password: bytes) -> None:
-    """Raise BadPassword for what can never be one."""
+    """Raise BadPassword if this can never be a password."""
     if not password:
         raise BadPassword("the password is empty")
     if len(password) > MAX_PASSWORD:
@@ -92,7 +92,7 @@ class PasswordSlot:
         cost: kdf.Profile,
         derive: Derive = kdf.derive,
     ) -> PasswordSlot:
-        """Wrap a master key.  Costs one Argon2id.  Raises BadPassword, UsageError."""
+        """Wrap a master key.  Runs Argon2id once.  Raises BadPassword, UsageError."""
         check_password(password)
         salt, nonce = os.urandom(SALT_SIZE), os.urandom(NONCE_SIZE)
         cost = dataclasses.replace(cost, name="stored")
@@ -102,7 +102,7 @@ class PasswordSlot:
         return dataclasses.replace(bare, check=derived[32:], wrapped=wrapped)
 
     def open(self, password: bytes, user: str, derive: Derive = kdf.derive) -> bytearray | None:
-        """The master key, or None for a wrong password.  Costs one Argon2id."""
+        """The master key, or None for a wrong password.  Runs Argon2id once."""
         derived = derive(password, self.salt, self.cost, 32 + CHECK_SIZE)
         if not hmac.compare_digest(derived[32:], self.check):
             return None
@@ -113,20 +113,20 @@ class PasswordSlot:
         return bytearray(opened)
 
     def with_tag(self, tag: bytes) -> PasswordSlot:
-        """The same with this tag."""
+        """A copy with this tag."""
         return dataclasses.replace(self, tag=tag)
 
     def takes(self, credential: Credential) -> bool:
-        """Whether this could be its password: codes name their slot."""
+        """Whether this could be its password.  Codes contain the id of their slot."""
         return self._typed(credential) is not None
 
     def unwrap(self, credential: Credential, user: str, derive: Derive) -> bytearray | None:
-        """The master key, or None.  Costs one Argon2id if takes() said yes."""
+        """The master key, or None.  Runs Argon2id once, if takes() is true."""
         typed = self._typed(credential)
         return None if typed is None else self.open(typed, user, derive)
 
     def _typed(self, credential: Credential) -> bytes | None:
-        """What goes into Argon2id for this slot, or None."""
+        """The input of Argon2id for this slot, or None."""
         if self.kind == "login":
             return credential.text if isinstance(credential, Password) else None
         wanted = Password if self.kind == "app" else RecoveryCode
@@ -139,7 +139,7 @@ class PasswordSlot:
         return associated(self, user, **_kdf_fields(self.cost, self.salt))
 
     def as_json(self) -> dict[str, Any]:
-        """What is stored."""
+        """The stored fields."""
         return {
             **common(self),
             **_kdf_fields(self.cost, self.salt),

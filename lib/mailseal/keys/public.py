@@ -19,7 +19,7 @@ CONTRACT
 
 FAILURES
     Damaged: the content of the key file is wrong.  NewerFormat: written by a
-    newer mailseal.  TemporaryError: unreadable, missing, or the wrong folder.
+    newer version of mailseal.  TemporaryError: unreadable, missing, or the wrong folder.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ _CACHE_ENTRIES = 20000
 
 
 class PublicStore:
-    """Public keys by user.  Reading needs no rights but execute on the folder."""
+    """Public keys by user.  Reading only needs execute permission on the folder."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self._cache: dict[str, tuple[tuple[int, int, int], PublicKey]] = {}
-        # Normalising and escaping took 7 % of a small mail's time in the delivery daemon.
+        # Normalising and escaping took 7 % of the delivery daemon's time for a small mail.
         self._names: dict[str, str] = {}
 
     def prepare(self, owner: tuple[int, int] | None = None) -> None:
@@ -67,7 +67,7 @@ class PublicStore:
             durable.replace(mark, _MARK_TEXT, mode=0o644, owner=owner)
 
     def is_ready(self) -> bool:
-        """Whether prepare() was here: an empty mount point is no store."""
+        """Whether this is a store, and not an empty mount point."""
         return os.path.isfile(os.path.join(self.folder, FOLDER_MARK))
 
     def lookup(self, user: str) -> PublicKey | None:
@@ -106,32 +106,32 @@ class PublicStore:
                 durable.replace(mark, b"", mode=0o644, alone=True)
             durable.replace(self._key_path(name), _encode(user, key), mode=0o644, alone=True)
         except TemporaryError:
-            # With the mark but no key, mail of a user who is not enrolled would be deferred.
+            # With a mark but no key, mail for a user who is not enrolled would be deferred.
             if is_new and not os.path.lexists(self._key_path(name)):
                 durable.remove(mark)
             raise
 
     def withdraw(self, user: str) -> None:
-        """The user is no longer enrolled."""
+        """Remove key and mark: the user is no longer enrolled."""
         name = file_name(user)
         durable.remove(self._key_path(name))
         durable.remove(self._mark_path(name))
         self._cache.pop(name, None)
 
     def suspend(self, user: str) -> None:
-        """Take the key away but not the mark: mail waits, until publish() or withdraw()."""
+        """Remove the key but not the mark: mail is deferred until publish() or withdraw()."""
         name = file_name(user)
         durable.replace(self._mark_path(name), _LEAVING, mode=0o644, alone=True)
         durable.remove(self._key_path(name))
 
     def sweep(self, user: str) -> list[str]:
-        """Remove what a power cut left of a write for this user; the names."""
+        """Remove the user's temporary files after a power failure; their names."""
         name = file_name(user)
         paths = (self._key_path(name), self._mark_path(name))
         return [os.path.basename(path) + durable.LEFT_OVER for path in paths if durable.sweep(path)]
 
     def left_over(self) -> list[str]:
-        """Users of whom a power cut has left something, as far as the names tell."""
+        """Users with temporary files after a power failure, as far as the names show them."""
         found = set()
         for folder, end in ((self.folder, ".json"), (self._enrolled_folder, "")):
             with durable.reporting(f"cannot list {folder}"):
@@ -143,7 +143,7 @@ class PublicStore:
         return sorted(user for user in found if user is not None)
 
     def is_suspended(self, user: str) -> bool:
-        """Whether suspend() was the last that happened."""
+        """Whether suspend() was the last change."""
         try:
             return os.path.getsize(self._mark_path(file_name(user))) > 0
         except FileNotFoundError:
@@ -152,7 +152,7 @@ class PublicStore:
             raise durable.error_of(exc, f"cannot tell whether {user} is enrolled") from None
 
     def is_marked(self, user: str) -> bool:
-        """Whether the enrolled mark is there, whatever the state of the key file."""
+        """Whether the user has a mark, with or without a key file."""
         try:
             os.stat(self._mark_path(file_name(user)))
         except FileNotFoundError:
@@ -183,7 +183,7 @@ class PublicStore:
         return os.path.join(self._enrolled_folder, name)
 
     def _must_be_not_enrolled(self, user: str) -> None:
-        """With no key file there: raise unless the user is certainly not enrolled."""
+        """If there is no key file: raise unless the user is certainly not enrolled."""
         if self.is_marked(user):
             raise TemporaryError(
                 f"the public key of {user} is missing", hint=f"run `mailseal repair {user}`"
@@ -243,7 +243,7 @@ def _encode(user: str, key: PublicKey) -> bytes:
 
 
 def _fields(data: bytes) -> dict[str, Any]:
-    """Parse strictly.  The caller compares the bytes with what it would write itself."""
+    """Parse strictly.  The caller compares the bytes with those that it would write."""
     content = record.read(data, FORMAT, VERSION, _FIELDS)
     if not all(isinstance(content[name], str) for name in ("user", "key_id", "spki")):
         raise Damaged("wrong format or fields")

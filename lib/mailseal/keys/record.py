@@ -2,9 +2,8 @@
 """Reads mailseal's JSON files: keyrings, public keys, backups.
 
 CONTRACT
-    Strict: UTF-8, no name twice in an object, no NaN or Infinity, however deep
-    the nesting.  The caller checks whether the file has
-    mailseal's canonical form.
+    Strict: UTF-8, no name twice in an object, no NaN or Infinity, at any depth.
+    The caller checks that the file has mailseal's canonical form.
 
 FAILURES
     Damaged, or NewerFormat, with a text that is appended to the name of the file.
@@ -30,7 +29,7 @@ def parse(data: bytes) -> Any:
 
 
 def read(data: bytes, form: str, version: int, fields: Set[str]) -> dict[str, Any]:
-    """An object of this format and version that has exactly these fields, the two among them."""
+    """An object of this format and version, which has exactly these fields."""
     content = parse(data)
     if not is_of(content, form, version) or content.keys() != fields:
         raise Damaged("wrong format or fields")
@@ -38,7 +37,7 @@ def read(data: bytes, form: str, version: int, fields: Set[str]) -> dict[str, An
 
 
 def is_of(content: Any, form: str, version: int) -> bool:
-    """Whether this is of the format.  Raises NewerFormat if it is of a later version."""
+    """Whether this has the format.  Raises NewerFormat if it has a later version."""
     if not isinstance(content, dict) or content.get("format") != form:
         return False
     found = content.get("version")

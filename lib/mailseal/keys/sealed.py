@@ -3,7 +3,7 @@
 
 AES-256-GCM with a random nonce; the associated data are user, key id, curve,
 time, public key and position in the list.  list_tag() authenticates the list as a
-whole, so that no pair can be dropped or added without the master key.
+whole, so that no pair can be removed or added without the master key.
 
 FAILURES
     Damaged: a sealed key cannot be opened, or does not match its public key.
@@ -60,7 +60,7 @@ class SealedKey:
         return canonical("private key", user=user, at=at, **self.identity())
 
     def identity(self) -> dict[str, Any]:
-        """What is known of the pair without the master key."""
+        """The fields that can be read without the master key."""
         return {
             "id": self.public.key_id.hex(),
             "curve": self.public.curve.name,
@@ -69,7 +69,7 @@ class SealedKey:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """What is stored."""
+        """The stored fields."""
         return {**self.identity(), "nonce": self.nonce.hex(), "sealed": self.sealed.hex()}
 
     @classmethod

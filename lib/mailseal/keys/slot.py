@@ -36,19 +36,19 @@ MAX_LABEL = 100
 MAX_ID = 16
 
 Derive = Callable[[bytes, bytes, kdf.Profile, int], bytes]
-"""kdf.derive, or something around it that bounds how much of it runs at a time."""
+"""kdf.derive, or a function that also limits how many of them run at the same time."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Password:
-    """What a user typed at a login: the login password, or an app password."""
+    """A password typed at a login: the login password or an app password."""
 
     text: bytes = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class RecoveryCode:
-    """What a user typed who has forgotten the password."""
+    """A recovery code, typed by a user who has forgotten the password."""
 
     text: bytes = dataclasses.field(repr=False)
 
@@ -64,7 +64,7 @@ Credential = Password | RecoveryCode | EscrowKey
 
 
 class Slot(Protocol):
-    """One way into a keyring.  Each wraps the same master key on its own."""
+    """One way to open a keyring.  Each slot contains the same master key, sealed separately."""
 
     @property
     def id(self) -> str: ...
@@ -78,15 +78,15 @@ class Slot(Protocol):
     def tag(self) -> bytes: ...
 
     def as_json(self) -> dict[str, Any]:
-        """What is stored."""
+        """The stored fields."""
         ...
 
     def with_tag(self, tag: bytes) -> Slot:
-        """The same with this tag."""
+        """A copy with this tag."""
         ...
 
     def takes(self, credential: Credential) -> bool:
-        """Whether this could open it: a matter of form, which costs nothing."""
+        """Whether this could open the slot.  Checks the form only, so it costs nothing."""
         ...
 
     def unwrap(self, credential: Credential, user: str, derive: Derive) -> bytearray | None:
@@ -96,14 +96,14 @@ class Slot(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class SlotKind:
-    """What a kind is.  slots.py has them all.
+    """A kind of slot.  slots.py has the list.
 
-    parse          makes the slot of its stored fields; raises KeyError, TypeError, ValueError
-    opens_mail     what it opens may be handed to Dovecot
-    changes_slots  whoever opened it may add and replace slots
-    sets_login     whoever opened it may set a new login password
-    second_way     it helps a user who has forgotten the login password
-    tried_first    the credential says by itself which slot it belongs to
+    parse          makes the slot from its stored fields; raises KeyError, TypeError, ValueError
+    opens_mail     its keys may be passed to Dovecot
+    changes_slots  it permits adding and replacing slots
+    sets_login     it permits setting a new login password
+    second_way     it is a recovery method
+    tried_first    the credential contains the id of its slot
     """
 
     name: str
@@ -117,7 +117,7 @@ class SlotKind:
 
 
 def canonical(purpose: str, **fields: Any) -> bytes:
-    """One byte string for one set of fields: what is authenticated beside a ciphertext."""
+    """Exactly one byte string for a set of fields; used as associated data."""
     content = {"purpose": f"mailseal {purpose}", "version": VERSION, **fields}
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
@@ -147,12 +147,12 @@ def common(slot: Slot) -> dict[str, Any]:
 
 
 def subkey(master: bytes | bytearray, purpose: str) -> bytes:
-    """A key of its own for each use of the master key, 32 bytes."""
+    """A separate key for each use of the master key, 32 bytes."""
     return hmac.digest(bytes(master), canonical("subkey", use=purpose), "sha256")
 
 
 def tag_of(master: bytes | bytearray, user: str, slot: Slot) -> bytes:
-    """What `slot.tag` must be."""
+    """The right value of `slot.tag`."""
     fields = {name: value for name, value in slot.as_json().items() if name != "tag"}
     return hmac.digest(
         subkey(master, "slots"), canonical("slot tag", user=user, slot=fields), "sha256"
@@ -160,14 +160,14 @@ def tag_of(master: bytes | bytearray, user: str, slot: Slot) -> bytes:
 
 
 def check_label(label: str) -> str:
-    """A label is one short line of text; it may be empty.  Raises UsageError."""
+    """Return the label if it is one short line; it may be empty.  Raises UsageError."""
     if len(label) > MAX_LABEL or any(unicodedata.category(c).startswith("C") for c in label):
         raise UsageError(f"a label is one line of at most {MAX_LABEL} letters")
     return label
 
 
 def sane(slot: Slot) -> bool:
-    """Sizes and types of what all slots have; their kinds check the rest."""
+    """Check sizes and types of the common fields; each kind checks its own fields."""
     if not all(isinstance(text, str) for text in (slot.id, slot.kind, slot.label)):
         return False
     if type(slot.created) is not int or not 0 <= slot.created < 1 << 40:

@@ -29,19 +29,19 @@ class UnknownSlot:
     stored: Mapping[str, Any]
 
     def as_json(self) -> dict[str, Any]:
-        """What is stored, as it came."""
+        """The stored fields, unchanged."""
         return {**self.stored, "tag": self.tag.hex()}
 
     def with_tag(self, tag: bytes) -> UnknownSlot:
-        """The same with this tag."""
+        """A copy with this tag."""
         return dataclasses.replace(self, tag=tag)
 
     def takes(self, credential: Credential) -> bool:
-        """Nothing."""
+        """No credential opens it."""
         return False
 
     def unwrap(self, credential: Credential, user: str, derive: Derive) -> bytearray | None:
-        """Nothing opens it here."""
+        """Always None: this version cannot open it."""
         return None
 
 
@@ -56,7 +56,7 @@ _UNKNOWN = SlotKind("unknown", _parse_unknown, known=False)
 
 
 def kind_of(slot: Slot) -> SlotKind:
-    """What may be done with this slot."""
+    """The kind of this slot, with its rights."""
     return KINDS.get(slot.kind, _UNKNOWN)
 
 

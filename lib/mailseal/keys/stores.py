@@ -34,16 +34,16 @@ from mailseal.errors import TemporaryError
 from mailseal.keys.keyring import Keyring
 
 Revision = NewType("Revision", str)
-"""Stands for one stored content of one user's keyring; good for nothing but comparing.
+"""Identifies one stored content of a user's keyring.  Revisions can only be compared.
 
-Another content has another revision, also after a restore and after unenroll and enroll."""
+Different content has a different revision, also after a restore, and after unenroll and enroll."""
 
 
 class KeyringStore(Protocol):
-    """Keyrings by user.  Raises, besides what both stores raise, NewerFormat in load()."""
+    """Keyrings by user.  In addition to the common errors, load() raises NewerFormat."""
 
     def revision(self, user: str) -> Revision | None:
-        """Of the content stored now; None if there is none.  Cheap: asked at every login."""
+        """The revision of the stored content; None if there is none.  Fast: used at every login."""
         ...
 
     def load(self, user: str) -> Keyring:
@@ -55,17 +55,17 @@ class KeyringStore(Protocol):
         ...
 
     def raw(self, user: str) -> bytes:
-        """The keyring as Keyring.encode() gave it, byte for byte, after checking it."""
+        """The output of Keyring.encode(), byte for byte, after a check."""
         ...
 
     def users(self) -> list[str]:
-        """Everybody who has a keyring, sorted; damaged ones too, as far as they can be told."""
+        """All users with a keyring, sorted.  Damaged ones are included if their user is known."""
         ...
 
     def locked(self, user: str) -> AbstractContextManager[None]:
-        """Hold the user still: nobody else writes, in no process.  A thread may take it again.
+        """Lock the user against writes of other threads and processes.  Reentrant in a thread.
 
-        It ends with the process.  Nobody holds it while Argon2id runs.
+        The lock ends with the process.  Nobody may hold it while Argon2id runs.
         """
         ...
 
@@ -74,7 +74,7 @@ class KeyringStore(Protocol):
         ...
 
     def save(self, keyring: Keyring, *, before: Keyring) -> Keyring:
-        """Replace `before`; returns what was stored: its `revision` is one more.
+        """Replace `before`.  Returns the stored keyring, with a `revision` that is one higher.
 
         Raises Conflict, and writes nothing, if the stored one has another `revision` than
         `before`; NotEnrolled if there is none.
@@ -82,22 +82,22 @@ class KeyringStore(Protocol):
         ...
 
     def overwrite(self, keyring: Keyring) -> None:
-        """Store a keyring whatever is there: for restoring a backup."""
+        """Store a keyring and replace any existing one: to restore a backup."""
         ...
 
     def remove(self, user: str) -> None:
-        """Delete the keyring for ever.  None there is fine."""
+        """Delete the keyring permanently.  It need not exist."""
         ...
 
     def sweep(self, user: str) -> list[str]:
-        """Remove what a power cut has left of a write for this user; what it was, for the log.
+        """Remove what a power failure has left of a write for this user; names for the log.
 
-        Called under locked(user).
+        The caller holds locked(user).
         """
         ...
 
     def sweep_all(self) -> list[str]:
-        """The same for everybody.  Takes the locks by itself."""
+        """The same for all users.  Takes the locks itself."""
         ...
 
 
@@ -105,34 +105,34 @@ class PublicKeys(Protocol):
     """Public keys by user, and who is enrolled."""
 
     def lookup(self, user: str) -> PublicKey | None:
-        """The key that seals; None only if the user is certainly not enrolled.
+        """The key that seals new mail.  None only if the user is certainly not enrolled.
 
-        Raises TemporaryError, Damaged, NewerFormat for whatever is not certain.
+        Otherwise raises TemporaryError, Damaged or NewerFormat.
         """
         ...
 
     def is_marked(self, user: str) -> bool:
-        """Whether the user is enrolled, whatever the state of the key."""
+        """Whether the user is enrolled, with or without a valid key."""
         ...
 
     def is_suspended(self, user: str) -> bool:
-        """Whether suspend() was the last that happened."""
+        """Whether suspend() was the last change."""
         ...
 
     def users(self) -> list[str]:
-        """Everybody who has a readable key, sorted."""
+        """All users with a readable key, sorted."""
         ...
 
     def publish(self, user: str, key: PublicKey) -> None:
-        """From now on this key seals.  Between old and new nobody is "not enrolled"."""
+        """Replace the key.  At no moment does the user seem not to be enrolled."""
         ...
 
     def suspend(self, user: str) -> None:
-        """From now on lookup() raises TemporaryError, until publish() or withdraw()."""
+        """Make lookup() raise TemporaryError until publish() or withdraw()."""
         ...
 
     def withdraw(self, user: str) -> None:
-        """From now on the user is not enrolled."""
+        """Remove the user: from now on not enrolled."""
         ...
 
     def sweep(self, user: str) -> list[str]:
@@ -140,12 +140,12 @@ class PublicKeys(Protocol):
         ...
 
     def left_over(self) -> list[str]:
-        """Users for whom sweep() has something to do, as far as can be told."""
+        """Users whose files sweep() would remove, as far as they are known."""
         ...
 
 
 class KeyStores:
-    """Both places.  Whoever changes something does it in a transaction."""
+    """Both stores.  All changes are made in a transaction."""
 
     def __init__(
         self,
@@ -154,21 +154,21 @@ class KeyStores:
         *,
         swept: Callable[[list[str]], None] = lambda names: None,
     ) -> None:
-        """`swept` is told what power cuts had left and was removed."""
+        """`swept` is called with the names of removed left-overs of power failures."""
         self.keyrings = keyrings
         self.public = public
         self._swept = swept
 
     @contextlib.contextmanager
     def transaction(self, user: str) -> Iterator[Change]:
-        """Hold keyring and public key of a user; the block reads and changes them."""
+        """Lock keyring and public key of a user, to read and change them in the block."""
         with self.keyrings.locked(user):
             if names := [*self.keyrings.sweep(user), *self.public.sweep(user)]:
                 self._swept(names)
             yield Change(user, self.keyrings, self.public)
 
     def sweep_all(self) -> None:
-        """Remove whatever power cuts have left."""
+        """Remove all left-overs of power failures."""
         if names := self.keyrings.sweep_all():
             self._swept(names)
         for user in self.public.left_over():
@@ -177,7 +177,7 @@ class KeyStores:
 
 
 class Change:
-    """One user's keyring and public key, held still.  Each method ends in a whole state."""
+    """One user's locked keyring and public key.  Each method ends in a consistent state."""
 
     def __init__(self, user: str, keyrings: KeyringStore, public: PublicKeys) -> None:
         self.user = user
@@ -185,13 +185,13 @@ class Change:
         self._public = public
 
     def keyring(self) -> Keyring:
-        """What is stored now."""
+        """The stored keyring."""
         return self._keyrings.load(self.user)
 
     def create(self, keyring: Keyring) -> None:
-        """Enroll the user.  If it fails the user is not enrolled, unless the key is public already.
+        """Enroll the user.  If this fails, the user is not enrolled, unless the public key exists.
 
-        Then mail may be sealed to it.
+        In that case, mail may have been sealed to it.
         """
         self._keyrings.create(keyring)
         try:
@@ -203,24 +203,24 @@ class Change:
             raise
 
     def save(self, keyring: Keyring, *, before: Keyring) -> None:
-        """Replace the keyring, and the public key if that is another one now."""
+        """Replace the keyring, and the public key if it has changed."""
         self._keyrings.save(keyring, before=before)
         if keyring.current != before.current:
             self._public.publish(self.user, keyring.current)
 
     def overwrite(self, keyring: Keyring) -> None:
-        """Put a keyring of a backup in the place of whatever is there.  Publish it next."""
+        """Replace any keyring by one from a backup.  The caller publishes it next."""
         self._keyrings.overwrite(keyring)
 
     def publish(self, key: PublicKey) -> None:
-        """Publish the key that the stored keyring has as its current one."""
+        """Publish the current key of the stored keyring."""
         self._public.publish(self.user, key)
 
     def suspend(self) -> None:
-        """Let mail wait, and nobody log in."""
+        """Defer mail and refuse logins."""
         self._public.suspend(self.user)
 
     def remove(self) -> None:
-        """Take the user out for ever."""
+        """Remove the user permanently."""
         self._public.withdraw(self.user)
         self._keyrings.remove(self.user)

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""Maildir: names as Dovecot gives them, and deliveries that survive a power cut.
+"""Maildir: file names like Dovecot's, and deliveries that survive a power failure.
 
     staged = stage(maildir, pieces)            # tmp/, written, not yet synced
     staged.sizes = ",S=…,W=…"
     errors = store([staged, …])               # synced, in new/, folders synced
 
 CONTRACT
-    store() returns one entry per mail: None means that the mail is complete
-    in new/ and both file and name are on disk; an error means that it is
-    not in new/ (taken out again if it was there), and that tmp/ is clean.
+    store() returns one entry for each mail.  None: the mail is complete in new/, and both
+    file and name are on disk.  An error: it is not in new/ (it was removed again if
+    necessary), and no file is left in tmp/.
     Several mails for one folder share the sync of that folder.
 
 FAILURES
-    DiskFull or TemporaryError.  If a rename went well, the sync of the
-    folder failed, and taking the mail out fails too, the mail stays in new/
-    although it was not accepted: then it comes twice, and is never lost.
+    DiskFull or TemporaryError.  If the folder cannot be synced after the rename, and the
+    mail cannot be removed either, it stays in new/ although it was not accepted: then it
+    is delivered twice, but never lost.
 
-Names are `<sec>.M<usec>P<pid>Q<n>.<host>,S=<bytes>,W=<bytes with CRLF>`.  Sizes
-are those of the plaintext (docs/design.md, decision 5); the counter keeps names apart that one
-process makes in one microsecond.
+Names are `<sec>.M<usec>P<pid>Q<n>.<host>,S=<bytes>,W=<bytes with CRLF>`.  The sizes are
+those of the plaintext (docs/design.md, decision 5).  The counter makes names unique that one
+process makes in the same microsecond.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _counter = itertools.count()
 
 
 def _host() -> str:
-    """This host's name, with the two characters escaped that mean something in a Maildir name."""
+    """This host's name, with the characters escaped that have a meaning in Maildir names."""
     return socket.gethostname().replace("/", "\\057").replace(":", "\\072").replace(",", "\\054")
 
 
@@ -50,7 +50,7 @@ _HOST = _host()
 
 
 def unique_name() -> str:
-    """A base name that no other delivery on this host has."""
+    """A base name that is unique on this host."""
     micro = time.time_ns() // 1000
     count = next(_counter)
     return f"{micro // 1_000_000}.M{micro % 1_000_000:06d}P{os.getpid()}Q{count}.{_HOST}"
@@ -64,7 +64,7 @@ class Staged:
     name: str
     fd: int = -1
     sizes: str = ""
-    """The end of its later name: ",S=…,W=…", or nothing."""
+    """The end of the name in new/: ",S=…,W=…", or empty."""
     moved: bool = False
 
     @property
@@ -81,7 +81,7 @@ class Staged:
 def stage(maildir: str, pieces: Iterable[bytes | memoryview]) -> Staged:
     """Write a mail into tmp/.
 
-    A Maildir that does not exist is made.  After an error nothing is left behind.
+    Makes the Maildir if it does not exist.  After an error no file is left.
     """
     staged = Staged(maildir, unique_name())
     with durable.reporting(f"cannot write to {maildir}"):
@@ -145,8 +145,8 @@ def create(maildir: str) -> None:
     while not os.path.isdir(path) and os.path.dirname(path) != path:
         missing.append(path)
         path = os.path.dirname(path)
-    # Whoever made this one may not have come to its sync yet, or failed there.  A folder that
-    # cannot be read cannot be synced; then nobody of this user made it just now.
+    # The process that made this folder may not have synced it yet.  If the folder cannot be read,
+    # it cannot be synced; then it was not made by a process of this user.
     above = os.path.dirname(path)
     with durable.reporting(f"cannot sync {above}"), contextlib.suppress(PermissionError):
         durable.sync_folder(above)
@@ -157,5 +157,5 @@ def create(maildir: str) -> None:
 
 
 def is_maildir(path: str) -> bool:
-    """Whether mail can be delivered into `path` as it stands."""
+    """Whether `path` is a Maildir with all its subfolders."""
     return all(os.path.isdir(f"{path}/{name}") for name in _SUBFOLDERS)
