@@ -22,7 +22,7 @@ _SECTIONS = {name.partition(".")[0] for name in _BY_NAME if "." in name}
 
 
 def socket_address(value: str) -> str | tuple[str, int]:
-    """What the socket module takes: a path, or (host, port)."""
+    """An address for the socket module: a path, or (host, port)."""
     if value.startswith("/"):
         return value
     host, _, port = value.rpartition(":")
@@ -37,12 +37,12 @@ class Config(Options):
 
     @property
     def keys_dir(self) -> str:
-        """Folder of the keyrings; the agent's alone."""
+        """Folder of the keyrings; only the agent can read it."""
         return os.path.join(self.state_dir, "keys")
 
     @property
     def sealer_dir(self) -> str:
-        """What mailseal-sealer has to do and has done; root's, open by name."""
+        """Folder with the progress of mailseal-sealer; belongs to root, but files can be opened."""
         return os.path.join(self.state_dir, "sealer")
 
     @property
@@ -52,7 +52,7 @@ class Config(Options):
 
     @property
     def dovecot_is_here(self) -> bool:
-        """False on a host that only takes mail in, for a Dovecot on another one."""
+        """False on a host that only receives mail, if Dovecot runs on another one."""
         return self.delivery.userdb == "dovecot" or self.dovecot.lmtp_socket.startswith("/")
 
 
@@ -87,7 +87,7 @@ def parse(text: str, path: str = "mailseal.yaml") -> Config:
 
 
 def _with(options: Any, name: str, value: Any) -> Any:
-    """A copy of the configuration, or of a section, in which one option has this value."""
+    """A copy of the configuration, or of a section, with this value of one option."""
     head, _, rest = name.partition(".")
     return dataclasses.replace(
         options, **{head: _with(getattr(options, head), rest, value) if rest else value}
@@ -95,7 +95,7 @@ def _with(options: Any, name: str, value: Any) -> Any:
 
 
 def _walk(root: Any, path: str) -> list[tuple[str, Any]]:
-    """Flatten two levels of mapping into (dotted name, node); refuse all else."""
+    """Flatten two levels of mappings into (dotted name, node); refuse everything else."""
     import yaml
 
     found: dict[str, Any] = {}
@@ -144,7 +144,7 @@ def _checked(name: str, node: Any, path: str) -> Any:
 
 
 def describe(config: Config) -> str:
-    """The configuration in force as YAML that `load` accepts, with each option's meaning."""
+    """The present configuration as YAML that `load` accepts, with the help of each option."""
     import textwrap
 
     lines: list[str] = []

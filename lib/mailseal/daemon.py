@@ -2,8 +2,8 @@
 """The start of both daemons: look up users, open the log, drop root privileges, notify systemd.
 
 FAILURES
-    user_ids() and group_id() raise ConfigError that names the option; open_log() as logs.py
-    says.  drop_root() raises OSError if the kernel refuses.  notify() never fails.
+    user_ids() and group_id() raise ConfigError with the name of the option; open_log(): see
+    logs.py.  drop_root() raises OSError if the kernel refuses.  notify() never fails.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mailseal.logs import Ids, Log
 
 
 def user_ids(name: str, option: str) -> Ids:
-    """uid and gid of a user given by name or number; a number without an entry is its own group."""
+    """uid and gid of a user, given by name or uid.  A uid without an entry is also its gid."""
     try:
         if name.isdecimal():
             with contextlib.suppress(KeyError):
@@ -33,7 +33,7 @@ def user_ids(name: str, option: str) -> Ids:
 
 
 def group_id(name: str, option: str, *, hint: str | None = None) -> int:
-    """gid of a group given by name or number."""
+    """gid of a group, given by name or gid."""
     try:
         return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
     except KeyError:
@@ -41,7 +41,7 @@ def group_id(name: str, option: str, *, hint: str | None = None) -> int:
 
 
 def open_log(config: Config, program: str, user: Ids | None) -> Log:
-    """The log of a program that is about to become `user`; None if it is that already."""
+    """Open the log for a program that will become `user`; None: it does not change its user."""
     uid, gid = user or (os.geteuid(), os.getegid())
     with contextlib.suppress(ConfigError):
         uid = user_ids(config.agent.user, "agent.user")[0]
@@ -51,7 +51,7 @@ def open_log(config: Config, program: str, user: Ids | None) -> Log:
 
 
 def drop_root(uid: int, gid: int) -> None:
-    """Become this user, with the groups the user has and none of root's."""
+    """Become this user, with the user's groups and none of root's."""
     try:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -63,7 +63,7 @@ def drop_root(uid: int, gid: int) -> None:
 
 
 def notify(address: str | None, text: str) -> None:
-    """Tell systemd, if `address` (NOTIFY_SOCKET) says that it listens (sd_notify(3))."""
+    """Notify systemd (sd_notify(3)), if `address` (NOTIFY_SOCKET) is set."""
     if not address:
         return
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:

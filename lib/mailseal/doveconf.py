@@ -2,8 +2,8 @@
 """Reads Dovecot's settings from doveconf(1), for 2.3 and 2.4.
 
 Both versions print the blocks (`passdb`, `service`, `namespace`) in the order in
-which Dovecot uses them.  2.3 calls them `passdb {` with `driver = sql` inside; 2.4
-names them, `passdb sql {`, and the name is the driver unless one is given.
+which Dovecot uses them.  2.3 prints `passdb {` with `driver = sql` inside; in 2.4 blocks
+have names, `passdb sql {`, and the name is the driver if no driver is set.
 
 FAILURES
     DoveconfError if doveconf is not installed, or does not accept the configuration.
@@ -23,7 +23,7 @@ _QUOTED = re.compile(r'"(.*)"')
 
 
 class DoveconfError(Exception):
-    """The text says what doveconf(1) said."""
+    """The text contains the message of doveconf(1)."""
 
 
 @dataclasses.dataclass
@@ -36,21 +36,21 @@ class Block:
     blocks: list[Block] = dataclasses.field(default_factory=list)
 
     def get(self, name: str) -> str:
-        """The setting; empty if it is not there."""
+        """The setting; empty if it is missing."""
         return self.settings.get(name, "")
 
     def all(self, kind: str) -> Iterator[Block]:
-        """The blocks of this kind directly inside, in their order."""
+        """The blocks of this kind directly inside, in order."""
         return (block for block in self.blocks if block.kind == kind)
 
     @property
     def driver(self) -> str:
-        """Of a passdb or userdb."""
+        """The driver of a passdb or userdb."""
         return self.get("driver") or self.name
 
 
 def parse(text: str) -> Block:
-    """What doveconf printed."""
+    """The output of doveconf."""
     root = Block()
     inside = [root]
     for line in text.splitlines():
@@ -72,14 +72,14 @@ def _unquoted(text: str) -> str:
 
 
 class Doveconf:
-    """The settings of one Dovecot; each answer is kept."""
+    """The settings of one Dovecot.  Outputs are cached."""
 
     def __init__(self, command: Sequence[str] = ("doveconf",)) -> None:
         self._command = list(command)
         self._answers: dict[str, Block] = {}
 
     def settings(self, protocol: str = "") -> Block:
-        """All settings, those with their defaults too, as they are in one protocol."""
+        """All settings of one protocol, including defaults."""
         if protocol not in self._answers:
             only = ["-f", f"protocol={protocol}"] if protocol else []
             self._answers[protocol] = parse(self._run("-a", *only))
@@ -94,15 +94,15 @@ class Doveconf:
         return named
 
     def inbox(self, user: str, home: str) -> str:
-        """Where INBOX of a user with this home is, if the userdb says nothing about it (2.4).
+        """The path of INBOX for a user with this home, if the userdb does not return it (2.4).
 
-        Asked of doveadm: for doveconf a mail_inbox_path that is set, but empty, is the same as
-        one that is not set.  Empty if doveadm does not say; only root may ask.
+        It comes from doveadm, because doveconf does not distinguish an empty mail_inbox_path
+        from one that is not set.  Empty if doveadm does not print it; only root may run it.
         """
         settings = {"mail_home": home, "mail_uid": "nobody", "mail_gid": "nogroup"}
         options = [word for pair in settings.items() for word in ("-o", "=".join(pair))]
         command = [*self._command[1:], *options, "mailbox", "path", "--no-userdb-lookup"]
-        # Without a type it is the path of the index.
+        # Without a type, doveadm prints the path of the index.
         command += ["-t", "mailbox", "INBOX"]
         try:
             return _output(["doveadm", *command], USER=user).strip()
@@ -122,7 +122,7 @@ class Doveconf:
 
 
 def _output(command: Sequence[str], **environment: str) -> str:
-    # dovecot's tools are in /usr/bin and /usr/sbin, also if cron's PATH lacks them
+    # Dovecot's tools are in /usr/bin and /usr/sbin, which may be missing in cron's PATH.
     path = f"{os.environ.get('PATH', '')}:/usr/bin:/usr/sbin:/usr/local/bin"
     done = subprocess.run(
         command, capture_output=True, timeout=10, check=True, env={"PATH": path, **environment}

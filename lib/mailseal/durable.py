@@ -28,7 +28,7 @@ from mailseal.errors import DiskFull, MailsealError, TemporaryError
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 
 ACL = "system.posix_acl_access"
-"""The extended attribute that is a file's ACL."""
+"""The extended attribute with a file's ACL."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD = -100
@@ -36,11 +36,11 @@ _RENAME_EXCHANGE = 2
 _SYNC_FILE_RANGE_WRITE = 2
 
 LEFT_OVER = "#tmp"
-"""Ends the name of the temporary file of a writer who is alone; file_name() gives no such name."""
+"""End of the name of a temporary file written with `alone`; file_name() makes no such name."""
 
 
 def error_of(exc: OSError, doing: str) -> MailsealError:
-    """Turn an OSError into one of ours; `doing` says what was being done, without secrets."""
+    """Convert an OSError to an error of mailseal.  `doing`: what failed, without secrets."""
     text = f"{doing}: {exc.strerror or exc}"
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(text)
@@ -49,7 +49,7 @@ def error_of(exc: OSError, doing: str) -> MailsealError:
 
 @contextlib.contextmanager
 def reporting(doing: str) -> Iterator[None]:
-    """Turn any OSError of the block into one of ours."""
+    """Convert each OSError in the block to an error of mailseal."""
     try:
         yield
     except OSError as exc:
@@ -57,7 +57,7 @@ def reporting(doing: str) -> Iterator[None]:
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
-    """Write every byte; write(2) may take fewer than it was given."""
+    """Write all bytes; one write(2) may write only a part of them."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
@@ -69,9 +69,9 @@ def sync_file(fd: int) -> None:
 
 
 def begin_sync(fd: int) -> None:
-    """Ask the kernel to begin writing a file out, so that a later sync_file() waits less.
+    """Ask the kernel to start writing a file to disk, so that sync_file() is faster later.
 
-    Says nothing about success, and need not work: sync_file() decides.
+    Errors are ignored: sync_file() reports them.
     """
     with contextlib.suppress(AttributeError):
         whole = ctypes.c_int64(0)
@@ -91,20 +91,20 @@ def sync_folder(path: str) -> None:
 
 
 def open_new(path: str, mode: int = 0o600) -> int:
-    """A new file for writing.  Never one that exists, never through a symbolic link."""
+    """Create a file for writing.  Never opens an existing file, or one through a symbolic link."""
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
 
 
 def move(source: str, target: str) -> None:
-    """rename(2).  Durable only after sync_folder of the target's folder."""
+    """rename(2).  Durable only after sync_folder() of the target folder."""
     os.rename(source, target)
 
 
 def exchange(one: str, other: str) -> None:
-    """Two names change places in one step: renameat2(2).  Durable after sync_folder.
+    """Exchange two names in one step: renameat2(2).  Durable only after sync_folder().
 
-    Raises OSError: ENOENT if one of them is not there, EINVAL or ENOSYS where the file system
-    or the C library cannot do it.
+    Raises OSError: ENOENT if one does not exist, EINVAL or ENOSYS if the file system or the
+    C library does not support it.
     """
     try:
         call = _libc.renameat2
@@ -124,7 +124,7 @@ def replace(
     acl: bytes | None = None,
     alone: bool = False,
 ) -> None:
-    """Give `path` new content, all or nothing: readers see the old bytes or the new ones."""
+    """Replace the content of `path` atomically: readers see the old bytes or the new ones."""
     temporary = path + LEFT_OVER if alone else _temporary_of(path)
     if alone:
         sweep(path)
@@ -144,10 +144,9 @@ def create(
 ) -> None:
     """Make a new file, complete or not at all.
 
-    FileExistsError passes through, so that the caller can tell "taken" from
-    "failed".  The content is complete before the name exists: link(2), unlike
-    rename(2), never replaces.  The file has no name before, where the file system has
-    O_TMPFILE, so that a crash leaves nothing.
+    FileExistsError is passed on, so that the caller can distinguish an existing file from
+    a failure.  The content is complete before the name exists: unlike rename(2), link(2)
+    never replaces a file.  If the file system has O_TMPFILE, a crash leaves nothing.
     """
     folder = os.path.dirname(path) or "."
     try:
@@ -167,7 +166,7 @@ def create(
 def _create_without_name(
     folder: str, path: str, data: bytes, mode: int, owner: tuple[int, int] | None
 ) -> bool:
-    """False where that cannot be done, and then nothing was done."""
+    """Returns False, and has done nothing, if this is not supported."""
     if not os.path.isdir("/proc/self/fd"):
         return False
     try:
@@ -178,7 +177,7 @@ def _create_without_name(
         raise
     try:
         _fill(fd, data, mode, owner)
-        # Only with a dir_fd does Python call linkat(2), which can follow this link.
+        # Python calls linkat(2), which can follow this link, only with a dir_fd.
         os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
     finally:
         os.close(fd)
@@ -195,7 +194,7 @@ def _create_by_name(path: str, data: bytes, mode: int, owner: tuple[int, int] | 
 
 
 def sweep(path: str) -> bool:
-    """Remove what a crash has left of replace(path, alone=True); whether there was something.
+    """Remove a file that replace(path, alone=True) has left.  Returns whether there was one.
 
     The caller holds the lock of that writer.  A link is removed, not followed.
     """
@@ -209,7 +208,7 @@ def sweep(path: str) -> bool:
 
 
 def remove(path: str) -> None:
-    """Unlink durably.  A file that is already gone is fine."""
+    """Unlink durably.  The file need not exist."""
     with reporting(f"cannot remove {path}"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
@@ -217,7 +216,7 @@ def remove(path: str) -> None:
 
 
 def make_folder(path: str, *, mode: int = 0o700, owner: tuple[int, int] | None = None) -> None:
-    """Make one folder durably, with exactly this mode whatever the umask.  It may exist."""
+    """Make one folder durably, with exactly this mode, for any umask.  It may exist."""
     with reporting(f"cannot make folder {path}"):
         try:
             os.mkdir(path, mode)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Log lines of all programs: to syslog's mail facility, to standard error, or to a file.
+"""Writes the log lines of all programs: to syslog (facility mail), to standard error, or to a file.
 
     2026-01-31T12:00:00+01:00 HOST PROGRAM[PID]: TEXT
 
@@ -7,18 +7,18 @@ syslog adds time and host by itself.  Control characters are written as \\xNN, s
 name cannot forge a line.
 
 CONTRACT
-    write() never raises, and never waits longer than 50 ms a second: a full
-    disk or a syslog that hangs does not stop mail or logins.  Lost lines are
-    counted, and the next line says how many there were.
-    A file is opened before root is dropped.  Root makes it for agent.user and
-    for the group of delivery.user, so that both daemons can write; in a folder
-    that others can change, the daemon's own user opens it instead.
-    After a rotation the new file is opened within a second, or by reopen(); if it
+    write() never raises, and waits at most 50 ms in each second: a full disk or a
+    syslog that hangs does not stop mail or logins.  Lost lines are counted, and a later
+    line reports their number.
+    A file is opened before root privileges are dropped.  Root makes it for agent.user and
+    the group of delivery.user, so that both daemons can write to it.  If other users can
+    change the folder, the daemon's own user opens the file instead.
+    After a rotation the new file is opened within a second, or by reopen().  If it
     cannot be opened, the old one is used.
 
 FAILURES
-    ConfigError if the file cannot be opened at the start.  A machine without
-    /dev/log (a container) gets its lines on standard error.
+    ConfigError if the file cannot be opened at the start.  Without /dev/log (in a
+    container), lines go to standard error.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from mailseal.errors import ConfigError
 from mailseal.paths import Folder, open_folder
 
 ERROR, WARNING, INFO = 3, 4, 6
-"""syslog's severities, for write()."""
+"""Severities of syslog, for write()."""
 
 _FACILITY_MAIL = 2 << 3
 _SYSLOG = "/dev/log"
-_LONGEST = 4000  # bytes; a pipe takes 4,096 at once, or none of them
+_LONGEST = 4000  # bytes; a write of up to 4,096 to a pipe is atomic
 _PATIENCE = 0.05
 _LOOK_EVERY = 1.0
 _FILE = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -53,7 +53,7 @@ Ids = tuple[int, int]
 
 
 class Log:
-    """Where one program's lines go."""
+    """The log of one program."""
 
     def __init__(
         self,
@@ -64,8 +64,8 @@ class Log:
         owner: Ids | None = None,
         stderr: bool = True,
     ) -> None:
-        """`target` is the option log.to; `user` the one that the program becomes; `owner` of a
-        file that root makes; `stderr` whether standard error is there for log lines."""
+        """`target`: the option log.to; `user`: the user that the program will become; `owner`: of
+        a file that root makes; `stderr`: whether standard error may be used for log lines."""
         self.target = target
         self._program = program
         self._lost = 0
@@ -90,7 +90,7 @@ class Log:
                 self._lost = 0
 
     def reopen(self) -> None:
-        """Begin the new file after a rotation; nothing to do for the other targets."""
+        """Open the new file after a rotation.  Does nothing for other targets."""
         if isinstance(self._sink, _File):
             self._sink.look(again=True)
 
@@ -106,7 +106,7 @@ class Log:
         return True
 
     def _wait_and_send(self, severity: int, data: bytes) -> bool:
-        """Whoever reads the lines is slow: wait a little, but not for every line."""
+        """The reader of the lines is slow: wait a short time, but not for every line."""
         now = time.monotonic()
         if now < self._hung_until:
             return False
@@ -122,7 +122,7 @@ class Log:
 
 
 class _Syslog:
-    """The local syslog.  Not by syslog(3), which waits for as long as the other side hangs."""
+    """The local syslog.  Does not use syslog(3), which waits without limit if syslog hangs."""
 
     def __init__(self) -> None:
         self._socket = self._connected()
@@ -138,7 +138,7 @@ class _Syslog:
             self._socket.send(packet, socket.MSG_DONTWAIT)
         except BlockingIOError:
             raise
-        except OSError:  # syslog was started anew
+        except OSError:  # syslog has been restarted
             self._socket.close()
             self._socket = self._connected()
             self._socket.send(packet, socket.MSG_DONTWAIT)
@@ -152,7 +152,7 @@ class _Syslog:
 
 
 class _Stderr:
-    """Standard error, whatever it is, without waiting for its reader."""
+    """Standard error, of any type, without waiting for its reader."""
 
     def __init__(self) -> None:
         self.fd = sys.stderr.fileno()
@@ -160,7 +160,7 @@ class _Stderr:
         if stat.S_ISSOCK(os.fstat(self.fd).st_mode):
             self._socket = socket.socket(fileno=os.dup(self.fd))
             return
-        # A description of our own: O_NONBLOCK must not reach others who have the same terminal.
+        # A separate open file: O_NONBLOCK must not affect other programs on the same terminal.
         flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         with contextlib.suppress(OSError):
             self.fd = os.open(f"/proc/self/fd/{self.fd}", flags)
@@ -173,7 +173,7 @@ class _Stderr:
 
 
 class _Nowhere:
-    """For a program whose standard error somebody else reads, on a machine without syslog."""
+    """Discards lines: without syslog, for a program that must not use standard error."""
 
     fd = -1
 
@@ -182,7 +182,7 @@ class _Nowhere:
 
 
 class _File:
-    """A file that may be moved away at any time."""
+    """A file, which may be rotated at any time."""
 
     def __init__(self, path: str, user: Ids | None, owner: Ids | None) -> None:
         self.path = path
@@ -204,7 +204,7 @@ class _File:
             raise OSError
 
     def look(self, *, again: bool = False) -> None:
-        """Open the file anew if the name has gone to another one."""
+        """Open the file again if the name is now another file."""
         now = time.monotonic()
         if not again and now - self._looked < _LOOK_EVERY:
             return
@@ -214,14 +214,14 @@ class _File:
                 if os.path.samestat(os.lstat(self.path), os.fstat(self.fd)):
                     return
             new = _open_file(self.path, None, None)
-            # In its place, so that it needs no telling where else the number is known.
+            # With the same descriptor number, which other code may have stored.
             os.dup2(new, self.fd, inheritable=False)
             os.close(new)
             self._torn = False
 
 
 def _open_file(path: str, user: Ids | None, owner: Ids | None) -> int:
-    """Open for appending: a regular file, the one of this name, never through a link."""
+    """Open a regular file for appending, never through a link."""
     with open_folder(os.path.dirname(path)) as folder:
         name = os.path.basename(path)
         if os.geteuid() != 0 or folder.own or user is None:
@@ -239,8 +239,8 @@ def _opened(folder: Folder, name: str, owner: Ids | None) -> int:
         made = False
     try:
         state = os.fstat(fd)
-        # In a folder of ours nobody else can have put another file under this name. Another hard
-        # link elsewhere is then no danger, and every user who may write to the file can make one.
+        # In a folder that only we can change, nobody else can have made this name.  Then other hard
+        # links are no danger; every user who may write to the file can make one.
         if not stat.S_ISREG(state.st_mode) or (state.st_nlink > 1 and not folder.own):
             raise ConfigError(
                 f"{folder.path}/{name} is not a regular file, or has several hard links"
@@ -257,7 +257,7 @@ def _opened(folder: Folder, name: str, owner: Ids | None) -> int:
 
 @contextlib.contextmanager
 def _acting_as(user: Ids) -> Iterator[None]:
-    """Be this user for a moment, and root again."""
+    """Act as this user in the block, and then as root again."""
     groups = os.getgroups()
     gid = os.getegid()
     os.setgroups([])

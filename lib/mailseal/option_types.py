@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The kinds of values an option may take.
 
-A kind has a check, which turns what YAML gave into the value that the code uses
-(bytes, seconds, an int for a mode) and raises ValueError for anything else, and
-`takes`, which says to people what the check accepts.  The two stand together so
-that they agree.
+A kind has a check, which converts a YAML value to the value that the code uses
+(bytes, seconds, an int for a mode) and raises ValueError for invalid values, and
+`takes`, a text that says what the check accepts.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Kind(Generic[T]):
-    """One kind of value: how it is checked, and the words for it."""
+    """One kind of value: its check, and a text for people."""
 
     check: Callable[[Any], T]
     takes: str
     write: Callable[[T], object] = lambda value: value
-    """The value as it stands in the file."""
+    """The value in the form for the configuration file."""
     dropped: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Values of earlier versions, each with a hint for people."""
+    """Values of earlier versions, each with a hint."""
 
 
 def _text(value: Any) -> str:
@@ -37,7 +36,7 @@ def _text(value: Any) -> str:
 
 
 def text(takes: str) -> Kind[str]:
-    """Any text in one line; `takes` says what it should be."""
+    """Any text in one line; `takes` describes it."""
     return Kind(_text, takes)
 
 
@@ -73,11 +72,11 @@ def _one_of(words: tuple[str, ...]) -> str:
 
 
 def choice(*words: str, dropped: Mapping[str, str] | None = None) -> Kind[str]:
-    """One of these words.  `dropped`: what earlier versions took, and why it is refused now."""
+    """One of these words.  `dropped`: values of earlier versions, each with a hint."""
 
     def check(value: Any) -> str:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            value = str(value)  # 2.3 without quotes is a number in YAML
+            value = str(value)  # without quotes, 2.3 is a number in YAML
         if value not in words:
             raise ValueError
         return str(value)
@@ -94,7 +93,7 @@ def word_or(kind: Kind[str], *words: str) -> Kind[str]:
 
 
 def list_of(kind: Kind[T]) -> Kind[tuple[T, ...]]:
-    """Any number of values of the kind, none at all too."""
+    """A list of values of the kind; it may be empty."""
 
     def check(value: Any) -> tuple[T, ...]:
         if not isinstance(value, (list, tuple)):
@@ -105,7 +104,7 @@ def list_of(kind: Kind[T]) -> Kind[tuple[T, ...]]:
 
 
 def number(low: int, high: int) -> Kind[int]:
-    """A whole number; both ends belong to the range."""
+    """An integer from `low` to `high`, inclusive."""
 
     def check(value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
@@ -172,7 +171,7 @@ socket_name = Kind(_socket_name, "an absolute path or host:port")
 
 
 def _header_rule(value: Any) -> str:
-    """The form only; what folder names can be is checked where rules are used."""
+    """Check the form only; folder names are checked where rules are used."""
     name = _text(value)
     if re.fullmatch(r"[!-9;-~]+:\s*\S.*=>\s*[^\s*%~].*", name) is None:
         raise ValueError
@@ -183,9 +182,9 @@ header_rule = Kind(_header_rule, '"HEADER: VALUE => FOLDER"')
 
 
 def _network(value: Any) -> str:
-    import ipaddress  # few files have one
+    import ipaddress  # only few files need it
 
     return str(ipaddress.ip_network(_text(value)))
 
 
-network = Kind(_network, "an IP address or a network, as 192.0.2.0/24")
+network = Kind(_network, "an IP address or a network, for example 192.0.2.0/24")

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Folders that root may use although others own them: opened step by step, not by name.
+"""Opens folders safely that root uses but other users may own: step by step, not by name.
 
 CONTRACT
-    open_folder() follows no symbolic link that somebody other than root or the
-    caller could have made or changed.  What is then done in the folder goes
-    through its descriptor: nobody can put another folder in its place.
-    A folder on the way into which everybody may write is refused, unless it
-    has the sticky bit.
+    open_folder() follows no symbolic link that anybody but root or the caller could
+    have made or changed.  The caller then uses the descriptor of the folder, so nobody
+    can replace the folder in between.
+    If everybody may write to a folder in the path, it is refused, unless it has the
+    sticky bit.
 
 FAILURES
     ConfigError, with the path.
@@ -24,7 +24,7 @@ _MAX_LINKS = 40
 
 
 class Folder:
-    """An open folder.  `own`: nobody but root and the caller decides what is in it."""
+    """An open folder.  `own`: only root and the caller can change its content."""
 
     def __init__(self, fd: int, path: str, own: bool) -> None:
         self.fd = fd
@@ -32,7 +32,7 @@ class Folder:
         self.own = own
 
     def entry(self, name: str) -> str:
-        """A path to a name in this folder for calls that take no descriptor, as bind(2)."""
+        """A path to a name in this folder, for system calls without a descriptor: bind(2)."""
         return f"/proc/self/fd/{self.fd}/{name}"
 
     def __enter__(self) -> Folder:
@@ -78,7 +78,7 @@ def open_folder(path: str) -> Folder:
 
 
 def _entry_is_fixed(folder: os.stat_result, entry: os.stat_result, path: str) -> bool:
-    """Whether only root and the caller can put something else under this name."""
+    """Whether only root and the caller can replace this name."""
     _refuse_open_to_all(folder, path)
     if not _is_ours(folder):
         return False

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Unix sockets of both daemons, made so that root cannot be led astray.
+"""Makes the unix sockets of both daemons safely, also as root.
 
 CONTRACT
-    listen() gives the socket its mode and group while it is made.  Root changes
-    neither mode nor owner of a name that another user could have swapped since;
-    its owner is whoever the daemon was started as.  The folder is used as
-    paths.py opens it.  A socket that a killed daemon left is replaced, one that
-    is in use and a file that is no socket never.
+    The socket gets its mode and group when it is made.  Root never changes mode or
+    owner of a name afterwards, because another user could have replaced it.  The owner is
+    the user that the daemon was started as.  The folder is opened with paths.py.
+    A socket that was left by a killed daemon is replaced.  A socket that is in use, and a file
+    that is not a socket, are never replaced.
 
 FAILURES
-    ConfigError with the path: the folder is missing or not safe, or somebody
-    else listens.  OSError for the rest.
+    ConfigError with the path: the folder is missing or not safe, or another process
+    listens.  OSError for other failures.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _NOBODY = 0xFFFFFFFF
 def listen(
     path: str, *, mode: int, group: int | None, backlog: int, users: Iterable[int] = ()
 ) -> socket.socket:
-    """A listening socket at `path`; only root can give it a group.
+    """A listening socket at `path`.  Only root can set its group.
 
-    `users` may connect whatever the mode says: an ACL names each of them.  A group for several
-    would need a group that has them all, and mode 0666 would let everybody in.
+    `users` may connect with any mode, because of an ACL entry for each.  Otherwise they would
+    need a common group, or mode 0666, with which everybody could connect.
     """
     name = os.path.basename(path)
     with open_folder(os.path.dirname(path)) as folder:
@@ -75,7 +75,7 @@ def _remove_stale(folder: Folder, name: str, path: str) -> None:
 
 
 def _let_in(folder: Folder, name: str, mode: int, users: Sequence[int], path: str) -> None:
-    """Give the socket an ACL, as acl(5) and linux/posix_acl_xattr.h have it."""
+    """Give the socket an ACL, see acl(5) and linux/posix_acl_xattr.h."""
     owner, group, others = mode >> 6 & 7, mode >> 3 & 7, mode & 7
     entries = [(0x01, owner, _NOBODY), *((0x02, 6, uid) for uid in users)]
     entries += [(0x04, group, _NOBODY), (0x10, group | 6, _NOBODY), (0x20, others, _NOBODY)]
@@ -96,7 +96,7 @@ def _let_in(folder: Folder, name: str, mode: int, users: Sequence[int], path: st
 
 @contextlib.contextmanager
 def made_with(umask: int, group: int | None) -> Iterator[None]:
-    """Give what is made in the block this umask and group, without naming it again."""
+    """Files that are made in the block get this umask and group."""
     old_umask, old_group = os.umask(umask), os.getegid()
     try:
         if group is not None and os.geteuid() == 0:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Checks that the users in the configuration exist, that the keys have their folders, and that
-servers listen on the sockets the users need, and let them connect."""
+"""Checks that the users in the configuration and the folders for keys exist, that servers listen on
+the sockets, and that the users may connect to them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mailseal.daemon import user_ids
 from mailseal.errors import ConfigError, TemporaryError
 
 _TIMEOUT = 5
-"""Seconds for connecting to a socket."""
+"""Time limit in seconds to connect to a socket."""
 
 
 def users(config: Config) -> Iterator[Finding]:
-    """Users that do not exist."""
+    """Findings about users that do not exist."""
     needed: list[tuple[str, tuple[str, ...]]] = [("delivery.user", (config.delivery.user,))]
     if config.dovecot_is_here:
         needed += [
@@ -38,10 +38,10 @@ def users(config: Config) -> Iterator[Finding]:
 
 
 def store(config: Config) -> Iterator[Finding]:
-    """Whether there is a store of keys: the agent does not start without one."""
+    """Whether there is a store for keys: the agent does not start without one."""
     from mailseal.login import startup
 
-    # Others than root and agent.user may not look into it.
+    # Only root and agent.user may read it.
     if not config.dovecot_is_here or os.geteuid() != 0:
         return
     try:
@@ -51,7 +51,7 @@ def store(config: Config) -> Iterator[Finding]:
 
 
 def sockets(config: Config) -> Iterator[Finding]:
-    """Sockets of Dovecot's that mailseal-lmtp needs, and the agent's that Dovecot needs."""
+    """Dovecot's sockets that mailseal-lmtp needs, and the agent's socket that Dovecot needs."""
     owner = config.delivery.user
     needed = [("dovecot.lmtp_socket", config.dovecot.lmtp_socket, owner)]
     if config.delivery.userdb == "dovecot":
@@ -74,9 +74,9 @@ def sockets(config: Config) -> Iterator[Finding]:
 
 
 def _nobody_listens(path: str) -> str | None:
-    """Says why no server can be reached; None if one can, or if this cannot be told.
+    """Why no server can be reached; None if one can, or if this is unknown.
 
-    A server that was killed leaves its socket behind.
+    A killed server leaves its socket.
     """
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(_TIMEOUT)
@@ -113,12 +113,12 @@ def _barrier(path: str, user: str) -> str | None:
     for step in steps:
         if not _may(os.stat(step), uid, groups, stat.S_IXOTH):
             return step
-    # connect(2) wants write permission
+    # connect(2) needs write permission
     return None if _may(os.stat(real), uid, groups, stat.S_IWOTH) else real
 
 
 def _may(found: os.stat_result, uid: int, groups: list[int], bit: int) -> bool:
-    """As the kernel decides by mode bits: owner, else group, else others."""
+    """Permissions by mode bits, as in the kernel: owner, else group, else others."""
     if found.st_uid == uid:
         bit <<= 6
     elif found.st_gid in groups:

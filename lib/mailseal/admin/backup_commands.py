@@ -108,7 +108,7 @@ def backup(context: Context) -> int:
 
 
 def restore(context: Context) -> int:
-    """Restore all users or the named ones.  Keyrings that are the same are not written."""
+    """Restore all users, or the given ones.  Identical keyrings are not written."""
     keyrings = _chosen(context)
     if context.arguments.check:
         return _check(context, keyrings)

@@ -12,7 +12,7 @@ DIAGNOSTICS
     Errors are written to standard error as `mailseal: error: ...`, often with a second
     line `mailseal: hint: ...`.  Exit status (sysexits.h):
     0   success
-    1   verify has found something
+    1   verify has found a problem
     64  wrong arguments, or a password or user name that is not allowed
     65  stored data is damaged, not sealed, or exists already; or a password change is not open
     67  no such user, or not enrolled

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What all commands use: arguments, the configuration, and the key agent."""
+"""The common parts of all commands: arguments, the configuration, and the key agent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TIMEOUT = 120.0
 
 
 class Context:
-    """What a command uses."""
+    """The arguments of a command, the configuration, and the agent."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
@@ -30,13 +30,13 @@ class Context:
 
     @property
     def config(self) -> Config:
-        """The configuration, read when it is first needed."""
+        """The configuration; it is read at the first use."""
         if self._config is None:
             self._config = configuration.load(self.config_path)
         return self._config
 
     def ask(self, verb: str, **fields: bytes) -> Answer:
-        """One request to the agent.  Anything but "ok" raises the error it stands for."""
+        """Send one request to the agent.  Each status but "ok" raises its error."""
         with AgentClient(self.config.agent.socket, _TIMEOUT) as agent:
             answer = agent.request(verb, **fields)
         if answer.status == "ok":
@@ -91,7 +91,7 @@ class Commands:
     def add(
         self, name: str, run: Command, text: str, *, group: Group, example: str
     ) -> argparse.ArgumentParser:
-        """A command; returns its parser, for the arguments.  `example` is one command line."""
+        """Add a command.  Returns its parser, for its arguments.  `example`: one command line."""
         parser = self._adder.add_parser(
             name,
             description=textwrap.fill(f"{text[:1].upper()}{text[1:]}.", 78),

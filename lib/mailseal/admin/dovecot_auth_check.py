@@ -23,7 +23,7 @@ def findings(doveconf: Doveconf) -> Iterator[Finding]:
     """Findings about the order and the settings of passdbs and userdbs."""
     root = doveconf.settings()
     running = root.get("protocols").split()
-    found: dict[Finding, None] = {}  # a chain is mostly the same in all protocols
+    found: dict[Finding, None] = {}  # usually the same in all protocols
     for protocol in ("imap", "pop3", "submission"):
         if protocol in running:
             settings = doveconf.settings(protocol)

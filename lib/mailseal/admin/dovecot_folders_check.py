@@ -28,10 +28,10 @@ def findings(doveconf: Doveconf) -> Iterator[Finding]:
 
 
 def _formats(doveconf: Doveconf) -> Iterator[Finding]:
-    """Whether mail_crypt can seal what is saved: in mbox format it stores mail in clear."""
+    """Whether mail_crypt can seal the mail format: in mbox format, mail is stored in clear."""
     settings = doveconf.settings("imap")
     for block in (settings, *settings.all("namespace")):
-        for name in ("mail_location", "location", "mail_driver"):  # of 2.3, 2.3 and 2.4
+        for name in ("mail_location", "location", "mail_driver"):  # in 2.3, 2.3 and 2.4
             format_ = block.get(name).partition(":")[0]
             if format_.lower() in _UNSEALED:
                 where = "" if block is settings else f" of the namespace {block.get('prefix')!r}"
@@ -42,7 +42,7 @@ def _formats(doveconf: Doveconf) -> Iterator[Finding]:
 
 
 def _index_cache(doveconf: Doveconf) -> Iterator[Finding]:
-    """Whether it has a separate location.  Whether that is on tmpfs is not checked."""
+    """Whether the index cache has a separate location.  Not checked: whether that is on tmpfs."""
     running = doveconf.settings().get("protocols").split()
     for protocol in ("imap", "lmtp"):
         settings = doveconf.settings(protocol)

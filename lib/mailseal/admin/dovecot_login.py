@@ -94,7 +94,7 @@ def _words(peer: Lines) -> list[str]:
 
 
 def _same_user(asked: str, named: str) -> None:
-    """A keyring with another name than Dovecot's would never be used."""
+    """Refuse if Dovecot has another name for the user: such a keyring would never be used."""
     try:
         found = normalise(named)
     except BadUserName:
@@ -107,7 +107,7 @@ def _same_user(asked: str, named: str) -> None:
 
 
 def _require_our_userdb(config: Config, user: str) -> None:
-    """Without mailseal's settings Dovecot would save the mail of an enrolled user in clear."""
+    """Refuse if Dovecot does not use mailseal's settings: it would save mail in clear."""
     path = config.dovecot.userdb_socket
     if config.delivery.userdb != "dovecot":
         return
@@ -129,7 +129,7 @@ def _require_our_userdb(config: Config, user: str) -> None:
 
 
 def _refusal(config: Config, user: str, reason: str) -> MailsealError:
-    """The password is wrong, or the user does not exist: look up the userdb."""
+    """The password is wrong, or the user does not exist; a lookup in the userdb decides."""
     try:
         known = DovecotUserdb(config).lookup(user) is not None
     except TemporaryError:

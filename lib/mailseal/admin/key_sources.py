@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Private keys for commands that read a user's mail: they stay in the memory of this process.
+"""Private keys for commands that read a user's mail.  They stay in the memory of this process.
 
     login password or recovery code     the key agent opens the keyring
-    --escrow-key PEM                    the keyring, as it is stored, opens here
-    a file                              one key in PEM, or one a line as `export-key` writes them
+    --escrow-key PEM                    this process opens the stored keyring
+    a file                              one key in PEM, or the output of `export-key`
 
 FAILURES
     WrongPassword; Damaged; TemporaryError if a file cannot be read.
@@ -27,7 +27,7 @@ _MAX_FILE = 1 << 16
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """Those that Source reads.  Files of a user's own keys are the command's option `key`."""
+    """Add the options for Source.  The option `key`, for a file with keys, is the command's own."""
     parser.add_argument("--escrow-key", metavar="PEM", help="open with the escrow private key")
     parser.add_argument(
         "--stdin",
@@ -37,17 +37,17 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 class Source:
-    """Of one command."""
+    """The source of keys for one command."""
 
     def __init__(self, context: Context) -> None:
         from mailseal.login import hardening
 
-        # Before there is anything to dump.
+        # Before this process has any keys.
         hardening.forbid_dumps()
         self._context = context
         arguments = context.arguments
         if arguments.escrow_key and arguments.key:
-            raise UsageError("the keys come from one file: --escrow-key does not go with it")
+            raise UsageError("--escrow-key cannot be used together with a file of keys")
         self._passwords = Passwords(from_stdin=arguments.stdin)
         self._escrow: PrivateKey | None = None
         self._file: list[PrivateKey] = []
@@ -71,18 +71,18 @@ class Source:
 
 
 def private_key(path: str, what: str, from_stdin: bool) -> PrivateKey:
-    """The one key in a PEM file; asks for its password if it has one."""
+    """The key in a PEM file.  Asks for its password if it has one."""
     return _parsed(_text(path), what, from_stdin)
 
 
 def private_keys(path: str, from_stdin: bool) -> list[PrivateKey]:
-    """A key in PEM, or keys as Dovecot writes them, one a line."""
+    """One key in PEM, or key strings in Dovecot's format, one in each line."""
     text = _text(path)
     if "-----BEGIN" in text:
         ends = "-----END"
         pieces = text.split("-----BEGIN")[1:]
         if not all(ends in piece for piece in pieces):
-            raise UsageError(f"{path} holds no whole PEM")
+            raise UsageError(f"{path} is not a complete PEM file")
         return [_parsed(f"-----BEGIN{piece}", "the key", from_stdin) for piece in pieces]
     return [PrivateKey.parse(line) for line in text.splitlines() if line.strip()]
 

@@ -79,7 +79,7 @@ def _password(context: Context) -> bytes:
 
 
 def rotate(context: Context) -> int:
-    """New mail is sealed with a new key pair; the older ones are kept for reading."""
+    """Make a key pair for new mail; the older ones stay for reading."""
     user = os.fsencode(context.arguments.user)
     answer = context.ask("rotate", user=user, password=_password(context))
     sys.stdout.write(f"new mail is sealed with key {answer.text('key_id')[:16]}\n")
@@ -99,7 +99,7 @@ def report_rekey(context: Context, answer: Answer) -> None:
     if key_id := answer.text("key_id"):
         sys.stdout.write(f"new master key; new mail is sealed with key {key_id[:16]}\n")
     else:
-        sys.stdout.write("new master key; NO NEW KEY PAIR: a login cannot carry more key pairs\n")
+        sys.stdout.write("new master key; NO NEW KEY PAIR: no more key pairs fit into a login\n")
         sys.stderr.write(
             f"mailseal: hint: run `mailseal drop-key {user} KEYID`, then `mailseal rotate {user}`\n"
         )
@@ -155,7 +155,7 @@ def _require_unused(folders: list[str], key_id: bytes) -> None:
     if found[key_id]:
         raise UsageError(
             f"{found[key_id]} mails are sealed with this key pair and cannot be read without it",
-            hint="the key pair was kept; it can go once the user has deleted these mails",
+            hint="the key pair was kept; it can be removed when the user has deleted these mails",
         )
     if found[sealed_mail.UNREADABLE]:
         raise UsageError(

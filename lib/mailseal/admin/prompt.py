@@ -48,7 +48,7 @@ def _type(prompt: str) -> bytes:
 
 
 def _line(what: str, end: bytes) -> bytes:
-    """Read one line byte by byte, so that what follows stays for the next."""
+    """Read one line byte by byte, so that the rest stays for the next call."""
     line = bytearray()
     while True:
         byte = os.read(0, 1)

@@ -2,7 +2,7 @@
 """Ends a user's open IMAP sessions, which still seal with keys that are about to be removed.
 
 FAILURES
-    TemporaryError if Dovecot cannot be told to end them.
+    TemporaryError if the sessions cannot be ended.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from mailseal.admin.command import Context
 
 UNDER_WAY = 3.0
-"""Within this time, in seconds, a mail whose key was looked up is stored: the key is looked up
-after the mail has come in, and sealing, writing and syncing 100 MB took 1.2 s."""
+"""Seconds within which a mail is stored after its key was looked up: this happens when the mail has
+arrived completely, and sealing, writing and syncing 100 MB took 1.2 s."""
 
-# doveadm kick: done, and nobody was there to be kicked (EX_NOHOST; in 2.3.19 EX_OK too).
+# doveadm kick: success, or no sessions (EX_NOHOST; in 2.3.19 EX_OK too).
 _KICKED = (0, 68)
 
 
 def add_option(parser: ArgumentParser) -> None:
-    """--kicked, for sites where `doveadm kick` is not the way."""
+    """Add --kicked, for sites that end sessions in another way than `doveadm kick`."""
     parser.add_argument(
         "--kicked",
         action="store_true",

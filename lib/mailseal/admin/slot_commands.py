@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
 """mailseal rewrap, recover, recovery-code, app-password, revoke, export-key.
 
-Secrets come from the terminal, or as lines of standard input in the order in
-which the terminal would ask.  New codes are written to standard output, once: mailseal
-does not keep them.
+Secrets are read from the terminal, or as lines of standard input in the same order.
+New codes are written to standard output once; mailseal does not store them.
 """
 
 from __future__ import annotations
@@ -111,7 +110,7 @@ def _secret(parser: ArgumentParser) -> ArgumentParser:
 
 
 def rewrap(context: Context) -> int:
-    """The user database has a new password already: set it in the keyring too."""
+    """Set the password in the keyring that the user database already has."""
     passwords, user = _start(context)
     secret = passwords.ask("previous password or recovery code")
     new = passwords.ask(f"current password of {context.arguments.user}", new=True)
@@ -191,7 +190,7 @@ def export_key(context: Context) -> int:
 
 
 def write_keys(strings: list[str], form: str) -> None:
-    """Private keys, given as Dovecot's clear strings, to standard output."""
+    """Write private keys, given as Dovecot's key strings, to standard output."""
     from cryptography.hazmat.primitives import serialization
 
     from mailseal.crypto.eckeys import PrivateKey

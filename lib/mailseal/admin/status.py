@@ -71,7 +71,7 @@ def _has_problem(entry: dict[str, Any]) -> bool:
 def all_status(
     context: Context, user: str | None = None, secret: bytes | None = None
 ) -> dict[str, Any]:
-    """The agent's answer about one user, or all pages of it about all."""
+    """The agent's answer for one user, or all pages of the answer for all users."""
     fields: dict[str, bytes] = {}
     if user:
         fields["user"] = os.fsencode(user)
@@ -87,7 +87,7 @@ def all_status(
 
 
 def _describe(entry: dict[str, Any]) -> str:
-    """A few lines about a user."""
+    """The lines about one user."""
     if "ways_in" in entry:
         return f"{entry['user']}\n  slots: {', '.join(entry['ways_in'])}\n"
     if "problem" in entry:

@@ -55,7 +55,7 @@ _BOTH = "the old and the new password both open the keyring until a login shows 
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """--then and --keep-old, for commands that set a new password."""
+    """Add --then and --keep-old, for commands that set a new password."""
     parser.add_argument(
         "--then",
         metavar="COMMAND",
@@ -73,7 +73,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def check_options(context: Context) -> None:
-    """Raises UsageError for options that cannot be used together."""
+    """Raise UsageError for options that cannot be used together."""
     arguments = context.arguments
     if arguments.then is None:
         return
@@ -103,7 +103,7 @@ def change(context: Context, verb: str, user: bytes, new: bytes, **fields: bytes
 
 
 def note_one_place(context: Context) -> None:
-    """Print that a user database, if there is one, still has the other password."""
+    """Print that the user database, if there is one, still has the old password."""
     if context.config.login.password_check != "keyring":  # noqa: S105 - no password
         sys.stderr.write(
             "mailseal: note: only the keyring has the new password now. Set it in the user "
@@ -167,7 +167,7 @@ def _run(command: list[str], new: bytes) -> tuple[int | None, str]:
 
 
 def _given_up(process: subprocess.Popen[bytes], why: str) -> str:
-    """Kill it if permitted: a process that sudo has started belongs to root and continues."""
+    """Kill it, if permitted: a process that sudo has started belongs to root and continues."""
     try:
         process.kill()
     except OSError:

@@ -12,8 +12,8 @@ mail now, it restores the previous state.  If the command is killed at that poin
 user's mail stays deferred: run it again, or run `mailseal repair USER`.
 
 FAILURES
-    UsageError says what would be lost; TemporaryError if a folder cannot be read, or if
-    Dovecot cannot be told to end the sessions.
+    UsageError: mail would be lost; TemporaryError: a folder cannot be read, or the
+    sessions cannot be ended.
 """
 
 from __future__ import annotations

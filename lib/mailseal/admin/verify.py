@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""mailseal verify: is all stored mail of enrolled users sealed, the user's own, and unchanged?
+"""mailseal verify: checks that all stored mail of enrolled users is sealed and unchanged.
 
-Without a private key: structure, sizes and key of every mail, and that nothing lies in clear.
-With it (key_sources.py) also the tag of every mail, which finds every changed bit.
-Nothing is moved, written or repaired.  The mail is read as its owner, in several processes.
+Without private keys it checks structure, sizes and key id of each mail, and that no text is in
+clear.  With private keys (key_sources.py) it also checks the tag of each mail, which detects
+every changed bit.  It changes nothing.  Processes with the rights of the owner read the mail.
 
-Exit status 0 if nothing was found, 1 if something was; what could not be looked at is
-found, too.  mailbox/report.py has the kinds of findings.
+Exit status 0 if there are no problems, 1 if there are; mail that could not be checked is a
+problem too.  mailbox/report.py has the kinds of findings.
 
 FAILURES
-    NotEnrolled, WrongPassword, AgentUnavailable.  A user whose mail cannot be found is a finding.
+    NotEnrolled, WrongPassword, AgentUnavailable.  If a user's mail cannot be found, this is a
+    finding.
 """
 
 from __future__ import annotations
@@ -38,29 +39,32 @@ def register(commands: Commands) -> None:
     parser = commands.add(
         "verify",
         run,
-        "check stored mail: nothing in clear, nothing changed",
+        "check that stored mail is sealed and unchanged",
         group="mail",
         example="mailseal verify --all --json",
     )
     parser.add_argument("users", nargs="*", metavar="USER")
-    parser.add_argument("--all", action="store_true", help="every enrolled user")
-    parser.add_argument("--domain", metavar="DOMAIN", help="every enrolled user of a domain")
+    parser.add_argument("--all", action="store_true", help="all enrolled users")
+    parser.add_argument("--domain", metavar="DOMAIN", help="all enrolled users of a domain")
     parser.add_argument(
         "--tags",
         action="store_true",
-        help="check the tag of every mail too: asks for the user's password or a recovery code",
+        help="also check the tag of each mail: asks for the user's password or a recovery code",
     )
     key_sources.add_options(parser)
     parser.add_argument("--key", metavar="FILE", help="file with the user's private keys")
     parser.add_argument(
-        "--maildir", action="append", default=[], help="look into this Maildir too, for one USER"
+        "--maildir",
+        action="append",
+        default=[],
+        help="check this Maildir of USER too (may be repeated)",
     )
     parser.add_argument(
         "--jobs",
         type=_jobs,
         default=len(os.sched_getaffinity(0)),
         metavar="N",
-        help="processes (default: one for each processor)",
+        help="number of processes (default: one for each core)",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
 
@@ -76,10 +80,12 @@ def run(context: Context) -> int:
     arguments = context.arguments
     tags = arguments.tags or arguments.stdin or arguments.escrow_key or arguments.key
     if tags and not arguments.users and not arguments.escrow_key:
-        raise UsageError("the tags of a user's mail need that user's password: name the users")
+        raise UsageError(
+            "--tags needs the password of each user: give the user names, or use --escrow-key"
+        )
     entries = _chosen(context)
     if (arguments.maildir or arguments.key) and len(entries) != 1:
-        raise UsageError("--maildir and --key go with one USER")
+        raise UsageError("--maildir and --key need exactly one USER")
     source = key_sources.Source(context) if tags else None
     places = Places(context.config)
     results: list[Result] = []
@@ -98,7 +104,7 @@ def run(context: Context) -> int:
         if result.counts[CHANGED]:
             sys.stderr.write(
                 f"mailseal: WARNING: {result.counts[CHANGED]} mails of {result.user} were changed "
-                "after they were sealed: somebody wrote to the mail store, or a disk fails\n"
+                "after they were sealed: somebody wrote to the mail store, or a disk is faulty\n"
             )
     if arguments.json:
         json.dump({"users": [result.as_json() for result in results]}, sys.stdout, indent=1)
@@ -107,12 +113,12 @@ def run(context: Context) -> int:
 
 
 def _chosen(context: Context) -> list[dict[str, Any]]:
-    """What the agent says of each user who was asked for."""
+    """The agent's status of each selected user."""
     from mailseal.admin.status import all_status
 
     arguments = context.arguments
     if bool(arguments.users) + arguments.all + bool(arguments.domain) != 1:
-        raise UsageError("name users, or say --all, or --domain DOMAIN")
+        raise UsageError("give either user names, or --all, or --domain DOMAIN")
     if arguments.users:
         return [all_status(context, user)["users"][0] for user in arguments.users]
     found: list[dict[str, Any]] = all_status(context)["users"]
@@ -125,7 +131,7 @@ def _chosen(context: Context) -> list[dict[str, Any]]:
 def _verified(
     context: Context, entry: dict[str, Any], source: key_sources.Source | None, places: Places
 ) -> Result:
-    """One user's mail.  Again, if the user has got a new pair meanwhile, which looks foreign."""
+    """Check one user's mail; again if a key pair was added meanwhile, which seems foreign."""
     from mailseal.admin.status import all_status
 
     arguments = context.arguments
@@ -139,7 +145,7 @@ def _verified(
         try:
             place = places.of(user)
         except MailsealError as exc:
-            result.cannot(f"it is not known where the mail lies: {exc}")
+            result.cannot(f"the mail location is not known: {exc}")
             return result
         key_ids = frozenset(bytes.fromhex(key["id"]) for key in entry["keys"])
         expected = Expected(key_ids, keys, place.compressed)

@@ -19,8 +19,8 @@ import secrets
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_SIZE = 3
 CHANGE_ID_SIZE = 16
-"""Letters in the id of a login slot.  It is also the id of a password change, with which anybody can
-end that change.  It has 80 bits, so it cannot be guessed."""
+"""Letters in the id of a login slot.  It is the id of a password change, and whoever knows it
+can end that change.  It has 80 bits, so it cannot be guessed."""
 _SECRET_SIZE = 26
 _CHECK_SIZE = 3
 _SIZE = ID_SIZE + _SECRET_SIZE + _CHECK_SIZE

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""The other half of a password change: the hash in the site's own user database."""
+"""The second part of a password change: the hash in the site's user database."""

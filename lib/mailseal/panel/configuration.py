@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""Which user database mailseal-set-hash writes to: /etc/mailseal/set-hash.yaml.
+"""The configuration of mailseal-set-hash: /etc/mailseal/set-hash.yaml.
 
     database   passwd-file, sqlite, postgresql or mariadb
     path       the file, for passwd-file and sqlite
-    connect    for the other two: what psycopg.connect() or pymysql.connect() takes, by name
+    connect    for the other two: the arguments of psycopg.connect() or pymysql.connect()
                (host, dbname or database, user, password, unix_socket ...)
-    query      one UPDATE for SQL, with %(user)s and %(hash)s where the values go
-    scheme     of the hash; one that `doveadm pw -l` lists (SHA512-CRYPT)
-    prefix     whether the hash keeps its {SCHEME} in front (true)
+    query      one UPDATE for SQL, with %(user)s and %(hash)s as parameters
+    scheme     scheme of the hash, from the list of `doveadm pw -l` (SHA512-CRYPT)
+    prefix     whether the hash begins with its {SCHEME} (true)
 
-It may hold the password of the database, so it is a file of its own, readable only for those
-who run the program.
+It can contain the password of the database, so it is a separate file that only the users of
+this program can read.
 
 FAILURES
-    ConfigError names the file and what is wrong with it.
+    ConfigError with the file and the problem.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MAX_FILE = 65536
 
 @dataclasses.dataclass(frozen=True)
 class Database:
-    """Where hashes are, and how to write one."""
+    """The user database, and how to write a hash to it."""
 
     kind: str
     path: str = ""
@@ -81,7 +81,7 @@ def load(path: str) -> Database:
 
 
 def _read(path: str) -> str:
-    """The text of a file that only root, or the user this runs as, can have written."""
+    """The text of a file that only root or the current user can have written."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(fd, "rb") as stream:
@@ -94,7 +94,7 @@ def _read(path: str) -> str:
 
 
 def require_own(found: os.stat_result, path: str) -> None:
-    """Raise ConfigError unless nobody but root and this user can write to it."""
+    """Raise ConfigError if anybody but root and this user can write to it."""
     if found.st_uid not in (0, os.geteuid()) or stat.S_IMODE(found.st_mode) & 0o022:
         raise ConfigError(
             f"{path} can be changed by other users than its owner, or has the wrong owner",

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""A new hash in one line of a passwd-file, one writer at a time.
+"""Writes a hash to one line of a passwd-file, one writer at a time.
 
-The lock is on FILE.lock, not on the file itself, which each change replaces as a whole:
-a reader sees the old file or the new one, with the same owner, mode and ACL.
+The lock is on FILE.lock, because each change replaces the file itself: a reader sees the
+old file or the new one, with the same owner, mode and ACL.
 
 FAILURES
-    NoSuchUser, Damaged (the user stands there twice), BadPassword (a scheme that hides nothing,
-    and a colon), ConfigError (the file cannot be read, or others can write to it, or to a folder
-    above it): nothing has changed.  TemporaryError and DiskFull when the new
-    file could not be written or synced.
+    Nothing has changed after NoSuchUser, Damaged (the user is in the file twice), BadPassword (a
+    scheme in clear, and a colon), ConfigError (the file cannot be read, or others can write
+    to it or to a parent folder).  TemporaryError and DiskFull: the new file could not be
+    written or synced.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ from mailseal.paths import open_folder
 def write(path: str, user: str, hashed: str) -> None:
     """Replace the second field of the user's line."""
     if ":" in hashed:
-        raise BadPassword("a password with a colon cannot stand in a passwd-file as it is")
+        raise BadPassword(
+            "with this scheme, a password with a colon cannot be stored in a passwd-file"
+        )
     path = os.path.realpath(path)
     folder = os.path.dirname(path)
     try:
         with open_folder(folder) as opened:
             if not opened.own:
-                raise ConfigError(f"others can change {folder}, or put another in its place")
+                raise ConfigError(f"users other than root can change or replace {folder}")
         with _locked(f"{path}.lock"):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             with open(fd, "rb") as stream:
@@ -50,7 +52,7 @@ def write(path: str, user: str, hashed: str) -> None:
 
 
 def _acl(fd: int) -> bytes | None:
-    """It may be what lets Dovecot read the file."""
+    """Copy the ACL: Dovecot may need it to read the file."""
     try:
         return os.getxattr(fd, durable.ACL)
     except OSError as exc:

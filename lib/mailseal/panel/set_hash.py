@@ -1,32 +1,32 @@
 # SPDX-License-Identifier: MIT
-"""mailseal-set-hash: give one user a new password hash in the site's user database.
+"""mailseal-set-hash: writes a user's new password hash to the site's user database.
 
 SYNOPSIS
     mailseal-set-hash USER
 
 DESCRIPTION
-    Reads the new password as one line from standard input, has `doveadm pw` hash it,
-    and writes the hash to the database that /etc/mailseal/set-hash.yaml names: a
-    passwd-file, SQLite, PostgreSQL or MariaDB.  It takes exactly one argument and no
-    option, and no variable of the environment changes what it does: so it can be named in
-    sudoers as it is.  Made to be run by `mailseal passwd USER --stdin --then`.
+    Reads the new password as one line from standard input, hashes it with `doveadm pw`,
+    and writes the hash to the database in /etc/mailseal/set-hash.yaml: a passwd-file,
+    SQLite, PostgreSQL or MariaDB.  It takes exactly one argument and no options, and does
+    not use the environment, so a sudo rule for it needs no wildcard.  Use it as the
+    COMMAND of `mailseal passwd USER --stdin --then`.
 
-    Only a user who is in the database already is changed, and no other row or line.
+    It changes exactly one existing row or line.
 
 DIAGNOSTICS (exit status)
     0    the database has the new hash
-    64   wrong arguments, or a password that cannot be one
-    65   the database holds this user more than once, or is not what was expected
-    67   the database does not hold this user
+    64   wrong arguments, or a password that is not allowed
+    65   the database contains this user more than once, or has an unexpected content
+    67   the database does not contain this user
     69   the database cannot be reached
     78   the configuration is wrong
-    75   it is not known whether the database has the new hash; anything unforeseen
-    With every status but 0 and 75 it is certain that nothing has changed.
+    75   it is not known whether the database has the new hash; unexpected errors
+    With each status but 0 and 75 it is certain that nothing has changed.
 
 SECURITY
-    Neither password nor hash is ever an argument, in the environment or in a message.  The
-    configuration, and a passwd-file and its folder, must belong to root or to the
-    user this runs as, and be writable by nobody else.
+    Password and hash are never in arguments, the environment or messages.  The
+    configuration, and a passwd-file and its folder, must belong to root or the current
+    user, and nobody else may be able to write to them.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class HashingFailed(MailsealError):
-    """doveadm gave no hash; nothing was written."""
+    """doveadm has returned no hash; nothing was written."""
 
     exit_status = EX_UNAVAILABLE
 
 
 def main(argv: list[str], stdin: BinaryIO, *, config: str = CONFIG) -> int:
-    """Do it; returns the exit status."""
+    """Run the program; returns the exit status."""
     os.umask(0o077)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else doveadm's exit status would be lost
-    os.environ.clear()  # libpq and others take servers, users and files from it
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # otherwise doveadm's exit status would be lost
+    os.environ.clear()  # libpq and others read servers, users and files from it
     try:
         if len(argv) != 2 or argv[1].startswith("-") or not argv[1]:
             raise UsageError("usage: mailseal-set-hash USER, with the new password on stdin")
@@ -74,7 +74,7 @@ def main(argv: list[str], stdin: BinaryIO, *, config: str = CONFIG) -> int:
 
 
 def set_hash(user: str, password: bytes, database: Database) -> None:
-    """Write the hash of a password to the database.  Raises what DIAGNOSTICS lists."""
+    """Write the hash of a password to the database.  Errors: see DIAGNOSTICS."""
     if any(ord(letter) < 32 or letter == "\x7f" for letter in user):
         raise NoSuchUser("a user name must not contain control characters")
     hashed = hash_of(password, database.scheme)
@@ -85,7 +85,7 @@ def set_hash(user: str, password: bytes, database: Database) -> None:
 
 
 def _password(stdin: BinaryIO) -> bytes:
-    """One line, without its LF."""
+    """The password: one line, without its LF."""
     line = stdin.readline(MAX_PASSWORD + 2)
     if not line.endswith(b"\n"):
         raise BadPassword("the new password must be one line on standard input")
@@ -94,7 +94,7 @@ def _password(stdin: BinaryIO) -> bytes:
 
 
 def hash_of(password: bytes, scheme: str) -> str:
-    """`{SCHEME}hash`, made by doveadm-pw(1), which asks for the password twice."""
+    """`{SCHEME}hash` from doveadm-pw(1), which reads the password twice."""
     try:
         done = subprocess.run(
             ["doveadm", "pw", "-s", scheme],

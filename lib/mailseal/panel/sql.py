@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""A new hash in one row of a table: SQLite, PostgreSQL (psycopg 3) or MariaDB (PyMySQL).
+"""Writes a hash to one row of a table: SQLite, PostgreSQL (psycopg 3) or MariaDB (PyMySQL).
 
-The values are parameters of the query, never part of its text.  A change that would
-touch more or fewer rows than one is rolled back.
+The values are parameters of the query, never part of its text.  If the query does not
+change exactly one row, it is rolled back.
 
 FAILURES
-    NoSuchUser (no row), Damaged (several), Unreachable: certainly nothing has changed.
-    TemporaryError when the connection broke while the change was being committed: then
-    nobody knows.
+    NoSuchUser (no row), Damaged (several rows), Unreachable: certainly nothing has changed.
+    TemporaryError: the connection broke during COMMIT, so it is unknown.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _PATIENCE = 20
 
 
 class Unreachable(MailsealError):
-    """The database did not take the change."""
+    """The database has not made the change."""
 
     exit_status = EX_UNAVAILABLE
 
@@ -39,7 +38,7 @@ def write(database: Database, user: str, hashed: str) -> None:
     """Run the query of the configuration for one user."""
     query = database.query
     if database.kind == "sqlite":
-        query = re.sub(r"%\((user|hash)\)s", r":\1", query)  # SQLite's own way to name a parameter
+        query = re.sub(r"%\((user|hash)\)s", r":\1", query)  # SQLite's syntax for parameters
     if not database.prefix:
         hashed = hashed.partition("}")[2]
     try:
@@ -71,11 +70,11 @@ def write(database: Database, user: str, hashed: str) -> None:
 
 
 def _close(connection: Any) -> None:
-    """What was not committed is rolled back."""
+    """Roll back what was not committed."""
     try:
         connection.close()
     except Exception:
-        return  # the server has gone, and takes the transaction along
+        return  # the connection is broken, so the server rolls back
 
 
 def _connect(database: Database) -> Any:
