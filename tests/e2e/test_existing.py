@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Mail that is there already is sealed, unsealed and sealed anew; `make soak` has clients at work.
+"""Mail that is there already is sealed, unsealed and sealed anew, while IMAP clients are at work.
 
 Compared is what the clients themselves remember: UIDs, flags, dates and bytes.
 """
@@ -41,6 +41,11 @@ def user(lab: Lab) -> str:
     name = f"old{next(_numbers)}@example.org"
     existing.fill(lab, name, SECRET, FOLDERS)
     return name
+
+
+def test_clients_are_at_work_throughout(lab: Lab, user: str) -> None:
+    """Sealed, sealed to a new pair, and unsealed again; mail arrives meanwhile."""
+    existing.throughout(lab, user, SECRET, FOLDERS, rate="250K")
 
 
 def test_there_and_back_is_the_same(lab: Lab, user: str) -> None:
