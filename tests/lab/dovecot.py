@@ -106,6 +106,9 @@ class Dovecot:
     def stop(self) -> None:
         self._server.stop()
 
+    def pids(self) -> list[int]:
+        return self._server.pids()
+
     def restart(self) -> None:
         self.stop()
         self.start()

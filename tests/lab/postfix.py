@@ -174,6 +174,9 @@ class Postfix:
     def stop(self) -> None:
         self._server.stop()
 
+    def pids(self) -> list[int]:
+        return self._server.pids()
+
     def queue(self) -> list[str]:
         """The queue ids of the mails that wait, sorted."""
         listing = self._command("postqueue", "-c", self.config, "-p")

@@ -99,6 +99,10 @@ class Server:
             time.sleep(0.02)
         return status
 
+    def pids(self) -> list[int]:
+        """All processes of it."""
+        return [] if self._process is None else members(self._process.pid)
+
     def signal(self, sig: signal.Signals) -> None:
         os.kill(self.pid, sig)
 

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: MIT
+"""One audit: two disks, a lab on them, the day, the crash, and the search of everything."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from tests.audit.day import ALICE, CONTROL, EARLIER, PASSWORD, SIEVE, USERS, Day
+from tests.audit.disk import Disk
+from tests.audit.result import Result, place_in_queue, place_of
+from tests.audit.words import Hit, Owner, find, owners
+from tests.lab import Lab
+from tests.lab.dovecot import installed_version, series
+
+_SIEVE = {
+    "2.3": """
+protocol lmtp {
+  mail_plugins = $mail_plugins sieve
+}
+plugin {
+  sieve = file:~/sieve;active=~/.dovecot.sieve
+}
+""",
+    "2.4": """
+protocol lmtp {
+  mail_plugins {
+    sieve = yes
+  }
+}
+sieve_script personal {
+  path = ~/sieve
+  active_path = ~/.dovecot.sieve
+}
+""",
+}
+# Answers of vacation go to a domain that is not ours.
+_POSTFIX = {
+    "default_transport": "discard:",
+    "smtpd_recipient_restrictions": "permit_mynetworks, reject_unauth_destination",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """How the lab of an audit differs from the one that the documentation describes.
+
+    encrypted_queue  whether queue and logs are in encrypted folders
+    dovecot          text in Dovecot's language, last; @DISK@ is a folder on the disk
+    config           mailseal options
+    day              for a shorter day
+    """
+
+    encrypted_queue: bool = True
+    dovecot: str = ""
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    day: Callable[[Lab, list[Disk], Mapping[str, Owner]], Day] = Day
+
+
+def audit(setup: Setup, say: Callable[[str], None]) -> Result:
+    """Do it all.  Raises LabError where it cannot."""
+    whose = {owner.name: owner for owner in owners(USERS)}
+    result = Result(installed_version(), setup.encrypted_queue)
+    with _disks(setup.encrypted_queue) as (folder, store, queue):
+        lab = _lab(folder, setup)
+        disks = [store, queue]
+        try:
+            say("the servers start; the day begins")
+            lab.start()
+            setup.day(lab, disks, whose).live()
+        finally:
+            lab.kill()
+            say("all is dead; searching logs and memory")
+            _search_files(result, lab, list(whose.values()))
+            lab.stop()
+        queue.unmount()  # first: it is mounted inside the other
+        store.unmount()
+        for disk, place in ((store, place_of), (queue, place_in_queue)):
+            say(f"searching {disk.image}")
+            for hit, path in disk.words(list(whose.values())):
+                result.add([(hit, path)], place(path))
+            result.searched += os.stat(disk.image).st_blocks * 512
+    return result
+
+
+@contextlib.contextmanager
+def _disks(encrypted_queue: bool) -> Iterator[tuple[str, Disk, Disk]]:
+    """The lab's folder on the store's disk, with queue and logs on a disk of their own."""
+    work = tempfile.mkdtemp(prefix="mailseal-audit-", dir="/tmp")
+    os.chmod(work, 0o711)
+    made: list[Disk] = []
+    try:
+        for name, megabytes in (("store", 256), ("queue", 256)):
+            made.append(Disk.make(f"{work}/{name}.img", f"{work}/{name}", megabytes))
+        store, queue = made
+        folder = os.path.join(store.folder, "lab")
+        os.mkdir(folder, 0o711)
+        with open(os.path.join(folder, "lab.json"), "w", encoding="ascii") as stream:
+            json.dump({"users": {}}, stream)
+        for part in ("postfix/queue", "log"):
+            queue.folder_for(os.path.join(folder, part), encrypted=encrypted_queue)
+        yield folder, store, queue
+    finally:
+        for disk in made[::-1]:
+            disk.unmount()
+        shutil.rmtree(work)
+
+
+def _lab(folder: str, setup: Setup) -> Lab:
+    lab = Lab(
+        dict.fromkeys((ALICE, SIEVE), PASSWORD),
+        auth="behind-passwd-file",
+        plain_users=dict.fromkeys((EARLIER, CONTROL), PASSWORD),
+        postfix_extra=_POSTFIX,
+        config_extra=setup.config,
+        directory=folder,
+    )
+    on_disk = os.path.join(folder, "tmp")
+    os.mkdir(on_disk)
+    os.chmod(on_disk, 0o1777)
+    text = _SIEVE[series(lab.dovecot.version)] + f"submission_host = 127.0.0.1:{lab.smtp[1]}\n"
+    lab.dovecot.write_config(text + setup.dovecot.replace("@DISK@", on_disk))
+    return lab
+
+
+def _search_files(result: Result, lab: Lab, whose: Sequence[Owner]) -> None:
+    """The logs as a reader sees them, also if they are encrypted on the disk; and the tmpfs."""
+    logs = {"dovecot": "log of Dovecot", "postfix": "log of Postfix"}
+    for path in _files(lab.place.path("log")):
+        program = os.path.basename(path).partition("-")[0].partition(".")[0]
+        result.add(_in_file(path, whose), logs.get(program, "log of mailseal"))
+    for path in _files(lab.place.quick):
+        result.add(_in_file(path, whose), "memory (tmpfs)")
+
+
+def _files(folder: str) -> Iterator[str]:
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(root, name)
+            if os.path.isfile(path) and not os.path.islink(path):
+                yield path
+
+
+def _in_file(path: str, whose: Sequence[Owner]) -> list[tuple[Hit, str]]:
+    with open(path, "rb") as stream:
+        return [(hit, path) for hit in find(stream.read(), whose)]
