@@ -6,13 +6,14 @@ SHELL := /bin/bash
 LAB   := PYTHONPATH=lib:. PYTHONDONTWRITEBYTECODE=1 exec /usr/bin/python3
 VENV  := .venv/bin
 
-.PHONY: help demo lab test check bench soak clean
+.PHONY: help demo lab test check audit bench soak clean
 
 help:
 	@echo 'make demo     deliver a mail, show the sealed file, read the mail with IMAP and POP3'
 	@echo 'make lab      run the same servers, to try a mail client (LAB_USERS=n, LAB_DIR=folder)'
 	@echo 'make test     run check, then all tests, with a real Postfix and Dovecot'
 	@echo 'make check    check style and types: ruff, mypy'
+	@echo 'make audit    crash the servers, search their raw disk for every word of the mail (ARGS=--prove)'
 	@echo 'make bench    measure delivery, login and reading; writes build/bench.json'
 	@echo 'make soak     seal, reseal and unseal 5,000 mails while IMAP clients are active'
 	@echo 'make install  install below PREFIX=/usr/local, start nothing; make uninstall removes it'
@@ -34,6 +35,10 @@ check:
 	$(VENV)/ruff check lib tests hooks
 	$(VENV)/ruff format --check lib tests hooks
 	$(VENV)/mypy
+
+audit:
+	@tests/bootstrap lab
+	@$(LAB) -m tests.audit $(ARGS)
 
 bench:
 	@tests/bootstrap lab

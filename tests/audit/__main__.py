@@ -8,11 +8,11 @@ SYNOPSIS
 
 DESCRIPTION
     A real Postfix, Dovecot and mailseal run on a disk of their own: ext4 in a file.  Mails with
-    words that are nowhere else, in each header, body and attachment, arrive by SMTP.  Clients list,
-    search, sort, copy, move and save mail, with IMAP and POP3; a Sieve script files it; a user's mail
-    in clear is sealed.  In the middle of this everything is killed.  Then the raw disk, each
-    log and the tmpfs are searched for the words, in all the forms that they may have (tests.audit.words).
-    A user who is not enrolled must be found, or the search would prove nothing.
+    words that are nowhere else, in each header, body and attachment, arrive by SMTP.  Clients
+    list, search, sort, copy, move and save mail, with IMAP and POP3; a Sieve script files it; a
+    user's mail in clear is sealed.  In the middle of this everything is killed.  Then the raw disk,
+    each log and the tmpfs are searched for the words, in all forms that they may have: see
+    tests.audit.words.  A user who is not enrolled must be found, or the search would prove nothing.
 
     --queue=fscrypt   Postfix's queue and the logs are in encrypted folders; the default
     --queue=plain     they are not: what they leave on the disk is counted, and no fault
@@ -21,8 +21,8 @@ DESCRIPTION
     It needs root, loop devices and Debian's e2fsprogs.
 
 DIAGNOSTICS
-    A table; the same in build/audit.json.  Status 0: no word of an enrolled user was found, and the control
-    user was.  1: words were found, or the control user was not.  2: it cannot run here.
+    A table; the same in build/audit.json.  Status 0: no word of an enrolled user was found, and
+    the control user was.  1: words were found, or the control user was not.  2: it cannot run here.
 """
 
 from __future__ import annotations

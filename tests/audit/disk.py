@@ -48,7 +48,9 @@ class Disk:
         with open(image, "wb") as stream:
             os.fchmod(stream.fileno(), 0o600)
             stream.truncate(megabytes << 20)
-        _run("mkfs.ext4", "-q", "-b", str(_BLOCK), "-O", "encrypt", "-E", "lazy_itable_init=0", image)
+        _run(
+            "mkfs.ext4", "-q", "-b", str(_BLOCK), "-O", "encrypt", "-E", "lazy_itable_init=0", image
+        )
         os.makedirs(mounted, exist_ok=True)
         _run("mount", "-o", "loop", image, mounted)
         os.rmdir(os.path.join(mounted, "lost+found"))
@@ -129,7 +131,9 @@ def encrypt_folder(folder: str) -> None:
     struct fscrypt_add_key_arg and fscrypt_policy_v2 of linux/fscrypt.h.
     """
     with _opened(folder) as fd:
-        added = bytearray(struct.pack("<II32s II 32x 64s", 2, 0, b"", 64, 0, secrets.token_bytes(64)))
+        added = bytearray(
+            struct.pack("<II32s II 32x 64s", 2, 0, b"", 64, 0, secrets.token_bytes(64))
+        )
         try:
             fcntl.ioctl(fd, _ADD_KEY, added)
             identifier = bytes(added[8:24])

@@ -18,6 +18,7 @@ from tests.audit.result import Result, place_in_queue, place_of
 from tests.audit.words import Hit, Owner, find, owners
 from tests.lab import Lab
 from tests.lab.dovecot import installed_version, series
+from tests.lab.place import LabError
 
 _SIEVE = {
     "2.3": """
@@ -54,12 +55,14 @@ class Setup:
     encrypted_queue  whether queue and logs are in encrypted folders
     dovecot          text in Dovecot's language, last; @DISK@ is a folder on the disk
     config           mailseal options
+    patches          what to replace in mailseal's own files: path, old text, new text
     day              for a shorter day
     """
 
     encrypted_queue: bool = True
     dovecot: str = ""
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    patches: Sequence[tuple[str, str, str]] = ()
     day: Callable[[Lab, list[Disk], Mapping[str, Owner]], Day] = Day
 
 
@@ -124,9 +127,20 @@ def _lab(folder: str, setup: Setup) -> Lab:
     on_disk = os.path.join(folder, "tmp")
     os.mkdir(on_disk)
     os.chmod(on_disk, 0o1777)
+    for path, old, new in setup.patches:
+        _patch(lab.place.path("code", path), old, new)
     text = _SIEVE[series(lab.dovecot.version)] + f"submission_host = 127.0.0.1:{lab.smtp[1]}\n"
     lab.dovecot.write_config(text + setup.dovecot.replace("@DISK@", on_disk))
     return lab
+
+
+def _patch(path: str, old: str, new: str) -> None:
+    with open(path, encoding="utf-8") as stream:
+        text = stream.read()
+    if old not in text:
+        raise LabError(f"{path} has no {old!r} to replace")
+    with open(path, "w", encoding="utf-8") as stream:
+        stream.write(text.replace(old, new))
 
 
 def _search_files(result: Result, lab: Lab, whose: Sequence[Owner]) -> None:

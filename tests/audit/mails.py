@@ -103,5 +103,7 @@ def _part(kind: str, encoding: str, content: bytes, disposition: str = "inline")
         content = soft.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     return (
         f"--=-outer\r\nContent-Type: {kind}\r\nContent-Transfer-Encoding: {encoding}\r\n"
-        f"Content-Disposition: {disposition}\r\n\r\n".encode() + content + b"\r\n"
+        f"Content-Disposition: {disposition}\r\n\r\n".encode()
+        + content
+        + b"\r\n"
     )

@@ -40,16 +40,25 @@ PLACES = (
     "memory (tmpfs)",
 )
 
+# Logs have these by default: of SMTP, and of the answers of Sieve's vacation.
+_LOGGED = {
+    "log of Postfix": (
+        {"From address", "Message-ID"},
+        "Postfix logs the envelope sender and the Message-ID",
+    ),
+    "log of Dovecot": ({"From address"}, "Sieve's vacation logs whom it answers, and whom not"),
+}
+
 # The first that matches a path counts.
 _OF_PATH = (
     (r"(^|/)log/", "logs on the disk"),
+    (r"^/?lab/tmp/", "temporary files"),
     (r"(^|/)postfix/queue/|^queue/", "queue"),
     (r"dovecot\.index\.cache", "cache"),
     (r"xapian-indexes|fts-flatcurve|fts", "full-text index"),
     (r"lda-dupes|\.svbin|\.sieve|(^|/)sieve/", "Sieve's files"),
     (r"(^|/)(cur|new|tmp)/[^/]*,S=|/Maildir/[^/]*/?(cur|new|tmp)(/|$)", "store"),
     (r"dovecot[.-]|/index/|dovecot\.list", "index"),
-    (r"(^|/)(tmp|temp)/", "temporary files"),
     (r"/mail/", "store"),
 )
 
@@ -80,6 +89,7 @@ class Result:
         default_factory=lambda: defaultdict(Counter)
     )
     examples: dict[str, set[str]] = dataclasses.field(default_factory=lambda: defaultdict(set))
+    leaked: set[str] = dataclasses.field(default_factory=set)
     searched: int = 0
     full_text: bool = False
     index: str = ""
@@ -90,11 +100,11 @@ class Result:
             if hit.owner in PROTECTED:
                 short = re.sub(r"^.*?/(?=mail/|log/|postfix/)", "", path)
                 self.examples[place].add(f"{hit.part}, {hit.form}: {short}")
+                if hit.part not in _LOGGED.get(place, ((),))[0] and not self.informs(place):
+                    self.leaked.add(place)
 
     def informs(self, place: str) -> str:
         """Why hits there are no fault of mailseal's; "" where there must be none."""
-        if place == "log of Postfix":
-            return "Postfix logs the envelope sender and the Message-ID"
         if place == "memory (tmpfs)":
             return "not on the disk; after a crash, until the next login or reboot"
         if not self.encrypted_queue and (place.startswith("queue") or place == "logs on the disk"):
@@ -103,11 +113,7 @@ class Result:
 
     def leaks(self) -> list[str]:
         """The places where words of protected users were found and must not be."""
-        return [
-            place
-            for place, count in self.counts.items()
-            if any(count[user] for user in PROTECTED) and not self.informs(place)
-        ]
+        return [place for place in PLACES if place in self.leaked]
 
     def blind(self) -> bool:
         """Whether the control user was not found: then nothing is proven."""
@@ -119,18 +125,25 @@ class Result:
 
     def table(self) -> str:
         wide = [22, *(len(name) + 2 for name in COLUMNS.values())]
-        lines = ["".join(text.ljust(n) for text, n in zip(("", *COLUMNS.values()), wide, strict=True))]
+        lines = [
+            "".join(text.ljust(n) for text, n in zip(("", *COLUMNS.values()), wide, strict=True))
+        ]
         for place in PLACES:
             numbers = [self.counts[place][user] for user in COLUMNS]
             if place.startswith(("queue", "logs on")) and self.encrypted_queue and not any(numbers):
                 note = "  (encrypted)"
             elif any(numbers[:-1]):
-                note = "  " + (self.informs(place) or "LEAK")
+                note = "  " + self._note(place)
             else:
                 note = ""
             cells = (place, *map(str, numbers))
             lines.append("".join(text.ljust(n) for text, n in zip(cells, wide, strict=True)) + note)
         return "\n".join(line.rstrip() for line in lines)
+
+    def _note(self, place: str) -> str:
+        if place in self.leaked:
+            return "LEAK"
+        return self.informs(place) or _LOGGED[place][1]
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -99,7 +99,8 @@ def find(data: bytes, whose: Sequence[Owner]) -> list[Hit]:
     hits += _over_line_ends(data, whose, len(hits))
     for match in re.finditer(_PACKED, data):
         # Two bytes are soon found in ciphertext: first see whether it is what it looks like.
-        if len(_unpack(data[match.start() : match.start() + 4096])) > 16:
+        start = data[match.start() : match.start() + 4096]
+        if match[0][:2] in (b"BZ", b"\xfd7") or len(_unpack(start)) > 16:
             unpacked = _unpack(data[match.start() : match.start() + _UNPACKED])
             inside = _straight(unpacked, whose)
             hits += [h._replace(offset=match.start(), form=f"{h.form}, packed") for h in inside]
@@ -161,8 +162,8 @@ def _part(data: bytes, at: int, owner: Owner, form: str) -> str | None:
     """The part that a word's middle names; None for a TAIL whose HEAD is there as well."""
     head = owner.head.encode()
     if form.startswith("base64"):
-        around = re.sub(rb"\s", b"", data[max(0, at - 4) : at + 100])
-        texts = [_decoded(around[phase:]).replace(b"\0", b"") for phase in range(4)]
+        starts = [max(0, at - back) for back in range(5)]
+        texts = [_decoded(data[start : at + 110]).replace(b"\0", b"") for start in starts]
         text = next((text for text in texts if head in text), b"")
         return _named(text[text.find(head) + len(head) :][:2])
     step = 2 if form == "utf-16" else 1
@@ -181,7 +182,7 @@ def _named(letters: bytes) -> str:
 
 
 def _decoded(text: bytes) -> bytes:
-    match = re.match(rb"[A-Za-z0-9+/]*", text)
+    match = re.match(rb"[A-Za-z0-9+/]*", re.sub(rb"\s", b"", text))
     usable = match[0] if match else b""
     return base64.b64decode(usable[: len(usable) // 4 * 4])
 

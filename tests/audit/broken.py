@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""Each protection, switched off: the audit must then find words, and where is known.
+
+An audit that finds nothing proves something only if it finds what is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from tests.audit.day import Day
+from tests.audit.machine import Setup, audit
+from tests.audit.result import Result
+from tests.lab.dovecot import installed_version, series
+
+_LUA = "dovecot-conf/2.4/mailseal.lua"
+_CACHE = {
+    "2.3": "mail_location = maildir:~/Maildir\n",
+    "2.4": "mail_cache_path =\n",
+}
+_LOG = {
+    "2.3": "deliver_log_format = msgid=%m: %$\n",
+    "2.4": "deliver_log_format = msgid=%{msgid}: %{message}\n",
+}
+
+
+class WithoutShredding(Day):
+    """`mailseal seal` alone: what was in clear is removed, and stays in free blocks."""
+
+    shred = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken:
+    """What is switched off, how, and a row of the table that must have words then."""
+
+    name: str
+    setup: Setup
+    row: str
+    judge: Callable[[Result], None] = lambda result: None
+
+
+def _as_if_encrypted(result: Result) -> None:
+    """Judge a queue that is not encrypted as one that should be."""
+    result.encrypted_queue = True
+    for row in ("queue", "queue, free blocks"):
+        if result.examples[row]:
+            result.leaked.add(row)
+
+
+def protections() -> list[Broken]:
+    """All of them, for the Dovecot that is installed."""
+    version = series(installed_version())
+    off = "local function sealing_fields(key)\n"
+    return [
+        Broken("the index cache is on tmpfs", Setup(dovecot=_CACHE[version]), "cache"),
+        Broken(
+            "decrypted mails are on tmpfs", Setup(dovecot="mail_temp_dir = @DISK@\n"), "free blocks"
+        ),
+        Broken("Dovecot logs no Message-ID", Setup(dovecot=_LOG[version]), "log of Dovecot"),
+        Broken(
+            "mailseal-lmtp seals",
+            Setup(
+                patches=[
+                    (
+                        "lib/mailseal/delivery/seal.py",
+                        'dcrypt.seal(key, b"".join(text), secret=secret)',
+                        'b"".join(text)',
+                    )
+                ]
+            ),
+            "store",
+        ),
+        Broken(
+            "Dovecot seals what it stores",
+            Setup(
+                patches=[
+                    (_LUA, off, f"{off}  do return plain_fields() end\n"),
+                    (
+                        "lib/mailseal/delivery/dovecot/sealing.py",
+                        '    in_24 = "crypt_global_public_key_file" in fields\n',
+                        "    return None\n",
+                    ),
+                ]
+            ),
+            "store",
+        ),
+        Broken("mail in clear is overwritten", Setup(day=WithoutShredding), "free blocks"),
+        Broken("the queue is encrypted", Setup(encrypted_queue=False), "queue", _as_if_encrypted),
+    ]
+
+
+def main(say: Callable[[str], None]) -> int:
+    """Switch each off in turn; the exit status."""
+    missed = 0
+    for broken in protections():
+        say(f"switched off: {broken.name}")
+        result = audit(broken.setup, lambda line: None)
+        broken.judge(result)
+        seen = broken.row in result.leaks() and not result.blind()
+        missed += not seen
+        rows = ", ".join(result.leaks()) or "nothing"
+        print(f"{'seen  ' if seen else 'MISSED'}  {broken.name}: {rows}", flush=True)
+    print(f"Dovecot {installed_version()}: {missed} missed")
+    return 1 if missed else 0
