@@ -15,6 +15,10 @@ MAIL_GROUP ?= $(MAIL_USER)
 
 LIBDIR = $(PREFIX)/lib/mailseal
 SHAREDIR = $(PREFIX)/share/mailseal
+MANDIR = $(PREFIX)/share/man
+BASHDIR = $(PREFIX)/share/bash-completion/completions
+# Debian's zsh reads vendor-completions of packages, and site-functions below /usr/local.
+ZSHDIR = $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
 UNITDIR = $(PREFIX)/lib/systemd/system
 SYSUSERSDIR = $(PREFIX)/lib/sysusers.d
 TMPFILESDIR = $(PREFIX)/lib/tmpfiles.d
@@ -52,6 +56,12 @@ install:
 		install -d "$(DESTDIR)$(SHAREDIR)/$$(dirname "$$file")"; \
 		$(FIT) "$$file" > "$(DESTDIR)$(SHAREDIR)/$$file"; \
 		chmod 644 "$(DESTDIR)$(SHAREDIR)/$$file"; done
+	@set -e; made=$$(mktemp -d); trap 'rm -rf "$$made"' EXIT; \
+	PYTHONPATH=lib PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m mailseal.manual "$$made"; \
+	for page in "$$made"/man?/*; do \
+		install -D -m 644 "$$page" "$(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}"; done; \
+	install -D -m 644 "$$made/bash/mailseal" "$(DESTDIR)$(BASHDIR)/mailseal"; \
+	install -D -m 644 "$$made/zsh/_mailseal" "$(DESTDIR)$(ZSHDIR)/_mailseal"
 	install -d "$(DESTDIR)$(UNITDIR)" "$(DESTDIR)$(SYSUSERSDIR)" "$(DESTDIR)$(TMPFILESDIR)"
 	@set -e; for unit in mailseal-agent.service mailseal-lmtp.service mailseal-sealer.service; do \
 		$(FIT) "systemd/$$unit" > "$(DESTDIR)$(UNITDIR)/$$unit"; \
@@ -63,6 +73,8 @@ install:
 uninstall:
 	rm -rf "$(DESTDIR)$(LIBDIR)" "$(DESTDIR)$(SHAREDIR)"
 	rm -f $(foreach name,mailseal mailseal-deliver mailseal-set-hash,"$(DESTDIR)$(PREFIX)/bin/$(name)")
+	rm -f "$(DESTDIR)$(MANDIR)"/man[158]/mailseal[.-]*
+	rm -f "$(DESTDIR)$(BASHDIR)/mailseal" "$(DESTDIR)$(ZSHDIR)/_mailseal"
 	rm -f "$(DESTDIR)$(UNITDIR)/mailseal-agent.service" "$(DESTDIR)$(UNITDIR)/mailseal-lmtp.service"
 	rm -f "$(DESTDIR)$(UNITDIR)/mailseal-sealer.service"
 	rm -f "$(DESTDIR)$(SYSUSERSDIR)/mailseal.conf" "$(DESTDIR)$(TMPFILESDIR)/mailseal.conf"

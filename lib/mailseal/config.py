@@ -155,15 +155,15 @@ def describe(config: Config) -> str:
             lines.append(f"{head}:")
             section = head
         indent = "  " if head else ""
-        usual = _yaml(option, option.kind.check(option.default))
+        usual = written(option, option.kind.check(option.default))
         mark = f"{indent}# "
         for about in (option.help, f"Takes {option.kind.takes}.  Default: {usual}"):
             lines += textwrap.wrap(about, 96, initial_indent=mark, subsequent_indent=mark)
-        lines.append(f"{indent}{tail}: {_yaml(option, option.value_in(config))}")
+        lines.append(f"{indent}{tail}: {written(option, option.value_in(config))}")
     return "\n".join(lines) + "\n"
 
 
-def _yaml(option: Option, value: Any) -> str:
+def written(option: Option, value: Any) -> str:
     import json
 
     return json.dumps(option.kind.write(value))  # a tuple becomes a list

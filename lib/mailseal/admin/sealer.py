@@ -7,8 +7,8 @@ SYNOPSIS
 DESCRIPTION
     Runs in the foreground, as root.  Only processes that have become the owner of the mail
     open a mailbox.  With `seal.existing: at-enrollment` it lists the enrolled users every few
-    seconds, and seals the mail of each user once, one user after the other.  seal_jobs.py stores
-    its progress.  After a failure it tries again later.
+    seconds, and seals the mail of each user once, one user after the other.  Its progress is
+    stored, and `mailseal status` shows it.  After a failure it tries again later.
     It needs public keys only, and not the agent.
 
     SIGTERM, SIGINT  stop at once: each mail is complete, and the next start continues

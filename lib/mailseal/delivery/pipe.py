@@ -2,7 +2,7 @@
 """mailseal-deliver: delivers one mail from standard input, for pipe(8) and similar programs.
 
 SYNOPSIS
-    mailseal-deliver [-c CONFIG] [-s SOCKET] [-f SENDER] [-q QUEUEID] RECIPIENT…
+    mailseal-deliver [-c CONFIG] [-s SOCKET] [-f SENDER] [-q QUEUEID] [-d RECIPIENT] RECIPIENT...
 
 DESCRIPTION
     Passes the mail to the running mailseal-lmtp.  If it is not running, delivers the
@@ -11,8 +11,11 @@ DESCRIPTION
 
     -s   the daemon's socket.  With it, or without -c, no configuration is
          read while the daemon answers (default /run/mailseal/deliver.sock).
+    -d   a recipient, as dovecot-lda(1) takes it
+    -q   Postfix's queue id, for the log
+
     Several recipients are allowed, but there is one exit status for all, and
-    it is the worst one: with pipe(8) use `…_destination_recipient_limit = 1`.
+    it is the worst one: with pipe(8) use `NAME_destination_recipient_limit = 1`.
 
     Standard input is always read to the end first: an exit status of 0 before that loses mail.
 

@@ -11,17 +11,20 @@ DESCRIPTION
     unlock keyrings, agent.panel_users may use the verbs that require a password or recovery
     code, agent.admin_users may use all verbs, and all others are refused.  Only one agent can
     listen on a socket; a socket file that was left by a crash is replaced.
-    On SIGTERM and SIGINT it overwrites all sessions and exits with 0.
-    On SIGHUP it reopens the log file and does nothing else: `mailseal lock --all` ends sessions,
-    and a new configuration needs a restart.  If it hangs, systemd restarts it (WatchdogSec=),
-    and its sessions are lost.
+
+    SIGTERM, SIGINT  overwrite all sessions and exit with 0
+    SIGHUP           reopen the log file and do nothing else: `mailseal lock --all` ends
+                     sessions, and a new configuration needs a restart
+
+    If it hangs, systemd restarts it (WatchdogSec=), and its sessions are lost.
 
 DIAGNOSTICS
     Exit status 78 for a wrong configuration, 75 for a temporary failure.  Each
     unlock, change and refusal is logged, without secrets.
 
 BUGS
-    Python cannot guarantee that no copy of a secret stays in memory: see hardening.py.
+    Python cannot guarantee that no copy of a secret stays in memory: docs/design.md says what is
+    done against it.
 """
 
 from __future__ import annotations
