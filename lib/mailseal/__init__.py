@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: MIT
-"""mailseal: mail sealed at rest, for the Postfix and Dovecot you already run."""
+"""mailseal: encrypts stored mail with each user's own key, on an existing Postfix and Dovecot."""
 
 __version__ = "0.1.0"

@@ -179,7 +179,7 @@ def _stop(*_: object) -> NoReturn:
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """The hook's work; the result is its exit status."""
+    """Run the service; returns the exit status."""
     parser = argparse.ArgumentParser("mailseal-sealer", description="seals existing mail")
     parser.add_argument("-c", "--config", default=configuration.DEFAULT_PATH, metavar="FILE")
     options = parser.parse_args(argv)

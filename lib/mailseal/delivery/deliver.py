@@ -19,7 +19,7 @@ from mailseal.errors import TemporaryError
 
 
 def route_one(router: Router, address: Address, size: int) -> Route | Outcome:
-    """Which way the recipient's mail goes; an Outcome is why none."""
+    """The route of the recipient's mail, or an Outcome if there is none."""
     try:
         return router.route(address, size)
     except Exception as exc:
@@ -29,10 +29,10 @@ def route_one(router: Router, address: Address, size: int) -> Route | Outcome:
 def relay_one(
     route: Route, envelope: Envelope, message: Message, router: Router, relay: Relay
 ) -> Outcome:
-    """Hand the mail to Dovecot: sealed by its mail_crypt, or in clear if not enrolled."""
+    """Relay the mail to Dovecot, which seals it, or stores it in clear if not enrolled."""
     try:
         if route.key is None and router.key_of(route.user) is not None:
-            raise TemporaryError(f"{route.user} was enrolled while the mail came in")
+            raise TemporaryError(f"{route.user} was enrolled while the mail was received")
         reply = relay.deliver(envelope, route.address, message)
     except Exception as exc:
         return outcome.of(exc, route.address)
@@ -48,7 +48,7 @@ def log_one(
     message: Message,
     done: Outcome,
 ) -> None:
-    """The line about what became of it."""
+    """Log the outcome of one recipient."""
     log.recipient(
         queue_id,
         str(address),

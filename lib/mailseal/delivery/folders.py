@@ -29,8 +29,8 @@ from mailseal.mailbox import maildir
 
 _RULE = re.compile(r"([!-9;-~]+):\s*(\S(?:.*\S)?)\s*=>\s*(\S(?:.*\S)?)")
 _DOVECOTS = re.compile(r"dovecot.*|maildirfolder|maildirsize|subscriptions", re.I)
-"""Names that no level of a folder can have.  Lock and index files have a dot and another level:
-`dovecot-uidlist.lock` is refused for its first part."""
+"""Names that no level of a folder can have.  A dot separates levels, so lock and index files are
+refused because of their first level: `dovecot-uidlist.lock`."""
 
 _MAILDIRS = ("cur", "new", "tmp")
 """The same, with LAYOUT=fs."""
@@ -40,7 +40,7 @@ _MAX_NAME = 200
 
 
 def parse_rule(text: str) -> tuple[bytes, re.Pattern[str], str]:
-    """(header in lower case, pattern of its value, folder).  Raises ValueError."""
+    """Parse a rule: header in lower case, pattern of its value, folder.  Raises ValueError."""
     match = _RULE.fullmatch(text.strip())
     if match is None or folder_path("/", "maildir++", match[3]) is None:
         raise ValueError
@@ -48,14 +48,14 @@ def parse_rule(text: str) -> tuple[bytes, re.Pattern[str], str]:
 
 
 class Folders:
-    """Chooses; used by the writer threads."""
+    """Chooses folders; used by the writer threads."""
 
     def __init__(self, rules: Iterable[str], detail_folder: str) -> None:
         self._rules = [parse_rule(rule) for rule in rules]
         self._detail_folder = detail_folder
 
     def choose(self, root: str, layout: str, detail: str, message: Message) -> str:
-        """The Maildir to deliver into: `root` or a folder in it, which exists then."""
+        """The Maildir for this mail: `root` or a folder in it, which is made if necessary."""
         if self._rules:
             values = header_values(message, {header for header, _, _ in self._rules})
             for header, pattern, name in self._rules:
@@ -74,7 +74,7 @@ class Folders:
 
 
 def _is_taken(root: str, path: str) -> bool:
-    """Whether there is a file, or a broken link, where the folder or one above it would be."""
+    """Whether a file or a broken link has the name of the folder or of a parent folder."""
     while len(path) > len(root):
         if os.path.lexists(path) and not os.path.isdir(path):
             return True
@@ -83,7 +83,7 @@ def _is_taken(root: str, path: str) -> bool:
 
 
 def _made(root: str, path: str) -> str:
-    """Make the folder if it is missing, as Dovecot does: with its mark for Maildir++."""
+    """Make the folder if it is missing; for Maildir++ with Dovecot's file `maildirfolder`."""
     if not maildir.is_maildir(path):
         if not maildir.is_maildir(root):
             maildir.create(root)
@@ -94,7 +94,7 @@ def _made(root: str, path: str) -> str:
 
 
 def folder_path(root: str, layout: str, name: str) -> str | None:
-    """The path of a folder; None if `name` cannot be one.  "/" and "." part levels."""
+    """The path of a folder; None if `name` is not valid.  "/" and "." separate levels."""
     parts = re.split(r"[/.]", name)
     if len(parts) == 1 and name.upper() == "INBOX":
         return root
@@ -113,7 +113,7 @@ def folder_path(root: str, layout: str, name: str) -> str | None:
 
 
 def modified_utf7(text: str) -> str:
-    """IMAP's spelling of a mailbox name."""
+    """A mailbox name in IMAP's encoding."""
 
     def shifted(match: re.Match[str]) -> str:
         raw = base64.b64encode(match[0].encode("utf-16-be", "replace")).decode()
@@ -123,7 +123,7 @@ def modified_utf7(text: str) -> str:
 
 
 def header_values(message: Message, wanted: set[bytes]) -> dict[bytes, list[str]]:
-    """Values of the wanted header fields, unfolded; no others are looked at."""
+    """Values of the wanted header fields, unfolded."""
     found: dict[bytes, list[str]] = {}
     for field in re.split(rb"\r\n(?![ \t])", message.head(_MAX_HEAD)):
         if not field:

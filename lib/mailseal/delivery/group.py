@@ -37,7 +37,7 @@ from mailseal.mailbox import maildir
 from mailseal.mailbox.maildir import Staged
 
 GROUP = 64
-"""Mails in one group at most; bounds how long the first one waits for the last."""
+"""Largest number of mails in a group.  It limits how long the first one waits for the last."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -53,13 +53,13 @@ class SealJob:
 
     @property
     def outcome(self) -> Outcome:
-        """What became of it, and a fault if that was forgotten."""
+        """The result, or an internal fault if there is none."""
         return self.result or outcome.of(RuntimeError(), self.route.address)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Store:
-    """What storing needs: keys, folders, sizes in names, secrets made ahead."""
+    """The objects needed to store mail: keys, folders, sizes in names, secrets made in advance."""
 
     router: Router
     folders: Folders
@@ -68,14 +68,14 @@ class Store:
 
 
 def make_store(config: Config, router: Router, secrets_ahead: int) -> Store:
-    """The Store that the configuration describes, with room for so many secrets."""
+    """The Store for this configuration.  `secrets_ahead`: number of secrets made in advance."""
     folders = Folders(config.delivery.header_rules, config.delivery.detail_folder)
     secrets = SecretPool(secrets_ahead, CURVES[config.keys.curve])
     return Store(router, folders, config.delivery.sizes, secrets)
 
 
 def seal_group(jobs: Sequence[SealJob], store: Store) -> None:
-    """Store all of `jobs`; each has its result afterwards.  Never raises."""
+    """Store the mails of all `jobs` and set their results.  Never raises."""
     staged: list[tuple[SealJob, Staged, bytes]] = []
     for job in jobs:
         try:
@@ -145,4 +145,4 @@ class Writers:
             for job in group:
                 if job.done is not None:
                     job.done(job.outcome)
-            del group, job  # or the mails in it would live until the next group comes
+            del group, job  # otherwise the mails would stay in memory until the next group

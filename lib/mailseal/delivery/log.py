@@ -21,7 +21,7 @@ _STATUS = {2: "sent", 4: "deferred", 5: "bounced"}
 
 
 def _by(uid: int | None) -> str:
-    """The local user who handed the mail over, if it was not Postfix."""
+    """The uid of the local user who delivered the mail, if it was not Postfix."""
     return f" uid={uid}," if uid is not None else ""
 
 
@@ -44,7 +44,7 @@ class DeliveryLog:
         detail: str = "",
         uid: int | None = None,
     ) -> None:
-        """What became of one recipient's mail.  `detail` is said instead of the reply's text."""
+        """The outcome of one recipient's mail.  `detail` replaces the reply's text in the log."""
         key = f", keyid={key_id[:8].hex()}" if key_id is not None else ""
         status = _STATUS.get(reply.code // 100, "deferred")
         self.lines.write(
@@ -56,7 +56,7 @@ class DeliveryLog:
     def refused(
         self, queue_id: str, sender: str, to: str, reply: Reply, why: str, uid: int | None = None
     ) -> None:
-        """A RCPT that was answered with a failure; often before the queue id is known."""
+        """A RCPT with a negative reply; often the queue id is not known yet."""
         self.lines.write(
             WARNING,
             f"{queue_id}: to=<{to}>, from=<{sender}>,{_by(uid)} action=none, dsn={reply.enhanced}, "
@@ -64,7 +64,7 @@ class DeliveryLog:
         )
 
     def lost(self, client: str, why: str) -> None:
-        """A client that went away, or was cut off, within a transaction."""
+        """A client that disconnected, or was disconnected, during a transaction."""
         self.lines.write(INFO, f"lost client {client}: {why}")
 
     def started(self, listening: str, workers: int) -> None:
@@ -73,20 +73,22 @@ class DeliveryLog:
 
     def stopping(self) -> None:
         """The daemon was told to stop."""
-        self.lines.write(INFO, "stopping, transactions in progress are finished first")
+        self.lines.write(INFO, "stopping after the transactions in progress")
 
     def reloaded(self) -> None:
-        """A new configuration is in force."""
+        """A new configuration is in effect."""
         self.lines.write(INFO, "configuration reloaded")
 
     def not_reloaded(self, error: MailsealError) -> None:
-        """The new configuration is wrong; the old one stays."""
-        self.lines.write(ERROR, f"error: configuration not reloaded, the old one stays: {error}")
+        """The new configuration is wrong; the old one stays in effect."""
+        self.lines.write(
+            ERROR, f"error: configuration not reloaded, the old one stays in effect: {error}"
+        )
 
     def worker_died(self, pid: int, how: str) -> None:
-        """A worker ended that nobody had told to; another one takes its place."""
+        """A worker has ended unexpectedly and is replaced."""
         self.lines.write(ERROR, f"error: worker {pid} {how}, starting another one")
 
     def fault(self, what: str) -> None:
-        """Something that should not happen.  Never with data of a mail."""
+        """An internal fault.  `what` contains no data of a mail."""
         self.lines.write(ERROR, f"error: {what}")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The outcome of a delivery to one recipient: the reply for the client, the text for the log.
 
-The client gets a code and a short text, because a bounce may carry it to a stranger.  The
+The client gets a code and a short text, because a bounce may send it to anybody.  The
 log gets all details except secrets.
 """
 
@@ -15,20 +15,20 @@ from mailseal.errors import MailsealError
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of one recipient's delivery."""
+    """The result for one recipient."""
 
     reply: Reply
     action: str
     key_id: bytes | None = None
     detail: str = ""
-    """For the log: the whole story, where the reply only has a class."""
+    """All details for the log, if the reply has only a general text."""
 
 
 def of(error: BaseException, to: Address) -> Outcome:
-    """The outcome of an error; the only place where one becomes a reply.
+    """The outcome of an error.  This is the only place that converts errors to replies.
 
-    The error's class has the reply.  Anything but a MailsealError is a bug: temporary, and
-    the log names its kind, never its text, which may hold data of a mail.
+    The error's class defines the reply.  All but MailsealError are bugs: the failure is temporary,
+    and the log contains the class, but not the text, which may contain data of a mail.
     """
     if isinstance(error, MailsealError):
         code, enhanced, words = error.peer_reply

@@ -58,7 +58,7 @@ _TAKES_VALUE = ("-c", "-s", "-f", "-q", "-d")
 
 
 class _Options:
-    """The command line, and what can be left to a default."""
+    """The options and arguments, with their defaults."""
 
     def __init__(self, argv: Sequence[str]) -> None:
         # Parsed by hand: getopt imports gettext, which takes 8 ms of the 40 ms for a mail.
@@ -90,7 +90,7 @@ class _Options:
 
 
 def main(argv: Sequence[str], stdin: BinaryIO, environ: Mapping[str, str]) -> int:
-    """The hook's work; the result is its exit status."""
+    """Run the program; returns the exit status."""
     del environ
     os.umask(0o077)
     signal.signal(signal.SIGALRM, _too_late)
@@ -118,7 +118,7 @@ def _say(reply: Reply) -> None:
 
 
 def _write(text: bytes) -> None:
-    """To stdout, if anybody listens: the exit status counts, the text is a courtesy."""
+    """Write to stdout, and ignore errors: only the exit status is important."""
     try:
         os.write(1, text)
     except OSError:
@@ -131,12 +131,12 @@ def _too_late(_number: int, _frame: object) -> NoReturn:
 
 
 def _badness(reply: Reply) -> int:
-    """Deferring is worse than bouncing: what was bounced cannot be tried again."""
+    """Order of replies: a deferral counts more than a bounce, because it is tried again."""
     return 0 if reply.ok else 2 if reply.code < 500 else 1
 
 
 def exit_status(reply: Reply) -> int:
-    """sysexits for a reply; anything that is not a clear 5xx is 75."""
+    """The exit status for a reply; 75 for everything that is not certainly a 5xx."""
     if reply.ok:
         return EX_OK
     if not 500 <= reply.code < 600:
@@ -149,7 +149,7 @@ def exit_status(reply: Reply) -> int:
 
 
 def read_mail(stdin: BinaryIO) -> tuple[Message, str | None]:
-    """Everything on stdin with CR LF line ends, and the sender of an mbox "From " line."""
+    """The mail on stdin with CR LF line ends, and the sender in an mbox "From " line."""
     message = Message()
     sender: str | None = None
     first = True
@@ -186,7 +186,7 @@ def _deliver(options: _Options, message: Message, mbox_sender: str | None) -> li
         known = _address(sender, sender=True)
     except Refused as refused:
         # Not "user unknown": the sender is wrong, and an administrator must check why.
-        raise TemporaryError(f"sender not understood: {refused.reply.text}") from None
+        raise TemporaryError(f"invalid sender: {refused.reply.text}") from None
     envelope = Envelope(known, "localhost", "", "localhost")
     recipients = [_address(recipient, sender=False) for recipient in options.recipients]
     envelope.utf8 = not all(a.ascii for a in (envelope.sender, *recipients))
@@ -215,7 +215,7 @@ def _by_daemon(
     message: Message,
     queue_id: str | None,
 ) -> list[Reply] | None:
-    """The daemon's replies; None if none listens there."""
+    """The daemon's replies; None if no daemon listens."""
     daemon = Relay(address, _DEADLINE, "localhost", "mailseal-lmtp")
     replies: list[Reply] = []
     for recipient in recipients:

@@ -2,7 +2,7 @@
 """Decides how the mail of one recipient is delivered.
 
     unknown user                                  NoSuchUser (550 5.1.1)
-    enrolled, Maildir of ours                     seal: mailseal stores it itself
+    enrolled, Maildir of delivery.user            seal: mailseal stores it itself
     enrolled, but with Sieve script, another      relay: Dovecot's mail_crypt seals, if its
       mail format, or another uid                   userdb returns the same public key (it is
                                                     asked also with `userdb: template`)
@@ -12,7 +12,7 @@
 
 CONTRACT: FAIL CLOSED
     Mail of an enrolled user is never stored in clear.  Only PublicStore
-    decides whether a user is enrolled.  Everything except its certain "no" (None) is
+    decides whether a user is enrolled.  Every result except a certain "no" (None) is
     a temporary failure.  Mail for an enrolled user is relayed only if the reply of
     Dovecot's userdb shows that Dovecot will seal with this key.
 """
@@ -43,12 +43,12 @@ from mailseal.keys.names import normalise
 from mailseal.keys.public import PublicStore
 
 _SITE_SCRIPTS = ("sieve_before", "sieve_after", "sieve_default", "sieve_script")
-"""Userdb fields that name scripts beside the user's own: of 2.3, and the last one of 2.4."""
+"""Userdb fields with further Sieve scripts: those of 2.3, and the last one of 2.4."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Route:
-    """Where the mail for `address` goes.  `why` is for the log."""
+    """How mail for `address` is delivered.  `why` is for the log."""
 
     address: Address
     account: Account
@@ -59,12 +59,12 @@ class Route:
 
     @property
     def user(self) -> str:
-        """The user name under which keys are kept."""
+        """The user name for keys."""
         return self.account.user
 
     @property
     def maildir(self) -> str:
-        """The Maildir to deliver into, when sealing."""
+        """The Maildir, if mailseal stores the mail."""
         return self.account.maildir or ""
 
 
@@ -72,7 +72,7 @@ class Router:
     """Decides for one recipient at a time; used by many threads."""
 
     def __init__(self, config: Config, settings: Mapping[str, str] | None = None) -> None:
-        """`settings`: what is known of Dovecot's (dovecot/settings.py)."""
+        """`settings`: the known settings of Dovecot (dovecot/settings.py)."""
         self._users = userdb.from_config(config, settings or {})
         self._dovecot = userdb.of_dovecot(config, {})
         self._keys = PublicStore(config.public_dir)
@@ -86,16 +86,16 @@ class Router:
         self._quota = QuotaStatus(service, config) if service else None
 
     def is_quick(self, address: Address) -> bool:
-        """Whether route() will answer without waiting for anybody."""
+        """Whether route() returns without waiting for another process."""
         if not self._certain or self._quota is not None:
-            return False  # a mount or a service may make it wait
+            return False  # it may wait for a mount or a service
         return self._users.remembered(self._split(address)[0])[0]
 
     def route(self, address: Address, size: int = 0) -> Route:
-        """Decide.  Raises what the module's table says, and TemporaryError for all else.
+        """Choose the route.  Raises the errors in the module's table, otherwise TemporaryError.
 
-        `size` is the announced size in bytes, 0 if it is not known.  Dovecot looks after
-        the quota of what is relayed to it.
+        `size` is the announced size in bytes, 0 if it is not known.  For relayed mail, Dovecot
+        checks the quota.
         """
         name, detail = self._split(address)
         account = self._users.lookup(name)
@@ -117,7 +117,7 @@ class Router:
         return Route(address, account, "relay", key, detail, obstacle)
 
     def _as_dovecot_knows(self, name: str, account: Account) -> Account:
-        """What Dovecot, perhaps on another host, will make of a user whom the template knows."""
+        """Look up in Dovecot, perhaps on another host, a user that the template knows."""
         found = self._dovecot.lookup(name)
         if found is None or found.user != account.user:
             theirs = "which does not know this user"
@@ -127,7 +127,7 @@ class Router:
         return found
 
     def key_of(self, user: str) -> PublicKey | None:
-        """The user's public key as it is now; None only for the certainly not enrolled."""
+        """The user's present public key.  None only if the user is certainly not enrolled."""
         try:
             return self._keys.lookup(user)
         except BadUserName as exc:
@@ -140,15 +140,15 @@ class Router:
             ) from None
 
     def _require_not_enrolled(self, name: str) -> None:
-        """An enrolled user without a home is a mail store that is not mounted.
+        """If an enrolled user has no home, the mail store may not be mounted.
 
-        Dovecot's "no such user" is certain; a template knows only what folders there are.
+        Dovecot's "no such user" is certain; the template only checks that folders exist.
         """
         if not self._certain and self._is_key_name(name):
             raise TemporaryError(f"the home of {name} does not exist, but the user has a key")
 
     def _require_no_other_name(self, name: str, user: str) -> None:
-        """Keys filed under the address of a user whom Dovecot calls by another name: a slip."""
+        """Refuse if there is a key for the address, but Dovecot has another name for the user."""
         if name != user and self._is_key_name(name):
             raise TemporaryError(
                 f"{name} has a key, but Dovecot's name for this user is {user}",
@@ -156,13 +156,13 @@ class Router:
             )
 
     def _is_key_name(self, name: str) -> bool:
-        """Whether there is a key under the name as it was given to us."""
+        """Whether there is a key for exactly this name."""
         with contextlib.suppress(BadUserName):
             return self.key_of(normalise(name)) is not None
         return False
 
     def _split(self, address: Address) -> tuple[str, str]:
-        """User name and detail, parted as Dovecot does it: at the first delimiter."""
+        """User name and detail, separated at the first delimiter, as in Dovecot."""
         local, detail = address.local, ""
         if self._delimiter is not None:
             base, _, rest = local.partition(self._delimiter)
@@ -200,7 +200,7 @@ class Router:
         kind, colon, rest = where.partition(":")
         if colon and kind.isalpha():
             if kind != "file":
-                return True  # dict:, ldap: and the like: only Dovecot can tell
+                return True  # dict:, ldap: and so on: only Dovecot can read them
             where = rest
         path = expand(where, account.user, account.home)
         if path is None:
@@ -217,7 +217,7 @@ class Router:
 
 
 def _require_own_name(account: Account) -> None:
-    """Dovecot may keep Alice and alice apart; keys are kept for alice only."""
+    """Refuse if Dovecot distinguishes Alice and alice: mailseal has keys for alice only."""
     if account.name != account.user:
         raise TemporaryError(
             f"Dovecot's name for this user is {account.name}, and the key is that of "
@@ -228,7 +228,7 @@ def _require_own_name(account: Account) -> None:
 
 
 def _require_sealing(account: Account, key: PublicKey, obstacle: str) -> None:
-    """Raise unless Dovecot's userdb fields make its mail_crypt seal with `key`."""
+    """Raise if Dovecot's userdb fields do not make mail_crypt seal with `key`."""
     reason = sealing.why_not(account.extra, key)
     if reason is not None:
         raise TemporaryError(

@@ -24,11 +24,10 @@ AT_ONCE = 64 * 1024
 
 
 class SecretPool:
-    """Message secrets made ahead of time, when there is nothing else to do.
+    """Message secrets that are made in advance, while the worker is idle.
 
-    One takes 0.7 ms, most of the work of sealing a small mail.  The pool belongs
-    to one process: a copy after fork() would use the same secrets twice, so it
-    is made after forking.
+    Each takes 0.7 ms, most of the work of sealing a small mail.  The pool must be made
+    after fork(): a copy of it would use the same secrets twice.
     """
 
     def __init__(self, size: int, curve: Curve) -> None:
@@ -37,7 +36,7 @@ class SecretPool:
         self._ready: collections.deque[MessageSecret] = collections.deque()
 
     def take(self) -> MessageSecret | None:
-        """A secret made ahead, if there is one."""
+        """A secret from the pool, or None."""
         try:
             return self._ready.popleft()
         except IndexError:
@@ -45,11 +44,11 @@ class SecretPool:
 
     @property
     def wanting(self) -> bool:
-        """Whether there are fewer than there should be."""
+        """Whether the pool is not full."""
         return len(self._ready) < self.size
 
     def add_one(self) -> None:
-        """Make one ahead."""
+        """Add a secret to the pool."""
         self._ready.append(MessageSecret(self._curve))
 
 
@@ -63,7 +62,7 @@ def seal_into(
     sizes: str,
     secret: MessageSecret | None = None,
 ) -> Staged:
-    """Seal and stage one copy.  `sizes` is delivery.sizes.  Raises as maildir.stage()."""
+    """Seal and stage one copy.  `sizes` is delivery.sizes.  Raises errors of maildir.stage()."""
     text = Stored(trace_headers(envelope, recipient), message)
     if message.size <= AT_ONCE:
         sealed = dcrypt.seal(key, b"".join(text), secret=secret)

@@ -31,10 +31,10 @@ def deliver_alone(
     recipients: list[Address],
     message: Message,
 ) -> list[Reply]:
-    """One reply per recipient.  Raises ConfigError before anything was done."""
+    """Returns one reply for each recipient.  After a ConfigError nothing was delivered."""
     config = configuration.load(config_path or configuration.DEFAULT_PATH)
     log = _log(config)
-    known = settings.known(config)  # before: root may read all of Dovecot's configuration
+    known = settings.known(config)  # as root, who can read the complete configuration
     listen.become(config.delivery.user)
     envelope.hostname = listen.hostname(config)
     router = Router(config, known)
@@ -61,9 +61,9 @@ def deliver_alone(
 
 
 def _log(config: Config) -> DeliveryLog:
-    """The log of one mail.  No mail waits for it: syslog takes the place of what cannot be opened.
+    """The log for one mail.  If it cannot be opened, syslog is used, so that no mail is deferred.
 
-    stderr is no place for it: pipe(8) takes it for the status text.
+    stderr is never used: pipe(8) would take the line for the status text.
     """
     with contextlib.suppress(ConfigError):
         if config.log.to != "stderr":

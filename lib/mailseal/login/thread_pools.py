@@ -52,7 +52,7 @@ class ThreadPools:
         self._changes = _Pool("changes", 1, _CHANGES_WAITING, memory_kib // parallel)
         self._panels = _Pool("panels", 1, _CHANGES_WAITING, memory_kib // parallel)
         self._quick = _Pool("requests", _QUICK_AT_ONCE, _QUICK_WAITING, memory_kib // parallel)
-        self._looks = _Pool("look-ups", _QUICK_AT_ONCE, _LOOKS_WAITING, 0, polite=False)
+        self._looks = _Pool("lookups", _QUICK_AT_ONCE, _LOOKS_WAITING, 0, polite=False)
 
     async def run(self, job: Callable[[], _T]) -> _T:
         """Open a keyring for a login.  The job continues even if the caller is cancelled."""

@@ -23,21 +23,21 @@ import time
 from collections.abc import Callable
 
 OWN = 128 * 1024
-"""Bytes of each client's own room, at most."""
+"""Largest size in bytes of each client's own part."""
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Hold:
-    """What one mail may hold, in bytes."""
+    """The memory of one mail, in bytes."""
 
     size: int = 0
     largest: bool = False
-    """Whether it has the room of the largest mail."""
+    """Whether it uses the part for the largest mail."""
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Request:
-    """A mail that waits for `size` bytes more.  `answer(granted)` is called once, if at all."""
+    """A mail that waits for `size` more bytes.  `answer(granted)` is called at most once."""
 
     hold: Hold
     size: int
@@ -48,7 +48,7 @@ class Request:
 class Budget:
     """`limit` bytes for `clients` connections; used by the worker's loop only, without a lock.
 
-    `largest` is what one mail can hold at most, `wait` is in seconds.
+    `largest`: the largest size of one mail; `wait`: in seconds.
     """
 
     def __init__(self, limit: int, largest: int, clients: int, wait: float) -> None:
@@ -62,20 +62,20 @@ class Budget:
         self._beginning: list[Request] = []
 
     def fits(self, size: int) -> bool:
-        """Whether a mail of that size, if announced truly, would find room now."""
+        """Whether there is memory for a mail of this size now."""
         room = self.own if self._growing else self.own + self._free
         return size <= room or (self._in_largest is None and not self._growing)
 
     def begin(self) -> Hold:
-        """A mail begins, with the client's own room."""
+        """Begin a mail, with the client's own part."""
         return Hold(self.own)
 
     def grow(self, hold: Hold, size: int) -> bool:
-        """Take `size` bytes more, if there is room and no other mail waits for it."""
+        """Take `size` more bytes, if they are free and no other mail waits for them."""
         return (hold.largest or not self._growing) and self._take(hold, size)
 
     def release(self, hold: Hold) -> None:
-        """The mail is over.  Those who wait are answered by the next call of serve()."""
+        """End a mail.  The next call of serve() answers those who wait."""
         if hold.largest:
             self._in_largest = None
         else:
@@ -83,21 +83,21 @@ class Budget:
         hold.size, hold.largest = 0, False
 
     def wait_to_grow(self, hold: Hold, size: int, answer: Callable[[bool], None]) -> Request:
-        """Wait for `size` bytes more for a mail under way."""
+        """Wait for `size` more bytes for a mail in progress."""
         return self._queue(self._growing, hold, size, answer)
 
     def wait_to_begin(self, size: int, answer: Callable[[bool], None]) -> Request:
-        """Wait until a mail of that size would find room.  Nothing is taken for it yet."""
+        """Wait until there is memory for a mail of this size.  No memory is taken yet."""
         return self._queue(self._beginning, Hold(), size, answer)
 
     def withdraw(self, request: Request) -> None:
-        """Nobody waits for this answer any more."""
+        """Cancel a request: its answer is not needed any more."""
         for queue in (self._growing, self._beginning):
             if request in queue:
                 queue.remove(request)
 
     def serve(self) -> None:
-        """Answer whoever can be answered: granted, or out of time."""
+        """Answer requests that can be granted, or have timed out."""
         if self._growing or self._beginning:
             self._grant()
             while self._refuse_one():
@@ -111,7 +111,7 @@ class Budget:
         return request
 
     def _beyond(self, size: int) -> int:
-        """What a mail of that size has beyond the client's own room."""
+        """The memory for a mail of this size, without the client's own part."""
         return max(size - self.own, 0)
 
     def _take(self, hold: Hold, size: int) -> bool:

@@ -30,10 +30,10 @@ from mailseal.delivery.outcome import Outcome
 from mailseal.delivery.route import Route
 
 _READ_COMMANDS = 4096
-"""Of commands less is read: short ones may have answers many times their size."""
+"""Less is read if commands are expected: replies can be much longer than commands."""
 
 _LEAST = 4096
-"""Bytes of room with which reading goes on; with less, more is asked for first."""
+"""Free bytes with which reading continues; with fewer, more memory is requested first."""
 
 _PROGRESS = 4096
 _NO_MEMORY = Reply(452, "4.3.1", "too much mail in progress, try again later")
@@ -65,7 +65,7 @@ class Connection:
 
     @property
     def busy(self) -> bool:
-        """Whether the client waits for us (then no idle time-out runs)."""
+        """Whether the client waits for a reply; then there is no idle timeout."""
         return self.session.awaiting or self._request is not None
 
     def _touch(self) -> None:
@@ -74,9 +74,9 @@ class Connection:
     # --- bytes in and out ---------------------------------------------------
 
     def readable(self, hung_up: bool) -> None:
-        """The socket has bytes, or its end.  `hung_up`: nobody will read what we send.
+        """The socket can be read.  `hung_up`: the client does not read any more.
 
-        epoll tells of a client that hung up again and again, asked or not, so it cannot wait.
+        epoll reports a disconnected client again and again, so this must be handled at once.
         """
         if self.busy or self._out:
             if hung_up:
@@ -105,7 +105,7 @@ class Connection:
         self.advance()
 
     def _room(self) -> int:
-        """How many bytes of the mail may be read now; 0 if it has to wait for room."""
+        """How many bytes of the mail may be read now; 0 if it must wait for memory."""
         budget, hold, size = self.parts.budget, self._hold, self._message.size
         assert hold is not None  # noqa: S101 - there was a DATA
         if hold.size - size < _LEAST and not budget.grow(hold, READ):
@@ -123,7 +123,7 @@ class Connection:
         return min(hold.size - size, READ)
 
     def advance(self) -> None:
-        """Act on every event there is, then send what there is to say."""
+        """Handle all events, then send the output."""
         if self.closed:
             return
         session = self.session
@@ -170,28 +170,28 @@ class Connection:
             )
 
     def writable(self) -> None:
-        """The socket takes bytes again."""
+        """The socket can be written to again."""
         self._touch()
         self.advance()
 
     def timed_out(self) -> None:
-        """Nothing came for too long."""
+        """The client was idle for too long."""
         if self.session.in_transaction:
             self.parts.log.lost(self.client, "timed out in a transaction")
         if self._out:
-            self.close()  # it does not read either
+            self.close()  # the client does not read either
             return
         self.session.close(Reply(421, "4.4.2", f"{self.session.hostname} timed out"))
         self._flush()
 
     def drain(self) -> None:
-        """The worker stops: finish the transaction in progress, begin no other."""
+        """The worker stops: finish the transaction in progress and begin no other one."""
         self._draining = True
         self.advance()
 
     @property
     def client(self) -> str:
-        """Who it is, for the log."""
+        """The client's name for the log."""
         name = self.session.client or "unknown"
         return f"{name}[{self.peer}]" if str(self.peer) else name
 
@@ -205,7 +205,7 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Drop the client.  Deliveries that have begun go on."""
+        """Close the connection.  Deliveries in progress continue."""
         if self.closed:
             return
         self.closed = True
@@ -296,7 +296,7 @@ class Connection:
         self.parts.deliveries.deliver(envelope, message, routes, self._finish_later)
 
     def _finish(self, outcomes: list[Outcome]) -> None:
-        """Every recipient has an outcome: log, reply, go on."""
+        """All recipients have an outcome: log, reply, continue."""
         envelope, message = self._envelope, self._message
         assert envelope is not None  # noqa: S101
         queue_id = self._named()
@@ -308,12 +308,12 @@ class Connection:
         self._forget_transaction()
 
     def _finish_later(self, outcomes: list[Outcome]) -> None:
-        """_finish(), when the deliveries call back."""
+        """Callback of the deliveries; calls _finish()."""
         self._finish(outcomes)
         self.advance()
 
     def _named(self) -> str:
-        """The queue id for the log.  A local user's mail has none: it could be any."""
+        """The queue id for the log.  Mail of local users has none: they could forge it."""
         if self.peer.uid is not None:
             return "NOQUEUE"
         return self._queue_id or self._message.queue_id()

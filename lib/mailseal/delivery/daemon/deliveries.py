@@ -40,7 +40,7 @@ class _Delivery:
         self.done = done
 
     def settle(self, numbers: Sequence[int], result: Outcome) -> None:
-        """These recipients have their outcome; after the last one `done` gets all."""
+        """Set the outcome of these recipients.  After the last one, `done` gets all."""
         for number in numbers:
             self.outcomes[number] = result
             self.open -= 1
@@ -49,7 +49,7 @@ class _Delivery:
 
 
 class Deliveries:
-    """`post(call, *arguments)` has the loop call something; threads use it."""
+    """`post(call, *arguments)` calls a function in the event loop; threads use it."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Deliveries:
         post: Callable[..., None],
     ) -> None:
         self.under_way = 0
-        """Questions that have no answer yet."""
+        """Number of requests without an answer."""
         self._post = post
         self._router = Router(config, settings)
         self._relay = relay.dovecot(config, hostname)
@@ -72,9 +72,9 @@ class Deliveries:
     def route(
         self, address: Address, size: int, answer: Callable[[Route | Outcome], None]
     ) -> Route | Outcome | None:
-        """The route of a recipient's mail, or why there is none.
+        """The route of a recipient's mail, or an Outcome if there is none.
 
-        None if somebody must be asked first; then, and only then, `answer` is called later.
+        None if a lookup is needed first; only then `answer` is called later.
         """
         if self._router.is_quick(address):
             return route_one(self._router, address, size)
@@ -93,13 +93,13 @@ class Deliveries:
         routes: Sequence[Route],
         done: Callable[[list[Outcome]], None],
     ) -> None:
-        """Bring one mail to all its recipients; `done` gets their outcomes, in order."""
+        """Deliver one mail to all its recipients; `done` gets their outcomes, in order."""
         delivery = _Delivery(len(routes), done)
         same: dict[tuple[str, str], list[int]] = {}
         for number, route in enumerate(routes):
             same.setdefault((route.user, route.detail), []).append(number)
         for numbers in same.values():
-            # A recipient given twice gets the mail once, and the reply twice.
+            # If a recipient is given twice, the mail is stored once, and there are two replies.
             self._deliver_one(routes[numbers[0]], envelope, message, delivery, numbers)
 
     def _deliver_one(

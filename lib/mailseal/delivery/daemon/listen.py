@@ -25,20 +25,20 @@ _FIRST_INHERITED = 3
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Door:
-    """Sockets that so many worker processes serve together."""
+    """Sockets, and the number of workers that serve them together."""
 
     workers: int
     sockets: list[socket.socket]
 
 
 def hostname(config: Config) -> str:
-    """The name for greetings and Received lines."""
+    """The host name for greetings and Received headers."""
     name = config.delivery.hostname
     return name or socket.gethostname()
 
 
 def inherited(environ: Mapping[str, str]) -> dict[str, socket.socket]:
-    """The sockets systemd hands over (sd_listen_fds(3)), by name; none if it did not start us."""
+    """The sockets from systemd (sd_listen_fds(3)), by name; none if systemd passes none."""
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return {}
     count = int(environ.get("LISTEN_FDS", "0") or "0")
@@ -53,18 +53,18 @@ def inherited(environ: Mapping[str, str]) -> dict[str, socket.socket]:
 
 
 def names(config: Config) -> tuple[str, ...]:
-    """Everything to listen on."""
+    """All addresses to listen on."""
     extra = config.delivery.deliver_socket
     return (*config.delivery.listen, *([extra] if extra else []))
 
 
 def open_all(config: Config) -> dict[str, socket.socket]:
-    """Bind everything there is in names()."""
+    """Bind all sockets in names()."""
     return reopen(config, {})
 
 
 def reopen(new: Config, have: Mapping[str, socket.socket]) -> dict[str, socket.socket]:
-    """The sockets for `new`: those of `have` that stay, and new ones.  All or nothing."""
+    """The sockets for `new`: those of `have` that are still needed, and new ones; or an error."""
     made: dict[str, socket.socket] = {}
     try:
         for name in names(new):
@@ -78,10 +78,10 @@ def reopen(new: Config, have: Mapping[str, socket.socket]) -> dict[str, socket.s
 
 
 def doors(config: Config, opened: Mapping[str, socket.socket]) -> dict[str, Door]:
-    """Who serves which sockets.
+    """Which workers serve which sockets.
 
-    What local users hand over has a process of its own, with its own memory, connections
-    and threads: whatever they do, Postfix's mail does not wait for it.
+    The socket for local users has its own process, with its own memory, connections and
+    threads, so that local users cannot delay Postfix's mail.
     """
     local = config.delivery.deliver_socket
     postfix = [sock for name, sock in opened.items() if name != local]
@@ -92,7 +92,7 @@ def doors(config: Config, opened: Mapping[str, socket.socket]) -> dict[str, Door
 
 
 def trusted_uids(config: Config) -> frozenset[int]:
-    """Who may name the queue id for the log: Postfix, root and delivery.user."""
+    """The uids that may send the queue id for the log: Postfix, root and delivery.user."""
     found = {0, user_ids(config.delivery.user, "delivery.user")[0]}
     if any(name.startswith("/") for name in config.delivery.listen):
         found.add(user_ids(config.delivery.postfix_user, "delivery.postfix_user")[0])
@@ -100,7 +100,7 @@ def trusted_uids(config: Config) -> frozenset[int]:
 
 
 def close_all(opened: Mapping[str, socket.socket]) -> None:
-    """Close, and take the names of unix sockets away."""
+    """Close sockets, and remove the names of unix sockets."""
     for name, sock in opened.items():
         sock.close()
         if name.startswith("/"):
@@ -132,7 +132,7 @@ def _open(name: str, config: Config) -> socket.socket:
 
 def _postfix_group(config: Config) -> int | None:
     if os.geteuid() != 0:
-        return None  # only root can give a group
+        return None  # only root can set a group
     return group_id(
         config.delivery.socket_group,
         "delivery.socket_group",
@@ -141,7 +141,7 @@ def _postfix_group(config: Config) -> int | None:
 
 
 def become(user: str) -> None:
-    """Be that user from here on.  Raises ConfigError if that cannot be."""
+    """Become this user permanently.  Raises ConfigError if this is impossible."""
     uid, gid = user_ids(user, "delivery.user")
     if os.geteuid() == uid:
         return

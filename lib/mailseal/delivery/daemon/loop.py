@@ -26,7 +26,7 @@ _HUNG_UP = select.EPOLLHUP | select.EPOLLERR
 
 
 class Work(Protocol):
-    """What goes on beside the clients."""
+    """Other work of the worker, besides clients."""
 
     def accept(self, listener: socket.socket) -> None: ...
     def patience(self) -> float: ...
@@ -53,13 +53,13 @@ class Loop:
         self._stopping = False
         self._swept = 0.0
         self.quiet_since = 0.0
-        """When the last event came (time.monotonic())."""
+        """Time of the last event (time.monotonic())."""
 
     def __len__(self) -> int:
         return len(self._clients)
 
     def run(self, work: Work) -> None:
-        """Serve; returns when a stop was asked for and the last transaction is done."""
+        """Serve until the worker is told to stop and the last transaction has ended."""
         signal.signal(signal.SIGTERM, self._stop_signal)
         self._epoll.register(self._wake, select.EPOLLIN)
         self._epoll.register(self._orphaned, select.EPOLLIN)
@@ -85,13 +85,13 @@ class Loop:
                 return
 
     def _do_posted(self) -> None:
-        """What threads left to be done.  No name here outlives it: it may hold a mail."""
+        """Run the posted calls.  No variable keeps a reference afterwards: it may be a mail."""
         while self._posted:
             call, arguments = self._posted.popleft()
             call(*arguments)
 
     def _patience(self, work: Work) -> float:
-        """How long to wait for events, in seconds."""
+        """Timeout for the next event, in seconds."""
         return 0.05 if self._posted or self._stopping else work.patience()
 
     def _ready(self, work: Work, fd: int, events: int) -> None:
@@ -105,13 +105,13 @@ class Loop:
             work.accept(self._listeners[fd])
         elif fd == self._wake:
             os.eventfd_read(self._wake)
-            self._woken = False  # before anything posted is done: what comes later wakes again
+            self._woken = False  # before the posted calls run: later ones wake the loop again
         elif fd == self._orphaned:
             self._epoll.unregister(fd)
             self._stopping = True
 
     def add(self, client: Client) -> None:
-        """A new client, to be read from."""
+        """Register a new client, for reading."""
         self._clients[client.fd] = client
         self._epoll.register(client.fd, select.EPOLLIN)
 
@@ -133,19 +133,19 @@ class Loop:
             client.drain()
 
     def post(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Have the loop do something; for the threads."""
+        """Call a function in the loop; for threads."""
         self._posted.append((call, arguments))
-        # Once for calls that are posted together: each wake-up costs a switch of the global lock.
+        # One wake-up for calls posted together: each costs a switch of the global lock.
         if not self._woken:
             self._woken = True
             os.eventfd_write(self._wake, 1)
 
     def watch(self, client: Client, *, resume: bool, writing: bool) -> None:
-        """Wait for what the client needs.
+        """Wait until the client can be read or written.
 
-        Reading is not switched off for a client that is being served (it
-        rarely sends meanwhile): readable() does that when it must, which
-        saves two system calls a mail.
+        Reading is not turned off while the client waits for a reply, because it rarely
+        sends then: readable() does this if necessary, which saves two system calls
+        for each mail.
         """
         reading = client.reading or resume
         if (reading, writing) != (client.reading, client.writing):
@@ -153,7 +153,7 @@ class Loop:
             self._modify(client)
 
     def pause(self, client: Client) -> None:
-        """Leave the client's bytes in the socket until watch(resume=True)."""
+        """Do not read from the client until watch(resume=True)."""
         if client.reading:
             client.reading = False
             self._modify(client)
@@ -163,6 +163,6 @@ class Loop:
         self._epoll.modify(client.fd, events | (select.EPOLLOUT if client.writing else 0))
 
     def forget(self, client: Client) -> None:
-        """The client is gone."""
+        """Remove a client."""
         self._epoll.unregister(client.fd)
         del self._clients[client.fd]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What a connection is given: the loop and the deliveries, as far as it may use them, and
-what all connections of a worker share."""
+"""The objects that a connection uses: interfaces of the loop and the deliveries, and the parts that
+all connections of a worker share."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from mailseal.delivery.outcome import Outcome
 from mailseal.delivery.route import Route
 
 READ = 64 * 1024
-"""Bytes read at a time at most.
+"""Largest number of bytes in one read.
 
-Larger pieces cost more: malloc() takes memory for more than 128 KB afresh from the kernel."""
+Larger pieces cost more: over 128 KB, malloc() gets new memory from the kernel each time."""
 
 
 class Client(Protocol):
-    """What the loop knows of a connection."""
+    """A connection, as the loop uses it."""
 
     fd: int
     reading: bool
@@ -40,7 +40,7 @@ class Client(Protocol):
 
 
 class LoopPart(Protocol):
-    """Loop, for a client."""
+    """The loop, as a connection uses it."""
 
     buffer: memoryview
 
@@ -50,7 +50,7 @@ class LoopPart(Protocol):
 
 
 class DeliveriesPart(Protocol):
-    """Deliveries, for a client."""
+    """The deliveries, as a connection uses them."""
 
     def route(
         self, address: Address, size: int, answer: Callable[[Route | Outcome], None]
@@ -67,7 +67,7 @@ class DeliveriesPart(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Parts:
-    """Of one worker.  `idle_timeout` in seconds."""
+    """The shared parts of one worker.  `idle_timeout` in seconds."""
 
     loop: LoopPart
     deliveries: DeliveriesPart

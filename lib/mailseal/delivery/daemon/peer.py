@@ -17,7 +17,7 @@ from collections.abc import Container
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Peer:
-    """`ip` on TCP; `uid` on a unix socket, if it is not one of the trusted."""
+    """`ip`: on TCP; `uid`: on a unix socket, if it is not a trusted one."""
 
     ip: str = ""
     uid: int | None = None
@@ -28,7 +28,7 @@ class Peer:
 
 
 def peer_of(sock: socket.socket, address: object, trusted: Container[int]) -> Peer:
-    """The other end of an accepted connection; `address` is what accept() gave."""
+    """The client of an accepted connection; `address` comes from accept()."""
     if isinstance(address, tuple):
         return Peer(ip=address[0])
     _, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))

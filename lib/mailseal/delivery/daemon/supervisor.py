@@ -6,7 +6,7 @@ SYNOPSIS
 
 DESCRIPTION
     Runs in the foreground.  Binds delivery.listen and delivery.deliver_socket (or
-    takes the sockets that systemd hands over), drops to delivery.user, and starts
+    uses sockets from systemd), becomes delivery.user permanently, and starts
     delivery.workers worker processes, which do all the work, and one more for
     delivery.deliver_socket.  A worker that dies is replaced and logged.
 
@@ -63,7 +63,7 @@ class Server:
         self._orphan_read, self._orphan_write = os.pipe()
 
     def run(self) -> int:
-        """Serve until told to stop."""
+        """Serve until it is told to stop."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._start_workers()
         self.log.started(", ".join(self._sockets), len(self._workers))
@@ -126,7 +126,9 @@ class Server:
             code = os.waitstatus_to_exitcode(status)
             self.log.worker_died(pid, f"killed by signal {-code}" if code < 0 else f"exited {code}")
             if time.monotonic() - known[1] < _RESTART_PAUSE:
-                time.sleep(_RESTART_PAUSE)  # a worker that cannot start must not spin
+                time.sleep(
+                    _RESTART_PAUSE
+                )  # if workers cannot start, do not restart them all the time
             self._start_workers()
 
     def _reload(self) -> None:
@@ -156,7 +158,7 @@ class Server:
         self._notify("READY=1")
 
     def _log_for(self, config: Config) -> DeliveryLog:
-        """The log there is, its file opened anew; or that of another log.to."""
+        """The present log, with its file reopened; or a new one if log.to has changed."""
         if config.log.to != self.config.log.to:
             return DeliveryLog(open_log(config, "mailseal-lmtp", None))
         self.log.lines.reopen()
@@ -184,7 +186,7 @@ class Server:
 
 
 def _where(exc: BaseException) -> str:
-    """Kind and place of a bug; never its text, which may hold data of a mail."""
+    """Class and place of a bug, without its text, which may contain data of a mail."""
     frame = exc.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
@@ -197,7 +199,7 @@ def _where(exc: BaseException) -> str:
 
 
 def checked(path: str) -> Config:
-    """Load the configuration and check what only matters here."""
+    """Load the configuration, with the additional checks of mailseal-lmtp."""
     config = configuration.load(path)
     share = config.delivery.in_flight_limit // config.delivery.workers
     if share < config.delivery.message_limit + (1 << 17):
@@ -217,18 +219,18 @@ def checked(path: str) -> Config:
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """The hook's work; the result is its exit status."""
+    """Run the daemon; returns the exit status."""
     parser = argparse.ArgumentParser("mailseal-lmtp", description="LMTP server that seals mail")
     parser.add_argument("-c", "--config", default=configuration.DEFAULT_PATH, metavar="FILE")
     options = parser.parse_args(argv)
     os.umask(0o077)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would not tell of dead workers
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored, dead workers are not reported
     try:
         server = Server(checked(options.config), environ)
     except (MailsealError, OSError) as error:
         print_error("mailseal-lmtp", error)
         return getattr(error, "exit_status", EX_TEMPFAIL)
-    import mailseal.delivery.daemon.worker  # noqa: F401 - once, and shared by all workers
+    import mailseal.delivery.daemon.worker  # noqa: F401 - once, shared by all workers
 
     gc.collect()
     gc.freeze()

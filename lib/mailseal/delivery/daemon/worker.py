@@ -24,12 +24,12 @@ from mailseal.delivery.lmtp.protocol import Limits
 from mailseal.delivery.log import DeliveryLog
 
 _QUIET = 0.05
-"""Seconds without any event before secrets are made ahead.  Made in every gap between two
-commands, they took three quarters of the lock's time from the mails of a burst."""
+"""Seconds without events before secrets are made in advance.  If they were made between any two
+commands, they would use three quarters of the lock's time during a burst of mail."""
 
 
 class Worker:
-    """Serves `listeners` until told to stop.  Made after fork(); one a process."""
+    """Serves `listeners` until it is told to stop.  Made after fork(); one in each process."""
 
     def __init__(
         self,
@@ -62,20 +62,20 @@ class Worker:
         )
 
     def run(self) -> None:
-        """Serve; returns when a stop was asked for and the last transaction is done."""
+        """Serve until it is told to stop and the last transaction has ended."""
         self._loop.run(self)
 
     @property
     def under_way(self) -> bool:
-        """Whether a delivery or a look-up is."""
+        """Whether a delivery or a lookup is in progress."""
         return self._deliveries.under_way > 0
 
     def serve(self) -> None:
-        """In each turn of the loop: who waits for memory."""
+        """Called in each iteration of the loop: answer mails that wait for memory."""
         self._budget.serve()
 
     def patience(self) -> float:
-        """How long to wait for events: not at all while secrets are to be made."""
+        """Timeout for the next event: none while secrets must be made."""
         secrets = self._deliveries.secrets
         if not secrets.wanting:
             return 1
@@ -85,14 +85,14 @@ class Worker:
         return 0
 
     def accept(self, listener: socket.socket) -> None:
-        """A client has come to this socket."""
+        """Accept a client on this socket."""
         try:
             sock, address = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as exc:
             self._parts.log.fault(f"cannot accept a connection: {exc.strerror}")
-            time.sleep(0.1)  # out of descriptors: let others finish
+            time.sleep(0.1)  # no free descriptors: wait for others to finish
             return
         peer = peer_of(sock, address, self._trusted)
         if len(self._loop) >= self._most or not self._leaves_room(peer):
@@ -111,7 +111,7 @@ class Worker:
         client.advance()
 
     def _leaves_room(self, peer: Peer) -> bool:
-        """Whether a local user who is not Postfix leaves connections for other local users."""
+        """Whether enough connections stay free for other local users."""
         if peer.uid is None:
             return True
         self._local = [client for client in self._local if not client.closed]

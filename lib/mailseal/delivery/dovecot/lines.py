@@ -23,17 +23,17 @@ from mailseal.errors import TemporaryError
 
 
 class Broken(TemporaryError):
-    """The connection cannot be used any more; the text says why."""
+    """The connection cannot be used any more; the text has the reason."""
 
     timed_out = False
 
 
 class NotThere(Broken):
-    """Nobody listens at the address."""
+    """No server listens at the address."""
 
 
 class Lines:
-    """One connection, used by one thread at a time.  `limit`: longest answer in bytes."""
+    """One connection, used by one thread at a time.  `limit`: longest line in bytes."""
 
     def __init__(self, address: str | tuple[str, int], timeout: float, limit: int) -> None:
         self._timeout = timeout
@@ -51,7 +51,7 @@ class Lines:
         self._socket.close()
 
     def send(self, data: bytes) -> None:
-        """Send; the time for the answer begins anew."""
+        """Send data.  The time limit for the reply begins again."""
         try:
             self._socket.settimeout(self._timeout)
             self._socket.sendall(data)
@@ -61,14 +61,14 @@ class Lines:
         self.wait_anew()
 
     def wait_anew(self) -> None:
-        """One more answer is due to what was sent: its time begins now."""
+        """Wait for another reply to the sent data: its time limit begins now."""
         self._deadline = time.monotonic() + self._timeout
 
     def line(self) -> bytes:
         """The next line, without its LF."""
         while b"\n" not in self._buffer:
             try:
-                # Zero would mean not to wait, and negative is an error.
+                # 0 would mean not to wait, and a negative value is an error.
                 self._socket.settimeout(max(self._deadline - time.monotonic(), 0.001))
                 data = self._socket.recv(65536)
             except OSError as exc:
@@ -82,7 +82,7 @@ class Lines:
         return line
 
     def quiet(self) -> bool:
-        """Whether the connection is open and nothing unexpected has come."""
+        """Whether the connection is open and no unexpected data has arrived."""
         try:
             self._socket.settimeout(0)
             self._socket.recv(1, socket.MSG_PEEK)

@@ -10,17 +10,17 @@ import re
 from mailseal.errors import BadUserName
 
 _HARMLESS = ("INDEX", "INDEXPVT", "INDEXCACHE", "CONTROL", "VOLATILEDIR", "LAYOUT", "NO-NOSELECT")
-_LAYOUTS = ("maildir++", "fs")  # with LAYOUT=index Dovecot's INBOX has a folder of another name
+_LAYOUTS = ("maildir++", "fs")  # with LAYOUT=index the folder of INBOX has another name
 _ELSEWHERE = re.compile(r"namespace\b.*|mailbox_(?!list_(?:layout|index)).*")
-"""Names of userdb fields that may put mails where the fields below do not say."""
+"""Userdb fields that can change the location of mail, in addition to the fields below."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Account:
-    """What the user database says about one user.  `uid` is None if it says nothing.
+    """One user in the user database.  `uid` is None if it returns none.
 
-    `maildir` is None if it is not one that mailseal can store in (another format, a chroot,
-    a layout it does not know): Dovecot must.  `name` is the user name as Dovecot spells it.
+    `maildir` is None if mailseal cannot store mail there (another format, a chroot, an unknown
+    layout): then Dovecot must store it.  `name` is Dovecot's user name.
     """
 
     user: str
@@ -33,10 +33,10 @@ class Account:
 
 
 def expand(template: str, user: str, home: str = "") -> str | None:
-    """%u, %n, %d, %h and a leading ~ filled in; None if the template has anything else,
-    or wants a home that is not known.
+    """Replace %u, %n, %d, %h and a leading ~.  None if the template has other variables,
+    or needs a home that is not known.
 
-    Raises BadUserName if a part of the name would walk out of the path it stands in.
+    Raises BadUserName if a part of the name would leave the path, such as "..".
     """
     local, _, domain = user.partition("@")
     values = {"u": user, "n": local, "d": domain, "h": home, "%": "%"}
@@ -59,7 +59,7 @@ def expand(template: str, user: str, home: str = "") -> str | None:
 
 
 def layout_of(extra: dict[str, str]) -> str:
-    """How folders lie in the Maildir: "maildir++", "fs" or another of Dovecot's words."""
+    """The layout of folders in the Maildir: "maildir++", "fs" or another name of Dovecot."""
     for option in extra.get("mail", "").split(":")[2:]:
         if option.upper().startswith("LAYOUT="):
             return option[len("LAYOUT=") :].lower()
@@ -67,9 +67,9 @@ def layout_of(extra: dict[str, str]) -> str:
 
 
 def maildir_of(extra: dict[str, str], user: str, home: str, default: str) -> str | None:
-    """The Maildir named by userdb fields in the form of 2.3 (`mail`) or 2.4 (`mail_path`).
+    """The Maildir in userdb fields of 2.3 (`mail`) or 2.4 (`mail_path`).
 
-    None if INBOX is not that Maildir itself, or may not be.
+    None if INBOX is not, or may not be, the Maildir itself.
     """
     if layout_of(extra) not in _LAYOUTS or any(map(_ELSEWHERE.fullmatch, extra)):
         return None

@@ -36,7 +36,7 @@ _ENHANCED = re.compile(r"[245]\.(\d{1,3}\.\d{1,3})(?!\S)")
 
 
 class QuotaStatus:
-    """The service at dovecot.quota_socket; a connection for each question."""
+    """The service at dovecot.quota_socket.  Each request uses its own connection."""
 
     def __init__(self, service: str, config: Config) -> None:
         self._address = socket_address(service)
@@ -44,7 +44,7 @@ class QuotaStatus:
         self._full = MailboxFull if config.delivery.over_quota == "defer" else MailboxFullRefused
 
     def require_room(self, user: str, size: int) -> None:
-        """Return if `size` bytes fit; `size` 0 asks whether the mailbox is full already."""
+        """Return if `size` bytes fit; with `size` 0, if the mailbox is not full already."""
         question = (
             "request=smtpd_access_policy\nprotocol_state=RCPT\nprotocol_name=ESMTP\n"
             f"recipient={user}\nsize={size}\n\n"
@@ -75,7 +75,7 @@ class QuotaStatus:
 
 
 def _words_of_full(action: str) -> str | None:
-    """The words for the peer, perhaps none; None if the answer does not say "full"."""
+    """The text for the client, perhaps empty; None if the answer does not mean "full"."""
     code, _, rest = action.partition(" ")
     rest = rest.strip()
     enhanced = _ENHANCED.match(rest)

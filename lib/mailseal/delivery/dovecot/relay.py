@@ -55,12 +55,12 @@ class _Connection:
         self._peer.close()
 
     def name_mail(self, queue_id: str) -> None:
-        """Tell the queue id of the mail that comes next, for the log, if the server cares."""
+        """Send the queue id of the next mail, for the log, if the server supports it."""
         if self._takes_ident:
             self._command(f"XFORWARD IDENT={loggable_id(queue_id)}\r\n".encode())
 
     def quiet(self) -> bool:
-        """Whether the connection is open and nothing unexpected has come."""
+        """Whether the connection is open and no unexpected data has arrived."""
         return self._peer.quiet()
 
     def _expect(self, reply: Reply, code: int) -> None:
@@ -73,7 +73,7 @@ class _Connection:
         return self._reply()
 
     def _reply(self) -> Reply:
-        """One reply, its lines joined with LF."""
+        """One reply, with its lines joined by LF."""
         self._peer.wait_anew()
         texts: list[str] = []
         size = 0
@@ -89,7 +89,7 @@ class _Connection:
                 return Reply(int(match[1]), match[3] or "", "\n".join(texts))
 
     def deliver(self, envelope: Envelope, recipient: Address, message: Message) -> Reply:
-        """One transaction.  A reply that is not 2xx leaves the connection unusable or reset."""
+        """Run one transaction.  After a failure, the connection is reset or unusable."""
         if envelope.utf8 and not self.utf8 and not (recipient.ascii and envelope.sender.ascii):
             return Reply(550, "5.6.7", "the server does not support SMTPUTF8")
         options = " BODY=8BITMIME" if self.body_8bit else ""
@@ -134,7 +134,7 @@ class _Connection:
 
 
 class Relay:
-    """The LMTP server at `address`, called `name` in texts.  Connections are kept."""
+    """The LMTP server at `address`; `name` is for messages.  Connections are kept."""
 
     def __init__(
         self, address: str | tuple[str, int], timeout: float, hostname: str, name: str
@@ -147,7 +147,7 @@ class Relay:
         self._lock = threading.Lock()
 
     def deliver(self, envelope: Envelope, recipient: Address, message: Message) -> Reply:
-        """The server's answer for this recipient; see CONTRACT.  Never raises for its faults."""
+        """The server's reply for this recipient; see CONTRACT.  Never raises for its failures."""
         try:
             connection = self._kept() or self._new()
         except TemporaryError as broken:
@@ -157,7 +157,7 @@ class Relay:
     def deliver_if_there(
         self, envelope: Envelope, recipient: Address, message: Message, queue_id: str | None
     ) -> Reply | None:
-        """The same, but None if nobody listens at the address: nothing was sent then."""
+        """The same, but None if no server listens at the address; then nothing was sent."""
         try:
             connection = self._new()
             if queue_id:
@@ -187,7 +187,7 @@ class Relay:
         return _Connection(self._address, self._timeout, self._hostname)
 
     def _kept(self) -> _Connection | None:
-        """A kept connection that the other side has not closed."""
+        """A kept connection that the server has not closed."""
         while True:
             with self._lock:
                 if not self._idle:
@@ -198,15 +198,15 @@ class Relay:
             connection.close()
 
     def _mapped(self, reply: Reply, recipient: Address) -> Reply:
-        """The server's reply as ours, in one line and without the `<address>` it begins with."""
+        """The server's reply for our client: one line, without the `<address>` at its beginning."""
         text = reply.text.replace("\n", " ").removeprefix(f"<{recipient}> ")
         if not 200 <= reply.code < 600 or 300 <= reply.code < 400 or reply.code in _MISUNDERSTOOD:
-            return Reply(451, "4.3.0", f"{self._name} said {reply.code} {text}")
+            return Reply(451, "4.3.0", f"{self._name} replied {reply.code} {text}")
         return Reply(reply.code, reply.enhanced or f"{reply.code // 100}.0.0", text)
 
 
 def dovecot(config: Config, hostname: str) -> Relay:
-    """Dovecot's LMTP, as the configuration names it."""
+    """Dovecot's LMTP server in the configuration."""
     from mailseal.config import socket_address
 
     address = socket_address(config.dovecot.lmtp_socket)

@@ -39,19 +39,19 @@ _OURS = {
 _SUSPECT = ("mail_plugin", "mail_crypt", "crypt_", "mail_attachment_", "mail_ext_attachment_")
 _LOCATIONS = ("mail", "mail_location", "location", "mail_driver")
 ATTACHMENTS = ("mail_attachment_dir", "mail_ext_attachment_path")
-"""The place for such files, in 2.3 and in 2.4."""
+"""The settings for such attachments, in 2.3 and 2.4."""
 
 SEALABLE = ("maildir", "sdbox", "mdbox", "dbox")
 """Mail formats that mail_crypt seals (MAIL_STORAGE_CLASS_FLAG_BINARY_DATA in Dovecot)."""
 
 
 def is_told_how_to_save(fields: dict[str, str]) -> bool:
-    """Whether mailseal's userdb has answered: it says of every user how mail is saved."""
+    """Whether mailseal's userdb has answered: it returns how mail is saved, for every user."""
     return "mail_crypt_save_version" in fields or "crypt_write_algorithm" in fields
 
 
 def why_not(fields: dict[str, str], key: PublicKey) -> str | None:
-    """Why Dovecot would not seal with `key`, in words for the log; None if it will."""
+    """Why Dovecot would not seal with `key`, as a text for the log; None if it will."""
     in_24 = "crypt_global_public_key_file" in fields
     format_ = fields.get("mail_driver") or fields.get("mail", "maildir").partition(":")[0]
     for name, value in fields.items():

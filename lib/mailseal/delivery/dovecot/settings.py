@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Reads the mail location from Dovecot's configuration, for users whose userdb entry has none.
 
-A user database often gives no mail location: `mail_location` (2.3) or `mail_driver` and
-`mail_path` (2.4) apply to all users then.  Mail stored elsewhere would not be found.
+A user database often returns no mail location: then `mail_location` (2.3) or `mail_driver` and
+`mail_path` (2.4) apply to all users.  Mail stored elsewhere would not be found.
 The settings are those of the Dovecot whose userdb is used: its base_dir, which contains its
 sockets, has a link `dovecot.conf` to the configuration with which it was started.
 
@@ -43,33 +43,33 @@ def known(config: Config) -> dict[str, str]:
 
 
 def of_running(config: Config) -> Doveconf | None:
-    """The configuration of the Dovecot that is asked for users; None if that is not known."""
+    """The configuration of the Dovecot that is used for lookups; None if it is not known."""
     if config.delivery.userdb != "dovecot" or not config.dovecot.userdb_socket.startswith("/"):
         return None
     link = os.path.join(os.path.dirname(config.dovecot.userdb_socket), "dovecot.conf")
     try:
         if os.lstat(link).st_uid not in (0, os.geteuid()):
-            return None  # a folder in which others may write
+            return None  # other users can write to the folder
     except OSError:
         return None
     return Doveconf(["doveconf", "-c", os.path.realpath(link)])
 
 
 def in_short(value: str) -> str:
-    """A setting with the variables of 2.4 written as those of 2.3, for location.expand()."""
+    """Replace the variables of 2.4 in a setting by those of 2.3, for location.expand()."""
     for variable, short in _VARIABLES:
         value = variable.sub(short, value)
     return value
 
 
 def _known_of(doveconf: Doveconf) -> dict[str, str]:
-    """And what else of the settings sealing.py must see."""
+    """Other settings that sealing.py needs."""
     fields = inbox_fields(doveconf)
     for name in ATTACHMENTS:
         if value := doveconf.settings("lmtp").get(name):
             fields[name] = value
     if os.geteuid() == 0 and fields.get("mail_path") and "mail_inbox_path" not in fields:
-        # 2.4: an empty mail_inbox_path differs from one that is not set, but is printed alike.
+        # 2.4: doveconf does not distinguish an empty mail_inbox_path from one that is not set.
         inbox = doveconf.inbox(*_SAMPLE)
         if inbox and os.path.normpath(inbox) != expand(fields["mail_path"], *_SAMPLE):
             fields["mail_inbox_path"] = "elsewhere"
@@ -77,7 +77,7 @@ def _known_of(doveconf: Doveconf) -> dict[str, str]:
 
 
 def inbox_fields(doveconf: Doveconf) -> dict[str, str]:
-    """The settings that say where INBOX is, as userdb fields.  Raises DoveconfError."""
+    """The settings with the location of INBOX, as userdb fields.  Raises DoveconfError."""
     settings = doveconf.settings("imap")
     own = next((b for b in settings.all("namespace") if b.get("inbox") == "yes"), None)
     fields = {}

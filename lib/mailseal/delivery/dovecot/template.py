@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Users without a user database: homes and Maildirs are where a template says."""
+"""Users without a user database: a template has the paths of homes and Maildirs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mailseal.keys.names import normalise
 
 
 class Template:
-    """Users as `delivery.home` lays them out: a user exists if the home does."""
+    """Users with a home as in `delivery.home`: a user exists if the home does."""
 
     def __init__(self, config: Config) -> None:
         self._home = config.delivery.home
@@ -32,14 +32,14 @@ class Template:
 
 
 def _is_folder(path: str) -> bool:
-    """Like os.path.isdir, but trouble is trouble and not "no such user"."""
+    """Like os.path.isdir(), but raises TemporaryError for errors."""
     try:
         os.stat(os.path.join(path, "."))
     except (FileNotFoundError, NotADirectoryError):
         # The parent folder shows whether the user is missing or the file system is not mounted.
         if not os.path.isdir(os.path.dirname(os.path.dirname(path))):
-            raise TemporaryError(f"the folder above {path} is missing") from None
+            raise TemporaryError(f"the parent folder of {path} is missing") from None
         return False
     except OSError as exc:
-        raise TemporaryError(f"cannot look at {path}: {exc.strerror}") from None
+        raise TemporaryError(f"cannot check {path}: {exc.strerror}") from None
     return True

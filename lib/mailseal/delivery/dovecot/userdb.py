@@ -37,12 +37,12 @@ _UNESCAPES = {v: f"\x01{k}" for k, v in _ESCAPES.items()}
 
 
 def escape(text: str) -> str:
-    """Into the form for one field of the auth protocol."""
+    """Escape a field of the auth protocol."""
     return re.sub("[\0\x01\t\n\r]", lambda m: _UNESCAPES[m[0]], text)
 
 
 def unescape(text: str) -> str:
-    """Back from a field of the auth protocol."""
+    """Unescape a field of the auth protocol."""
     return re.sub("\x01(.)", lambda m: _ESCAPES.get(m[1], m[1]), text, flags=re.DOTALL)
 
 
@@ -58,7 +58,7 @@ class _Connection:
         self._peer.close()
 
     def user(self, name: str) -> list[str] | None:
-        """The fields of an answer, name first; None for NOTFOUND."""
+        """The fields of an answer, beginning with the name; None for NOTFOUND."""
         self._number += 1
         number = str(self._number)
         self._peer.send(f"USER\t{number}\t{escape(name)}\tservice=lmtp\n".encode())
@@ -92,10 +92,10 @@ class _Connection:
 
 
 class DovecotUserdb:
-    """Dovecot's own user databases, whatever their driver.
+    """Dovecot's user databases, with any driver.
 
-    `settings` are Dovecot's settings of the mail location, as far as they are known
-    (settings.py): a user's own fields win over them.
+    `settings` are Dovecot's settings of the mail location, if they are known
+    (settings.py).  Fields of the user override them.
     """
 
     def __init__(self, config: Config, settings: Mapping[str, str] | None = None) -> None:
@@ -114,7 +114,7 @@ class DovecotUserdb:
         return None if fields is None else self._account(fields)
 
     def _ask(self, name: str) -> list[str] | None:
-        """Ask over a kept connection; a dead one (Dovecot was restarted) is tried anew once."""
+        """Use a kept connection.  If it is broken (Dovecot was restarted), use a new one."""
         while True:
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
@@ -139,7 +139,7 @@ class DovecotUserdb:
         for field in fields[1:]:
             key, _, value = field.partition("=")
             values[key] = value
-        own = "mail" in values  # 2.4 takes it apart into the other settings
+        own = "mail" in values  # 2.4 splits it into the other settings
         values = {**({} if own else self._settings), **values}
         home = values.get("home", "")
         chroot = values.get("chroot", "") or ("/./" in home)
@@ -155,9 +155,9 @@ class DovecotUserdb:
 
 
 class Cached:
-    """Keeps answers for a few seconds: one mail asks at RCPT, the next mail need not.
+    """Keeps results for a few seconds, for further mails to the same recipient.
 
-    With a warm cache a lookup costs 1 us, without it 150 us and a thread.
+    With the cache a lookup takes 1 us, without it 150 us and a thread.
     """
 
     def __init__(self, source: Template | DovecotUserdb, seconds: float) -> None:
@@ -166,14 +166,14 @@ class Cached:
         self._kept: dict[str, tuple[float, Account | None]] = {}
 
     def remembered(self, address: str, grace: float = 0) -> tuple[bool, Account | None]:
-        """(known, answer), without asking anybody; `grace` seconds longer than usual."""
+        """(known, result) from the cache, also if it is up to `grace` seconds too old."""
         kept = self._kept.get(address)
         if kept is None or kept[0] + grace < time.monotonic():
             return False, None
         return True, kept[1]
 
     def lookup(self, address: str) -> Account | None:
-        """The answer, asked for if need be.  Failures are not kept."""
+        """The result, from the cache or a lookup.  Failures are not kept."""
         # A lookup just after remembered() has returned True must not wait for Dovecot.
         known, account = self.remembered(address, 1)
         if known:
@@ -189,12 +189,12 @@ class Cached:
 
 
 def from_config(config: Config, settings: Mapping[str, str]) -> Cached:
-    """The user database that the configuration names."""
+    """The user database in the configuration."""
     if config.delivery.userdb == "template":
         return Cached(Template(config), config.delivery.userdb_cache)
     return of_dovecot(config, settings)
 
 
 def of_dovecot(config: Config, settings: Mapping[str, str]) -> Cached:
-    """Dovecot's, at dovecot.userdb_socket."""
+    """Dovecot's user database, at dovecot.userdb_socket."""
     return Cached(DovecotUserdb(config, settings), config.delivery.userdb_cache)

@@ -20,11 +20,11 @@ MAX_GARBAGE = 1 << 20
 
 
 class EndlessLine(Exception):
-    """It makes no sense to wait for this line's end."""
+    """A line without an end; the connection must be closed."""
 
 
 class CommandLines:
-    """Bytes in, lines out."""
+    """Splits bytes into lines."""
 
     __slots__ = ("_at", "_data", "_garbage")
 
@@ -37,18 +37,18 @@ class CommandLines:
         return len(self._data) - self._at
 
     def add(self, data: bytes) -> None:
-        """Append the peer's bytes."""
+        """Append bytes from the client."""
         rest = self.take()
         self._data = rest + data if rest else data
 
     def take(self) -> bytes:
-        """All that is there, whatever it is."""
+        """All bytes that are stored."""
         data, at = self._data, self._at
         self._data, self._at = b"", 0
         return data[at:]
 
     def next(self) -> bytes | None:
-        """The next line without its end; None if it is not all there."""
+        """The next line without its end; None if it is not complete."""
         start = self._at
         end = self._data.find(b"\r\n", start)
         size = (end if end >= 0 else len(self._data)) - start

@@ -45,7 +45,7 @@ def rcpt_to(argument: bytes) -> Recipient:
 def xforward(argument: bytes) -> str:
     """`IDENT=xtext`: the client's queue id, "" if it has none.  Raises Refused.
 
-    Of Postfix's XFORWARD (XFORWARD_README) only what is announced: a name for the log.
+    Only the announced part of Postfix's XFORWARD (XFORWARD_README) is supported.
     """
     match = _IDENT.fullmatch(argument)
     if match is None:

@@ -20,7 +20,7 @@ _BEGINNINGS = (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r")
 
 
 class DataStream:
-    """Feed bytes as they come; `rest` is not None once the end was seen."""
+    """Processes bytes as they arrive.  `rest` is not None after the end of the mail."""
 
     __slots__ = ("_carry", "_virtual", "rest")
 
@@ -30,7 +30,7 @@ class DataStream:
         self._carry = b"\r\n"
         self._virtual = 2
         self.rest: bytes | None = None
-        """What followed the end: the client's next commands."""
+        """The bytes after the end of the mail: the client's next commands."""
 
     def feed(self, data: bytes) -> bytes:
         """The next piece of the mail, possibly empty."""
@@ -53,6 +53,6 @@ class DataStream:
 
 
 def stuffed(piece: bytes, at_line_start: bool) -> bytes:
-    """A piece of a mail with dots doubled, for sending.  Pieces must not split a CR LF."""
+    """A piece of a mail for sending, with leading dots doubled.  Pieces must not split a CR LF."""
     piece = piece.replace(b"\r\n.", b"\r\n..")
     return b"." + piece if at_line_start and piece.startswith(b".") else piece

@@ -10,7 +10,7 @@ from mailseal.delivery.lmtp.syntax import Address, Reply
 
 @dataclasses.dataclass(slots=True)
 class Mail:
-    """MAIL FROM.  `size` is what the client announced, 0 if nothing."""
+    """MAIL FROM.  `size`: the announced size, or 0."""
 
     sender: Address
     size: int
@@ -27,7 +27,7 @@ class Recipient:
 
 @dataclasses.dataclass(slots=True)
 class Data:
-    """DATA: the mail is about to come."""
+    """DATA: the mail follows."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -39,19 +39,19 @@ class Piece:
 
 @dataclasses.dataclass(slots=True)
 class End:
-    """The mail is over.  `reply`, if any, is for all: the mail was not taken."""
+    """The end of the mail.  `reply`, if set, is for all recipients: the mail was refused."""
 
     reply: Reply | None
 
 
 @dataclasses.dataclass(slots=True)
 class Reset:
-    """The transaction is void."""
+    """The transaction was cancelled."""
 
 
 @dataclasses.dataclass(slots=True)
 class Quit:
-    """The session is over."""
+    """The session has ended."""
 
 
 Event = Mail | Recipient | Data | Piece | End | Reset | Quit

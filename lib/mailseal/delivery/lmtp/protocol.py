@@ -13,7 +13,7 @@ processes no further command, which makes PIPELINING safe:
     Recipient   accept_recipient() or refuse()
     Data        accept_data() or refuse()      all recipients are known
     Piece       nothing                        bytes of the mail, without leading dots
-    End         finish(replies)                one reply per accepted recipient, in order
+    End         finish(replies)                one reply for each accepted recipient, in order
     Reset       nothing                        drop the transaction
     Quit        nothing                        send the output, then close
 
@@ -40,7 +40,7 @@ MAX_ERRORS = 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
-    """What a session enforces by itself.  Sizes in bytes."""
+    """The limits of a session.  Sizes in bytes."""
 
     message: int
     recipients: int
@@ -51,7 +51,7 @@ _SEQUENCE = "command out of sequence"
 
 
 class LmtpSession:
-    """One connection's protocol state."""
+    """The protocol state of one connection."""
 
     __slots__ = (
         "_awaiting",
@@ -76,7 +76,7 @@ class LmtpSession:
     def __init__(self, limits: Limits, hostname: str, *, trusted: bool = False) -> None:
         self.limits = limits
         self.hostname = hostname
-        self.trusted = trusted  # may say XFORWARD
+        self.trusted = trusted  # may send XFORWARD
         self.ident = ""
         self.client = ""
         self.mail: Mail | None = None
@@ -93,44 +93,44 @@ class LmtpSession:
         self._quit_told = False
         self._out.append(Reply(220, "", f"{hostname} LMTP mailseal ready").wire())
 
-    # --- the peer's bytes -------------------------------------------------
+    # --- bytes from the client --------------------------------------------
 
     @property
     def in_data(self) -> bool:
-        """Whether the bytes awaited are a mail's."""
+        """Whether the next bytes belong to a mail."""
         return self._stream is not None
 
     @property
     def in_transaction(self) -> bool:
-        """Whether MAIL was given and its transaction is not over."""
+        """Whether a transaction has begun and has not ended."""
         return self.mail is not None
 
     @property
     def discarding(self) -> bool:
-        """Whether the rest of the mail is read only to be forgotten."""
+        """Whether the rest of the mail is read and discarded."""
         return self._discarding is not None
 
     @property
     def buffered(self) -> int:
-        """Bytes held that were not acted upon yet."""
+        """Number of bytes received but not processed yet."""
         return len(self._lines)
 
     @property
     def awaited(self) -> Event | None:
-        """The event that waits for its answer."""
+        """The event that must be answered."""
         return self._awaiting
 
     @property
     def awaiting(self) -> bool:
-        """Whether an event waits for its answer."""
+        """Whether an event must be answered."""
         return self._awaiting is not None
 
     def receive(self, data: bytes) -> None:
-        """Take bytes from the peer."""
+        """Process bytes from the client."""
         self._lines.add(data)
 
     def output(self) -> bytes:
-        """What is to be sent, handed out once."""
+        """The bytes to send.  Each is returned once."""
         if not self._out:
             return b""
         out = b"".join(self._out)
@@ -138,7 +138,7 @@ class LmtpSession:
         return out
 
     def next_event(self) -> Event | None:
-        """The next thing to act upon; None if bytes or an answer are needed first."""
+        """The next event; None if more bytes or an answer are needed first."""
         while self._awaiting is None:
             if self.closed:
                 told, self._quit_told = self._quit_told, True
@@ -276,20 +276,20 @@ class LmtpSession:
     # --- answers ----------------------------------------------------------
 
     def accept_mail(self) -> None:
-        """Begin the transaction of the awaited Mail."""
+        """Answer Mail: begin the transaction."""
         mail = self._awaited(Mail)
         assert isinstance(mail, Mail)  # noqa: S101 - for the type checker
         self.mail = mail
         self._out.append(b"250 2.1.0 OK\r\n")
 
     def accept_recipient(self) -> None:
-        """The awaited Recipient will get exactly one reply after the mail."""
+        """Answer Recipient: it will get exactly one reply after the mail."""
         self._awaited(Recipient)
         self.accepted += 1
         self._out.append(b"250 2.1.5 OK\r\n")
 
     def accept_data(self) -> None:
-        """Let the mail come."""
+        """Answer Data: the client may send the mail."""
         self._awaited(Data)
         self._stream = DataStream()
         self._size = 0
@@ -297,26 +297,26 @@ class LmtpSession:
         self._out.append(b"354 end with CR LF . CR LF\r\n")
 
     def refuse(self, reply: Reply) -> None:
-        """Answer the awaited Mail, Recipient or Data with a failure."""
+        """Answer Mail, Recipient or Data with a failure."""
         self._awaited(Mail | Recipient | Data)
         self._out.append(reply.wire())
 
     def discard(self, reply: Reply) -> None:
-        """Swallow the rest of the mail; End will carry `reply` for every recipient."""
+        """Discard the rest of the mail; End will have `reply` for all recipients."""
         if self._discarding is None:
             self._discarding = reply
 
     def finish(self, replies: list[Reply]) -> None:
-        """Answer End: one reply per accepted recipient, in order."""
+        """Answer End: one reply for each accepted recipient, in order."""
         self._awaited(End)
         if len(replies) != self.accepted:
-            raise RuntimeError("as many replies as accepted recipients are owed")
+            raise RuntimeError("the number of replies is not the number of accepted recipients")
         self._discarding = None
         self._out.extend(reply.wire() for reply in replies)
         self._end_transaction()
 
     def close(self, reply: Reply) -> None:
-        """Say a last word; nothing is read any more."""
+        """Send a last reply; nothing more is read."""
         self._out.append(reply.wire())
         self._awaiting = None
         self._stream = None
@@ -328,7 +328,7 @@ class LmtpSession:
     def _awaited(self, kind: object) -> Event:
         event = self._awaiting
         if event is None or not isinstance(event, kind):  # type: ignore[arg-type]
-            raise RuntimeError("this answer was not asked for")
+            raise RuntimeError("there is no such event to answer")
         self._awaiting = None
         self._errors = 0
         return event

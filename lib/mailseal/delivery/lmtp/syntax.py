@@ -15,11 +15,11 @@ from mailseal.errors import MailsealError
 
 MAX_PATH = 256
 MAX_SENDER = 2048
-"""Postfix takes longer senders than RFC 5321 allows; refusing one would bounce its mail."""
+"""Postfix accepts longer senders than RFC 5321; refusing one would bounce the mail."""
 
 
 # Plain classes and no `typing`: mailseal-deliver imports this for each mail, and dataclasses
-# or NamedTuple would cost it 3 to 8 ms.
+# or NamedTuple would take 3 to 8 ms.
 class Reply:
     """One LMTP reply: code, enhanced status code ("" for none), text."""
 
@@ -40,18 +40,18 @@ class Reply:
         return f"Reply({self.code}, {self.enhanced!r}, {self.text!r})"
 
     def wire(self) -> bytes:
-        """The reply as sent, control characters replaced."""
+        """The reply as it is sent, with control characters replaced."""
         status = f"{self.code} {self.enhanced} " if self.enhanced else f"{self.code} "
         return f"{status}{printable(self.text)}\r\n".encode("utf-8", "replace")
 
     @property
     def ok(self) -> bool:
-        """Whether the peer may consider the thing done."""
+        """Whether it reports success."""
         return 200 <= self.code < 300
 
 
 class Refused(MailsealError):
-    """A command that gets `reply` instead of being carried out."""
+    """A refused command; `reply` is the reply."""
 
     def __init__(self, code: int, enhanced: str, text: str) -> None:
         super().__init__(text)
@@ -59,19 +59,19 @@ class Refused(MailsealError):
 
 
 def printable(text: str) -> str:
-    """Text for a reply or a log line: one line, nothing that steers a terminal."""
+    """Text for a reply or a log line: one line without control characters."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def loggable_id(queue_id: str) -> str:
-    """A queue id that somebody named: nothing that looks like another part of a log line."""
+    """A queue id from a client, without characters that could forge parts of a log line."""
     return re.sub("[^0-9A-Za-z._-]", "?", queue_id)[:64]
 
 
-# Everything but some ASCII and the C1 controls.  Written the other way round, with
-# \u00a0-\U0010ffff, each of these takes 3 ms to compile, for mailseal-deliver at every mail.
+# All characters except some ASCII and the C1 controls.  Written with \u00a0-\U0010ffff, each
+# pattern would take 3 ms to compile, for each mail in mailseal-deliver.
 _ATOM = re.compile(r'[^\x00-\x20"(),:;<>@\[\\\]\x7f-\x9f]+')
 _DOMAIN = re.compile(r"[^\x00-,/:-@\[-^`{-\x9f]+|\[[A-Za-z0-9:.]+\]")
 _PLAIN = re.compile(
@@ -92,7 +92,7 @@ class Address:
         if (local or domain) and _ATOM.fullmatch(local) is None:
             local = '"' + re.sub(r'(["\\])', r"\\\1", local) + '"'
         self.text = f"{local}@{domain}" if domain else local
-        """In the form for headers and replies, quoted only where it must be."""
+        """The form for headers and replies, quoted only if necessary."""
 
     def __str__(self) -> str:
         return self.text
@@ -108,12 +108,12 @@ class Address:
 
     @property
     def ascii(self) -> bool:
-        """Whether it can be sent to a peer without SMTPUTF8."""
+        """Whether it can be sent to a server without SMTPUTF8."""
         return self.text.isascii()
 
 
 def parse_path(text: bytes, *, sender: bool) -> tuple[Address, dict[str, str]]:
-    """`<local@domain> KEY=VALUE …` into the address and the parameters, keys in upper case.
+    """Parse `<local@domain> KEY=VALUE …` to the address and parameters, keys in upper case.
 
     `sender` allows <>.  Raises Refused (501, 553).
     """
@@ -149,7 +149,7 @@ def parse_path(text: bytes, *, sender: bool) -> tuple[Address, dict[str, str]]:
 
 
 def _local_part(line: str, bad: Refused) -> tuple[str, int]:
-    """The local part, unquoted, and where it ends; skips an old source route."""
+    """The unquoted local part, and its end position; skips an old source route."""
     position = 1
     if line.startswith("@", 1):
         colon = line.find(":")
@@ -179,7 +179,7 @@ def _parameters(text: str) -> dict[str, str]:
 
 
 def helo_name(argument: bytes) -> str | None:
-    """The name a client gives in LHLO, or None if it is not one (logged as "unknown")."""
+    """The name that a client sends in LHLO; None if it is not valid (logged as "unknown")."""
     try:
         text = argument.decode("ascii")
     except UnicodeDecodeError:
