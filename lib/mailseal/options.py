@@ -480,8 +480,15 @@ class Seal:
     processes: int = option(
         number(1, 64),
         1,
-        "Number of processes with which mailseal-sealer seals mail.  It works on one user at a "
-        "time.  Raise it if CPU cores are idle.",
+        "Number of processes with which mailseal-sealer seals the mail of one user.  Raise it if "
+        "CPU cores are idle.",
+    )
+    parallel: int = option(
+        number(1, 64),
+        1,
+        "Number of users on one file system whose mail mailseal-sealer seals at the same time.  "
+        "Users on other file systems do not wait for them.  Raise it if the disk is fast and CPU "
+        "cores are idle.",
     )
     limit_rate: int | None = option(
         optional(size),

@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 from mailseal.crypto.eckeys import PrivateKey
-from tests.bench import converting, delivery, login, oneshot, reading, verifying
+from tests.bench import beside, converting, delivery, login, oneshot, reading, verifying
 from tests.bench.peers import DovecotPeer, MailsealPeer
 from tests.lab.dovecot import installed_version
 from tests.lab.place import REPOSITORY, LabError, Place
@@ -119,6 +119,16 @@ def login_table(logins: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def beside_table(rates: dict[str, float]) -> str:
+    """The figures of tests.bench.beside."""
+    delivered = rates["deliveries_beside"] / rates["deliveries_alone"]
+    logged_in = rates["login_ms_alone"] / rates["login_ms_beside"]
+    return (
+        f"\nbeside mailseal-sealer, which seals {rates['sealed_a_second']:.0f} mails a second: "
+        f"{delivered:.0%} of the deliveries, {logged_in:.0%} of the logins a second   wanted 90%"
+    )
+
+
 def verify_table(verified: dict[str, dict[str, float]]) -> str:
     """The figures of tests.bench.verifying."""
     lines = ["", f"verify, {verifying.JOBS} processes"]
@@ -140,6 +150,8 @@ def main(argv: list[str]) -> int:
         print(table(results))
         results["login"] = logins = login.run(say)
         print(login_table(logins))
+        results["beside"] = besides = beside.run(rounds, say)
+        print(beside_table(besides))
         results["verify"] = verified = verifying.run()
         print(verify_table(verified))
     except LabError as error:

@@ -11,7 +11,7 @@ import contextlib
 import pytest
 
 from mailseal.crypto.eckeys import PrivateKey
-from tests.bench import converting, delivery, oneshot, reading, verifying
+from tests.bench import beside, converting, delivery, oneshot, reading, verifying
 from tests.bench.peers import DovecotPeer, MailsealPeer
 from tests.lab.place import LabError, Place
 
@@ -49,3 +49,13 @@ def test_the_mails_that_are_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verifying, "LARGE", 30)
     figures = verifying.run()
     assert all(found["mails_a_second"] > 0 for found in figures.values())
+
+
+def test_what_is_measured_beside_the_sealer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LabError if the sealer does nothing, or a mail is refused."""
+    monkeypatch.setattr(beside, "OLD", 1)
+    monkeypatch.setattr(beside, "MAILS", 200)
+    monkeypatch.setattr(beside, "DELIVERIES", 20)
+    monkeypatch.setattr(beside, "LOGINS", 2)
+    figures = beside.run(1, lambda _line: None)
+    assert all(figure > 0 for figure in figures.values()), figures

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from mailseal.crypto import dcrypt
 from tests.e2e.busy import Mailbox
 from tests.e2e.mails import HEADERS, of_size
 from tests.lab import Imap, Lab
+from tests.lab.place import MAIL_UID
 from tests.lab.process import Server
 
 SECRET = "password"
@@ -127,3 +129,33 @@ def test_what_cannot_be_done_waits_and_says_why(lab: Lab, sealer: Server) -> Non
     sealer.start(until=[])
     wait(lambda: state(lab, USER).get("phase") == "done")
     assert all(sealed(lab, USER))
+
+
+def test_one_user_at_a_time_on_each_disk(lab: Lab, sealer: Server) -> None:
+    """Sue's mail is on another disk, and does not wait."""
+    fill(lab, USER, 120)
+    enroll(lab, USER)
+    home = lab.home(OTHER)
+    os.mkdir(home)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", home], check=True)
+    try:
+        os.chown(home, MAIL_UID, MAIL_UID)
+        users = (USER, NEVER, OTHER)
+        for user in users[1:]:
+            fill(lab, user, 120)
+            enroll(lab, user)
+        sealer.start(until=[])
+        at_once: set[frozenset[str]] = set()
+
+        def done() -> bool:
+            phases = {user: state(lab, user).get("phase") for user in users}
+            at_once.add(frozenset(user for user in users if phases[user] == "sealing"))
+            return set(phases.values()) == {"done"}
+
+        wait(done)
+        assert not any(together >= {USER, NEVER} for together in at_once), at_once
+        assert any(OTHER in together and len(together) > 1 for together in at_once), at_once
+        assert all(all(sealed(lab, user)) for user in users)
+    finally:
+        sealer.stop()
+        subprocess.run(["umount", "-l", home], check=True)

@@ -38,7 +38,11 @@ _SHOWN = 20
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """How to convert, for all users.  `rate`: bytes of mail per second; 0: no limit."""
+    """How to convert, for all users.
+
+    rate    bytes of mail per second; 0: no limit
+    polite  pause while others use the machine: mailbox/pace.py
+    """
 
     doing: str
     jobs: int = 1
@@ -46,6 +50,7 @@ class Conversion:
     shred: bool = False
     dry: bool = False
     quiet: bool = False
+    polite: bool = False
 
     def of(self, user: str, place: Place, form: Form, more: Sequence[str] = ()) -> Entry:
         """Convert the mail of one user.  `more`: further Maildirs."""
@@ -88,7 +93,12 @@ class Conversion:
             report = whole.Report()
             with whole.held(root):
                 for report in whole.steps(
-                    root, form, jobs=self.jobs, rate=self.rate, shred=self.shred
+                    root,
+                    form,
+                    jobs=self.jobs,
+                    rate=self.rate,
+                    shred=self.shred,
+                    polite=self.polite,
                 ):
                     done = min(report.tally.seen, report.total)
                     yield {"done": done, "total": report.total}

@@ -7,8 +7,9 @@ SYNOPSIS
 DESCRIPTION
     Runs in the foreground, as root.  Only processes that have become the owner of the mail
     open a mailbox.  With `seal.existing: at-enrollment` it lists the enrolled users every few
-    seconds, and seals the mail of each user once, one user after the other.  Its progress is
-    stored, and `mailseal status` shows it.  After a failure it tries again later.
+    seconds, and seals the mail of each user once: of `seal.parallel` users at a time on each
+    file system.  The progress is stored, and `mailseal status` shows it.  After a failure it
+    tries again later.
     It needs public keys only, and not the agent.
 
     SIGTERM, SIGINT  stop at once: each mail is complete, and the next start continues
@@ -22,17 +23,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
+import functools
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NoReturn
 
 from mailseal import config as configuration
-from mailseal.admin.conversion import Conversion, Entry, merge
-from mailseal.admin.mail_place import Places
-from mailseal.admin.seal_jobs import DONE, SEALING, WAITING, Job, Jobs
+from mailseal.admin.children import Children
+from mailseal.admin.mail_place import Place, Places
+from mailseal.admin.seal_jobs import DONE, Job, Jobs
+from mailseal.admin.seal_work import RETRY, SealWork
 from mailseal.config import Config
 from mailseal.daemon import notify, open_log
 from mailseal.errors import (
@@ -41,19 +43,17 @@ from mailseal.errors import (
     EX_TEMPFAIL,
     ConfigError,
     MailsealError,
-    NotEnrolled,
     print_error,
 )
 from mailseal.keys.names import file_name
 from mailseal.keys.public import PublicStore
 from mailseal.logs import INFO, WARNING
-from mailseal.mailbox.forms import Seal
 
 _LOOK = 5.0
-_TELL = 5.0
-_RETRY = 300
-"""Seconds between two lists of enrolled users, between two records of the progress, and before
-another attempt after a failure."""
+"""Seconds between two lists of enrolled users."""
+
+_MOST_WAITING = 100
+"""Number of users that wait for their file system; the others are looked up later."""
 
 
 class Stop(BaseException):
@@ -70,6 +70,13 @@ class Sealer:
         self._jobs = Jobs(config.sealer_dir)
         self._jobs.prepare()
         self._log = open_log(config, "mailseal-sealer", None)
+        self._work = SealWork(config, self._jobs, self._log)
+        self._children = Children(config.seal.parallel)
+        self._users: Iterator[str] = iter(())
+        self._looked = -_LOOK
+        self._waiting: dict[str, tuple[Job, Place]] = {}
+        self._done: dict[str, int] = {}
+        """By user: the enrollment after which all mail was sealed."""
 
     def run(self) -> int:
         """Run until it is told to stop."""
@@ -83,95 +90,81 @@ class Sealer:
             while True:
                 if self._config.seal.existing == "at-enrollment":
                     self._look()
-                time.sleep(_LOOK)
+                    self._begin()
+                for user, status in self._children.wait(_LOOK):
+                    if status:
+                        self._work.put_off(self._job(user), "its process ended unexpectedly")
         except Stop:
             notify(self._notify, "STOPPING=1")
             self._log.write(INFO, "stopping")
+            self._children.stop()
         return EX_OK
 
     def _look(self) -> None:
-        """Seal the mail of all users for whom this was not done yet."""
-        try:
-            users = self._public.users()
-        except MailsealError as exc:
-            self._log.write(WARNING, f"cannot list the enrolled users: {exc}")
-            return
-        for user in users:
-            job = self._due(user)
-            if job is not None:
-                self._seal(job)
+        """Find users whose mail must be sealed, as many as may wait."""
+        now = time.monotonic()
+        places: Places | None = None
+        while len(self._waiting) < _MOST_WAITING:
+            user = next(self._users, None)
+            if user is None:
+                if now - self._looked < _LOOK:
+                    return
+                self._looked = now
+                try:
+                    self._users = iter(self._public.users())
+                except MailsealError as exc:
+                    self._log.write(WARNING, f"cannot list the enrolled users: {exc}")
+                    return
+                continue
+            if user in self._waiting or self._children.has(user):
+                continue
+            if (job := self._due(user)) is None:
+                continue
+            try:
+                places = places or Places(self._config)
+                self._waiting[user] = job, places.of(user)
+            except MailsealError as exc:
+                self._work.put_off(job, str(exc))
+
+    def _begin(self) -> None:
+        """Start a process for each user whose file system has room for one."""
+        for user, (job, place) in list(self._waiting.items()):
+            disk = _disk(place.maildir)
+            if not self._children.has_room(disk):
+                continue
+            del self._waiting[user]
+            try:
+                self._children.start(user, disk, functools.partial(self._work.run, job, place))
+            except OSError as exc:
+                self._work.put_off(job, f"cannot start a process: {exc.strerror}")
 
     def _due(self, user: str) -> Job | None:
         try:
             mark = os.stat(os.path.join(self._public.folder, "enrolled", file_name(user)))
         except OSError:
             return None
-        job = self._jobs.load(user)
-        if job is None or job.enrollment != mark.st_mtime_ns:
-            return Job(user, enrollment=mark.st_mtime_ns)
-        # If the clock was set back, do not wait longer because of it.
-        if job.phase == DONE or 0 < job.again - time.time() <= _RETRY:
+        if self._done.get(user) == mark.st_mtime_ns:
             return None
-        return job
+        job = self._job(user)
+        if job.enrollment != mark.st_mtime_ns:
+            return Job(user, enrollment=mark.st_mtime_ns)
+        if job.phase == DONE:
+            self._done[user] = job.enrollment
+            return None
+        # If the clock was set back, do not wait longer because of it.
+        return None if 0 < job.again - time.time() <= RETRY else job
 
-    def _seal(self, job: Job) -> None:
+    def _job(self, user: str) -> Job:
+        return self._jobs.load(user) or Job(user)
+
+
+def _disk(path: str) -> int:
+    """The number (st_dev) of the file system of a path that may not exist yet."""
+    while True:
         try:
-            entry = self._sealed(job)
-        except MailsealError as exc:
-            self._put_off(job, str(exc))
-            return
-        if entry.get("stopped"):
-            self._put_off(job, entry["stopped"])
-            return
-        left = entry.get("left", 0) + len(entry.get("skipped", ()))
-        done = sum(entry.get(name, 0) for name in ("converted", "already", "left"))
-        job = dataclasses.replace(
-            job, phase=DONE, done=done, total=done, left=left, problem="", again=0
-        )
-        self._save(job)
-        self._log.write(
-            WARNING if left else INFO,
-            f"user=<{job.user}>, sealed={entry.get('converted', 0)}, left={left}, done",
-        )
-        for path, why in [*entry.get("problems", ()), *entry.get("skipped", ())][:20]:
-            self._log.write(WARNING, f"user=<{job.user}>, not sealed: {path}: {why}")
-        for path, what in entry.get("clear_text", ()):
-            self._log.write(WARNING, f"user=<{job.user}>, text in clear: {path}: {what}")
-
-    def _sealed(self, job: Job) -> Entry:
-        key = self._public.lookup(job.user)
-        if key is None:
-            raise NotEnrolled(f"{job.user} is not enrolled any more")
-        options = self._config.seal
-        work = Conversion("sealing", jobs=options.processes, rate=options.limit_rate or 0)
-        entry: dict[str, Any] = {}
-        begun = told = time.monotonic()
-        self._save(dataclasses.replace(job, phase=SEALING, problem="", again=0))
-        place = Places(self._config).of(job.user)
-        for message in work.messages(job.user, place, Seal(key)):
-            if "done" not in message:
-                merge(entry, message)
-            elif time.monotonic() - told >= _TELL:
-                told = time.monotonic()
-                done = message["done"]
-                rate = round(done / (told - begun), 1)
-                self._save(
-                    dataclasses.replace(
-                        job, phase=SEALING, done=done, total=max(done, message["total"]), rate=rate
-                    )
-                )
-        return entry
-
-    def _put_off(self, job: Job, why: str) -> None:
-        self._log.write(WARNING, f"user=<{job.user}>, postponed: {why}")
-        again = int(time.time()) + _RETRY
-        self._save(dataclasses.replace(job, phase=WAITING, problem=why, again=again))
-
-    def _save(self, job: Job) -> None:
-        try:
-            self._jobs.save(job)
-        except MailsealError as exc:
-            self._log.write(WARNING, f"user=<{job.user}>, cannot record the progress: {exc}")
+            return os.stat(path).st_dev
+        except OSError:
+            path = os.path.dirname(path)
 
 
 def _stop(*_: object) -> NoReturn:

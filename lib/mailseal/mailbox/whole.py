@@ -42,10 +42,14 @@ from mailseal.mailbox.convert import GROUP_MAILS, Tally, convert, examine
 from mailseal.mailbox.exchange import LEFT_OVER, sweep
 from mailseal.mailbox.folders import Folder, Skipped, walk
 from mailseal.mailbox.forms import Form
+from mailseal.mailbox.pace import Pace
 
 _PATIENCE = 10.0
 _PAUSE = 0.05
 """Seconds: how long to look for further mail after the first pass, and between two passes."""
+
+_POLITE_GROUP = 8
+"""Mails that are written and synced together if others must not wait long for the disk."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -106,9 +110,15 @@ def run(root: str, form: Form, *, jobs: int = 1, shred: bool = False, rate: int 
 
 
 def steps(
-    root: str, form: Form, *, jobs: int = 1, shred: bool = False, rate: int = 0
+    root: str,
+    form: Form,
+    *,
+    jobs: int = 1,
+    shred: bool = False,
+    rate: int = 0,
+    polite: bool = False,
 ) -> Iterator[Report]:
-    """As run(), but yields the report after each group."""
+    """As run(), but yields the report after each group.  `polite`: see pace.py."""
     report = Report()
     begun = time.monotonic()
     paths: set[str] = set()
@@ -120,7 +130,7 @@ def steps(
                 report.total += sum(1 for _ in found.mails())
     yield report
     give_up = 0.0
-    with _Processes(form, jobs, shred, rate, report) as processes:
+    with _Processes(form, jobs, shred, Pace(rate / jobs, polite), report) as processes:
         while True:
             pending = any(_is_under_way(path, form) for path in sorted(paths))
             before = report.tally.converted + report.gone
@@ -137,7 +147,7 @@ def steps(
                     paths.add(found.path)
                     sweep(found.path)
                 try:
-                    for group in _groups(found):
+                    for group in _groups(found, _POLITE_GROUP if polite else GROUP_MAILS):
                         processes.do(found.path, group)
                         yield report
                 except TemporaryError as exc:
@@ -197,9 +207,9 @@ def survey(root: str, form: Form) -> Report:
     return report
 
 
-def _groups(folder: Folder) -> Iterator[list[tuple[str, str]]]:
+def _groups(folder: Folder, size: int) -> Iterator[list[tuple[str, str]]]:
     mails = folder.mails()
-    while group := list(itertools.islice(mails, GROUP_MAILS)):
+    while group := list(itertools.islice(mails, size)):
         yield group
 
 
@@ -210,9 +220,9 @@ _Result = tuple[Tally, str]
 class _Processes:
     """Converts groups of mails in several processes, or in this one if `jobs` is 1."""
 
-    def __init__(self, form: Form, jobs: int, shred: bool, rate: int, report: Report) -> None:
+    def __init__(self, form: Form, jobs: int, shred: bool, pace: Pace, report: Report) -> None:
         self._form, self._shred = form, shred
-        self._rate = rate / jobs
+        self._pace = pace
         self._report = report
         self._jobs = jobs
         self._pool: ProcessPoolExecutor | None = None
@@ -235,9 +245,9 @@ class _Processes:
         if self._report.stopped:
             return
         if self._pool is None:
-            self._note(_do(maildir, group, self._form, self._shred, self._rate))
+            self._note(_do(maildir, group, self._form, self._shred, self._pace))
             return
-        self._running.add(self._pool.submit(_in_process, maildir, group, self._shred, self._rate))
+        self._running.add(self._pool.submit(_in_process, maildir, group, self._shred, self._pace))
         if len(self._running) >= 2 * self._jobs:
             self._collect(wait(self._running, return_when=FIRST_COMPLETED).done)
 
@@ -274,22 +284,19 @@ def _start(parent: int, form: Form) -> None:
         os._exit(1)
 
 
-def _in_process(maildir: str, group: list[tuple[str, str]], shred: bool, rate: float) -> _Result:
+def _in_process(maildir: str, group: list[tuple[str, str]], shred: bool, pace: Pace) -> _Result:
     if _form is None:
         raise RuntimeError("a process without a form")
-    return _do(maildir, group, _form, shred, rate)
+    return _do(maildir, group, _form, shred, pace)
 
 
-def _do(
-    maildir: str, group: list[tuple[str, str]], form: Form, shred: bool, rate: float
-) -> _Result:
+def _do(maildir: str, group: list[tuple[str, str]], form: Form, shred: bool, pace: Pace) -> _Result:
     """Convert one group."""
     tally, stopped = Tally(), ""
-    begun = time.monotonic()
-    try:
-        convert(maildir, group, form, tally, shred=shred)
-    except MailsealError as exc:
-        stopped = f"{exc}{f' ({exc.hint})' if exc.hint else ''}"
-    if rate:
-        time.sleep(max(0.0, tally.converted_bytes / rate - (time.monotonic() - begun)))
+    with pace.piece() as piece:
+        try:
+            convert(maildir, group, form, tally, shred=shred)
+        except MailsealError as exc:
+            stopped = f"{exc}{f' ({exc.hint})' if exc.hint else ''}"
+        piece.size = tally.converted_bytes
     return tally, stopped
