@@ -16,7 +16,8 @@
 --     auth_userdb_lookup(request) is the userdb.  It must be the last one, because it needs
 --     Dovecot's final user name.  It decides how mail is saved:
 --       not enrolled      saving in clear is permitted explicitly; otherwise Dovecot refuses it
---       enrolled          returns the public key, and fields that load mail_crypt
+--       enrolled          returns the public key, and fields that load mail_crypt; it fails if
+--                         another userdb returns fields with which Dovecot would not seal
 --       enrolled, login   the same, but only if the passdb has returned the keys of this user;
 --                         otherwise the login is refused (see refusal())
 --
@@ -96,6 +97,10 @@ local function plain_fields()
   return { mail_crypt_save_version = "0" }
 end
 
+-- mail_crypt does not seal mbox.  With a kind of lock that Dovecot does not know, its process ends
+-- before it reads or writes an mbox file, with this word in the log.  Other formats have no such locks.
+local NO_MBOX = "mail_crypt_cannot_seal_mbox"
+
 -- Fields with which Dovecot seals what it stores, even if a userdb or a `protocol` block
 -- has left mail_crypt out of mail_plugins or has no algorithm.  In 2.4 a userdb field does not
 -- override what a `protocol` block says, unless its name begins with "*/".
@@ -106,12 +111,15 @@ local function sealing_fields(key)
       [public_field()] = key,
       ["*/crypt_write_algorithm"] = "aes-256-gcm-sha256",
       ["*/mail_plugins/mail_crypt"] = "yes",
+      mbox_write_locks = NO_MBOX,
+      ["*/mbox_write_locks"] = NO_MBOX,
     }
   end
   return {
     mail_crypt_save_version = "2",
     [public_field()] = key,
     ["mail_plugins+"] = " mail_crypt",
+    mbox_write_locks = NO_MBOX,
   }
 end
 
@@ -247,14 +255,14 @@ local function undoing(request)
   end
 end
 
--- Why a login of an enrolled user is refused, or nil.  `key` is the user's public key, `given` the
--- one that the passdb has returned.  It is nil if mailseal's passdb was not asked, was asked with
--- another name, or if the user was enrolled after that.
+-- Why a lookup of an enrolled user is refused, or nil.  `key` is the user's public key, `given` the
+-- one that the passdb has returned at a login.  It is nil if mailseal's passdb was not asked, was
+-- asked with another name, or if the user was enrolled after that.
 local function refusal(request, key, given)
   local mechanism, master = request.mechanism or request.mech, request.master_user
-  if not mechanism or mechanism == "" then return nil end -- no login: a delivery, doveadm
   local undone = undoing(request)
   if undone then return "the userdb field " .. undone .. " may turn sealing off" end
+  if not mechanism or mechanism == "" then return nil end -- no login: a delivery, doveadm
   if given == key then return nil end
   if master and master ~= "" then
     if service_of(request) ~= "pop3" then

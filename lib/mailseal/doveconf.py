@@ -36,7 +36,15 @@ class Block:
     blocks: list[Block] = dataclasses.field(default_factory=list)
 
     def get(self, name: str) -> str:
-        """The setting; empty if it is missing."""
+        """The setting; empty if it is missing.
+
+        2.4 prints some settings with their default, and once more as they are in a block with the
+        first part of the name: `mail_ext_attachment_path =`, `mail_ext_attachment { path = … }`.
+        """
+        for block in self.blocks:
+            start = "" if block.name else f"{block.kind}_"
+            if start and name.startswith(start) and (value := block.get(name[len(start) :])):
+                return value
         return self.settings.get(name, "")
 
     def all(self, kind: str) -> Iterator[Block]:

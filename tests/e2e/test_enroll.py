@@ -171,13 +171,18 @@ def test_usage(lab: Lab, arguments: list[str]) -> None:
 
 
 def test_the_password_is_in_no_argument_and_no_log(lab: Lab) -> None:
-    """strace would show an execve: the command starts no other program."""
+    """strace would show an execve: the command starts doveconf, which knows no password."""
     user, password = "u2@example.org", FILE["u2@example.org"]
     hook = os.path.join(lab.hooks, "mailseal")
     code = (
         "import runpy, subprocess, os, sys\n"
         "def none(*a, **k): raise SystemExit(99)\n"
-        "subprocess.Popen = os.execv = os.posix_spawn = none\n"
+        "os.execv = os.posix_spawn = none\n"
+        "class Popen(subprocess.Popen):\n"
+        "    def __init__(self, args, **k):\n"
+        f"        if args[0] != 'doveconf' or {password!r} in repr((args, k)): none()\n"
+        "        super().__init__(args, **k)\n"
+        "subprocess.Popen = Popen\n"
         f"sys.argv = {[hook, '-c', lab.config_path, 'enroll', '--stdin', user]!r}\n"
         f"runpy.run_path({hook!r}, run_name='__main__')\n"
     )

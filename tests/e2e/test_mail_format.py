@@ -84,6 +84,7 @@ def test_attachments_apart_would_lie_in_clear_and_wait() -> None:
     with lab:
         assert send_lmtp(lab.lmtp, SENDER, [ALICE], mail)[0][0] == 451
         assert not any(b"tangerine" in content for content in _files(lab).values())
+        assert "attachment_" in lab.log_text() and "may turn sealing off" in lab.log_text()
 
 
 def test_an_inbox_path_that_is_set_but_empty() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -377,6 +378,40 @@ def test_the_mail_location(check: Check, settings: str, same: bool) -> None:
     # mail_crypt does not seal mbox: that is an error besides.
     others = [level for level, text in found if "delivery.maildir ~/Maildir" not in text]
     assert others == ([ERROR] if "mbox" in settings.partition("\n")[0] else [])
+
+
+@pytest.mark.skipif(VERSION != "2.3", reason="Dovecot 2.4 has no checkpassword driver")
+@pytest.mark.parametrize("name", ["behind-passwd-file", "mailseal-only"])
+def test_a_copy_of_an_older_checkpassword_file(check: Check, name: str) -> None:
+    text = snippet(f"auth-{name}-checkpassword").replace("uid=vmail gid=vmail ", "")
+    assert check(auth=text) == []
+    for word in (r" --mail=\S*", r" --undoing=\S*", r" --key=\S*"):
+        ((level, found),) = check(auth=re.sub(word, "", text))
+        assert level == ERROR and f"have no {word[1:-3]}" in found, found
+
+
+def test_a_namespace_in_a_format_that_is_not_sealed(check: Check) -> None:
+    place = {
+        "2.3": "location = mbox:~/archive",
+        "2.4": "mail_driver = mbox\n  mail_path = ~/archive",
+    }[VERSION]
+    text = f"namespace archive {{\n  separator = /\n  prefix = Archive/\n  {place}\n}}\n"
+    separator = "namespace inbox {\n  separator = /\n}\n"
+    (found,) = check(separator + text)
+    assert found[0] == ERROR and "'Archive/'" in found[1] and "cannot seal" in found[1]
+    assert check(separator + text.replace("mbox", "maildir")) == []
+
+
+def test_attachments_in_files_of_their_own(check: Check) -> None:
+    name = {"2.3": "mail_attachment_dir", "2.4": "mail_ext_attachment_path"}[VERSION]
+    apart = f"{name} = ~/apart\n"
+    assert check(apart) == []  # a Maildir has none
+    mdbox = {
+        "2.3": "mail_location = mdbox:~/mdbox:INDEXCACHE=/c/%u\n",
+        "2.4": "mail_driver = mdbox\nmail_path = ~/mdbox\n",
+    }[VERSION]
+    found = [text for level, text in check(mdbox + apart) if level == ERROR]
+    assert len(found) == 1 and f"remove {name}" in found[0]
 
 
 @only_24

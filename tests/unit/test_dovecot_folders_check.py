@@ -106,14 +106,3 @@ def test_the_index_cache_beside_the_mail(check: Check) -> None:
     beside = {"2.3": "mail_location = maildir:~/Maildir\n", "2.4": "mail_cache_path =\n"}[VERSION]
     ((level, text),) = check(beside, snip=False)
     assert level == WARNING and "dovecot.index.cache" in text
-
-
-def test_a_format_that_is_not_sealed(check: Check) -> None:
-    place = {
-        "2.3": "location = mbox:~/archive",
-        "2.4": "mail_driver = mbox\n  mail_path = ~/archive",
-    }[VERSION]
-    text = f"namespace archive {{\n  separator = /\n  prefix = Archive/\n  {place}\n}}\n"
-    (found,) = check(text, snip=False)
-    assert found[0] == ERROR and "'Archive/'" in found[1] and "in clear" in found[1]
-    assert check(text.replace("mbox", "maildir"), snip=False) == []

@@ -127,6 +127,12 @@ def _userdbs(settings: Block) -> Iterator[Finding]:
                 f"the userdb {block.driver} comes after mailseal's, which must be the last one: it "
                 "decides how mail is saved, and needs the final user name"
             )
+    if _starts_program(chain[ours]) and (missing := _missing_words(chain[ours])):
+        yield error(
+            f"the args of mailseal's userdb have no {' and no '.join(missing)}, as in a copy of an "
+            "older file: without them, mail of enrolled users may be stored in clear, or logins "
+            "are refused; copy the line again from dovecot-conf/2.3/*-checkpassword.conf"
+        )
     if others and not _ends(_of(settings, chain[ours], "result_internalfail")):
         yield error(
             "mailseal's userdb needs result_internalfail = return-fail: without it, mail could be "
@@ -158,6 +164,16 @@ def _is_ours(block: Block) -> bool:
 
 def _starts_program(block: Block) -> bool:
     return block.driver == "checkpassword" and _is_ours(block)
+
+
+def _missing_words(block: Block) -> list[str]:
+    """What the helper needs to see what other userdbs say."""
+    words = block.get("args").split()
+    return [
+        word
+        for word in ("--key=", "--undoing=", "--mail=")
+        if not any(found.startswith(word) for found in words)
+    ]
 
 
 def _of(settings: Block, block: Block, name: str) -> str:

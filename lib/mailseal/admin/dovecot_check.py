@@ -2,7 +2,8 @@
 """Checks whether Dovecot's configuration on this machine fits mailseal's.
 
 It finds settings that store mail in clear or in the wrong place, and Sieve scripts
-that do not run.  Passdbs and userdbs are checked in dovecot_auth_check.
+that do not run.  Passdbs and userdbs are checked in dovecot_auth_check, mail formats in
+dovecot_format_check.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from mailseal.admin import dovecot_auth_check, dovecot_folders_check
+from mailseal.admin import dovecot_auth_check, dovecot_folders_check, dovecot_format_check
 from mailseal.admin.finding import Finding, error, warning
 from mailseal.config import Config
 from mailseal.delivery.dovecot import settings
@@ -35,6 +36,7 @@ def findings(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
     yield from _sieve(config, doveconf)
     yield from _quota(config, doveconf)
     yield from _location(config, doveconf)
+    yield from dovecot_format_check.findings(doveconf)
     yield from dovecot_folders_check.findings(doveconf)
 
 

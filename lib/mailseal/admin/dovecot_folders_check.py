@@ -15,30 +15,14 @@ from mailseal.admin.finding import Finding, error, warning
 from mailseal.doveconf import Block, Doveconf
 
 _INSERT, _POST = "i", "p"
-_UNSEALED = ("mbox", "imapc")
 
 
 def findings(doveconf: Doveconf) -> Iterator[Finding]:
     """Findings about the index cache and shared folders."""
     yield from _index_cache(doveconf)
-    yield from _formats(doveconf)
     for namespace in doveconf.settings("imap").all("namespace"):
         if namespace.get("type") in ("shared", "public") and namespace.get("disabled") != "yes":
             yield from _shared(doveconf, namespace)
-
-
-def _formats(doveconf: Doveconf) -> Iterator[Finding]:
-    """Whether mail_crypt can seal the mail format: in mbox format, mail is stored in clear."""
-    settings = doveconf.settings("imap")
-    for block in (settings, *settings.all("namespace")):
-        for name in ("mail_location", "location", "mail_driver"):  # in 2.3, 2.3 and 2.4
-            format_ = block.get(name).partition(":")[0]
-            if format_.lower() in _UNSEALED:
-                where = "" if block is settings else f" of the namespace {block.get('prefix')!r}"
-                yield error(
-                    f"Dovecot's {name}{where} has the format {format_}, which mail_crypt cannot "
-                    "seal: mail that enrolled users save there is stored in clear; use Maildir"
-                )
 
 
 def _index_cache(doveconf: Doveconf) -> Iterator[Finding]:

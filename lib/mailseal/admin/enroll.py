@@ -4,7 +4,7 @@
 If another passdb checks passwords, the command first asks Dovecot whether the user exists
 and the password is right: if the keyring opened with another password than the login
 password, the user could not read mail.  If the keyring is the only password check, Dovecot
-is not asked.
+is not asked.  Nobody is enrolled whose mail Dovecot keeps in a format that mail_crypt cannot seal.
 
 A LIST (--stdin-list)
     Standard input has lines `USER TAB PASSWORD`.  For each of them, one line is written to
@@ -59,7 +59,8 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--unchecked",
         action="store_true",
-        help="do not ask Dovecot whether the user exists and whether the password is right",
+        help="do not ask Dovecot whether the user exists, whether the password is right, and "
+        "whether the mail format can be sealed",
     )
 
 
@@ -91,14 +92,17 @@ def enroll(context: Context) -> int:
 
 def _enroll_one(context: Context, user: bytes, password: bytes) -> tuple[str, str, bool]:
     """User, key id, and whether there is a recovery method."""
+    from mailseal.admin import dovecot_format_check
     from mailseal.keys.names import normalise
     from mailseal.keys.password_slot import check_password
 
     name = normalise(user)
     check_password(password)
     asked = False
-    if not context.arguments.unchecked and context.config.login.password_check == "passdb":  # noqa: S105
-        asked = _ask_dovecot(context, name, password)
+    if not context.arguments.unchecked:
+        dovecot_format_check.require(context.config, name)
+        if context.config.login.password_check == "passdb":  # noqa: S105 - no password
+            asked = _ask_dovecot(context, name, password)
     try:
         answer = context.ask("enroll", user=user, password=password)
     except AlreadyEnrolled:

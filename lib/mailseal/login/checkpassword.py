@@ -23,8 +23,9 @@ DESCRIPTION
     As a userdb (AUTHORIZED in the environment), which must be the last one: it returns how mail is
     saved, for Dovecot's final user name.  --key is the public key that the passdb has returned,
     `%{userdb:mail_crypt_global_public_key}`.  The login of an enrolled user is refused if this is
-    not the user's key, or if other userdbs return fields with which Dovecot would not seal:
-    --undoing has the values of such fields, each --mail a mail location.
+    not the user's key.  Any lookup of an enrolled user is refused if other userdbs return fields
+    with which Dovecot would not seal: --undoing has the values of such fields, each --mail a mail
+    location.
 
     The public keys of enrolled users are read from --public; the agent is asked only if a password
     must be checked.
@@ -59,8 +60,9 @@ _SHORT_TIMEOUT = 5.0
 _PUBLIC_FIELD = "mail_crypt_global_public_key"
 _SEALED = "userdb_mail_crypt_save_version=2\t"
 _PLAIN = "userdb_mail_crypt_save_version=0\t"
-# Loads mail_crypt, even if other fields or a `protocol` block do not.
-_LOADED = "userdb_mail_plugins+= mail_crypt\t"
+# Loads mail_crypt, even if other fields or a `protocol` block do not.  The unknown kind of lock
+# stops mbox, which mail_crypt does not seal: see mailseal.lua.
+_LOADED = "userdb_mail_plugins+= mail_crypt\tuserdb_mbox_write_locks=mail_crypt_cannot_seal_mbox\t"
 # The form of an app password, see keys/codes.py.
 _APP_LETTERS = b"0123456789abcdefghijklmnopqrstvwxyz"
 # Mail formats that mail_crypt seals.
@@ -244,12 +246,12 @@ def _userdb(arguments: _Arguments, user: bytes, environ: dict[str, str], output_
 
 
 def _refusal(arguments: _Arguments, key: str, environ: dict[str, str]) -> str:
-    """Why a login of an enrolled user is refused; empty if it is not."""
-    if not environ.get("AUTH_MECH"):  # no login
-        return ""
+    """Why a lookup of an enrolled user is refused; empty if it is not."""
     formats = [location.partition(":")[0] for location in arguments.mail]
     if arguments.undoing or any(format_ not in _SEALABLE for format_ in formats):
         return "a userdb field may turn sealing off: mail, mail_plugin_dir or plugin/mail_crypt_…"
+    if not environ.get("AUTH_MECH"):  # no login
+        return ""
     if arguments.key == key:
         return ""
     if environ.get("MASTER_USER"):

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: MIT
+"""Checks whether mail_crypt can seal what Dovecot saves, by the settings of the mail location.
+
+mail_crypt does not seal mail in mbox format, nor the attachments that sdbox and mdbox keep in
+files of their own.  mailseal's userdb stops mbox (mailseal.lua), so an enrolled user cannot use
+it at all.  `mailseal enroll` refuses in both cases: see require().
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mailseal.admin.finding import Finding, error
+from mailseal.config import Config
+from mailseal.delivery.dovecot import settings
+from mailseal.delivery.dovecot.sealing import ATTACHMENTS
+from mailseal.delivery.dovecot.userdb import DovecotUserdb
+from mailseal.doveconf import Block, Doveconf, DoveconfError
+from mailseal.errors import TemporaryError
+
+_UNSEALED = ("mbox", "imapc")
+_APART = ("sdbox", "mdbox", "dbox")
+# of 2.3, of a namespace in 2.3, of 2.4
+_LOCATIONS = ("mail_location", "location", "mail_driver")
+_OWN = ("mail", "mail_location", "mail_driver")
+
+
+def findings(doveconf: Doveconf) -> Iterator[Finding]:
+    """What check-config says."""
+    for _, text in _problems(doveconf.settings("imap")):
+        yield error(text)
+
+
+def require(config: Config, user: str) -> None:
+    """Raise TemporaryError if Dovecot's settings would keep mail of this user from being sealed.
+
+    Also if the userdb does not answer.  Returns if Dovecot's settings are not known here.
+    """
+    doveconf = settings.of_running(config)
+    try:
+        found = list(_problems(doveconf.settings("imap"))) if doveconf else []
+    except DoveconfError:
+        return
+    account = DovecotUserdb(config).lookup(user) if found else None
+    has_own = account is not None and any(account.extra.get(name) for name in _OWN)
+    for everywhere, text in found:
+        if not (everywhere and has_own):
+            raise TemporaryError(
+                f"{user} cannot be enrolled: {text}",
+                hint="change Dovecot's settings, then run `mailseal check-config`",
+            )
+
+
+def _problems(found: Block) -> Iterator[tuple[bool, str]]:
+    """Whether a location in the user's own userdb entry would replace it, and the text."""
+    apart = next(filter(found.get, ATTACHMENTS), None)
+    for block in (found, *found.all("namespace")):
+        everywhere = block is found
+        where = "" if everywhere else f" of the namespace {block.get('prefix')!r}"
+        for name in filter(block.get, _LOCATIONS):
+            format_ = block.get(name).partition(":")[0]
+            if format_.lower() in _UNSEALED:
+                yield (
+                    everywhere,
+                    f"Dovecot's {name}{where} has the format {format_}, which mail_crypt cannot "
+                    "seal: enrolled users can neither read nor save mail there; use Maildir",
+                )
+            if apart and format_.lower() in _APART:
+                yield (
+                    everywhere,
+                    f"Dovecot's {name}{where} has the format {format_}, and {apart} is set: "
+                    "mail_crypt does not seal attachments in files of their own, and IMAP clients "
+                    f"of enrolled users save them in clear; remove {apart}, or use Maildir",
+                )

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: MIT
+"""What mail_crypt cannot seal: nothing of an enrolled user lies there, whoever saves.
+
+That is mbox, in Dovecot's own settings or in a userdb field.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import smtplib
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import ALICE, Imap, Lab, LabError, Refused
+from tests.lab.dovecot import installed_version, series
+from tests.lab.smtp import send_lmtp
+
+OWN = "own@example.org"
+SENDER = "eve@example.net"
+PLAIN = "plain@example.org"
+MAIL = b"Subject: tangerine\r\n\r\nin the cellar\r\n"
+SERIES = series(installed_version())
+DOORS = {
+    "2.3": ("behind-passwd-file", "behind-passwd-file-checkpassword"),
+    "2.4": ("behind-passwd-file",),
+}[SERIES]
+LDA = "/usr/lib/dovecot/dovecot-lda"
+EVERYWHERE = {
+    "2.3": "mail_location = mbox:~/mail:INDEX=MEMORY\n",
+    "2.4": "mail_driver = mbox\nmail_path = ~/mail\n",
+}[SERIES]
+ARCHIVE = {
+    "2.3": "namespace archive {\n  prefix = Archive/\n  separator = /\n"
+    "  location = mbox:~/archive:INDEX=MEMORY\n}\nnamespace inbox {\n  separator = /\n}\n",
+    "2.4": "namespace archive {\n  prefix = Archive/\n  separator = /\n"
+    "  mail_driver = mbox\n  mail_path = ~/archive\n}\nnamespace inbox {\n  separator = /\n}\n",
+}[SERIES]
+_SETTINGS = {"everywhere": (EVERYWHERE, "INBOX"), "a namespace": (ARCHIVE, "Archive/2024")}
+A_MAILDIR = {
+    "2.3": "userdb_mail=maildir:~/Maildir:INDEX=MEMORY",
+    "2.4": "userdb_mail_driver=maildir userdb_mail_path=~/Maildir",
+}[SERIES]
+FIELDS = {
+    "2.3": ["userdb_mail=mbox:~/mail", "userdb_mail_location=mbox:~/mail"],
+    "2.4": ["userdb_mail_driver=mbox"],
+}[SERIES]
+
+
+@pytest.fixture(scope="module", params=DOORS)
+def door(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def in_clear(lab: Lab, user: str) -> list[str]:
+    """All files below the user's home with a word of the mail in them."""
+    found = []
+    for where, _, names in os.walk(lab.home(user)):
+        for name in names:
+            with open(os.path.join(where, name), "rb") as stream:
+                if b"tangerine" in stream.read():
+                    found.append(name)
+    return found
+
+
+def lda(lab: Lab, user: str, folder: str) -> int:
+    command = [LDA, "-c", lab.dovecot.config, "-o", "lda_mailbox_autocreate=yes"]
+    command += ["-d", user, "-f", SENDER, "-m", folder]
+    return subprocess.run(command, input=MAIL, capture_output=True).returncode
+
+
+def save_in_every_way(lab: Lab, user: str, folder: str) -> list[str]:
+    """Whoever asks Dovecot to save; the ways that said it is saved."""
+    done = []
+    with contextlib.suppress(Refused):
+        with Imap(lab.imap, user, "password") as imap:
+            if folder != "INBOX":
+                imap.command(b"CREATE " + folder.encode())
+            imap.append(folder, MAIL)
+        done.append("imap")
+    with contextlib.suppress(LabError):
+        lab.dovecot.doveadm("save", "-u", user, "-m", folder, stdin=MAIL)
+        done.append("doveadm")
+    if lda(lab, user, folder) == 0:
+        done.append("lda")
+    if folder == "INBOX":
+        with contextlib.suppress(smtplib.SMTPServerDisconnected):
+            if send_lmtp((lab.dovecot.lmtp_socket, 0), SENDER, [user], MAIL)[0][0] == 250:
+                done.append("lmtp")
+    return done
+
+
+@pytest.mark.parametrize("where", _SETTINGS)
+def test_mbox_in_dovecots_own_settings(door: str, where: str) -> None:
+    text, folder = _SETTINGS[where]
+    users = {PLAIN: "password", OWN: "password"}
+    with Lab(auth=door, plain_users=users, dovecot_extra=text) as lab:
+        lab.dovecot.write_users({**users, **lab.users}, {OWN: A_MAILDIR})
+        assert save_in_every_way(lab, ALICE, folder) == []
+        assert in_clear(lab, ALICE) == []
+        assert "mail_crypt_cannot_seal_mbox" in lab.dovecot.log_text()
+        enrolled = lab.mailseal("enroll", PLAIN, "--stdin", stdin=b"password\n")
+        assert enrolled.returncode == 75 and b"which mail_crypt cannot seal" in enrolled.stderr
+        assert b"hint: change Dovecot's settings" in enrolled.stderr
+        assert lab.mailseal("status", PLAIN).returncode == 67
+        done = save_in_every_way(lab, PLAIN, folder)
+        assert set(done) >= {"imap", "doveadm", "lda"}
+        with Imap(lab.imap, PLAIN, "password") as imap:
+            assert len(imap.bodies(folder)) == len(done)
+        if where == "everywhere":
+            enrolled = lab.mailseal("enroll", OWN, "--stdin", stdin=b"password\n")
+            assert enrolled.returncode == 0, enrolled.stderr
+            assert set(save_in_every_way(lab, OWN, folder)) == {"imap", "doveadm", "lda", "lmtp"}
+            assert in_clear(lab, OWN) == []
+        else:
+            with lab.login() as imap:
+                imap.append("INBOX", MAIL)
+                assert imap.bodies("INBOX") == [MAIL]
+            assert in_clear(lab, ALICE) == []
+
+
+@pytest.fixture(scope="module")
+def lab(door: str) -> Iterator[Lab]:
+    with Lab(auth=door, plain_users={PLAIN: "password"}) as made:
+        yield made
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_mbox_in_a_userdb_field(lab: Lab, field: str) -> None:
+    """Also without a login, where no key is asked for."""
+    users = {**lab.users, **lab.options.plain_users}
+    lab.dovecot.write_users(users, dict.fromkeys(users, field))
+    try:
+        assert save_in_every_way(lab, ALICE, "INBOX") == []
+        assert in_clear(lab, ALICE) == []
+        assert "may turn sealing off" in lab.log_text()
+        assert set(save_in_every_way(lab, PLAIN, "INBOX")) >= {"imap", "doveadm", "lda"}
+    finally:
+        lab.dovecot.write_users(users)
