@@ -7,7 +7,6 @@ reads for it, and can change a user's password there as a panel would.
 
 from __future__ import annotations
 
-import glob
 import os
 import shutil
 import sqlite3
@@ -15,12 +14,10 @@ import subprocess
 import time
 from collections.abc import Mapping
 
-from tests.lab import Lab
+from tests.lab import Lab, databases
 from tests.lab.dovecot import installed_version
 from tests.lab.place import MAIL_UID, LabError, free_ports
 from tests.lab.process import Server
-
-_POSTGRES = max(glob.glob("/usr/lib/postgresql/*/bin"), default="/usr/lib/postgresql/15/bin")
 
 
 class Chain:
@@ -174,7 +171,7 @@ class SqlitePrefetch(Sqlite):
 
 
 class Postgresql(_Sql):
-    """A PostgreSQL of the lab's own, on a unix socket."""
+    """A PostgreSQL server for the lab, on a unix socket."""
 
     driver = "pgsql"
 
@@ -184,51 +181,21 @@ class Postgresql(_Sql):
 
     @classmethod
     def missing(cls) -> str:
-        return "" if os.path.exists(f"{_POSTGRES}/postgres") else "postgresql dovecot-pgsql"
+        return (
+            "" if os.path.exists(f"{databases.POSTGRES}/postgres") else "postgresql dovecot-pgsql"
+        )
 
     def start(self) -> None:
-        self._data = self.lab.place.path("postgresql")
-        self._socket = self.lab.place.quick_path("pg")
-        for folder in (self._data, self._socket):
-            os.mkdir(folder)
-            shutil.chown(folder, "postgres", "postgres")
-        os.chmod(self._socket, 0o755)
-        self._run("initdb", "-D", self._data, "-A", "trust", "-N", "-E", "UTF8")
-        command = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-        command += [f"{_POSTGRES}/postgres", "-D", self._data, "-k", self._socket]
-        command += ["-c", "listen_addresses=", "-c", "fsync=off"]
-        log = self.lab.place.path("log", "postgresql.log")
-        self._server = Server("PostgreSQL", command, log)
-        self._server.start(until=[f"{self._socket}/.s.PGSQL.5432"])
-        self._sql(self._CREATE)
+        place = self.lab.place
+        self._socket = place.quick_path("pg")
+        log = place.path("log", "postgresql.log")
+        self._server = databases.Postgresql(place.path("postgresql"), self._socket, log)
+        self._server.sql(self._CREATE)
         self._write(f"host={self._socket} dbname=postgres user=postgres")
-
-    def _run(self, program: str, *arguments: str) -> None:
-        done = subprocess.run(
-            [f"{_POSTGRES}/{program}", *arguments],
-            user="postgres",
-            group="postgres",
-            extra_groups=[],
-            capture_output=True,
-            cwd="/",
-        )
-        if done.returncode:
-            raise LabError(f"{program}: {done.stderr.decode(errors='replace').strip()}")
-
-    def _sql(self, text: str) -> None:
-        arguments = ["-h", self._socket, "-U", "postgres", "-v", "ON_ERROR_STOP=1"]
-        for attempt in range(50):
-            try:
-                return self._run("psql", *arguments, "-c", text)
-            except LabError as exc:
-                if "starting up" not in str(exc) or attempt == 49:
-                    raise
-                subprocess.run(["sleep", "0.1"], check=True)
-        return None
 
     def set_password(self, user: str, password: str) -> None:
         super().set_password(user, password)
-        self._sql(self._change(user, password))
+        self._server.sql(self._change(user, password))
 
     def stop(self) -> None:
         self._server.stop()

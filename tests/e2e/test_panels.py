@@ -78,6 +78,24 @@ class _Site:
         assert done.returncode in (0, 77), done.stderr
         return done.returncode == 0
 
+    def changed(self, user: str, new: str) -> bool:
+        """Whether only the new password is valid, in both places."""
+        reads = self.reads(user, new) and not self.reads(user, "password")
+        return reads and not self.opens_keyring(user, "password") and self.logins(user) == 1
+
+    def unchanged(self, user: str, *tried: str) -> bool:
+        """Whether only the old password is valid, in both places."""
+        opens = any(self.opens_keyring(user, new) for new in tried)
+        return self.logins(user) == 1 and not opens and self.reads(user, "password")
+
+    @contextlib.contextmanager
+    def without_agent(self) -> Iterator[None]:
+        self.lab.stop_agent()
+        try:
+            yield
+        finally:
+            self.lab.start_agent()
+
     def logins(self, user: str) -> int:
         """How many login passwords the keyring has."""
         said = self.lab.mailseal("status", user).stdout.decode()
@@ -159,8 +177,7 @@ def test_roundcube_changes_both(webmail: tuple[_Site, Roundcube]) -> None:
     site, roundcube = webmail
     user = site.user()
     assert "confirmation" in roundcube.change(_login(roundcube, user), "password", "next 'one' $1")
-    assert site.reads(user, "next 'one' $1") and not site.reads(user, "password")
-    assert not site.opens_keyring(user, "password") and site.logins(user) == 1
+    assert site.changed(user, "next 'one' $1")
     assert "confirmation" in roundcube.change(
         _login(roundcube, user, "next 'one' $1"), "next 'one' $1", "älter"
     )
@@ -174,7 +191,7 @@ def test_roundcube_with_the_wrong_password_changes_nothing(
     user = site.user()
     tab = _login(roundcube, user)
     assert "confirmation" not in roundcube.change(tab, "guess", "next one")
-    assert site.reads(user, "password") and not site.opens_keyring(user, "next one")
+    assert site.unchanged(user, "next one")
 
 
 def test_roundcube_for_who_is_not_enrolled(webmail: tuple[_Site, Roundcube]) -> None:
@@ -192,8 +209,7 @@ def test_roundcube_when_it_is_certain_that_nothing_changed(
     tab = _login(roundcube, user)
     with _driver(roundcube, "lossy"):
         assert "error" in roundcube.change(tab, "password", "history")
-    assert site.logins(user) == 1 and not site.opens_keyring(user, "history")
-    assert site.reads(user, "password")
+    assert site.unchanged(user, "history")
 
 
 @pytest.mark.parametrize("new", ["committed, but the answer is lost", "lost on the way"])
@@ -236,12 +252,9 @@ def test_roundcube_without_the_agent_changes_nothing(webmail: tuple[_Site, Round
     tab = _login(roundcube, user)
     form = tab.get("?_task=settings&_action=plugin.password")
     assert "_newpasswd" in form
-    site.lab.stop_agent()
-    try:
+    with site.without_agent():
         assert "error" in roundcube.change(tab, "password", "next one")
-    finally:
-        site.lab.start_agent()
-    assert site.reads(user, "password") and not site.opens_keyring(user, "next one")
+    assert site.unchanged(user, "next one")
 
 
 def test_the_panels_user_may_do_nothing_else(webmail: tuple[_Site, Roundcube]) -> None:
@@ -360,8 +373,7 @@ def test_postfixadmin_changes_both(admin_panel: tuple[_Site, PostfixAdmin]) -> N
     site, panel = admin_panel
     user = site.user()
     panel.change(_login(panel, user), "password", "next 'one' $1")
-    assert site.reads(user, "next 'one' $1") and not site.reads(user, "password")
-    assert site.logins(user) == 1 and not site.opens_keyring(user, "password")
+    assert site.changed(user, "next 'one' $1")
 
 
 def test_postfixadmin_refusals_change_nothing(admin_panel: tuple[_Site, PostfixAdmin]) -> None:
@@ -372,8 +384,7 @@ def test_postfixadmin_refusals_change_nothing(admin_panel: tuple[_Site, PostfixA
     panel.change(tab, "guess", "next one")
     panel.change(tab, "password", "abc")
     panel.change(tab, "password", "next one", "another one")
-    assert site.logins(user) == 1 and site.reads(user, "password")
-    assert not site.opens_keyring(user, "abc") and not site.opens_keyring(user, "next one")
+    assert site.unchanged(user, "abc", "next one")
 
 
 def test_postfixadmin_for_who_is_not_enrolled(admin_panel: tuple[_Site, PostfixAdmin]) -> None:
@@ -389,9 +400,6 @@ def test_postfixadmin_without_the_agent_changes_nothing(
     site, panel = admin_panel
     user = site.user()
     tab = _login(panel, user)
-    site.lab.stop_agent()
-    try:
+    with site.without_agent():
         assert "Nothing was changed" in panel.change(tab, "password", "next one")
-    finally:
-        site.lab.start_agent()
-    assert site.reads(user, "password") and not site.opens_keyring(user, "next one")
+    assert site.unchanged(user, "next one")

@@ -69,7 +69,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def postgresql(folder: Path) -> Iterator[Postgresql]:
-    server = Postgresql(str(folder))
+    server = Postgresql(f"{folder}/pg", f"{folder}/pg-socket", f"{folder}/pg.log")
     yield server
     server.stop()
 

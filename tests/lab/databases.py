@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A PostgreSQL and a MariaDB of a test's own, on unix sockets, each with one table of users."""
+"""A PostgreSQL server and a MariaDB server for one test, on unix sockets."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ import subprocess
 from tests.lab.place import LabError
 from tests.lab.process import Server
 
+POSTGRES = max(glob.glob("/usr/lib/postgresql/*/bin"), default="/usr/lib/postgresql/15/bin")
+"""The folder with PostgreSQL's programs."""
+
 TABLE = "CREATE TABLE users (address varchar(254) PRIMARY KEY, password varchar(254) NOT NULL)"
 
 
 class Postgresql:
-    """Trusts whoever reaches its socket; `connect` is what psycopg takes."""
+    """Accepts every connection to its socket; `connect` has the arguments of psycopg.connect()."""
 
-    def __init__(self, folder: str) -> None:
-        self._bin = max(glob.glob("/usr/lib/postgresql/*/bin"))
-        self._data, self._socket = f"{folder}/pg", f"{folder}/pg-socket"
-        for path in (self._data, self._socket):
+    def __init__(self, data: str, socket: str, log: str) -> None:
+        """Makes the folders `data` and `socket`; the path of `socket` must be short."""
+        self._socket = socket
+        for path in (data, socket):
             os.mkdir(path)
             shutil.chown(path, "postgres", "postgres")
-        os.chmod(self._socket, 0o755)
-        self._run("initdb", "-D", self._data, "-A", "trust", "-N", "-E", "UTF8")
+        os.chmod(socket, 0o755)
+        self._run("initdb", "-D", data, "-A", "trust", "-N", "-E", "UTF8")
         command = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-        command += [f"{self._bin}/postgres", "-D", self._data, "-k", self._socket]
-        command += ["-c", "listen_addresses="]
-        self._server = Server("PostgreSQL", command, f"{folder}/pg.log")
-        self.connect = {"host": self._socket, "dbname": "postgres", "user": "postgres"}
+        command += [f"{POSTGRES}/postgres", "-D", data, "-k", socket]
+        command += ["-c", "listen_addresses=", "-c", "fsync=off"]
+        self._server = Server("PostgreSQL", command, log)
+        self.connect = {"host": socket, "dbname": "postgres", "user": "postgres"}
         self.start()
 
     def start(self) -> None:
@@ -47,17 +50,17 @@ class Postgresql:
         self._server.stop()
 
     def sql(self, text: str) -> str:
-        """What a statement gives, a row a line, columns parted by a bar."""
+        """The result of a statement: one line for each row, columns separated by a bar."""
         options = ["-h", self._socket, "-U", "postgres", "-qAtX", "-v", "ON_ERROR_STOP=1"]
         return self._run("psql", *options, "-c", text)
 
     def _run(self, program: str, *arguments: str) -> str:
-        command = [f"{self._bin}/{program}", *arguments]
+        command = [f"{POSTGRES}/{program}", *arguments]
         return _output(command, user="postgres")
 
 
 class Mariadb:
-    """root may log in at its socket; `connect` is what PyMySQL takes."""
+    """root may log in at its socket; `connect` has the arguments of pymysql.connect()."""
 
     def __init__(self, folder: str) -> None:
         self._data, run = f"{folder}/maria", f"{folder}/maria-run"
@@ -80,7 +83,7 @@ class Mariadb:
         self._server.stop()
 
     def sql(self, text: str, database: str = "mail") -> str:
-        """What a statement gives, a row a line, columns parted by TAB."""
+        """The result of a statement: one line for each row, columns separated by TAB."""
         options = ["--no-defaults", "-S", self._socket, "-u", "root", "-BN"]
         return _output(["mariadb", *options, "-e", text, *([database] if database else [])])
 

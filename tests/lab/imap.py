@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
-import types
 from collections.abc import Iterator
 
 
@@ -62,12 +61,7 @@ class Imap:
     def __enter__(self) -> Imap:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with contextlib.suppress(Refused, OSError):
             self.command(b"LOGOUT")
         self._wire.close()
@@ -146,12 +140,7 @@ class Pop3:
     def __enter__(self) -> Pop3:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with contextlib.suppress(Refused, OSError):
             self.command(b"QUIT")
         self._wire.close()

@@ -25,7 +25,6 @@ import os
 import pwd
 import signal
 import subprocess
-import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -154,12 +153,7 @@ class Lab:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:

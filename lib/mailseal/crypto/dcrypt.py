@@ -232,18 +232,13 @@ def open_sealed(source: BinaryIO, keys: Iterable[PrivateKey]) -> Iterator[bytes]
     and then to return the plaintext, so that memory is limited and no plaintext is written
     to a file.  If the file changes in between, Damaged is raised at the end.
     """
-    source.seek(0)
-    info = inspect(source.read(MAX_HEADER))
-    secret = _unwrap(info, keys)
-    end = source.seek(0, io.SEEK_END) - TAG_SIZE
-    if end < info.header_size:
-        raise Damaged("a sealed mail is truncated")
-    if end - info.header_size <= 8 * _PIECE:
-        yield b"".join(_decrypted(source, info.header_size, end, secret))
+    start, end, secret = _parts(source, keys)
+    if end - start <= 8 * _PIECE:
+        yield b"".join(_decrypted(source, start, end, secret))
         return
-    for _ in _decrypted(source, info.header_size, end, secret):
+    for _ in _decrypted(source, start, end, secret):
         pass
-    yield from _decrypted(source, info.header_size, end, secret)
+    yield from _decrypted(source, start, end, secret)
 
 
 def unproven(source: BinaryIO, keys: Iterable[PrivateKey]) -> Iterator[bytes]:
@@ -253,13 +248,18 @@ def unproven(source: BinaryIO, keys: Iterable[PrivateKey]) -> Iterator[bytes]:
     although the tag authenticates the secret: Dovecot does not open a mail with a wrong
     check hash.
     """
+    yield from _decrypted(source, *_parts(source, keys))
+
+
+def _parts(source: BinaryIO, keys: Iterable[PrivateKey]) -> tuple[int, int, bytes]:
+    """Start and end of the ciphertext, and the message secret."""
     source.seek(0)
     info = inspect(source.read(MAX_HEADER))
     secret = _unwrap(info, keys)
     end = source.seek(0, io.SEEK_END) - TAG_SIZE
     if end < info.header_size:
         raise Damaged("a sealed mail is truncated")
-    yield from _decrypted(source, info.header_size, end, secret)
+    return info.header_size, end, secret
 
 
 def _decrypted(source: BinaryIO, start: int, end: int, secret: bytes) -> Iterator[bytes]:
