@@ -29,6 +29,7 @@ from typing import Any
 from mailseal import errors
 from mailseal.daemon import drop_root
 from mailseal.errors import MailsealError, TemporaryError
+from mailseal.keys import record
 from mailseal.login.hardening import forbid_dumps
 
 Message = dict[str, Any]
@@ -101,7 +102,7 @@ def _messages(fds: Sequence[int]) -> Iterator[Message]:
                     ready.unregister(key.fd)
                 *lines, rest[key.fd] = (rest[key.fd] + data).split(b"\n")
                 for line in lines:
-                    message = json.loads(line)
+                    message = record.parse(line)
                     if _ERROR in message:
                         raise _error(*message[_ERROR])
                     yield message

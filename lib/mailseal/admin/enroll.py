@@ -126,9 +126,9 @@ def _ask_dovecot(context: Context, name: str, password: bytes) -> bool:
 
 
 def _as_status_says(context: Context, user: bytes) -> tuple[str, str, bool]:
-    import json
+    from mailseal.keys import record
 
-    (entry,) = json.loads(context.ask("status", user=user).fields["users"])
+    (entry,) = record.parse(context.ask("status", user=user).fields["users"])
     return entry["user"], entry["keys"][-1]["id"], entry["second_way"]
 
 

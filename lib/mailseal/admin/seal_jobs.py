@@ -20,6 +20,8 @@ import os
 from typing import Any
 
 from mailseal import durable
+from mailseal.errors import Damaged
+from mailseal.keys import record
 from mailseal.keys.names import file_name
 
 WAITING, SEALING, DONE = "waiting", "sealing", "done"
@@ -70,8 +72,8 @@ class Jobs:
 
     def load(self, user: str) -> Job | None:
         """The state that was saved last."""
-        with contextlib.suppress(OSError, ValueError, TypeError), open(self._path(user), "rb") as f:
-            job = Job(**json.loads(f.read(1 << 16)))
+        with contextlib.suppress(OSError, Damaged, TypeError), open(self._path(user), "rb") as f:
+            job = Job(**record.parse(f.read(1 << 16)))
             if job.user == user:
                 return job
         return None

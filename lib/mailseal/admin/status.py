@@ -17,6 +17,7 @@ from mailseal.admin.enroll import NO_SECOND_WAY
 from mailseal.admin.prompt import Passwords
 from mailseal.admin.seal_jobs import Jobs, described
 from mailseal.errors import EX_DATAERR, UsageError
+from mailseal.keys import record
 
 if TYPE_CHECKING:
     from mailseal.admin.command import Commands, Context
@@ -80,7 +81,7 @@ def all_status(
     users: list[dict[str, Any]] = []
     while True:
         answer = context.ask("status", **fields)
-        users += json.loads(answer.fields["users"])
+        users += record.parse(answer.fields["users"])
         if "more" not in answer.fields:
             return {"sessions": int(answer.text("sessions") or 0), "users": users}
         fields["after"] = users[-1]["user"].encode()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Reads mailseal's JSON files: keyrings, public keys, backups.
+"""Reads all JSON: keyrings, public keys, backups, and messages between processes.
 
 CONTRACT
     Strict: UTF-8, no name twice in an object, no NaN or Infinity, at any depth.
