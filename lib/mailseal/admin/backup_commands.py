@@ -45,7 +45,7 @@ def register(commands: Commands) -> None:
         example="mailseal backup /root/keyrings.json",
     )
     parser.add_argument("file", metavar="FILE")
-    parser.add_argument("users", metavar="USER", nargs="*", help="default: all")
+    parser.add_argument("users", metavar="USER", nargs="*", help="default: all users")
     parser = commands.add(
         "restore",
         restore,
@@ -54,7 +54,7 @@ def register(commands: Commands) -> None:
         example="mailseal restore --check /root/keyrings.json alice@example.com",
     )
     parser.add_argument("file", metavar="FILE")
-    parser.add_argument("users", metavar="USER", nargs="*", help="default: all")
+    parser.add_argument("users", metavar="USER", nargs="*", help="default: all users")
     parser.add_argument("--force", action="store_true", help="replace existing keyrings")
     parser.add_argument(
         "--check",
@@ -73,8 +73,15 @@ def register(commands: Commands) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="a backup, or one keyring file")
     parser.add_argument("user", metavar="USER")
-    parser.add_argument("--escrow-key", metavar="PEM", required=True)
-    parser.add_argument("--format", choices=("pem", "dovecot"), default="pem")
+    parser.add_argument(
+        "--escrow-key", metavar="PEM", required=True, help="file with the escrow private key"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("pem", "dovecot"),
+        default="pem",
+        help="PEM (PKCS#8), or key strings in Dovecot's format, one in each line",
+    )
     parser.add_argument(
         "--recovery-code",
         metavar="OUT",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Processes of a service, each for one user; the number for one file system is limited.
+"""The processes of a service, each for one user.  Their number on one file system is limited.
 
     children.start(user, disk, work)        # work() runs in a process of its own
-    for user, status in children.wait(5):   # that have ended
+    for user, status in children.wait(5):   # the processes that have ended
         ...
 
 CONTRACT
@@ -10,7 +10,7 @@ CONTRACT
     wait() returns when a process has ended, or after the given time.
 
 FAILURES
-    OSError if the system has no room for a process.  If work() fails, the exit status says so.
+    OSError if no process can be started.  If work() fails, the exit status is not 0.
 """
 
 from __future__ import annotations

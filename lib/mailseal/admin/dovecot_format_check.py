@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Checks whether mail_crypt can seal what Dovecot saves, by the settings of the mail location.
 
-mail_crypt does not seal mail in mbox format, nor the attachments that sdbox and mdbox keep in
-files of their own.  mailseal's userdb stops mbox (mailseal.lua), so an enrolled user cannot use
+mail_crypt does not seal mail in mbox format, nor the attachments that sdbox and mdbox store in
+separate files.  mailseal's userdb refuses mbox (mailseal.lua), so an enrolled user cannot use
 it at all.  `mailseal enroll` refuses in both cases: see require().
 """
 
@@ -20,19 +20,19 @@ from mailseal.errors import TemporaryError
 
 _UNSEALED = ("mbox", "imapc")
 _APART = ("sdbox", "mdbox", "dbox")
-# of 2.3, of a namespace in 2.3, of 2.4
+# in 2.3, in a namespace of 2.3, in 2.4
 _LOCATIONS = ("mail_location", "location", "mail_driver")
 _OWN = ("mail", "mail_location", "mail_driver")
 
 
 def findings(doveconf: Doveconf) -> Iterator[Finding]:
-    """What check-config says."""
+    """The findings for check-config."""
     for _, text in _problems(doveconf.settings("imap")):
         yield error(text)
 
 
 def require(config: Config, user: str) -> None:
-    """Raise TemporaryError if Dovecot's settings would keep mail of this user from being sealed.
+    """Raise TemporaryError if mail of this user could not be sealed with Dovecot's settings.
 
     Also if the userdb does not answer.  Returns if Dovecot's settings are not known here.
     """
@@ -69,6 +69,6 @@ def _problems(found: Block) -> Iterator[tuple[bool, str]]:
                 yield (
                     everywhere,
                     f"Dovecot's {name}{where} has the format {format_}, and {apart} is set: "
-                    "mail_crypt does not seal attachments in files of their own, and IMAP clients "
+                    "mail_crypt does not seal attachments in separate files, and IMAP clients "
                     f"of enrolled users save them in clear; remove {apart}, or use Maildir",
                 )

@@ -45,7 +45,7 @@ def register(commands: Commands) -> None:
     parser = commands.add(
         "enroll",
         enroll,
-        "make a key pair for a user, or for many",
+        "make the keys of one user or of many users",
         group="users",
         example="mailseal enroll alice@example.com",
     )

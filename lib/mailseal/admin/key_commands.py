@@ -54,7 +54,7 @@ def register(commands: Commands) -> None:
     )
     who = lock_parser.add_mutually_exclusive_group(required=True)
     who.add_argument("user", metavar="USER", nargs="?")
-    who.add_argument("--all", action="store_true")
+    who.add_argument("--all", action="store_true", help="end all sessions")
     repair_parser = commands.add(
         "repair",
         repair,

@@ -29,7 +29,7 @@ _NAMED = 20
 
 
 class SealWork:
-    """Seals mail as the options say."""
+    """Seals mail according to the options."""
 
     def __init__(self, config: Config, jobs: Jobs, log: Log) -> None:
         self._options = config.seal

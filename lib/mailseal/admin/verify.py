@@ -66,7 +66,7 @@ def register(commands: Commands) -> None:
         metavar="N",
         help="number of processes (default: one for each core)",
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def _jobs(text: str) -> int:

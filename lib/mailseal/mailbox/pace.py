@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Limits the speed of work on stored mail: to a rate, and so that nobody has to wait for it.
+"""Limits the speed of work on stored mail: to a rate, and to protect deliveries and logins.
 
     with Pace(rate=10_000_000, polite=True).piece() as piece:
         ...                                     # convert some mails
@@ -13,7 +13,7 @@ POLITE
     /proc/stat counts the time of nice processes separately.
 
 FAILURES
-    None.  If the kernel does not tell, the machine counts as in use.
+    None.  If the kernel does not report this, the machine counts as in use.
 """
 
 from __future__ import annotations
