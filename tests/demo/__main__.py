@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """`make demo`: a mail arrives by SMTP, is stored sealed, and is read after a login.
 
-Real Postfix, real Dovecot, in a temporary folder that is removed at the end.
+It uses a real Postfix and Dovecot, in a temporary folder that is removed at the end.
 The exit status is 0 if all checks succeed, 1 otherwise.
 """
 
@@ -22,7 +22,7 @@ PASSWORD = "correct horse"
 
 
 def main() -> int:
-    """Run the demo; the exit status."""
+    """Run the demo; returns the exit status."""
     interrupt_on_signals()
     report = Report()
     started = time.monotonic()

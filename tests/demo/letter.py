@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The demo's mail: text, names and an attachment whose words are searched for later."""
+"""The demo's mail: text, names and an attachment, with words to search for later."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def letter(recipient: str) -> bytes:
 
 
 def sent_copy() -> bytes:
-    """What the client saves into Sent."""
+    """The mail that the client saves in Sent."""
     return (
         b"From: Alice <alice@example.org>\r\nTo: Evangelina Thistlewood <grower@example.net>\r\n"
         b"Subject: Re: harvestreport\r\n\r\nNo word about the pomegranate to anybody.\r\n"

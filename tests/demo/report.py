@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How the demo speaks: numbered steps, what is seen, what is checked."""
+"""The output of the demo: numbered steps, output of commands, checks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 class CheckFailed(Exception):
-    """A check of the demo failed; the message says which."""
+    """A check of the demo has failed; the message says which one."""
 
 
 class Report:

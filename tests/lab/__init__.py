@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Real Postfix, real Dovecot and mailseal, privately: see tests.lab.lab."""
+"""A private Postfix, Dovecot and mailseal: see tests.lab.lab."""
 
 from tests.lab.imap import Imap, Pop3, Refused
 from tests.lab.lab import ALICE, BOB, Lab

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""`make lab`: the whole stack in the foreground, until Ctrl-C or SIGTERM.
+"""`make lab`: runs all servers in the foreground, until Ctrl-C or SIGTERM.
 
 SYNOPSIS
     [LAB_USERS=n] [LAB_DIR=folder] make lab
 
 DESCRIPTION
-    Prints one line of JSON to standard output when everything answers: the
+    When all servers are ready, prints one line of JSON to standard output: the
     addresses, the folder, the configuration file, users and passwords.
-    LAB_USERS   how many users there are; default 1.  Beyond 20 the keyrings
-                are of the profile insecure-testing: a standard one takes 0.2 s
-    LAB_DIR     where the lab lies; the folder is kept, and a later lab in it
-                finds users and mail as they were
+    LAB_USERS   number of users; default 1.  For more than 20 users, keyrings have
+                the profile insecure-testing: with the standard profile each takes 0.2 s
+    LAB_DIR     folder of the lab.  It is kept, and a later lab in this folder
+                has the same users and mail
 
 DIAGNOSTICS
     `mailseal: error: ...` and `mailseal: hint: ...` on standard error, status 1.
@@ -32,7 +32,7 @@ _NAMES = ("alice", "bob", "carol", "dave", "erin")
 
 
 def main() -> int:
-    """Run the lab; the exit status."""
+    """Run the lab; returns the exit status."""
     interrupt_on_signals()
     try:
         directory = os.environ.get("LAB_DIR") or None
@@ -62,7 +62,7 @@ def _count() -> int:
 
 
 def _users(count: int, directory: str | None) -> dict[str, str]:
-    """alice, bob, ... user6, user7, each with a password of its own; those that were here first."""
+    """alice, bob, ... user6, user7, each with its own password; after those of an earlier lab."""
     users = Place.remembered(directory) if directory else {}
     number = 0
     while len(users) < count:

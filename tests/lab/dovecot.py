@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A private Dovecot of whatever version is installed.
+"""A private Dovecot of the installed version.
 
-The servers' configuration language changed between 2.3 and 2.4, so the text
-comes from a dialect module (dovecot_23); this module knows only what a
-configuration must say.  A dialect is a function from Wanted to text.
+The configuration language has changed between 2.3 and 2.4.  So the text comes
+from a module for each version (dovecot_23), with a function from Wanted to text.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ _DIALECTS = {"2.3": "tests.lab.dovecot_23", "2.4": "tests.lab.dovecot_24"}
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What a dialect turns into configuration text.
+    """The input for a configuration.
 
-    auth     which auth-*.conf of dovecot-conf/ is used; `passwd-file` is Dovecot's
-             own, without mailseal's daemons; None leaves passdb and userdb to `extra`.
-    sealing  whether the shipped snippets are used at all: without, this is a
-             plain Dovecot to compare with.
-    extra    text in the dialect's own language, last, so that it wins.
+    auth     the auth-*.conf of dovecot-conf/; `passwd-file`: Dovecot's own, without
+             mailseal's daemons; None: `extra` contains passdb and userdb.
+    sealing  whether mailseal's files are used; otherwise it is a plain Dovecot,
+             for comparisons.
+    extra    configuration text at the end, so that it overrides the rest.
     """
 
     place: Place
@@ -60,7 +59,7 @@ class Wanted:
 
     @property
     def places(self) -> Mapping[str, str]:
-        """What a postmaster with other folders would change in the snippets."""
+        """The changes that a postmaster with other folders would make in the files."""
         return {
             "/run/mailseal": self.place.quick,
             "/var/lib/mailseal/public": self.place.path("state", "public"),
@@ -93,7 +92,7 @@ class Dovecot:
         )
 
     def write_config(self, extra: str | None = None) -> None:
-        """Write the configuration; `extra` replaces the one given at first."""
+        """Write the configuration.  `extra` replaces the first one."""
         wanted = self.wanted
         if extra is not None:
             wanted = dataclasses.replace(wanted, extra=extra)
@@ -128,10 +127,10 @@ class Dovecot:
             os.fchmod(stream.fileno(), 0o644)
             stream.writelines(lines)
         if self._server.running and "passwd-file" in (self.wanted.auth or ""):
-            time.sleep(1.1)  # Dovecot looks whether the file is new once a second at most
+            time.sleep(1.1)  # Dovecot checks at most once per second whether the file has changed
 
     def doveadm(self, *args: str, stdin: bytes = b"") -> bytes:
-        """Run doveadm on this configuration; what it prints."""
+        """Run doveadm with this configuration; returns its output."""
         done = subprocess.run(
             [_program("doveadm"), "-c", self.config, *args], input=stdin, capture_output=True
         )
@@ -141,7 +140,7 @@ class Dovecot:
         return done.stdout
 
     def settings(self, name: str, *filters: str) -> str:
-        """The value of one setting, as Dovecot understands its configuration."""
+        """The value of one setting, from doveconf."""
         command = [_program("doveconf"), "-c", self.config, *filters, "-h", name]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -157,7 +156,7 @@ class Dovecot:
 
 
 def installed_version() -> str:
-    """The number of the installed Dovecot: 2.3.19.1."""
+    """The version of the installed Dovecot: 2.3.19.1."""
     done = subprocess.run([_program("dovecot"), "--version"], capture_output=True, text=True)
     match = re.match(r"[\d.]+", done.stdout)
     if match is None:
@@ -166,12 +165,12 @@ def installed_version() -> str:
 
 
 def series(version: str) -> str:
-    """The part of a version that names the configuration language: 2.3."""
+    """The part of a version that determines the configuration language: 2.3."""
     return ".".join(version.split(".")[:2])
 
 
 def snippet(version: str, name: str, places: Mapping[str, str]) -> str:
-    """A shipped file of dovecot-conf/, with the lab's folders in place of the installed ones."""
+    """A file of dovecot-conf/, with the paths of the lab."""
     path = os.path.join(REPOSITORY, "dovecot-conf", series(version), f"{name}.conf")
     try:
         with open(path, encoding="utf-8") as stream:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from tests.lab.dovecot import Wanted, installed_version, snippet
 
-# auth_failure_delay and the penalty service make wrong passwords slow, which
-# is right for a server and only costs time in a test.
+# auth_failure_delay and the penalty service delay wrong passwords, which only takes time
+# in a test.
 _SERVER = """\
 base_dir = {base_dir}
 log_path = {log_path}
@@ -50,9 +50,8 @@ namespace inbox {{
 }}
 """
 
-# What a postmaster fits to the site in the snippets.  The uids have no name
-# here, and the listeners' `user` takes names only; the folder that holds the
-# sockets is the lab's own.
+# The settings that a postmaster adapts to the site.  The uids have no names here, and
+# listeners need names in `user`; but the folder of the sockets belongs to the lab.
 _OURS = """\
 service auth {
   unix_listener mailseal-userdb {
@@ -79,14 +78,14 @@ userdb {{
 }}
 """
 
-# Lua gets no settings in 2.3.
+# 2.3 passes no settings to Lua.
 _LUA = """\
 import_environment = $import_environment MAILSEAL_SOCKET={socket} MAILSEAL_PUBLIC={public}
 """
 
 
 def configuration(wanted: Wanted) -> str:
-    """The whole dovecot.conf: the servers, the shipped snippets, what the lab changes."""
+    """The complete dovecot.conf: the servers, mailseal's files, and changes for the lab."""
     version = installed_version()
     index_cache = f":INDEXCACHE={wanted.place.quick_path('cache')}/%u" if wanted.sealing else ""
     parts = [

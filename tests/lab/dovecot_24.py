@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from tests.lab.dovecot import Wanted, installed_version, snippet
 
-# As in dovecot_23: no waiting after wrong passwords.
+# As in dovecot_23: no delay after wrong passwords.
 _SERVER = """\
 dovecot_config_version = 2.4.0
 dovecot_storage_version = 2.4.0
@@ -53,7 +53,7 @@ namespace inbox {{
 }}
 """
 
-# What the `behind-*` snippets expect to be there already; they only add to it.
+# The passdb and userdb that the files `behind-*` expect and only change.
 _PASSWD_FILE = """\
 passdb passwd-file {{
   passwd_file_path = {users_file}
@@ -63,7 +63,7 @@ userdb passwd-file {{
 }}
 """
 
-# What a postmaster fits to the site in the snippets: see dovecot_23.
+# The settings that a postmaster adapts to the site: see dovecot_23.
 _OURS = """\
 service auth {
   unix_listener mailseal-userdb {
@@ -81,7 +81,7 @@ service lmtp {
 
 
 def configuration(wanted: Wanted) -> str:
-    """The whole dovecot.conf: the servers, the shipped snippets, what the lab changes."""
+    """The complete dovecot.conf: the servers, mailseal's files, and changes for the lab."""
     version = installed_version()
     parts = [
         _SERVER.format(

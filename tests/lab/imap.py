@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""IMAP and POP3 clients that hand over bytes as they came.
+"""IMAP and POP3 clients that do not change any bytes.
 
-imaplib rewrites line ends on APPEND and poplib refuses lines over 2 KB; tests
-of "byte for byte" can use neither.
+imaplib changes line ends at APPEND, and poplib refuses lines over 2 KB, so tests
+that compare bytes can use neither.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Iterator
 
 
 class Refused(Exception):
-    """The server said NO, BAD, BYE or -ERR; the text is the server's."""
+    """The server has replied NO, BAD, BYE or -ERR; the text is the server's."""
 
 
 class _Connection:
-    """A connection of CRLF lines and counted bytes."""
+    """A connection with CRLF lines and literals."""
 
     def __init__(self, address: tuple[str, int], *, timeout: float = 60, source: str = "") -> None:
         self._socket = socket.create_connection(address, timeout, (source, 0) if source else None)
@@ -47,7 +47,7 @@ class _Connection:
 
 
 class Imap:
-    """One IMAP connection; `login` or use as is.  `source`: the address it comes from."""
+    """One IMAP connection.  `source`: the local address."""
 
     def __init__(
         self, address: tuple[str, int], user: str = "", password: str = "", *, source: str = ""
@@ -67,9 +67,9 @@ class Imap:
         self._wire.close()
 
     def command(self, *parts: bytes) -> list[bytes]:
-        """Send a command; a part of the form `{n}` waits, and the next part is its literal.
+        """Send a command.  If a part ends with `{n}`, the next part is its literal.
 
-        Returns the untagged responses, literals in place.  Refused for NO, BAD and BYE.
+        Returns the untagged responses with their literals.  Raises Refused for NO, BAD and BYE.
         """
         self._count += 1
         tag = b"a%d" % self._count
@@ -102,23 +102,23 @@ class Imap:
             whole += b"\r\n" + self._wire.exactly(int(match[1]))
 
     def login(self, user: str, password: str) -> None:
-        """LOGIN with literals, so that any byte but NUL may stand in them."""
+        """LOGIN with literals, which may contain all bytes except NUL."""
         name, secret = user.encode(), password.encode()
         self.command(b"LOGIN {%d}" % len(name), name + b" {%d}" % len(secret), secret)
 
     def select(self, mailbox: str = "INBOX") -> int:
-        """Open a mailbox; how many mails are there."""
+        """Open a mailbox; returns the number of mails."""
         for response in self.command(b'SELECT "%s"' % mailbox.encode()):
             if match := re.match(rb"\* (\d+) EXISTS", response):
                 return int(match[1])
-        raise Refused("SELECT did not tell how many mails there are")
+        raise Refused("SELECT returned no number of mails")
 
     def body(self, number: int, section: bytes = b"") -> bytes:
         """FETCH BODY.PEEK[section] of one mail of the open mailbox."""
         for response in self.command(b"FETCH %d BODY.PEEK[%s]" % (number, section)):
             if response.startswith(b"* %d FETCH" % number):
                 return _literal(response)
-        raise Refused(f"FETCH gave nothing for mail {number}")
+        raise Refused(f"FETCH returned nothing for mail {number}")
 
     def bodies(self, mailbox: str = "INBOX") -> list[bytes]:
         """All mails of a mailbox, in order."""
@@ -153,7 +153,7 @@ class Pop3:
         return int(self.command(b"STAT").split()[1])
 
     def mail(self, number: int) -> bytes:
-        """RETR, dot-stuffing undone; lines end with CRLF."""
+        """RETR, without dot-stuffing; lines end with CRLF."""
         self.command(b"RETR %d" % number)
         return b"".join(line + b"\r\n" for line in self._lines())
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The lab: the whole stack, for tests, the demo and `make lab`.
+"""The lab: all servers together, for tests, the demo and `make lab`.
 
     with Lab({"alice@example.org": "password"}) as lab:
         send(lab.smtp, "eve@example.net", ["alice@example.org"], mail)
@@ -7,13 +7,13 @@
         Imap(lab.imap, "alice@example.org", "password").bodies()
 
 CONTRACT
-    After start() a real Postfix, a real Dovecot, mailseal-agent and
-    mailseal-lmtp answer on 127.0.0.1, and every user in `users` is enrolled.
+    After start(), a real Postfix, a real Dovecot, mailseal-agent and
+    mailseal-lmtp are ready on 127.0.0.1, and all `users` are enrolled.
     After stop(), and after an exception in start(), no process and no file is
-    left, but the folder when the caller has named it.
+    left, except a folder given by the caller.
 
 FAILURES
-    LabError with the end of the log of the server that did not start.
+    LabError with the last lines of the log of the server that did not start.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ DOMAIN = "example.org"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a lab can be asked for beyond its users.
+    """The options of a lab.
 
-    auth           which auth-*.conf of dovecot-conf/ is used; None: see tests.lab.dovecot.Wanted
+    auth           the auth-*.conf of dovecot-conf/; None: see tests.lab.dovecot.Wanted
     plain_users    users of Dovecot's passwd-file who are not enrolled
-    dovecot_extra  Dovecot configuration text, last, so that it wins
+    dovecot_extra  Dovecot configuration text at the end, so that it overrides the rest
     postfix_extra  main.cf parameters
-    postfix_page   the page of postfix-conf/ that is followed
-    config_extra   mailseal options by dotted name
+    postfix_page   the page of postfix-conf/ whose commands are run
+    config_extra   mailseal options by their names: "section.option"
     kdf            Argon2id profile of new keyrings
-    directory      the lab's folder, kept at the end; None: a temporary one
+    directory      the lab's folder, which is kept; None: a temporary one
     """
 
     auth: str | None = "mailseal-only"
@@ -65,13 +65,13 @@ class Options:
 
 
 class Lab:
-    """The whole stack in one temporary folder."""
+    """All servers in one temporary folder."""
 
     def __init__(self, users: Mapping[str, str] | None = None, **options: Any) -> None:
         self.options = Options(**options)
         self.users: dict[str, str] = dict({ALICE: "password"} if users is None else users)
         self.place = Place.make(self.options.directory)
-        # For a caller that ends between making a lab and entering it.
+        # If the caller ends before it enters the lab.
         atexit.register(self.place.remove)
         try:
             self._prepare()
@@ -80,7 +80,7 @@ class Lab:
             raise
 
     def _prepare(self) -> None:
-        # First of all, so that a lab that dies on the way can be taken up again.
+        # First, so that a later lab in this folder has the users even if this one is killed.
         self.place.remember(self.users)
         smtp, lmtp, imap, pop3 = free_ports(4)
         self.dir = self.place.dir
@@ -116,7 +116,7 @@ class Lab:
         return Server(hook, command, self.place.path("log", log))
 
     def write_config(self, extra: Mapping[str, Any]) -> None:
-        """Write mailseal.yaml; `extra` wins over what a lab needs."""
+        """Write mailseal.yaml.  `extra` overrides the options of the lab."""
         import yaml
 
         values: dict[str, Any] = {
@@ -157,7 +157,7 @@ class Lab:
         self.stop()
 
     def start(self) -> None:
-        """Start everything and enroll the users."""
+        """Start all servers and enroll the users."""
         try:
             subprocess.run(
                 [os.path.join(self.hooks, "mailseal"), "-c", self.config_path, "init"],
@@ -174,9 +174,9 @@ class Lab:
             raise
 
     def stop(self) -> None:
-        """Stop everything, in the order in which mail flows, and remove the folders.
+        """Stop all servers, in the order of the delivery, and remove the folders.
 
-        Each step is taken whatever happens in the ones before.
+        Each step is done even if an earlier one fails.
         """
         with contextlib.ExitStack() as last_first:
             last_first.callback(atexit.unregister, self.place.remove)
@@ -187,7 +187,7 @@ class Lab:
             last_first.callback(self.postfix.stop)
 
     def kill(self) -> None:
-        """kill -9 of every process, as near to a crash of the machine as it gets."""
+        """kill -9 of all processes, similar to a crash of the machine."""
         for server in (self.postfix, self.dovecot, self.delivery, self.agent):
             for pid in server.pids():
                 with contextlib.suppress(ProcessLookupError):
@@ -216,23 +216,23 @@ class Lab:
                 _enroll(agent, user, password)
 
     def add_user(self, user: str, password: str = "password") -> None:
-        """Enroll one more user.  Of an auth case with a passwd-file he must be in that, too."""
+        """Enroll another user.  If `auth` uses a passwd-file, the user must be in it too."""
         with AgentClient(self.agent_socket, 60) as agent:
             _enroll(agent, user, password)
         self.users[user] = password
         self.dovecot.write_users({**self.users, **self.options.plain_users})
 
     def login(self, user: str = ALICE) -> Imap:
-        """An IMAP connection with the user's password."""
+        """An IMAP connection, logged in as the user."""
         return Imap(self.imap, user, self.users[user])
 
     def inbox(self, user: str = ALICE) -> list[bytes]:
-        """All mails of a user's INBOX as IMAP gives them."""
+        """All mails in a user's INBOX, read with IMAP."""
         with self.login(user) as imap:
             return imap.bodies()
 
     def mailseal(self, *args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        """Run the mailseal command on the lab's configuration."""
+        """Run the mailseal command with the lab's configuration."""
         return subprocess.run(
             [os.path.join(self.hooks, "mailseal"), "-c", self.config_path, *args],
             input=stdin,
@@ -257,11 +257,11 @@ class Lab:
         return sorted(found, key=lambda path: (os.stat(path).st_mtime_ns, path))
 
     def postfix_queue(self) -> list[str]:
-        """The queue ids of the mails that wait in Postfix."""
+        """The queue ids of the mails in Postfix's queue."""
         return self.postfix.queue()
 
     def wait_delivered(self, *, timeout: float = 30) -> None:
-        """Wait until Postfix has handed on every mail it took; else LabError with the reason."""
+        """Wait until Postfix's queue is empty; otherwise LabError with the reason."""
         try:
             self.postfix.wait_empty(timeout=timeout)
         except LabError as exc:
@@ -269,7 +269,7 @@ class Lab:
             raise LabError("\n    ".join([str(exc), *lines[-3:]])) from None
 
     def log_text(self) -> str:
-        """All logs, one after the other."""
+        """The text of all logs."""
         parts = []
         for name in sorted(os.listdir(self.place.path("log"))):
             path = self.place.path("log", name)
@@ -278,7 +278,7 @@ class Lab:
         return "\n".join(parts)
 
     def summary(self) -> dict[str, Any]:
-        """Where everything is: what `make lab` prints."""
+        """Addresses and paths, for `make lab`."""
         return {
             "smtp": list(self.smtp),
             "lmtp": list(self.lmtp),

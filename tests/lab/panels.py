@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Debian's Roundcube and PostfixAdmin on PHP's own web server, run as www-data, and a browser."""
+"""Debian's Roundcube and PostfixAdmin on PHP's web server, as www-data, and a simple browser."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WEB_USER = "www-data"
 
 
 class Browser:
-    """Keeps cookies and follows redirects, as one tab of a browser does."""
+    """Keeps cookies and follows redirects, like one tab of a browser."""
 
     def __init__(self, base: str) -> None:
         self._base = base
@@ -39,7 +39,7 @@ class Browser:
 
 
 class _Panel:
-    """A folder of its own, readable for the web server's user, and the server."""
+    """A folder that the web server's user can read, and the server."""
 
     def __init__(self, name: str, folder: str) -> None:
         self.folder = folder
@@ -78,7 +78,7 @@ class _Panel:
 
 
 class Roundcube(_Panel):
-    """Roundcube with its password plugin and mailseal's driver, before `driver`."""
+    """Roundcube with its password plugin and mailseal's driver, which calls another driver."""
 
     def __init__(self, folder: str, imap_port: int, panels: str, options: str) -> None:
         super().__init__("Roundcube", folder)
@@ -136,7 +136,7 @@ class Roundcube(_Panel):
         return None if "rcmloginuser" in page else tab
 
     def change(self, tab: Browser, old: str, new: str) -> str:
-        """What the page says after the form was sent."""
+        """The text of the page after the form was sent."""
         token = _token(tab.get("?_task=settings&_action=plugin.password"))
         page = tab.post(
             "?_task=settings&_action=plugin.password-save",
@@ -150,7 +150,7 @@ class Roundcube(_Panel):
 
 
 class PostfixAdmin(_Panel):
-    """PostfixAdmin with a SQLite database, its tables made by its own upgrade script."""
+    """PostfixAdmin with a SQLite database.  Its upgrade script makes the tables."""
 
     def __init__(self, folder: str, local: str) -> None:
         super().__init__("PostfixAdmin", folder)
@@ -164,7 +164,7 @@ class PostfixAdmin(_Panel):
         shutil.chown(f"{tree}/templates_c", WEB_USER, WEB_USER)
         with open("/etc/postfixadmin/config.inc.php", encoding="utf-8") as stream:
             text = stream.read()
-        # Debian's file reads the database's password from a file that only www-data may read.
+        # Debian's file reads the password of the database from a file for www-data only.
         text = re.sub(r"(?m)^.*dbconfig\.inc\.php.*$", "", text)
         with open(f"{tree}/config.inc.php", "w", encoding="utf-8") as stream:
             stream.write(text)
@@ -228,6 +228,6 @@ def _value(page: str, name: str) -> str:
 
 
 def missing() -> str:
-    """What is to be installed for these; empty if nothing."""
+    """The packages that are missing for these; empty if none."""
     there = all(map(os.path.isdir, ("/usr/share/roundcube", "/usr/share/postfixadmin")))
     return "" if there and glob.glob("/usr/bin/php") else "roundcube-core postfixadmin php-cli"

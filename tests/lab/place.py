@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Where a lab lies: one folder on disk, one folder on tmpfs, and free ports.
+"""The folders of a lab, one on disk and one on tmpfs, and free ports.
 
 CONTRACT
-    `Place.make()` gives a folder that the unprivileged servers can reach, and
-    a second one on tmpfs for what may be in clear: sockets, Dovecot's index
-    cache, mail_temp_dir.  `remove()` takes both away, but a folder that was
-    named by the caller stays.
+    `Place.make()` makes a folder that the unprivileged servers can use, and a
+    second one on tmpfs for sockets and for files in clear: Dovecot's index
+    cache, mail_temp_dir.  `remove()` removes both, except a folder given by the
+    caller.
 
 FAILURES
-    LabError, with a hint, when not root, when there is no tmpfs, when the
-    folder holds something else or cannot be reached by other users.
+    LabError, with a hint: not root, no tmpfs, or the folder contains other files
+    or cannot be used by other users.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MARK = "lab.json"
 
 
 class LabError(Exception):
-    """The lab cannot run here; the message says why, the hint what to do."""
+    """The lab cannot run here; the message has the reason, the hint a solution."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -46,8 +46,8 @@ class Place:
     """The lab's folders.
 
     dir    on disk: configurations, logs, keyrings, mail, Postfix's queue.
-    quick  on tmpfs: sockets, index cache, mail_temp_dir.  A short path, as a
-           unix socket's name has 107 bytes at most.
+    quick  on tmpfs: sockets, index cache, mail_temp_dir.  The path is short, because
+           names of unix sockets have at most 107 bytes.
     """
 
     dir: str
@@ -56,7 +56,7 @@ class Place:
 
     @classmethod
     def make(cls, directory: str | None = None) -> Place:
-        """Make the folders; `directory` is the caller's wish, and is kept."""
+        """Make the folders.  `directory` comes from the caller and is kept."""
         if os.geteuid() != 0:
             raise LabError("the lab must run as root", hint="Postfix and Dovecot start as root")
         quick_root = next((p for p in _TMPFS if _is_tmpfs(p)), None)
@@ -77,7 +77,7 @@ class Place:
         return place
 
     def within(self, name: str) -> Place:
-        """A new place inside this one, for one more server; it goes when this one goes."""
+        """A place inside this one, for another server; it is removed with this one."""
         place = Place(self.path(name), self.quick_path(name), self.keep)
         for folder in (place.dir, place.quick):
             os.mkdir(folder, 0o711)
@@ -104,20 +104,20 @@ class Place:
         return os.path.join(self.quick, *parts)
 
     def remove(self) -> None:
-        """Remove both folders, or only the tmpfs one when the other is to be kept."""
+        """Remove both folders, or only the one on tmpfs if the other is kept."""
         shutil.rmtree(self.quick, ignore_errors=True)
         if not self.keep:
             shutil.rmtree(self.dir, ignore_errors=True)
 
     def remember(self, users: dict[str, str]) -> None:
-        """Note the users in a kept folder, so that the next lab there has them again."""
+        """Store the users in a kept folder, so that the next lab there has them again."""
         if self.keep:
             with open(self.path(_MARK), "w", opener=_private, encoding="utf-8") as stream:
                 json.dump({"users": users}, stream)
 
     @staticmethod
     def remembered(directory: str) -> dict[str, str]:
-        """The users of the lab that was in this folder before; none if there was none."""
+        """The users of an earlier lab in this folder, if there was one."""
         path = os.path.join(directory, _MARK)
         try:
             with open(path, encoding="utf-8") as stream:
@@ -128,7 +128,7 @@ class Place:
             raise LabError(f"{path} is damaged", hint="use an empty folder") from None
 
     def copy_code(self) -> str:
-        """Copy hooks/, lib/ and what is shipped beside them into the lab; returns that folder."""
+        """Copy hooks/, lib/ and the other installed files to the lab; returns that folder."""
         code = self.path("code")
         shutil.rmtree(code, ignore_errors=True)
         _copy_code(code)
@@ -137,9 +137,9 @@ class Place:
 
 @functools.cache
 def readable_code() -> str:
-    """A folder with hooks/ and lib/ that every user can read: the checkout, or else a copy.
+    """A folder with hooks/ and lib/ that every user can read: the checkout, or a copy.
 
-    For tests that start a hook without a lab.  The copy goes when the tests end.
+    For tests that start a hook without a lab.  The copy is removed at the end of the tests.
     """
     folder = REPOSITORY
     while os.stat(folder).st_mode & stat.S_IXOTH:
@@ -153,11 +153,11 @@ def readable_code() -> str:
 
 
 def _copy_code(code: str) -> None:
-    """Copy the code to where the servers' users can read it.
+    """Copy the code to a folder that the servers' users can read.
 
-    A checkout below /root is nothing they can see.  Compiled here, because they
-    could not store the result: without, each start of the checkpassword helper
-    compiles its modules again.
+    They cannot read a checkout below /root.  The modules are compiled here, because the
+    servers cannot store the result: otherwise each start of the checkpassword program
+    would compile them again.
     """
     for name in ("hooks", "lib", "dovecot-conf"):
         shutil.copytree(
@@ -174,10 +174,10 @@ def _copy_code(code: str) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on 127.0.0.1 that nothing listens on.
+    """Free ports on 127.0.0.1.
 
-    Below the kernel's range for outgoing connections, so that no client of the
-    lab's own takes one before its server does.
+    They are below the kernel's range for outgoing connections, so that no client in
+    the lab can use one before the server does.
     """
     with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as stream:
         first_outgoing = int(stream.read().split()[0])

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""A private Postfix: own configuration, own queue, one smtpd on 127.0.0.1.
+"""A private Postfix with its own configuration and queue, and one smtpd on 127.0.0.1.
 
-It is started by its master program directly, not by `postfix start`, whose
-check scripts look after the machine's own installation.  It sends nothing to
-the outside: whatever is not for the lab's domains is refused or bounced.
+Its master program is started directly, not with `postfix start`, whose scripts
+check the machine's own installation.  It sends no mail to other hosts: mail for
+other domains is refused or bounced.
 
-What hands mail to mailseal is not written here: the commands of a page in
-postfix-conf/ are run against this configuration, as a postmaster would.
+The transport to mailseal is not defined here: the commands on a page of
+postfix-conf/ are run with this configuration, as a postmaster would run them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ scache    unix - - n -     1 scache
 postlog   unix-dgram n - n - 1 postlogd
 """
 
-# Short waits, so that a deferred mail is tried again while a test looks on.
+# Short delays, so that deferred mail is tried again during a test.
 _MAIN = """\
 compatibility_level = 3.6
 queue_directory = {dir}/postfix/queue
@@ -154,9 +154,9 @@ class Postfix:
             os.chmod(path, mode)
 
     def postconf(self, *args: str) -> str:
-        """Run postconf on this configuration; what it prints."""
+        """Run postconf with this configuration; returns its output."""
         printed = self._command("postconf", *args)
-        # Postfix waits until main.cf is two seconds old, lest it reads half a file: 1.5 s less.
+        # Postfix waits until main.cf is two seconds old, because it could be incomplete.
         for name in ("main.cf", "master.cf"):
             os.utime(os.path.join(self.config, name), (0, 0))
         return printed
@@ -178,12 +178,12 @@ class Postfix:
         return self._server.pids()
 
     def queue(self) -> list[str]:
-        """The queue ids of the mails that wait, sorted."""
+        """The queue ids of the mails in the queue, sorted."""
         listing = self._command("postqueue", "-c", self.config, "-p")
         return sorted(re.findall(r"^([0-9A-F]{6,}|[0-9B-Zb-z]{10,})[*!# ]", listing, re.M))
 
     def flush(self) -> None:
-        """Try every waiting mail now."""
+        """Try to deliver all mails in the queue now."""
         self._command("postqueue", "-c", self.config, "-f")
 
     def wait_empty(self, *, timeout: float = 30) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Starting servers, waiting until they answer, and ending them to the last child.
+"""Starts servers, waits until they are ready, and ends them with all their children.
 
-Each server is the leader of a session of its own, so that its children can be
-found afterwards whatever they did with process groups: by the session number
-in /proc/PID/stat.  Only processes of such a session are ever sent a signal.
+Each server is the leader of its own session.  So its children can be found by the
+session number in /proc/PID/stat, even if they have changed their process group.
+Signals are sent only to processes in such a session.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Address = str | tuple[str, int]
 
 
 class Server:
-    """A server in the foreground, its output going to a log file."""
+    """A server in the foreground, whose output goes to a log file."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The leader's process id; only while running."""
+        """The process id of the leader; only while it runs."""
         if self._process is None:
             raise LabError(f"{self.name} is not running")
         return self._process.pid
@@ -53,7 +53,7 @@ class Server:
         return self._process is not None and self._process.poll() is None
 
     def start(self, *, until: Sequence[Address], timeout: float = 20) -> None:
-        """Start, and return when every address in `until` accepts connections."""
+        """Start it; returns when all addresses in `until` accept connections."""
         if self.running:
             return
         with open(self.log_path, "ab") as log:
@@ -100,7 +100,7 @@ class Server:
         return status
 
     def pids(self) -> list[int]:
-        """All processes of it."""
+        """All its processes."""
         return [] if self._process is None else members(self._process.pid)
 
     def signal(self, sig: signal.Signals) -> None:
@@ -113,7 +113,7 @@ class Server:
 
 
 def interrupt_on_signals() -> None:
-    """SIGTERM and SIGHUP end the program as Ctrl-C does; a second one does not disturb the end."""
+    """SIGTERM and SIGHUP end the program like Ctrl-C; further signals are ignored."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def interrupt(_number: int, _frame: types.FrameType | None) -> None:
@@ -126,7 +126,7 @@ def interrupt_on_signals() -> None:
 
 
 def accepts(address: Address) -> bool:
-    """Whether somebody answers at a unix socket's path or (host, port)."""
+    """Whether a server accepts connections at a unix socket or (host, port)."""
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     with socket.socket(family) as probe:
         probe.settimeout(1)
@@ -138,7 +138,7 @@ def accepts(address: Address) -> bool:
 
 
 def members(session: int) -> list[int]:
-    """The living processes of a session."""
+    """The running processes of a session."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -151,7 +151,7 @@ def members(session: int) -> list[int]:
 
 
 def wait_until(condition: Callable[[], object], what: str, *, timeout: float = 20) -> None:
-    """Poll a condition until it is true; LabError naming `what` when it never is."""
+    """Poll a condition until it is true; LabError with `what` after the time limit."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Looking for words of a mail in files: plain, in base64 and in quoted-printable.
+"""Searches files for words of a mail: in clear, in base64 and in quoted-printable.
 
-A sealed store shows none.  A search that finds nothing proves something only
-if it finds the words where they are: callers search a place that has them too.
+A sealed mail store contains none.  To prove that the search works, callers also
+search a place that contains the words.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 
 class Found(NamedTuple):
-    """A word in a file, and the form in which it stands there."""
+    """A word in a file, and its encoding there."""
 
     path: str
     word: str
@@ -23,11 +23,11 @@ class Found(NamedTuple):
 
 
 def forms(word: str) -> Mapping[bytes, str]:
-    """The byte sequences that betray a word, in lower case, but base64, each with its name.
+    """The encodings of a word as byte sequences with their names; all but base64 in lower case.
 
-    In base64 a word looks different at each of three offsets; the characters
-    at both ends that depend on the neighbours are left out.  Words should have
-    eight letters or more, or chance finds them in ciphertext.
+    In base64 a word has a different form at each of three offsets.  The characters at
+    both ends depend on other characters and are omitted.  Words should have at least
+    eight letters, otherwise they can occur in ciphertext by chance.
     """
     raw = word.encode()
     found = {raw.lower(): "plain", word.encode("utf-16-le").lower(): "utf-16"}
@@ -42,7 +42,7 @@ def forms(word: str) -> Mapping[bytes, str]:
 
 
 def search_bytes(data: bytes, words: Iterable[str]) -> list[tuple[str, str]]:
-    """Word and form of all that stand in `data`; line ends inside base64 do not hide a word."""
+    """Words in `data`, with their encodings; also across line ends in base64."""
     lower = data.lower()
     unbroken = data.replace(b"\r\n", b"").replace(b"\n", b"")
     soft = lower.replace(b"=\r\n", b"").replace(b"=\n", b"")
@@ -56,7 +56,7 @@ def search_bytes(data: bytes, words: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def search_folder(folder: str, words: Iterable[str], *, skip: Iterable[str] = ()) -> list[Found]:
-    """Search file names and contents below a folder; `skip` are folders to leave out."""
+    """Search file names and contents below a folder; `skip`: folders to omit."""
     words, left_out = list(words), {os.path.abspath(path) for path in skip}
     hits: list[Found] = []
     for root, folders, names in os.walk(folder):
@@ -71,7 +71,7 @@ def search_folder(folder: str, words: Iterable[str], *, skip: Iterable[str] = ()
 
 
 def count_files(folder: str, *, skip: Iterable[str] = ()) -> int:
-    """How many files a search of the folder reads."""
+    """Number of files that a search of the folder reads."""
     left_out = {os.path.abspath(path) for path in skip}
     total = 0
     for root, folders, names in os.walk(folder):

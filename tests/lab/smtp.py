@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Sending mail by SMTP and LMTP, bytes as they are.
+"""Sends mail by SMTP and LMTP, without changing any bytes.
 
-smtplib rewrites line ends and, for LMTP, reads one reply after DATA where there
-is one for each recipient.
+smtplib changes line ends, and for LMTP it reads only one reply after DATA, instead
+of one for each recipient.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Reply = tuple[int, bytes]
 
 
 class Rejected(Exception):
-    """The server did not take the mail, or a recipient; `code` and `text` are its reply."""
+    """The server has refused the mail or a recipient; `code` and `text` are its reply."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(f"{reply[0]} {reply[1].decode(errors='replace')}")
@@ -23,7 +23,7 @@ class Rejected(Exception):
 
 
 def send(address: tuple[str, int], sender: str, recipients: Sequence[str], mail: bytes) -> bytes:
-    """Send one mail by SMTP to all recipients; the server's last words.  Raises Rejected."""
+    """Send one mail by SMTP to all recipients; returns the last reply.  Raises Rejected."""
     with smtplib.SMTP(*address, local_hostname="client.example.net", timeout=120) as client:
         client.ehlo()
         _envelope(client, sender, recipients, need_all=True)
@@ -33,7 +33,7 @@ def send(address: tuple[str, int], sender: str, recipients: Sequence[str], mail:
 def send_lmtp(
     address: tuple[str, int], sender: str, recipients: Sequence[str], mail: bytes
 ) -> list[Reply]:
-    """Send one mail by LMTP; one reply a recipient, whether it was taken or not."""
+    """Send one mail by LMTP; returns one reply for each recipient, of any kind."""
     with smtplib.LMTP(*address, local_hostname="client.example.net") as client:
         client.ehlo()
         replies = _envelope(client, sender, recipients, need_all=False)
@@ -48,9 +48,9 @@ def send_lmtp(
 def raw_data(
     address: tuple[str, int], sender: str, recipients: Sequence[str], data: bytes
 ) -> list[Reply]:
-    """By LMTP, `data` exactly as given after DATA; all replies until QUIT's.
+    """Send exactly `data` after DATA, by LMTP; returns all replies including that to QUIT.
 
-    For what a well-behaved client would never send.
+    For data that a correct client would never send.
     """
     with smtplib.LMTP(*address, local_hostname="client.example.net") as client:
         client.ehlo()
@@ -65,7 +65,7 @@ def raw_data(
 
 
 def dot_stuffed(mail: bytes) -> bytes:
-    """The mail as it stands after DATA.  Only CRLF ends a line (RFC 5321, 2.3.8)."""
+    """The mail as it is sent after DATA.  Only CRLF ends a line (RFC 5321, 2.3.8)."""
     ended = mail if mail.endswith(b"\r\n") or not mail else mail + b"\r\n"
     return re.sub(rb"(\A|\r\n)\.", rb"\1..", ended) + b".\r\n"
 
