@@ -22,6 +22,7 @@ ZSHDIR = $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,si
 UNITDIR = $(PREFIX)/lib/systemd/system
 SYSUSERSDIR = $(PREFIX)/lib/sysusers.d
 TMPFILESDIR = $(PREFIX)/lib/tmpfiles.d
+SYSCTLDIR = $(PREFIX)/lib/sysctl.d
 
 # Commands for administrators, and for .forward files and master.cf.
 COMMANDS = mailseal $(notdir $(wildcard hooks/mailseal-deliver hooks/mailseal-set-hash))
@@ -62,7 +63,9 @@ install:
 		install -D -m 644 "$$page" "$(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}"; done; \
 	install -D -m 644 "$$made/bash/mailseal" "$(DESTDIR)$(BASHDIR)/mailseal"; \
 	install -D -m 644 "$$made/zsh/_mailseal" "$(DESTDIR)$(ZSHDIR)/_mailseal"
-	install -d "$(DESTDIR)$(UNITDIR)" "$(DESTDIR)$(SYSUSERSDIR)" "$(DESTDIR)$(TMPFILESDIR)"
+	install -d "$(DESTDIR)$(UNITDIR)" "$(DESTDIR)$(SYSUSERSDIR)" "$(DESTDIR)$(TMPFILESDIR)" \
+		"$(DESTDIR)$(SYSCTLDIR)"
+	install -m 644 systemd/mailseal.sysctl "$(DESTDIR)$(SYSCTLDIR)/mailseal.conf"
 	@set -e; for unit in mailseal-agent.service mailseal-lmtp.service mailseal-sealer.service; do \
 		$(FIT) "systemd/$$unit" > "$(DESTDIR)$(UNITDIR)/$$unit"; \
 		chmod 644 "$(DESTDIR)$(UNITDIR)/$$unit"; done
@@ -78,4 +81,5 @@ uninstall:
 	rm -f "$(DESTDIR)$(UNITDIR)/mailseal-agent.service" "$(DESTDIR)$(UNITDIR)/mailseal-lmtp.service"
 	rm -f "$(DESTDIR)$(UNITDIR)/mailseal-sealer.service"
 	rm -f "$(DESTDIR)$(SYSUSERSDIR)/mailseal.conf" "$(DESTDIR)$(TMPFILESDIR)/mailseal.conf"
+	rm -f "$(DESTDIR)$(SYSCTLDIR)/mailseal.conf"
 	@echo "not removed: /etc/mailseal, and /var/lib/mailseal with the keyrings"

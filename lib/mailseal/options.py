@@ -100,6 +100,13 @@ class Dovecot:
         "Socket of Dovecot's LMTP server.  It gets all mail that mailseal does not store itself.  "
         "Use host:port if Dovecot runs on another host.",
     )
+    anvil_socket: str = option(
+        absolute_path,
+        "/run/dovecot/mailseal-anvil",
+        "Socket of Dovecot's service anvil.  The agent asks there which users have IMAP or POP3 "
+        "connections, to lock the index folders of the others.  Change it if Dovecot's base_dir is "
+        "not /run/dovecot.",
+    )
     quota_socket: str | None = option(
         optional(socket_name),
         None,
@@ -181,6 +188,26 @@ class Agent:
         "12h",
         "A session ends this long after the login that started it, even if it is still used.  "
         "Lower it for the same reason as agent.idle_timeout.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """index: where Dovecot's indexes of enrolled users are."""
+
+    folder: str | None = option(
+        optional(absolute_path),
+        None,
+        "Directory in which each enrolled user gets an encrypted folder for Dovecot's index, for "
+        "example /var/lib/mailseal/index.  It must be on ext4 or f2fs with the feature encrypt.  "
+        "null: indexes are where Dovecot's settings put them.  See docs/index-privacy.md.",
+    )
+    lock_after: int = option(
+        duration,
+        "60s",
+        "A user's index folder is locked this long after the last IMAP or POP3 connection has "
+        "ended.  A login whose connection has not begun after this time finds the folder locked, "
+        "so do not set it below the time that Dovecot may take to start a session.",
     )
 
 
@@ -511,6 +538,7 @@ class Options:
     log: Log = Log()
     dovecot: Dovecot = Dovecot()
     agent: Agent = Agent()
+    index: Index = Index()
     keys: Keys = Keys()
     login: Login = Login()
     delivery: Delivery = Delivery()

@@ -7,6 +7,7 @@ from a module for each version (dovecot_23), with a function from Wanted to text
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import os
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from tests.lab.place import MAIL_UID, REPOSITORY, LabError, Place
-from tests.lab.process import Server
+from tests.lab.process import Server, members
 
 _DIALECTS = {"2.3": "tests.lab.dovecot_23", "2.4": "tests.lab.dovecot_24"}
 
@@ -138,6 +139,14 @@ class Dovecot:
             error = done.stderr.decode(errors="replace").strip()
             raise LabError(f"doveadm {args[0]} ended with {done.returncode}: {error}")
         return done.stdout
+
+    def process(self, name: str) -> int:
+        """The pid of a process of this Dovecot, by the name of its program; 0 if there is none."""
+        for pid in members(self._server.pid):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/comm", "rb") as stream:
+                if stream.read().strip() == name.encode():
+                    return pid
+        return 0
 
     def settings(self, name: str, *filters: str) -> str:
         """The value of one setting, from doveconf."""

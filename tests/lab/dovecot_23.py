@@ -65,6 +65,12 @@ service lmtp {
     user = root
   }
 }
+service anvil {
+  unix_listener mailseal-anvil {
+    mode = 0666
+    user = root
+  }
+}
 """
 
 _PASSWD_FILE = """\
@@ -87,7 +93,11 @@ import_environment = $import_environment MAILSEAL_SOCKET={socket} MAILSEAL_PUBLI
 def configuration(wanted: Wanted) -> str:
     """The complete dovecot.conf: the servers, mailseal's files, and changes for the lab."""
     version = installed_version()
-    index_cache = f":INDEXCACHE={wanted.place.quick_path('cache')}/%u" if wanted.sealing else ""
+    index_cache = (
+        f":INDEXCACHE={wanted.place.quick_path('cache')}/%u%{{userdb:mailseal_index}}"
+        if wanted.sealing
+        else ""
+    )
     parts = [
         _SERVER.format(
             index_cache=index_cache,

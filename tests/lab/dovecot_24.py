@@ -77,6 +77,12 @@ service lmtp {
     user = root
   }
 }
+service anvil {
+  unix_listener mailseal-anvil {
+    mode = 0666
+    user = root
+  }
+}
 """
 
 

@@ -19,6 +19,10 @@ _TIMEOUT = 5
 """Time limit in seconds to connect to a socket."""
 
 
+_NAMED = {"agent.socket": "agent.login_users", "dovecot.anvil_socket": "agent.user"}
+"""The option that names who needs a socket, if it is not delivery.user."""
+
+
 def users(config: Config) -> Iterator[Finding]:
     """Findings about users that do not exist."""
     needed: list[tuple[str, tuple[str, ...]]] = [("delivery.user", (config.delivery.user,))]
@@ -58,6 +62,8 @@ def sockets(config: Config) -> Iterator[Finding]:
         needed.append(("dovecot.userdb_socket", config.dovecot.userdb_socket, owner))
     if config.dovecot_is_here:
         needed += [("agent.socket", config.agent.socket, name) for name in config.agent.login_users]
+    if config.index.folder is not None and config.dovecot_is_here:
+        needed.append(("dovecot.anvil_socket", config.dovecot.anvil_socket, config.agent.user))
     if config.dovecot.quota_socket:
         needed.append(("dovecot.quota_socket", config.dovecot.quota_socket, owner))
     silent = set()
@@ -69,7 +75,7 @@ def sockets(config: Config) -> Iterator[Finding]:
             yield warning(f"{option}: {why}; see `systemctl status {server}`")
             silent.add(option)
         elif _exists(user) and (barrier := _barrier(path, user)):
-            named = "agent.login_users" if option == "agent.socket" else "delivery.user"
+            named = _NAMED.get(option, "delivery.user")
             yield error(f"{option}: the user {user} ({named}) has no access to {barrier}")
 
 

@@ -55,7 +55,7 @@ def register(commands: Commands) -> None:
 
 def check(context: Context) -> int:
     """Findings are written to standard error, errors first; --json prints one object."""
-    from mailseal.admin import access_check, dovecot_check
+    from mailseal.admin import access_check, dovecot_check, index_check
     from mailseal.doveconf import Doveconf
 
     config = context.config
@@ -63,7 +63,8 @@ def check(context: Context) -> int:
     if not context.arguments.file_only:
         found += access_check.users(config)
         found += access_check.store(config)
-        found += dovecot_check.findings(config, Doveconf())
+        found += dovecot_check.findings(config, doveconf := Doveconf())
+        found += index_check.findings(config, doveconf)
         if not context.arguments.no_sockets:
             found += access_check.sockets(config)
     found.sort(key=lambda finding: finding.level != ERROR)

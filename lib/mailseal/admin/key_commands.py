@@ -12,7 +12,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from mailseal.admin import two_places
+from mailseal.admin import sessions, two_places
 from mailseal.admin.pair_commands import report_rekey
 from mailseal.admin.prompt import Passwords
 from mailseal.errors import MailsealError, NotSettled, UsageError
@@ -55,6 +55,7 @@ def register(commands: Commands) -> None:
     who = lock_parser.add_mutually_exclusive_group(required=True)
     who.add_argument("user", metavar="USER", nargs="?")
     who.add_argument("--all", action="store_true", help="end all sessions")
+    sessions.add_option(lock_parser)
     repair_parser = commands.add(
         "repair",
         repair,
@@ -107,10 +108,15 @@ def _settle(context: Context, user: bytes) -> int:
 
 
 def lock(context: Context) -> int:
-    """End sessions: the next login opens the keyring with the password again."""
+    """End sessions: the next login opens the keyring with the password again.
+
+    Connections whose index folder has been locked are ended: they could open no other mailbox.
+    """
     user = context.arguments.user
     answer = context.ask("lock", **({"user": os.fsencode(user)} if user else {}))
     sys.stdout.write(f"{answer.text('ended')} sessions ended\n")
+    for connected in answer.text("connected").splitlines():
+        sessions.end(context, connected)
     return 0
 
 

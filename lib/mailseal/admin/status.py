@@ -120,9 +120,17 @@ def _describe(entry: dict[str, Any]) -> str:
         lines.append(f"  existing mail: {described(job)}")
     if not entry["second_way"]:
         lines.append(f"  WARNING: {NO_SECOND_WAY}")
+    if index := entry.get("index"):
+        lines.append(f"  {_index(index)}")
     if entry["session"]:
         lines.append(f"  session: {entry['session']['age']} s old")
     return "\n".join(lines) + "\n"
+
+
+def _index(index: dict[str, str]) -> str:
+    if index["state"] == "not encrypted":
+        return f"WARNING: the index is not encrypted: {index['problem']}"
+    return f"index: encrypted and {index['state']}, {index['folder']}"
 
 
 def _day(seconds: int) -> str:

@@ -28,6 +28,9 @@ import hmac
 import os
 from typing import Any
 
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
 from mailseal.crypto import kdf
 from mailseal.crypto.eckeys import CURVES, PrivateKey, PublicKey
 from mailseal.errors import Damaged, NewerFormat, UsageError, WrongPassword
@@ -325,6 +328,10 @@ class Opened:
         )
         self._set_slots((*others, slot))
         return slot
+
+    def index_key(self) -> bytes:
+        """The key of the user's index folder, 64 bytes: never stored, another after rekey()."""
+        return HKDF(hashes.SHA512(), 64, None, b"mailseal index folder 1").derive(self._master)
 
     def wipe(self) -> None:
         """Overwrite the master key.  Copies made by Python or OpenSSL may still exist."""

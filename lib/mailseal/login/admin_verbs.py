@@ -19,10 +19,10 @@ from typing import TypeVar
 
 from mailseal.crypto.eckeys import PublicKey
 from mailseal.errors import ChangeGone, MailsealError, NotEnrolled, UsageError, WrongPassword
-from mailseal.keys.escrow_slot import EscrowSlot
 from mailseal.keys.slot import Slot
-from mailseal.keys.slots import kind_of
 from mailseal.login import protocol
+from mailseal.login.describe import describe
+from mailseal.login.indexes import Indexes
 from mailseal.login.lifecycle import Lifecycle
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions
@@ -44,9 +44,15 @@ class AdminVerbs:
     """Verbs for administrators."""
 
     def __init__(
-        self, vault: Vault, sessions: Sessions, pools: ThreadPools, log: logging.Logger
+        self,
+        vault: Vault,
+        sessions: Sessions,
+        pools: ThreadPools,
+        log: logging.Logger,
+        indexes: Indexes | None = None,
     ) -> None:
         self._vault = vault
+        self._indexes = indexes
         self._life = Lifecycle(vault)
         self._sessions = sessions
         self._pools = pools
@@ -258,7 +264,7 @@ class AdminVerbs:
         found: list[str] = []
         size = 0
         for user in users[:STATUS_PAGE]:
-            text = json.dumps(self._describe(user))
+            text = json.dumps(describe(user, self._vault, self._sessions, self._indexes))
             size += len(text) + 2
             if found and size > protocol.MAX_PAGE:
                 break
@@ -273,56 +279,22 @@ class AdminVerbs:
             self._listing = (time.monotonic(), listed)
         return listed
 
-    def _describe(self, user: str) -> dict[str, object]:
-        """The entry of one user in `status`, without secrets."""
-        try:
-            keyring = self._vault.load(user)
-        except NotEnrolled:  # but there is a public key or a mark
-            hint = f"restore it from a backup: `mailseal restore FILE {user}`"
-            return {"user": user, "problem": "the keyring is missing", "hint": hint}
-        except MailsealError as exc:
-            return {"user": user, "problem": str(exc), "hint": exc.hint}
-        age = self._sessions.age(user)
-        return {
-            "user": user,
-            "created": keyring.created,
-            "revision": keyring.revision,
-            "keys": [key.identity() for key in keyring.keys],
-            "room": self._vault.room(keyring),
-            "second_way": keyring.has_second_way,
-            "slots": [
-                {
-                    "id": slot.id,
-                    "kind": slot.kind,
-                    "label": slot.label,
-                    "created": slot.created,
-                    "known": kind_of(slot).known,
-                    **({"key_id": slot.key_id.hex()} if isinstance(slot, EscrowSlot) else {}),
-                }
-                for slot in keyring.slots
-            ],
-            "session": None if age is None else {"age": int(age[0]), "idle": int(age[1])},
-            "public_key": self._public_state(user, keyring.current.key_id),
-        }
-
-    def _public_state(self, user: str, key_id: bytes) -> str:
-        try:
-            published = self._vault.published(user)
-        except MailsealError as exc:
-            return str(exc)
-        if published is None:
-            return "not published"
-        return "ok" if published.key_id == key_id else "NOT THE USER'S CURRENT KEY"
-
     async def _lock(self, fields: Fields) -> Answer:
+        """Ends sessions.  The answer names the users whose connections should end now, too."""
+        connected: list[str] = []
         if "user" in fields:
             user = user_of(fields)
             count = int(self._sessions.end(user))
+            if self._indexes is not None:
+                connected = await self._indexes.lock(user)
             self._log.info("lock: user=<%s>, sessions ended=%d", user, count)
         else:
             count = self._sessions.end_all()
+            if self._indexes is not None:
+                connected = await self._indexes.lock_all()
             self._log.info("lock: all users, sessions ended=%d", count)
-        return "ok", {"ended": str(count).encode()}
+        answer = {"ended": str(count).encode()}
+        return "ok", {**answer, "connected": "\n".join(connected).encode()} if connected else answer
 
     async def _find(self, fields: Fields) -> Answer:
         key_id = needed(fields, "key_id")

@@ -42,12 +42,11 @@ from collections.abc import Mapping
 from mailseal import config as configuration
 from mailseal.config import Config
 from mailseal.crypto import kdf
-from mailseal.crypto.eckeys import PublicKey
 from mailseal.daemon import drop_root, notify, open_log, user_ids
-from mailseal.errors import ConfigError, Damaged, MailsealError, UsageError, print_error
+from mailseal.errors import MailsealError, UsageError, print_error
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
-from mailseal.login import hardening, protocol, startup
+from mailseal.login import hardening, indexes, protocol, startup
 from mailseal.login.admin_verbs import AdminVerbs
 from mailseal.login.callers import Caller, Callers
 from mailseal.login.guesses import Guesses, Limits
@@ -92,12 +91,15 @@ class Agent:
             backlog=startup.BACKLOG,  # default 100: start_server() calls listen(2) again
         )
         expiry = asyncio.create_task(self._expire())
+        sweeps = asyncio.create_task(self._sweep())
         try:
             await stop.wait()
         finally:
             server.close()
-            for task in (expiry, *self._tasks):
+            for task in (expiry, sweeps, *self._tasks):
                 task.cancel()
+            if self.service.indexes is not None:
+                await self.service.indexes.stop()
             ended = self.service.sessions.end_all()
             self.service.pools.stop()
             self._log.info("stopped, sessions ended=%d", ended)
@@ -107,6 +109,12 @@ class Agent:
             await asyncio.sleep(_EXPIRE_EVERY)
             for user in self.service.sessions.expire():
                 self._log.info("session timed out: user=<%s>", user)
+
+    async def _sweep(self) -> None:
+        folders = self.service.indexes
+        while folders is not None:
+            await asyncio.sleep(folders.sweep_every)
+            await folders.sweep()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -186,8 +194,8 @@ def run(config: Config) -> None:
         panel=(panel_uids := _uids(config.agent.panel_users, "agent.panel_users")),
         admin=_uids(config.agent.admin_users, "agent.admin_users"),
     )
-    version = dovecot_version(config)
-    escrow = _escrow_key(config)
+    version = startup.dovecot_version(config)
+    escrow = startup.escrow_key(config)
     policy = Policy(
         config.login.enroll == "at-login",
         tuple(entry.lower() for entry in config.login.enroll_for),
@@ -233,7 +241,8 @@ def run(config: Config) -> None:
         idle, absolute = config.agent.idle_timeout, config.agent.absolute_timeout
         sessions = Sessions(idle=idle, absolute=absolute)
         guesses = Guesses(_limits(config), log=log)
-        admin_verbs = AdminVerbs(vault, sessions, pools, log).verbs
+        folders = indexes.configured(config, version, log)
+        admin_verbs = AdminVerbs(vault, sessions, pools, log, folders).verbs
         service = LoginVerbs(
             vault,
             sessions,
@@ -244,6 +253,7 @@ def run(config: Config) -> None:
             policy=policy,
             log=log,
             guesses=guesses,
+            indexes=folders,
         )
         agent = Agent(service, callers=callers, log=log)
         log.info("listening on %s for Dovecot %s, uid=%d", config.agent.socket, version, uid)
@@ -279,31 +289,6 @@ async def _feed_watchdog(environ: Mapping[str, str]) -> None:
         await asyncio.sleep(every)
 
 
-def dovecot_version(config: Config) -> str:
-    """ "2.3" or "2.4": from the configuration, or from `dovecot --version`."""
-    import subprocess
-
-    configured = config.dovecot.version
-    if configured != "auto":
-        return configured
-    hint = "set dovecot.version to 2.3 or 2.4"
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
-    try:
-        said = subprocess.run(
-            ["dovecot", "--version"],
-            capture_output=True,
-            timeout=10,
-            check=True,
-            env={"PATH": path},
-        ).stdout.decode("utf-8", "replace")
-    except (OSError, subprocess.SubprocessError):
-        raise ConfigError("cannot run `dovecot --version`", hint=hint) from None
-    for version in ("2.3", "2.4"):
-        if said.startswith(f"{version}."):
-            return version
-    raise ConfigError(f"dovecot {said.strip()[:40]} is neither 2.3 nor 2.4", hint=hint)
-
-
 def _limits(config: Config) -> Limits:
     login = config.login
     return Limits(
@@ -325,19 +310,3 @@ def _login_group(config: Config) -> int | None:
         if uid != 0:
             return gid
     return None
-
-
-def _escrow_key(config: Config) -> PublicKey | None:
-    """The organisation's public key, if it is configured.  Raises ConfigError."""
-    path = config.keys.escrow
-    if path is None:
-        return None
-    try:
-        with open(path, encoding="ascii") as stream:
-            return PublicKey.parse(stream.read(65536))
-    except OSError as exc:
-        raise ConfigError(f"option keys.escrow: cannot read {path}: {exc.strerror}") from None
-    except (Damaged, ValueError):
-        raise ConfigError(
-            f"option keys.escrow: {path} contains no public key of a supported kind"
-        ) from None

@@ -38,6 +38,7 @@ from mailseal.keys.names import normalise
 from mailseal.keys.password_slot import MAX_OPENING, check_password
 from mailseal.keys.stores import Revision
 from mailseal.login.guesses import Guesses, Try
+from mailseal.login.indexes import Indexes
 from mailseal.login.mailcrypt_fields import Named, login_fields, public_fields
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions
@@ -85,8 +86,10 @@ class LoginVerbs:
         policy: Policy,
         log: logging.Logger,
         guesses: Guesses | None = None,
+        indexes: Indexes | None = None,
     ) -> None:
         self.vault = vault
+        self.indexes = indexes
         self.guesses = guesses or Guesses(log=log)
         self.sessions = sessions
         self.pools = pools
@@ -155,7 +158,7 @@ class LoginVerbs:
             try:
                 guesses = None if behind else self.guesses
                 remote = _shown(fields, "remote")
-                named, session = await self._keys_for(user, password, remote, guesses)
+                named, session, index_key = await self._keys_for(user, password, remote, guesses)
             except WrongPassword:
                 result = "wrong"
                 if not behind:
@@ -165,6 +168,8 @@ class LoginVerbs:
                 result = "ok, no key needed"
                 return await self._public_only(user)
             result = "ok"
+            if self.indexes is not None:
+                named = named + await self.indexes.unlock(user, index_key)
             return "ok", _named(user, named)
         except MailsealError as exc:
             result = f"temporary ({_sentence(exc)})"
@@ -206,8 +211,10 @@ class LoginVerbs:
 
     async def _keys_for(
         self, user: str, password: bytes, remote: str, guesses: Guesses | None
-    ) -> tuple[Named, str]:
-        """Fields for a login, and "cached" or "new".  Raises WrongPassword and others.
+    ) -> tuple[Named, str, bytes]:
+        """Fields for a login, "cached" or "new", and the key of the index folder.
+
+        Raises WrongPassword and others.
 
         `guesses` is None if another passdb has accepted the password.
         """
@@ -217,10 +224,10 @@ class LoginVerbs:
         mac = self.sessions.mac(user, password)
         found = self.sessions.find(user, mac, revision)
         if found is not None:
-            keys = found[0].private_keys()
+            keys, index_key = found[0].private_keys(), bytes(found[0].index)
             await self._check_public(user, [key.public for key in keys])
             self.guesses.note_right(user, remote)
-            return login_fields(self.version, keys), "cached"
+            return login_fields(self.version, keys), "cached", index_key
         if self._known_wrong(mac, revision):
             raise WrongPassword(f"wrong password for {user}")
         shared = self._under_way.get((mac, revision))
@@ -238,7 +245,7 @@ class LoginVerbs:
                 guesses.note_wrong(user, remote)
             raise
         self.guesses.note_right(user, remote)
-        return login_fields(self.version, unlocked.keys), "new"
+        return login_fields(self.version, unlocked.keys), "new", unlocked.index_key
 
     def _unlocked(
         self,
@@ -259,7 +266,7 @@ class LoginVerbs:
             got = done.result()
             # During a password change the next login must open the keyring: it may end the change.
             if got.settled:
-                self.sessions.start(user, mac, got.revision, got.keys, got.slot_id)
+                self.sessions.start(user, mac, got.revision, got.keys, got.slot_id, got.index_key)
         elif isinstance(exc, WrongPassword):
             self._wrong[mac] = (time.monotonic() + _WRONG_FOR, revision)
             while len(self._wrong) > _WRONG_ENTRIES:

@@ -33,14 +33,20 @@ _CURVES = tuple(CURVES)
 class Session:
     """One opened keyring."""
 
-    __slots__ = ("macs", "revision", "secret", "started", "used", "user")
+    __slots__ = ("index", "macs", "revision", "secret", "started", "used", "user")
 
     def __init__(
-        self, user: str, revision: Revision, keys: Sequence[PrivateKey], now: float
+        self,
+        user: str,
+        revision: Revision,
+        keys: Sequence[PrivateKey],
+        index_key: bytes,
+        now: float,
     ) -> None:
         self.user = user
         self.revision = revision
         self.secret = _pack(keys)
+        self.index = bytearray(index_key)
         self.macs: tuple[tuple[bytes, str], ...] = ()
         self.started = self.used = now
 
@@ -49,8 +55,9 @@ class Session:
         return _unpack(self.secret)
 
     def wipe(self) -> None:
-        """Overwrite the private numbers."""
+        """Overwrite the private numbers and the key of the index folder."""
         self.secret[:] = bytes(len(self.secret))
+        self.index[:] = bytes(len(self.index))
         self.macs = ()
 
 
@@ -92,13 +99,19 @@ class Sessions:
         return session, found
 
     def start(
-        self, user: str, mac: bytes, revision: Revision, keys: Sequence[PrivateKey], slot_id: str
+        self,
+        user: str,
+        mac: bytes,
+        revision: Revision,
+        keys: Sequence[PrivateKey],
+        slot_id: str,
+        index_key: bytes = b"",
     ) -> Session:
         """A password has opened the keyring: start a session, or add it to the existing one."""
         session = self._by_user.get(user)
         if session is None or self._over(session) or session.revision != revision:
             self.end(user)
-            session = self._by_user[user] = Session(user, revision, keys, self._clock())
+            session = self._by_user[user] = Session(user, revision, keys, index_key, self._clock())
         others = tuple(entry for entry in session.macs if entry[0] != mac)
         session.macs = ((mac, slot_id), *others[: MAX_PASSWORDS - 1])
         session.used = self._clock()

@@ -24,8 +24,9 @@ from collections.abc import Iterable
 
 from mailseal import durable, sockets
 from mailseal.config import Config
+from mailseal.crypto.eckeys import PublicKey
 from mailseal.daemon import user_ids
-from mailseal.errors import ConfigError, TemporaryError
+from mailseal.errors import ConfigError, Damaged, TemporaryError
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
 from mailseal.login.local_keys import ENROLL_MARK
@@ -45,7 +46,24 @@ def init(config: Config) -> str:
     durable.make_folder(state, mode=0o711)
     Keystore(config.keys_dir).prepare(owner)
     PublicStore(config.public_dir).prepare(owner)
+    if config.index.folder is not None:
+        _prepare_index(config.index.folder, config, uid, root=owner is not None)
     return state
+
+
+def _prepare_index(path: str, config: Config, uid: int, *, root: bool) -> None:
+    """The folder of the index folders; it may be where a file system of its own is mounted.
+
+    What is made in it gets the group of the mail (setgid): Dovecot gives files the group that their
+    folder has, and can do that with a group of its own only.
+    """
+    durable.make_folder(path, mode=0o711)
+    if not root:
+        return
+    with open_folder(path) as folder, durable.reporting(f"cannot prepare {path}"):
+        if os.fstat(folder.fd).st_uid in (0, uid):
+            os.chown(folder.entry("."), uid, user_ids(config.delivery.user, "delivery.user")[1])
+            os.chmod(folder.entry("."), 0o2711)  # noqa: S103 - the folders inside have mode 0700
 
 
 def require_store(config: Config) -> None:
@@ -112,3 +130,44 @@ def _lock(path: str) -> int:
             raise TemporaryError(f"another mailseal-agent listens on {path}") from None
         raise
     return lock
+
+
+def dovecot_version(config: Config) -> str:
+    """ "2.3" or "2.4": from the configuration, or from `dovecot --version`."""
+    import subprocess
+
+    configured = config.dovecot.version
+    if configured != "auto":
+        return configured
+    hint = "set dovecot.version to 2.3 or 2.4"
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+    try:
+        said = subprocess.run(
+            ["dovecot", "--version"],
+            capture_output=True,
+            timeout=10,
+            check=True,
+            env={"PATH": path},
+        ).stdout.decode("utf-8", "replace")
+    except (OSError, subprocess.SubprocessError):
+        raise ConfigError("cannot run `dovecot --version`", hint=hint) from None
+    for version in ("2.3", "2.4"):
+        if said.startswith(f"{version}."):
+            return version
+    raise ConfigError(f"dovecot {said.strip()[:40]} is neither 2.3 nor 2.4", hint=hint)
+
+
+def escrow_key(config: Config) -> PublicKey | None:
+    """The organisation's public key, if it is configured.  Raises ConfigError."""
+    path = config.keys.escrow
+    if path is None:
+        return None
+    try:
+        with open(path, encoding="ascii") as stream:
+            return PublicKey.parse(stream.read(65536))
+    except OSError as exc:
+        raise ConfigError(f"option keys.escrow: cannot read {path}: {exc.strerror}") from None
+    except (Damaged, ValueError):
+        raise ConfigError(
+            f"option keys.escrow: {path} contains no public key of a supported kind"
+        ) from None

@@ -54,6 +54,7 @@ class Unlocked:
     revision: Revision
     keys: Sequence[PrivateKey]
     slot_id: str
+    index_key: bytes
     settled: bool = True
     """False during a password change: then the next login may decide which password stays."""
 
@@ -112,7 +113,7 @@ class Vault:
                 saved = self._save_tidied(opened, keyring)
                 stamp, keyring = saved or stamp, opened.keyring if saved else keyring
             settled = opened.slot.kind != "login" or keyring.pending is None
-            return Unlocked(stamp, opened.keys, opened.slot.id, settled)
+            return Unlocked(stamp, opened.keys, opened.slot.id, opened.index_key(), settled)
         finally:
             opened.wipe()
 

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: MIT
+"""Checks the encrypted index folders: file system, owner, key quota, and Dovecot's settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from mailseal.admin.finding import Finding, error, warning
+from mailseal.config import Config
+from mailseal.daemon import user_ids
+from mailseal.doveconf import Doveconf, DoveconfError
+from mailseal.errors import ConfigError
+
+_FIELD = "userdb:mailseal_index"
+_MAX_KEYS = "/proc/sys/kernel/keys/maxkeys"
+FEW_KEYS = 2000
+"""A user's folder takes one of these keys; Linux has 200."""
+
+
+def findings(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
+    """Why an index may not be encrypted.  None of it makes a login fail."""
+    folder = config.index.folder
+    if folder is None or not config.dovecot_is_here:
+        return
+    if os.geteuid() == 0:
+        yield from _folder(config, folder)
+    yield from _keys()
+    try:
+        location = doveconf.settings("imap").get("mail_location")
+    except DoveconfError:
+        return  # said elsewhere
+    if location and _FIELD not in location:
+        yield warning(
+            f"index.folder is set, but Dovecot does not use it: add %{{{_FIELD}}} to the end of "
+            "mail_location; see docs/index-privacy.md"
+        )
+
+
+def _folder(config: Config, folder: str) -> Iterator[Finding]:
+    from mailseal.index import fscrypt
+
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as exc:
+        yield error(f"index.folder: cannot open {folder}: {exc.strerror}; run `mailseal init`")
+        return
+    try:
+        fscrypt.policy(fd)
+        agent = config.agent.user
+        if os.fstat(fd).st_uid != user_ids(agent, "agent.user")[0]:
+            yield error(f"index.folder: {folder} is not owned by {agent}; run `mailseal init`")
+    except fscrypt.Unsupported:
+        yield error(
+            f"index.folder: the file system of {folder} cannot encrypt; for ext4, switch it on "
+            "with `tune2fs -O encrypt DEVICE`; see docs/index-privacy.md"
+        )
+    except ConfigError:
+        pass  # said elsewhere
+    finally:
+        os.close(fd)
+
+
+def _keys() -> Iterator[Finding]:
+    try:
+        with open(_MAX_KEYS, encoding="ascii") as stream:
+            allowed = int(stream.read())
+    except (OSError, ValueError):
+        return
+    if allowed < FEW_KEYS:
+        yield warning(
+            f"kernel.keys.maxkeys is {allowed}: no more index folders than that can be unlocked "
+            "at the same time; run `sysctl --system` to use sysctl.d/mailseal.conf"
+        )

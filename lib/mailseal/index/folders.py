@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: MIT
+"""The index folders: one for each enrolled user, encrypted with a key of this user's own.
+
+    index/                      the agent's, the group of the mail, 2711
+        alice@example.org/      the agent's, 0700; an ACL lets in the owner of the mail
+
+CONTRACT
+    unlock() makes the folder if it is not there, and gives the kernel its key.  lock() takes the
+    key away.  A folder with another key (after `mailseal rekey`) is put aside and made new: an
+    index can always be built again.  Nobody but the agent and root can put something else in the
+    place of a folder.  Nothing here is kept open: an open folder could not be locked.
+
+FAILURES
+    Unsupported if this file system has no fscrypt, OSError for the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from collections.abc import Iterator
+
+from mailseal.index import fscrypt
+from mailseal.keys.names import file_name
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_ASIDE, _NEW = ".gone.", ".new."
+
+
+def folder_name(user: str) -> str:
+    """The name of a user's index folder: file_name() without "%", which means something in
+    Dovecot's settings.  Different users have different names."""
+    return file_name(user).replace("%", "=")
+
+
+class Folders:
+    """All index folders below `root`.  `owner`: the uid that mail belongs to."""
+
+    def __init__(self, root: str, owner: int) -> None:
+        self.root = root
+        self._acl = _acl(owner)
+
+    def path(self, name: str) -> str:
+        """Where a user's index is."""
+        return os.path.join(self.root, name)
+
+    def unlock(self, name: str, key: bytes | bytearray) -> bytes:
+        """Make the folder usable; returns the identifier of its key."""
+        with self._open_root() as root:
+            if fscrypt.policy(root) is not None:
+                raise fscrypt.Unsupported(0, f"{self.root} is itself encrypted")
+            identifier = fscrypt.add_key(root, key)
+            found = self._policy_of(name, root)
+            if found != identifier:
+                if found is not None:
+                    self._put_aside(name, root)
+                self._make(name, identifier, root)
+            return identifier
+
+    def lock(self, identifier: bytes) -> fscrypt.State:
+        """Take a key away: ABSENT, or BUSY while files are open."""
+        with self._open_root() as root:
+            return fscrypt.remove_key(root, identifier)
+
+    def sync(self) -> None:
+        """Write out what lock() would have to wait for."""
+        with self._open_root() as root:
+            fscrypt.sync(root)
+
+    def state(self, name: str) -> tuple[bytes, fscrypt.State] | None:
+        """The identifier and the state of a folder's key; None if there is no such folder."""
+        with self._open_root() as root:
+            identifier = self._policy_of(name, root)
+            return (identifier, fscrypt.state(root, identifier)) if identifier else None
+
+    def open_ones(self) -> dict[str, bytes]:
+        """Name and identifier of each folder whose key is in the kernel, all or in part."""
+        found = {}
+        with self._open_root() as root:
+            fscrypt.policy(root)
+            for name in os.listdir(root):
+                with contextlib.suppress(OSError):
+                    identifier = self._policy_of(name, root)
+                    if identifier and fscrypt.state(root, identifier) != fscrypt.State.ABSENT:
+                        found[name] = identifier
+        return found
+
+    def drop(self, name: str) -> None:
+        """Put a folder aside that nobody needs any more."""
+        with self._open_root() as root, contextlib.suppress(FileNotFoundError):
+            self._put_aside(name, root)
+
+    @contextlib.contextmanager
+    def _open_root(self) -> Iterator[int]:
+        fd = os.open(self.root, _FOLDER)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _policy_of(self, name: str, root: int) -> bytes | None:
+        """Empty for a folder that is not encrypted; None if there is none."""
+        try:
+            fd = os.open(name, _FOLDER, dir_fd=root)
+        except FileNotFoundError:
+            return None
+        try:
+            return fscrypt.policy(fd) or b""
+        finally:
+            os.close(fd)
+
+    def _make(self, name: str, identifier: bytes, root: int) -> None:
+        temporary = f"{_NEW}{os.urandom(8).hex()}"
+        os.mkdir(temporary, 0o700, dir_fd=root)
+        fd = os.open(temporary, _FOLDER, dir_fd=root)
+        try:
+            fscrypt.set_policy(fd, identifier)
+            os.setxattr(fd, "system.posix_acl_access", self._acl)
+            os.rename(temporary, name, src_dir_fd=root, dst_dir_fd=root)
+        except OSError:
+            os.rmdir(temporary, dir_fd=root)
+            raise
+        finally:
+            os.close(fd)
+
+    def _put_aside(self, name: str, root: int) -> None:
+        aside = f"{_ASIDE}{os.urandom(8).hex()}"
+        os.rename(name, aside, src_dir_fd=root, dst_dir_fd=root)
+
+
+def _acl(uid: int) -> bytes:
+    """rwx for the owner and this uid, nothing for others: acl(5), linux/posix_acl_xattr.h."""
+    nobody = 0xFFFFFFFF
+    entries = ((0x01, 7, nobody), (0x02, 7, uid), (0x04, 0, nobody), (0x10, 7, nobody))
+    return struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", *entry) for entry in (*entries, (0x20, 0, nobody))
+    )
