@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""The commands of docs/index-privacy.md that make a file system, run as they stand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mailseal.index import fscrypt
+from tests.docker.page import commands
+from tests.lab import LabError
+from tests.lab.volume import encrypting_volume
+
+PAGE = "index-privacy.md"
+
+# What differs from a real machine: paths, /etc/fstab, and systemd, which need not be there.
+_SETUP = """\
+set -e
+mount --bind "$FSTAB" /etc/fstab
+systemctl() { :; }
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _possible() -> None:
+    """Loop devices and fscrypt."""
+    if os.environ.get("MAILSEAL_VOLUME"):
+        pytest.skip("no loop devices here: MAILSEAL_VOLUME is set")
+    try:
+        with encrypting_volume(16 << 20):
+            pass
+    except LabError as exc:
+        pytest.skip(f"no file system with fscrypt can be made here: {exc}")
+
+
+def _run(folder: Path, step: str, check: str) -> None:
+    """In a mount name space of its own, so that nothing is left mounted."""
+    text = commands("do", "2.3", (step,), PAGE)
+    assert "/var/lib/mailseal" in text
+    text = text.replace("/var/lib/mailseal", f"{folder}/mailseal")
+    (folder / "mailseal").mkdir(exist_ok=True)
+    fstab = folder / "fstab"
+    fstab.write_text("")
+    subprocess.run(
+        ["unshare", "--mount", "bash", "-c", f"{_SETUP}{text}{check}"],
+        check=True,
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "FSTAB": str(fstab)},
+    )
+
+
+_ENCRYPTS = """
+python3 - {folder}/mailseal/index <<'END'
+import os, sys
+sys.path.insert(0, {lib!r})
+from mailseal.index import fscrypt
+fd = os.open(sys.argv[1], os.O_RDONLY)
+key = fscrypt.add_key(fd, bytes(fscrypt.KEY_SIZE))
+os.mkdir(sys.argv[1] + "/user")
+user = os.open(sys.argv[1] + "/user", os.O_RDONLY)
+fscrypt.set_policy(user, key)
+os.close(user)
+assert fscrypt.remove_key(fd, key) is fscrypt.State.ABSENT
+END
+"""
+
+
+def _encrypts(folder: Path) -> str:
+    lib = os.path.dirname(os.path.dirname(os.path.dirname(fscrypt.__file__)))
+    return _ENCRYPTS.format(folder=folder, lib=lib)
+
+
+def test_a_file_system_of_its_own(tmp_path: Path) -> None:
+    _run(tmp_path, "volume", _encrypts(tmp_path))
+
+
+def test_the_feature_is_switched_on_later(tmp_path: Path) -> None:
+    """While the file system is mounted, and with files on it."""
+    image = tmp_path / "image"
+    with image.open("wb") as stream:
+        stream.truncate(64 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-O", "^encrypt", image], check=True)
+    (tmp_path / "mailseal").mkdir()
+    global_setup = f"mount -o loop {image} {tmp_path}/mailseal\nmkdir {tmp_path}/mailseal/index\n"
+    text = commands("do", "2.3", ("feature",), PAGE)
+    text = text.replace("/var/lib/mailseal", f"{tmp_path}/mailseal")
+    subprocess.run(
+        ["unshare", "--mount", "bash", "-ec", global_setup + text + _encrypts(tmp_path)],
+        check=True,
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+    )
