@@ -205,9 +205,29 @@ class Index:
     lock_after: int = option(
         duration,
         "60s",
-        "A user's index folder is locked this long after the last IMAP or POP3 connection has "
-        "ended.  A login whose connection has not begun after this time finds the folder locked, "
-        "so do not set it below the time that Dovecot may take to start a session.",
+        "A user's index folder is locked, and the index cache in memory wiped, this long after the "
+        "last IMAP or POP3 connection has ended.  A login whose connection has not begun after "
+        "this time finds the folder locked, so do not set it below the time that Dovecot may take "
+        "to start a session.",
+    )
+    cache: str | None = option(
+        optional(absolute_path),
+        "/run/mailseal/cache",
+        "Directory of the index caches in memory (INDEXCACHE or mail_cache_path in Dovecot's "
+        "settings), with a folder for each user.  The agent wipes the caches of enrolled users "
+        "without connections.  null: it does not.",
+    )
+    cache_per_user: int = option(
+        size,
+        "64M",
+        "Largest size of the index caches of one user in memory.  Larger ones are removed, and "
+        "Dovecot builds them again.",
+    )
+    cache_total: int = option(
+        size,
+        "1G",
+        "Largest size of all index caches in memory.  Beyond it, those that were not used for "
+        "the longest time are removed.",
     )
 
 

@@ -124,6 +124,7 @@ class Lab:
             "log.to": "stderr",
             "dovecot.userdb_socket": self.dovecot.userdb_socket,
             "dovecot.auth_socket": os.path.join(self.dovecot.wanted.base_dir, "auth-client"),
+            "index.cache": self.place.quick_path("cache"),
             "dovecot.anvil_socket": os.path.join(self.dovecot.wanted.base_dir, "mailseal-anvil"),
             "dovecot.lmtp_socket": self.dovecot.lmtp_socket,
             "agent.user": AGENT_UID,

@@ -128,6 +128,8 @@ def _describe(entry: dict[str, Any]) -> str:
 
 
 def _index(index: dict[str, str]) -> str:
+    if "folder" not in index and "problem" not in index:
+        return f"index: {index['state']}"
     if index["state"] == "not encrypted":
         return f"WARNING: the index is not encrypted: {index['problem']}"
     return f"index: encrypted and {index['state']}, {index['folder']}"

@@ -46,7 +46,7 @@ from mailseal.daemon import drop_root, notify, open_log, user_ids
 from mailseal.errors import MailsealError, UsageError, print_error
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
-from mailseal.login import hardening, indexes, protocol, startup
+from mailseal.login import caches, hardening, indexes, protocol, startup
 from mailseal.login.admin_verbs import AdminVerbs
 from mailseal.login.callers import Caller, Callers
 from mailseal.login.guesses import Guesses, Limits
@@ -111,10 +111,10 @@ class Agent:
                 self._log.info("session timed out: user=<%s>", user)
 
     async def _sweep(self) -> None:
-        folders = self.service.indexes
-        while folders is not None:
-            await asyncio.sleep(folders.sweep_every)
-            await folders.sweep()
+        indexes = self.service.indexes
+        while indexes is not None:
+            await asyncio.sleep(indexes.sweep_every)
+            await indexes.sweep()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -212,6 +212,7 @@ def run(config: Config) -> None:
     startup.require_store(config)
     listener, lock = startup.listen(config, _login_group(config), panel_uids)
     with contextlib.closing(listener):
+        keeper = caches.start(config)  # before there is a key in this process
         got = {"memory_locked": hardening.lock_memory()}
         if os.geteuid() == 0 and uid != 0:
             drop_root(uid, gid)
@@ -241,8 +242,8 @@ def run(config: Config) -> None:
         idle, absolute = config.agent.idle_timeout, config.agent.absolute_timeout
         sessions = Sessions(idle=idle, absolute=absolute)
         guesses = Guesses(_limits(config), log=log)
-        folders = indexes.configured(config, version, log)
-        admin_verbs = AdminVerbs(vault, sessions, pools, log, folders).verbs
+        placed = indexes.configured(config, version, keeper, vault.is_known, log)
+        admin_verbs = AdminVerbs(vault, sessions, pools, log, placed).verbs
         service = LoginVerbs(
             vault,
             sessions,
@@ -253,7 +254,7 @@ def run(config: Config) -> None:
             policy=policy,
             log=log,
             guesses=guesses,
-            indexes=folders,
+            indexes=placed,
         )
         agent = Agent(service, callers=callers, log=log)
         log.info("listening on %s for Dovecot %s, uid=%d", config.agent.socket, version, uid)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""Index caches in memory: how large they are, and which of them go.
+
+    /run/mailseal/cache/USER/.INBOX/dovecot.index.cache
+
+measure() and wipe() run as the owner of the mail (caches.py), who may be the attacker of others:
+they follow no link and leave folders where they are, because Dovecot may be about to use one.
+A cache that is gone is built again; a session that has it open goes on.
+over_limits() decides what goes when there is too much: the least recently used first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DEPTH = 4
+"""Folders below each other that are looked into: Dovecot has two for each user."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cached:
+    """What one user has in memory.  `used`: seconds since 1970, of the newest file."""
+
+    name: str
+    size: int
+    used: float
+
+
+def measure(root: str) -> list[Cached]:
+    """All users that have a file there."""
+    found = []
+    for name in _names(root):
+        size, used = 0, 0.0
+        for folder, entry in _files(root, name):
+            with contextlib.suppress(OSError):
+                state = os.stat(entry, dir_fd=folder, follow_symlinks=False)
+                size += state.st_blocks * 512
+                used = max(used, state.st_atime, state.st_mtime)
+        if size:
+            found.append(Cached(name, size, used))
+    return found
+
+
+def wipe(root: str, name: str) -> int:
+    """Remove a user's files; how many there were."""
+    count = 0
+    if "/" not in name and name not in ("", ".", ".."):
+        for folder, entry in _files(root, name):
+            with contextlib.suppress(OSError):
+                os.unlink(entry, dir_fd=folder)
+                count += 1
+    return count
+
+
+def over_limits(found: Sequence[Cached], per_user: int, total: int) -> list[str]:
+    """Whose caches go so that nobody has more than `per_user` and all not more than `total`."""
+    gone = [one.name for one in found if one.size > per_user]
+    kept = sorted((one for one in found if one.size <= per_user), key=lambda one: one.used)
+    size = sum(one.size for one in kept)
+    for one in kept:
+        if size <= total:
+            break
+        gone.append(one.name)
+        size -= one.size
+    return gone
+
+
+def _names(root: str) -> list[str]:
+    try:
+        return os.listdir(root)
+    except OSError:
+        return []
+
+
+def _files(root: str, name: str) -> Iterator[tuple[int, str]]:
+    """Each regular file below a user's folder: a descriptor of its folder, and its name."""
+    with contextlib.suppress(OSError):
+        top = os.open(root, _FOLDER)
+        try:
+            yield from _below(top, name, _DEPTH)
+        finally:
+            os.close(top)
+
+
+def _below(above: int, name: str, depth: int) -> Iterator[tuple[int, str]]:
+    try:
+        folder = os.open(name, _FOLDER, dir_fd=above)
+    except OSError:
+        return
+    try:
+        with os.scandir(folder) as entries:
+            inside = [(one.name, one.is_dir(follow_symlinks=False)) for one in entries]
+        for entry, is_folder in inside:
+            if is_folder and depth > 1:
+                yield from _below(folder, entry, depth - 1)
+            elif not is_folder:
+                yield folder, entry
+    finally:
+        os.close(folder)

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: MIT
+"""Index caches in memory: wiped when a user's last connection has ended, and never too large.
+
+CONTRACT
+    sweep() wipes the cache of each enrolled user whom anvil has not named for `wipe_after` seconds,
+    and the least recently used caches, of whomever, while there is more than the limits allow.
+    If anvil cannot be asked, only the limits count.  wipe() does it at once.
+
+    The agent cannot touch files of the mail's owner.  So start() leaves a process behind that
+    is this owner.  It begins before the agent has read any key, gets names from a pipe, and can
+    measure and wipe, nothing else.  It ends with the agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import ctypes
+import errno
+import json
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mailseal.config import Config
+from mailseal.daemon import drop_root, user_ids
+from mailseal.errors import BadUserName, ConfigError, MailsealError
+from mailseal.index import memory
+from mailseal.index.memory import Cached
+from mailseal.keys.names import normalise
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Keeper:
+    """The process that may touch the caches.  Calls block, and raise OSError if it has ended."""
+
+    def __init__(self, connection: socket.socket, pid: int) -> None:
+        self._stream = connection.makefile("rwb")
+        connection.close()
+        self.pid = pid
+
+    @classmethod
+    def start(cls, root: str, uid: int, gid: int) -> Keeper:
+        """Begin the process; needs root, or to be that user."""
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _serve(theirs, root, uid, gid)
+            finally:
+                os._exit(0)
+        theirs.close()
+        return cls(ours, pid)
+
+    def measure(self) -> list[Cached]:
+        """What is there."""
+        answer = self._ask({"do": "measure"})
+        return [Cached(str(name), int(size), float(used)) for name, size, used in answer]
+
+    def wipe(self, names: list[str]) -> int:
+        """Remove the files of these users; how many there were."""
+        return int(self._ask({"do": "wipe", "names": names})) if names else 0
+
+    def _ask(self, request: dict[str, object]) -> Any:
+        self._stream.write(json.dumps(request).encode() + b"\n")
+        self._stream.flush()
+        line = self._stream.readline()
+        if not line:
+            raise BrokenPipeError(errno.EPIPE, "the process that keeps the caches has ended")
+        return json.loads(line)
+
+
+def _serve(connection: socket.socket, root: str, uid: int, gid: int) -> None:
+    """The process itself.  It keeps nothing of the agent's open: not its lock, not its sockets."""
+    fd = connection.detach()
+    os.dup2(fd, 0)
+    os.closerange(1, 4096)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # it ends with the agent, not before
+    if os.geteuid() == 0:
+        drop_root(uid, gid)
+    with socket.socket(fileno=0) as own, own.makefile("rwb") as stream:
+        for line in stream:
+            request = json.loads(line)
+            if request["do"] == "wipe":
+                answer: object = sum(memory.wipe(root, name) for name in request["names"])
+            else:
+                answer = [[one.name, one.size, one.used] for one in memory.measure(root)]
+            stream.write(json.dumps(answer).encode() + b"\n")
+            stream.flush()
+
+
+class Caches:
+    """Decides what the Keeper wipes.  Not for several threads: the event loop owns it."""
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        is_enrolled: Callable[[str], bool],
+        *,
+        limits: tuple[int, int],
+        wipe_after: float,
+        log: logging.Logger,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._keeper = keeper
+        self._is_enrolled = is_enrolled
+        self._per_user, self._total = limits
+        self._wipe_after = wipe_after
+        self._log = log
+        self._clock = clock
+        self._seen: dict[str, float] = {}
+        self._problem = ""
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="caches")
+
+    def note(self, user: str) -> None:
+        """A login is being answered."""
+        self._seen[user] = self._clock()
+
+    async def sweep(self, named: set[str] | None) -> None:
+        """Wipe what is too much, and the caches of all but these users; None: they are unknown."""
+        now = self._clock()
+        for user in named or ():
+            self._seen[user] = now
+        if named is not None:
+            self._seen = {u: at for u, at in self._seen.items() if now - at < self._wipe_after}
+        users = None if named is None else set(self._seen)
+        await self._quietly(lambda: self._tidy(users))
+
+    async def wipe(self, user: str | None = None) -> None:
+        """Wipe the caches of one user, or of all who are enrolled, whether they are used or not."""
+        if user is None:
+            self._seen.clear()
+            await self._quietly(lambda: self._tidy(set()))
+        else:
+            self._seen.pop(user, None)
+            await self._quietly(lambda: self._wipe_names(lambda name: _normal(name) == user))
+
+    async def stop(self, named: set[str] | None) -> None:
+        """Wipe the caches of all but these users."""
+        self._seen.clear()
+        await self.sweep(named)
+        self._thread.shutdown()
+
+    def _tidy(self, users: set[str] | None) -> None:
+        found = self._keeper.measure()
+        gone = memory.over_limits(found, self._per_user, self._total)
+        if gone:
+            self._log.info("index caches too large, wiped: %d", len(gone))
+        if users is not None:
+            unused = [one.name for one in found if _normal(one.name) not in users]
+            gone += [name for name in unused if self._is_enrolled(_normal(name))]
+        self._keeper.wipe(gone)
+
+    def _wipe_names(self, wanted: Callable[[str], bool]) -> None:
+        self._keeper.wipe([one.name for one in self._keeper.measure() if wanted(one.name)])
+
+    async def _quietly(self, job: Callable[[], None]) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, job)
+        except (OSError, ValueError, MailsealError) as exc:
+            if str(exc) != self._problem:
+                self._problem = str(exc)
+                self._log.warning("index caches in memory are not wiped: %s", exc)
+
+
+def _normal(name: str) -> str:
+    """The user whose folder this is; empty for a name that is nobody's."""
+    try:
+        return normalise(name)
+    except BadUserName:
+        return ""
+
+
+def start(config: Config) -> Keeper | None:
+    """The Keeper for this configuration, before root is dropped; None if there is none to be."""
+    if config.index.cache is None:
+        return None
+    try:
+        uid, gid = user_ids(config.delivery.user, "delivery.user")
+    except ConfigError:
+        return None  # check-config says so
+    if os.geteuid() not in (0, uid):
+        return None
+    return Keeper.start(config.index.cache, uid, gid)

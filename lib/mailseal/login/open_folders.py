@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: MIT
+"""Which index folders are unlocked: from before a login is answered until the last session ends.
+
+CONTRACT
+    unlock() gives the fields with which Dovecot uses the folder; none if it cannot be unlocked, and
+    then Dovecot uses the index of those who are not enrolled.  A fault here never fails a login.
+    sweep() locks the folder of each user whom Dovecot's anvil has not named for `lock_after`
+    seconds; a login counts as named.  So a folder is open for a user without a session for
+    `lock_after` seconds and the time between two sweeps at most.
+    Anvil may have forgotten, or cannot be asked: then the kernel decides.  If files of the folder
+    are open when its key is removed, the key is added again at once, and removed later.
+
+    Keys outlive this process.  adopt() finds those that an earlier agent has added; sweep() locks
+    them like the others, but cannot add them again.
+    A lock that was asked for (`mailseal lock`, rekey) is not taken back: files that are open stay
+    readable in their sessions, and sweep() removes the key again until they are closed.
+
+    locking a folder blocks only a login of the same user, for 3 to 15 ms: what is not written yet
+    is written before, without a lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from mailseal.index.folders import Folders, folder_name
+from mailseal.index.fscrypt import State
+
+Sessions = Callable[[], Awaitable[set[str]]]
+"""Asks who is logged in (anvil.py).  Raises TemporaryError."""
+
+_T = TypeVar("_T")
+_LOCKS = 1024
+
+
+@dataclasses.dataclass
+class _Open:
+    """An unlocked folder.  Without a key it was adopted."""
+
+    identifier: bytes
+    key: bytes | None
+    used: float
+
+
+class OpenFolders:
+    """The index folders of all users.  Not for several threads: the event loop owns it."""
+
+    def __init__(
+        self,
+        folders: Folders,
+        *,
+        version: str,
+        lock_after: float,
+        log: logging.Logger,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folders = folders
+        self._version = version
+        self._lock_after = lock_after
+        self._log = log
+        self._clock = clock
+        self._open: dict[str, _Open] = {}
+        self._closing: dict[bytes, str] = {}
+        self._locks = [asyncio.Lock() for _ in range(_LOCKS)]
+        self._told: set[str] = set()
+        self._problem = ""
+        self._threads = concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix="indexes")
+
+    async def unlock(self, user: str, key: bytes) -> list[tuple[str, str]]:
+        """The fields of a login with the key of this user's folder.  Never fails."""
+        name = folder_name(user)
+        async with self._lock(name):
+            try:
+                identifier = await self._run(lambda: self._folders.unlock(name, key))
+            except OSError as exc:
+                self._problem = self._tell(f"the index of <{user}> is not encrypted", exc)
+                return []
+            self._problem = ""
+            before = self._open.get(name)
+            if before is not None and before.identifier != identifier:
+                self._closing[before.identifier] = name
+            self._closing.pop(identifier, None)
+            self._open[name] = _Open(identifier, key, self._clock())
+        return self._fields(self._folders.path(name))
+
+    async def sweep(self, users: set[str]) -> None:
+        """Lock the folders of all but these users, who have connections."""
+        if not self._open and not self._closing:
+            return
+        named = {folder_name(user) for user in users}
+        now = self._clock()
+        for name in named & self._open.keys():
+            self._open[name].used = now
+        unnamed = [name for name in self._open if name not in named]
+        over = [name for name in unnamed if now - self._open[name].used >= self._lock_after]
+        if over or self._closing:
+            await self._quietly(self._folders.sync)
+        for name in over:
+            await self._lock_unused(name)
+        for identifier, name in list(self._closing.items()):
+            async with self._lock(name):
+                if identifier in self._closing:
+                    await self._remove(name, identifier)
+
+    async def lock(self, user: str) -> bool:
+        """Lock one folder, session or not; whether it was unlocked."""
+        return await self._lock_name(folder_name(user))
+
+    async def lock_all(self) -> None:
+        """Lock all folders."""
+        for name in list(self._open):
+            await self._lock_name(name)
+
+    async def stop(self, users: set[str]) -> None:
+        """Lock the folders of all but these users.  The next agent adopts the rest."""
+        self._lock_after = 0
+        await self.sweep(users)
+        self._threads.shutdown()
+
+    def adopt(self) -> int:
+        """Find the folders that an earlier agent has unlocked; how many."""
+        try:
+            found = self._folders.open_ones()
+        except OSError as exc:
+            self._problem = self._tell("indexes are not encrypted", exc)
+            return 0
+        for name, identifier in found.items():
+            self._open[name] = _Open(identifier, None, self._clock())
+        return len(found)
+
+    def is_open(self, user: str) -> bool:
+        """Whether a user's folder is unlocked."""
+        return folder_name(user) in self._open
+
+    def describe(self, user: str) -> dict[str, str]:
+        """Where a user's index is, for `mailseal status`."""
+        name = folder_name(user)
+        if self._problem:
+            return {"state": "not encrypted", "problem": self._problem}
+        state = "open" if name in self._open else "locked"
+        return {"state": state, "folder": self._folders.path(name)}
+
+    async def _lock_unused(self, name: str) -> None:
+        async with self._lock(name):
+            one = self._open.get(name)
+            if one is None or self._clock() - one.used < self._lock_after:
+                return  # a login came meanwhile
+            if await self._remove(name, one.identifier) is not State.BUSY:
+                del self._open[name]
+                self._log.info("index locked: %s", name)
+            elif one.key is not None:
+                await self._add_again(name, one, one.key)
+            else:
+                del self._open[name]
+
+    async def _add_again(self, name: str, one: _Open, key: bytes) -> None:
+        try:
+            await self._run(lambda: self._folders.unlock(name, key))
+        except OSError as exc:
+            del self._open[name]
+            self._tell(f"the index {name} is in use and was locked", exc)
+        else:
+            one.used = self._clock()
+            self._closing.pop(one.identifier, None)
+
+    async def _lock_name(self, name: str) -> bool:
+        async with self._lock(name):
+            one = self._open.pop(name, None)
+            if one is not None:
+                await self._remove(name, one.identifier)
+        return one is not None
+
+    async def _remove(self, name: str, identifier: bytes) -> State | None:
+        """Remove a key; what could not be done now is left to the next sweep()."""
+        try:
+            state = await self._run(lambda: self._folders.lock(identifier))
+        except OSError as exc:
+            self._tell(f"the index {name} is not locked", exc)
+            state = None
+        if state is State.ABSENT:
+            self._closing.pop(identifier, None)
+        else:
+            self._closing[identifier] = name
+        return state
+
+    async def _quietly(self, job: Callable[[], None]) -> None:
+        try:
+            await self._run(job)
+        except OSError as exc:
+            self._tell("the index folders' file system is not written out", exc)
+
+    async def _run(self, job: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, job)
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks[hash(name) % _LOCKS]
+
+    def _fields(self, path: str) -> list[tuple[str, str]]:
+        if self._version == "2.4":
+            return [
+                ("namespace/inbox/mail_index_path", path),
+                ("namespace/inbox/mail_cache_path", path),
+            ]
+        return [("mailseal_index", f":INDEX={path}:INDEXCACHE={path}")]
+
+    def _tell(self, what: str, exc: Exception) -> str:
+        """A warning, once for each reason: it would come with every login.  Returns the reason."""
+        reason = getattr(exc, "strerror", None) or str(exc)
+        if reason not in self._told:
+            self._told.add(reason)
+            self._log.warning("%s: %s", what, reason)
+        return reason
