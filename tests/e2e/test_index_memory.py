@@ -113,6 +113,8 @@ def test_a_link_is_not_followed(memory_lab: Lab) -> None:
     inside = os.path.dirname(os.path.dirname(_cache(lab, CAROL)))
     os.makedirs(inside, exist_ok=True)
     os.symlink(victim, os.path.join(inside, "link"))
+    owner = os.stat(lab.place.quick_path("cache")).st_uid
+    os.chown(inside, owner, owner)
     assert lab.mailseal("lock", CAROL).returncode == 0
     assert os.path.exists(os.path.join(victim, "file"))
     assert not os.path.lexists(os.path.join(inside, "link"))
