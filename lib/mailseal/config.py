@@ -46,6 +46,11 @@ class Config(Options):
         return os.path.join(self.state_dir, "sealer")
 
     @property
+    def checks_dir(self) -> str:
+        """Folder with the results of `verify.at_login`; like sealer_dir."""
+        return os.path.join(self.state_dir, "checks")
+
+    @property
     def public_dir(self) -> str:
         """Folder of the public keys; readable for the delivery daemon."""
         return os.path.join(self.state_dir, "public")

@@ -546,6 +546,19 @@ class Seal:
 
 
 @dataclasses.dataclass(frozen=True)
+class Verify:
+    """verify: checks of stored mail by mailseal-sealer."""
+
+    at_login: int | None = option(
+        optional(duration),
+        None,
+        "After a login, mailseal-sealer checks the tags of all mail of the user, if the last check "
+        "is longer ago than this time.  `mailseal status` shows the result.  null: no checks.  A "
+        "check reads all mail of the user from the disk; 7d is a good value if that is acceptable.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Options:
     """All sections, and the options that are in no section."""
 
@@ -563,6 +576,7 @@ class Options:
     login: Login = Login()
     delivery: Delivery = Delivery()
     seal: Seal = Seal()
+    verify: Verify = Verify()
 
 
 def _table(section: Any, prefix: str) -> list[Option]:

@@ -33,8 +33,8 @@ def old_mail(site: Site) -> Iterator[Site]:
         f"chown vmail:vmail {CUR}/1500000*"
     )
     limit = size * COUNT // 15
-    line = f"seal: {{existing: at-enrollment, limit_rate: {limit}}}"
-    site.run(f"cp -p {CONF} {CONF}.before; echo '{line}' >> {CONF}")
+    seal = f"seal: {{existing: at-enrollment, limit_rate: {limit}}}"
+    site.run(f"cp -p {CONF} {CONF}.before; printf '{seal}\\nverify: {{at_login: 1h}}\\n' >> {CONF}")
     yield site
     site.run(f"systemctl disable --now {UNIT}; mv {CONF}.before {CONF}")
     site.run(f"mailseal unseal {USER} --stdin", stdin=password_of("carol").encode() + b"\n")
@@ -44,6 +44,12 @@ def old_mail(site: Site) -> Iterator[Site]:
 def state(site: Site) -> dict[str, Any]:
     (entry,) = json.loads(site.run(f"mailseal status {USER} --json"))["users"]
     found: dict[str, Any] = entry.get("existing", {})
+    return found
+
+
+def _checked(site: Site) -> dict[str, Any]:
+    (entry,) = json.loads(site.run(f"mailseal status {USER} --json"))["users"]
+    found: dict[str, Any] = entry.get("checked", {})
     return found
 
 
@@ -74,6 +80,10 @@ def test_the_sealer_seals_what_was_there_before(old_mail: Site) -> None:
     assert site.run(f"find {MAIL}/carol/Maildir -path '*/tmp/*'") == ""
     with site.login("carol") as imap:
         assert imap.bodies() == before
+        # verify.at_login: the agent's process reads what the owner of the mail opens.
+        site.wait(lambda: _checked(site), "the tags are checked", seconds=60)
+    assert _checked(site)["mails"] == len(before)
+    assert _checked(site)["counts"] == {}
     assert site.status(f"mailseal verify {USER}") == 0
     said = site.run(f"mailseal status {USER}")
     assert "existing mail: sealed\n" in said

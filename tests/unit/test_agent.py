@@ -80,7 +80,8 @@ def test_another_uid_is_refused(agent: AgentProcess) -> None:
 def test_a_login_uid_unlocks_but_does_not_administer(agent: AgentProcess) -> None:
     agent.ask("enroll", user=USER, password=b"pw")
     assert as_uid(60604, TALK, str(agent.socket), unlock_line()).stdout.startswith("ok user=")
-    for verb in ("status", "lock", "backup user=" + USER.hex(), "unenroll user=" + USER.hex()):
+    for_user = ("backup", "unenroll", "check", "sessions")
+    for verb in ("status", "lock", *(f"{verb} user={USER.hex()}" for verb in for_user)):
         assert as_uid(60604, TALK, str(agent.socket), verb).stdout.strip() == "denied"
     assert agent.ask("unlock", user=USER, password=b"pw").status == "ok"
 

@@ -2,7 +2,8 @@
 """The processes of a service, each for one user.  Their number on one file system is limited.
 
     children.start(user, disk, work)        # work() runs in a process of its own
-    for user, status in children.wait(5):   # the processes that have ended
+    wait(5)
+    for user, status in children.reap():    # the processes that have ended
         ...
 
 CONTRACT
@@ -64,14 +65,8 @@ class Children:
         # Running generators are closed after the except clause only, which ends their processes.
         os._exit(status)
 
-    def wait(self, seconds: float) -> list[tuple[str, int]]:
+    def reap(self) -> list[tuple[str, int]]:
         """User and exit status of each process that has ended; EX_TEMPFAIL if a signal ended it."""
-        if not (ended := self._reap()):
-            signal.sigtimedwait({signal.SIGCHLD}, seconds)
-            ended = self._reap()
-        return ended
-
-    def _reap(self) -> list[tuple[str, int]]:
         ended = []
         for pid, (user, _) in list(self._running.items()):
             found, status = os.waitpid(pid, os.WNOHANG)
@@ -88,4 +83,19 @@ class Children:
                 os.kill(pid, number)
             end = time.monotonic() + patience
             while self._running and time.monotonic() < end:
-                self.wait(0.1)
+                self.reap()
+                wait(0.1)
+
+
+def wait(seconds: float) -> None:
+    """Return when a process has ended, or after this time."""
+    signal.sigtimedwait({signal.SIGCHLD}, seconds)
+
+
+def disk_of(path: str) -> int:
+    """The number (st_dev) of the file system of a path that may not exist yet."""
+    while True:
+        try:
+            return os.stat(path).st_dev
+        except OSError:
+            path = os.path.dirname(path)

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The state of mailseal-sealer's work: one small file for each user.
-
-LAYOUT
-    FOLDER/NAME.json    mode 0644 in a folder of mode 0711: open by name, no listing
+"""The state of mailseal-sealer's work: one small file for each user (user_files.py).
 
 The service seals the mail of each enrolled user whose file does not say "done" for this
 enrollment.  So nobody has to notify the service, and nothing is lost while it is not running.
@@ -13,16 +10,10 @@ FAILURES
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
-import os
 from typing import Any
 
-from mailseal import durable
-from mailseal.errors import Damaged
-from mailseal.keys import record
-from mailseal.keys.names import file_name
+from mailseal.admin.user_files import UserFiles
 
 WAITING, SEALING, DONE = "waiting", "sealing", "done"
 
@@ -60,31 +51,11 @@ class Job:
         return {name: getattr(self, name) for name in names} | {"seconds_left": self.seconds_left}
 
 
-class Jobs:
+class Jobs(UserFiles[Job]):
     """The files of all users."""
 
     def __init__(self, folder: str) -> None:
-        self.folder = folder
-
-    def prepare(self) -> None:
-        """Make the folder."""
-        durable.make_folder(self.folder, mode=0o711)
-
-    def load(self, user: str) -> Job | None:
-        """The state that was saved last."""
-        with contextlib.suppress(OSError, Damaged, TypeError), open(self._path(user), "rb") as f:
-            job = Job(**record.parse(f.read(1 << 16)))
-            if job.user == user:
-                return job
-        return None
-
-    def save(self, job: Job) -> None:
-        """Write the file atomically, with durable.replace()."""
-        data = json.dumps(dataclasses.asdict(job)).encode() + b"\n"
-        durable.replace(self._path(job.user), data, mode=0o644, alone=True)
-
-    def _path(self, user: str) -> str:
-        return os.path.join(self.folder, f"{file_name(user)}.json")
+        super().__init__(folder, Job)
 
 
 def described(job: dict[str, Any]) -> str:

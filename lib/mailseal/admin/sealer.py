@@ -10,7 +10,8 @@ DESCRIPTION
     seconds, and seals the mail of each user once: of `seal.parallel` users at a time on each
     file system.  The progress is stored, and `mailseal status` shows it.  After a failure it
     tries again later.
-    It needs public keys only, and not the agent.
+    For this it needs public keys only, and not the agent.  With `verify.at_login` it also checks
+    the mail of users who log in: login_checks.py.
 
     SIGTERM, SIGINT  stop at once: each mail is complete, and the next start continues
     NOTIFY_SOCKET    gets READY=1 and STOPPING=1 (Type=notify)
@@ -31,7 +32,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
 
 from mailseal import config as configuration
-from mailseal.admin.children import Children
+from mailseal.admin.children import Children, disk_of, wait
+from mailseal.admin.login_checks import LoginChecks
 from mailseal.admin.mail_place import Place, Places
 from mailseal.admin.seal_jobs import DONE, Job, Jobs
 from mailseal.admin.seal_work import RETRY, SealWork
@@ -72,6 +74,9 @@ class Sealer:
         self._log = open_log(config, "mailseal-sealer", None)
         self._work = SealWork(config, self._jobs, self._log)
         self._children = Children(config.seal.parallel)
+        self._checks: LoginChecks | None = None
+        if config.verify.at_login is not None:
+            self._checks = LoginChecks(config, self._log, self._children.has)
         self._users: Iterator[str] = iter(())
         self._looked = -_LOOK
         self._waiting: dict[str, tuple[Job, Place]] = {}
@@ -91,13 +96,18 @@ class Sealer:
                 if self._config.seal.existing == "at-enrollment":
                     self._look()
                     self._begin()
-                for user, status in self._children.wait(_LOOK):
+                if self._checks is not None:
+                    self._checks.look()
+                wait(_LOOK)
+                for user, status in self._children.reap():
                     if status:
                         self._work.put_off(self._job(user), "its process ended unexpectedly")
         except Stop:
             notify(self._notify, "STOPPING=1")
             self._log.write(INFO, "stopping")
             self._children.stop()
+            if self._checks is not None:
+                self._checks.stop()
         return EX_OK
 
     def _look(self) -> None:
@@ -129,7 +139,7 @@ class Sealer:
     def _begin(self) -> None:
         """Start a process for each user whose file system has room for one."""
         for user, (job, place) in list(self._waiting.items()):
-            disk = _disk(place.maildir)
+            disk = disk_of(place.maildir)
             if not self._children.has_room(disk):
                 continue
             del self._waiting[user]
@@ -156,15 +166,6 @@ class Sealer:
 
     def _job(self, user: str) -> Job:
         return self._jobs.load(user) or Job(user)
-
-
-def _disk(path: str) -> int:
-    """The number (st_dev) of the file system of a path that may not exist yet."""
-    while True:
-        try:
-            return os.stat(path).st_dev
-        except OSError:
-            path = os.path.dirname(path)
 
 
 def _stop(*_: object) -> NoReturn:

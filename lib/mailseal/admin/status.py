@@ -13,6 +13,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from mailseal.admin import check_results
 from mailseal.admin.enroll import NO_SECOND_WAY
 from mailseal.admin.prompt import Passwords
 from mailseal.admin.seal_jobs import Jobs, described
@@ -52,9 +53,12 @@ def status(context: Context) -> int:
         secret = Passwords(from_stdin=True).ask(f"password of {arguments.user}")
     found = all_status(context, arguments.user, secret)
     jobs = Jobs(context.config.sealer_dir)
+    checks = check_results.Checks(context.config.checks_dir)
     for entry in found["users"]:
         if job := jobs.load(entry["user"]):
             entry["existing"] = job.as_json()
+        if check := checks.load(entry["user"]):
+            entry["checked"] = check.as_json()
     if context.arguments.json:
         json.dump(found, sys.stdout, indent=1)
         sys.stdout.write("\n")
@@ -118,6 +122,11 @@ def _describe(entry: dict[str, Any]) -> str:
         lines.append(f"  slot {slot['id']} {slot['kind']}{label} {_day(slot['created'])}{unknown}")
     if job := entry.get("existing"):
         lines.append(f"  existing mail: {described(job)}")
+    if check := entry.get("checked"):
+        warning = "WARNING: " if check["counts"] else ""
+        lines.append(f"  {warning}{check_results.described(check)}")
+        if check["counts"]:
+            lines.append(f"  hint: `mailseal verify --tags {entry['user']}` lists the problems")
     if not entry["second_way"]:
         lines.append(f"  WARNING: {NO_SECOND_WAY}")
     if index := entry.get("index"):

@@ -54,6 +54,7 @@ from mailseal.login.log import logger
 from mailseal.login.login_verbs import LoginVerbs, Policy
 from mailseal.login.panel_verbs import PanelVerbs
 from mailseal.login.sessions import Sessions
+from mailseal.login.tag_checks import TAKEN, TagChecks, connection
 from mailseal.login.thread_pools import ThreadPools
 from mailseal.login.vault import Vault
 from mailseal.login.verbs import error_answer
@@ -121,6 +122,7 @@ class Agent:
         if task is not None:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        connection.set(writer)
         caller = self._callers.of(writer.get_extra_info("socket"))
         try:
             with self._callers.connected(caller) as has_room:
@@ -168,6 +170,8 @@ class Agent:
                 status, fields = await self.service.answer(
                     verb, request, login=caller.login, panel=caller.panel, admin=caller.admin
                 )
+                if status == TAKEN:
+                    return
                 if status == "denied":
                     self._callers.log_refusal(self._log, caller, f"not allowed to {verb}")
             writer.write(protocol.encode(status, fields))
@@ -248,7 +252,7 @@ def run(config: Config) -> None:
             vault,
             sessions,
             pools,
-            admin_verbs=admin_verbs,
+            admin_verbs={**admin_verbs, **TagChecks(sessions, log).verbs},
             panel_verbs=PanelVerbs(vault, pools, admin_verbs, guesses).verbs,
             version=version,
             policy=policy,

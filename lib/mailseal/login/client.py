@@ -13,8 +13,10 @@ import os
 
 # The module that `socket` is built on: `socket` itself would add 9 ms of imports (selectors, enum)
 # to the 10 ms of Python's start, and the checkpassword program starts at each login.
-from _socket import AF_UNIX, SOCK_STREAM
+from _socket import AF_UNIX, SCM_RIGHTS, SOCK_STREAM, SOL_SOCKET
 from _socket import socket as UnixSocket  # noqa: N812
+from collections.abc import Callable
+from sys import byteorder
 
 from mailseal.errors import AgentUnavailable, NotPermitted, UsageError
 from mailseal.login import protocol
@@ -64,10 +66,20 @@ class AgentClient:
         line = protocol.encode(verb, fields)
         if len(line) > protocol.MAX_REQUEST:
             raise UsageError("the request is too long for the key agent")
+        return self._ask(lambda connection: connection.sendall(line))
+
+    def check_file(self, name: bytes, fd: int) -> Answer:
+        """Let a descriptor be checked, after the request `check`: login/tag_checks.py."""
+        if self._connection is None:
+            raise AgentUnavailable("the key agent has closed the connection")
+        rights = [(SOL_SOCKET, SCM_RIGHTS, fd.to_bytes(4, byteorder))]
+        return self._ask(lambda connection: connection.sendmsg([name], rights))
+
+    def _ask(self, send: Callable[[UnixSocket], object]) -> Answer:
         try:
             if self._connection is None:
                 self._connection = self._connect()
-            self._connection.sendall(line)
+            send(self._connection)
             status, values = protocol.decode(self._read_line(self._connection))
         except UsageError:
             self.close()

@@ -33,7 +33,7 @@ _CURVES = tuple(CURVES)
 class Session:
     """One opened keyring."""
 
-    __slots__ = ("index", "macs", "revision", "secret", "started", "used", "user")
+    __slots__ = ("at_end", "index", "macs", "revision", "secret", "started", "used", "user")
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Session:
         self.index = bytearray(index_key)
         self.macs: tuple[tuple[bytes, str], ...] = ()
         self.started = self.used = now
+        self.at_end: tuple[Callable[[], object], ...] = ()
 
     def private_keys(self) -> tuple[PrivateKey, ...]:
         """The private keys, oldest first."""
@@ -59,6 +60,8 @@ class Session:
         self.secret[:] = bytes(len(self.secret))
         self.index[:] = bytes(len(self.index))
         self.macs = ()
+        for call in self.at_end:
+            call()
 
 
 class Sessions:
@@ -146,6 +149,17 @@ class Sessions:
             return None
         now = self._clock()
         return now - session.started, now - session.used
+
+    def current(self, user: str) -> Session | None:
+        """The session of a user, if there is one.  Does not count as a use."""
+        session = self._by_user.get(user)
+        return None if session is None or self._over(session) else session
+
+    def younger_than(self, seconds: float) -> list[str]:
+        """The users whose sessions have begun within this time, the latest first."""
+        since = self._clock() - seconds
+        found = [(s.started, user) for user, s in self._by_user.items() if s.started >= since]
+        return [user for _, user in sorted(found, reverse=True)]
 
     def _over(self, session: Session) -> bool:
         now = self._clock()

@@ -77,7 +77,7 @@ def _mails(folder: Folder) -> Iterator[str]:
 def _mark(path: str, expected: Expected) -> tuple[bytes, tuple[int, int], int] | None:
     """Mark, inode and time of a mail.  The content is not opened again."""
     try:
-        seen = examine.look(path, dataclasses.replace(expected, keys=()))
+        seen = examine.look(path, dataclasses.replace(expected, keys=(), elsewhere=None))
         return seen.mark, seen.inode, os.lstat(path).st_mtime_ns
     except (OSError, MailsealError):
         return None  # removed, or reported already

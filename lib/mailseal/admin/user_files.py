@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""What mailseal-sealer knows of each user: one small JSON file.
+
+LAYOUT
+    FOLDER/NAME.json    mode 0644 in a folder of mode 0711: open by name, no listing
+
+FAILURES
+    A file that cannot be read counts as missing.  save(): TemporaryError, DiskFull.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from typing import Generic, Protocol, TypeVar
+
+from mailseal import durable
+from mailseal.errors import Damaged
+from mailseal.keys import record
+from mailseal.keys.names import file_name
+
+
+class _Record(Protocol):
+    @property
+    def user(self) -> str: ...
+
+
+T = TypeVar("T", bound=_Record)
+
+_LONGEST = 1 << 16
+
+
+class UserFiles(Generic[T]):
+    """The files of all users.  `kind`: the dataclass that they contain."""
+
+    def __init__(self, folder: str, kind: type[T]) -> None:
+        self.folder = folder
+        self._kind = kind
+
+    def prepare(self) -> None:
+        """Make the folder."""
+        durable.make_folder(self.folder, mode=0o711)
+
+    def load(self, user: str) -> T | None:
+        """The state that was saved last."""
+        with contextlib.suppress(OSError, Damaged, TypeError), open(self._path(user), "rb") as f:
+            found = self._kind(**record.parse(f.read(_LONGEST)))
+            if found.user == user:
+                return found
+        return None
+
+    def save(self, state: T) -> None:
+        """Write the file atomically, with durable.replace()."""
+        data = json.dumps(dataclasses.asdict(state)).encode() + b"\n"  # type: ignore[call-overload]
+        durable.replace(self._path(state.user), data, mode=0o644, alone=True)
+
+    def _path(self, user: str) -> str:
+        return os.path.join(self.folder, f"{file_name(user)}.json")
