@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""A running mailseal-lmtp with a template user database, for the tests of delivery.
+"""Runs mailseal-lmtp with a template user database, for the tests of delivery.
 
     with Daemon(folder, {"delivery": {"workers": 1}}) as daemon:
         daemon.enroll("alice@example.org")
         client = daemon.connect()
 
-It runs as an unprivileged user when the tests run as root, else as whoever runs them.
+It runs as an unprivileged user if the tests run as root, otherwise as the current user.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HOSTNAME = "mx.example.org"
 
 
 class Daemon:
-    """One daemon in a folder of its own under /tmp (unix socket names are short)."""
+    """One daemon, in its own folder below /tmp, because names of unix sockets must be short."""
 
     def __init__(self, settings: dict[str, dict[str, Any]] | None = None) -> None:
         self.uid = MAIL_UID if os.geteuid() == 0 else os.geteuid()
@@ -66,7 +66,7 @@ class Daemon:
         self.settings["dovecot"].update((settings or {}).get("dovecot", {}))
         self.config = self.path("mailseal.yaml")
         self.write_config()
-        # The tests' own Python, so that its pinned libraries are what is tested.
+        # The Python of the tests, with its pinned libraries.
         hook = os.path.join(readable_code(), "hooks", "mailseal-lmtp")
         self.server = Server("mailseal-lmtp", self.command(hook), self.path("stderr"))
 
@@ -87,7 +87,7 @@ class Daemon:
             os.chown(path, self.uid, self.uid)
 
     def add_user(self, user: str) -> str:
-        """A user with a home, not enrolled; the home."""
+        """Add a user with a home, not enrolled; returns the home."""
         local, _, domain = user.partition("@")
         home = self.path("homes", domain, local)
         os.makedirs(home, exist_ok=True)
@@ -96,7 +96,7 @@ class Daemon:
         return home
 
     def enroll(self, user: str) -> PrivateKey:
-        """A user with a home and a key pair."""
+        """Add a user with a home and a key pair."""
         self.add_user(user)
         key = PrivateKey.generate()
         self.keys[user] = key
@@ -116,7 +116,7 @@ class Daemon:
             return []
 
     def mails(self, user: str) -> list[bytes]:
-        """A user's mails, opened."""
+        """The text of a user's mails."""
         found = []
         for path in self.files(user):
             with open(path, "rb") as stream:
@@ -124,7 +124,7 @@ class Daemon:
         return found
 
     def everything_delivered(self) -> list[str]:
-        """Every file in any Maildir, in tmp/ too."""
+        """All files in all Maildirs, including tmp/."""
         return [
             os.path.join(folder, name)
             for folder, _, names in os.walk(self.path("homes"))
@@ -162,7 +162,7 @@ class Daemon:
 
 
 class Client:
-    """A bare LMTP client: bytes out, lines in."""
+    """A simple LMTP client: sends bytes, reads lines."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
@@ -172,7 +172,7 @@ class Client:
         self.socket.sendall(data)
 
     def line(self) -> str:
-        """The next line without its end; "" when the server has closed."""
+        """The next line without its end; "" if the server has closed the connection."""
         return self._file.readline().decode().removesuffix("\n").removesuffix("\r")
 
     def reply(self) -> str:
@@ -191,7 +191,7 @@ class Client:
         return self
 
     def mail(self, recipients: list[str], body: bytes, sender: str = "s@example.com") -> list[str]:
-        """A whole transaction for recipients that are all accepted; the final replies."""
+        """Run a transaction in which all recipients are accepted; returns the final replies."""
         assert self.command(f"MAIL FROM:<{sender}>").startswith("250 ")
         for recipient in recipients:
             answer = self.command(f"RCPT TO:<{recipient}>")
@@ -200,7 +200,7 @@ class Client:
         return [self.mail_sent(body), *(self.reply() for _ in recipients[1:])]
 
     def mail_sent(self, body: bytes) -> str:
-        """The mail, or what is left of it, after DATA; the first final reply."""
+        """Send the mail, or the rest of it, after DATA; returns the first final reply."""
         self.send(stuffed_body(body) + b".\r\n")
         return self.reply()
 
@@ -210,5 +210,5 @@ class Client:
 
 
 def stuffed_body(body: bytes) -> bytes:
-    """A body for the wire; lines must end in CR LF."""
+    """The mail as it is sent; lines must end with CR LF."""
     return re.sub(rb"(\A|\r\n)\.", rb"\1..", body)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Fuzz harness of the LMTP protocol: words that matter in random order, and the rules they keep.
+"""Fuzz test of the LMTP protocol: commands and data in random order, and rules to check.
 
-    python -m tests.delivery.fuzz [SECONDS]     until then, or until a rule is broken
+    python -m tests.delivery.fuzz [SECONDS]     for this time, or until a rule is broken
 
-Rules: no exception but by design; after a mail's end one reply per accepted
-recipient; no bytes of a mail before 354 or after the end; nothing kept in
-memory beyond a command line.
+Rules: no unexpected exceptions; after the end of a mail one reply for each accepted
+recipient; no bytes of a mail before 354 or after its end; no more than a command line
+in memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BIAS = [b"LHLO x\r\n", b"MAIL FROM:<a@b>\r\n", b"RCPT TO:<c@d>\r\n", b"DATA\r\n
 
 
 def words(numbers: Iterable[int]) -> list[bytes]:
-    """Words by number; every other one follows the order that makes mails."""
+    """Commands by number; every second one continues a correct transaction."""
     return [
         _BIAS[index // 2 % len(_BIAS)] if number % 2 else _WORDS[number // 2 % len(_WORDS)]
         for index, number in enumerate(numbers)
@@ -38,7 +38,7 @@ def words(numbers: Iterable[int]) -> list[bytes]:
 
 
 class Peer:
-    """A server's side around an LmtpSession, which remembers and checks."""
+    """A server with an LmtpSession, which checks the rules."""
 
     def __init__(self, limits: Limits) -> None:
         self.session = LmtpSession(limits, "h", trusted=True)
@@ -50,7 +50,7 @@ class Peer:
         self._over = False
 
     def give(self, data: bytes) -> None:
-        """Bytes from the client; answers everything at once."""
+        """Process bytes from the client, and answer all events at once."""
         if self.session.closed:
             return
         self.session.receive(data)
@@ -93,7 +93,7 @@ class Peer:
             self.mails.append((self._recipients, self._body))
 
     def check(self) -> None:
-        """What holds at the end of any conversation."""
+        """The rules at the end of each dialogue."""
         assert self.out.endswith(b"\r\n")
         for line in self.out.split(b"\r\n")[:-1]:
             assert line[:3].isdigit(), line
@@ -103,7 +103,7 @@ class Peer:
 
 
 def main(seconds: float) -> int:
-    """Fuzz for so long; prints how many conversations were held."""
+    """Run the test for this time; prints the number of dialogues."""
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
     stop = time.monotonic() + seconds

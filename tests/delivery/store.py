@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A store in this process: a template user database, enrolled users, and mails to put there."""
+"""Delivery in this process, with a template user database, enrolled users and mails."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mailseal.keys.public import PublicStore
 
 
 class Here:
-    """Everything delivery needs, below one folder, without any daemon."""
+    """All parts that delivery needs, below one folder, without a daemon."""
 
     def __init__(self, folder: str, **delivery: Any) -> None:
         self.dir = folder
@@ -58,7 +58,7 @@ class Here:
         return make_store(self.config, Router(self.config), 0)
 
     def jobs(self, *addresses: str, body: bytes = b"Subject: x\r\n\r\ntext\r\n") -> list[SealJob]:
-        """A job per address, all of one mail."""
+        """One job for each address, for the same mail."""
         router = Router(self.config)
         message = mail(body)
         envelope = Envelope(Address("s", "example.com"), "client", "", "mx.example.org")
@@ -81,7 +81,7 @@ class Here:
 
 
 def mail(body: bytes, piece: int = 1 << 16) -> Message:
-    """A message in pieces as small as `piece`, none of which splits a CR LF."""
+    """A message in pieces of size `piece`; no piece ends within a CR LF."""
     message = Message()
     message.size = len(body)
     while body:
@@ -94,7 +94,7 @@ def mail(body: bytes, piece: int = 1 << 16) -> Message:
 
 
 def files(maildir: str, folder: str) -> list[str]:
-    """Paths in one of a Maildir's three folders."""
+    """Paths in new/, cur/ or tmp/ of a Maildir."""
     path = os.path.join(maildir, folder)
     return (
         [os.path.join(path, name) for name in sorted(os.listdir(path))]

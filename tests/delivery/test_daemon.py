@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The daemon's life: workers that die, stops, reloads, sockets from systemd, memory under load."""
+"""The daemon: workers that die, stop, reload, sockets from systemd, memory under load."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def workers(daemon: Daemon) -> list[int]:
 def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition never became true"
         time.sleep(0.02)
 
 
@@ -83,7 +83,7 @@ def test_a_stop_finishes_the_transaction_and_begins_no_other() -> None:
 
 
 def _announces(daemon: Daemon, line: str) -> bool:
-    """Whether LHLO is answered so.  An old worker may take one more client, and send it away."""
+    """Whether the reply to LHLO has this text.  An old worker may still accept one client."""
     with contextlib.suppress(ConnectionError):
         client = daemon.connect()
         client.send(b"LHLO x\r\n")
@@ -170,7 +170,7 @@ def _started_by_systemd(daemon: Daemon) -> None:
     notify.bind(daemon.path("notify"))
     os.chmod(daemon.path("notify"), 0o777)
     notify.settimeout(20)
-    # LISTEN_PID must be the daemon's own, so it is set by what becomes the daemon.
+    # LISTEN_PID must be the daemon's process id, so the process itself sets it.
     start = "import os,sys; os.dup2(int(sys.argv[1]),3); os.environ['LISTEN_PID']=str(os.getpid());"
     start += "os.execv(sys.argv[2],sys.argv[2:])"
     process = subprocess.Popen(
@@ -243,14 +243,14 @@ def _memory(pid: int, field: str) -> int:
 
 
 def _cpu(pid: int) -> float:
-    """Seconds of processor time, of all threads."""
+    """CPU time of all threads, in seconds."""
     with open(f"/proc/{pid}/stat", encoding="ascii") as stream:
         fields = stream.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_who_hangs_up_while_dovecot_takes_its_time_costs_nothing() -> None:
-    """epoll tells of a closed connection in each turn of the loop, wanted or not."""
+    """epoll reports a closed connection in each iteration of the loop."""
     asked = threading.Event()
 
     def silent(client: socket.socket) -> None:
@@ -275,7 +275,7 @@ def test_who_hangs_up_while_dovecot_takes_its_time_costs_nothing() -> None:
 
 
 def _unread(sock: socket.socket) -> bool:
-    """Whether the other side has not read all that was sent (unix sockets)."""
+    """Whether the other side has not read all sent bytes (unix sockets)."""
     return fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)) != bytes(4)
 
 
@@ -291,13 +291,13 @@ FRAMES = {
 
 @pytest.mark.parametrize("frame", FRAMES)
 def test_memory_is_bounded_however_a_mail_is_cut_up(frame: str) -> None:
-    """Each write is read for itself; what it takes in memory is about its size."""
+    """Each write is read separately, and needs only about its size in memory."""
     write = FRAMES[frame]
     count = min(100_000, (2 << 20) // len(write))
     with running() as daemon:
         client = daemon.connect().hello()
         pid = workers(daemon)[0]
-        client.mail([ALICE], b"x" * 60000 + b"\r\n")  # what is taken once for all mails
+        client.mail([ALICE], b"x" * 60000 + b"\r\n")  # memory that is needed only once
         for line in ("MAIL FROM:<>", f"RCPT TO:<{ALICE}>", "DATA"):
             client.command(line)
         base = _memory(pid, "VmRSS")
@@ -319,7 +319,7 @@ MARK = b"plaintext must stay in memory"
 
 @pytest.mark.parametrize("announced", [True, False], ids=["SIZE", "no-SIZE"])
 def test_memory_is_bounded_and_nothing_is_spooled(announced: bool) -> None:
-    """Six mails of 50 MB at a time into room for two."""
+    """Six mails of 50 MB at the same time, with memory for two."""
     size, limit = 50 << 20, 128 << 20
     line = MARK + b" 0123456789" * 5 + b"\r\n"
     body = line * (size // len(line))
@@ -366,7 +366,7 @@ def test_memory_is_bounded_and_nothing_is_spooled(announced: bool) -> None:
             if r not in sealed
         )
         assert len(daemon.files(ALICE)) == len(sealed)
-        # What a mail's pieces cost beyond their bytes, and what is being sealed.
+        # The overhead of the pieces, and the memory for sealing.
         slack = 12 if announced else 24
         assert peak - base < limit + (slack << 20), f"{(peak - base) >> 20} MiB"
         assert spooled <= {daemon.log_path, daemon.path("stderr")}, spooled
@@ -377,7 +377,7 @@ def test_memory_is_bounded_and_nothing_is_spooled(announced: bool) -> None:
 
 
 def _begin(daemon: Daemon, mail: str = "MAIL FROM:<>") -> Client:
-    """A client whose mail is about to come."""
+    """A client after DATA."""
     client = daemon.connect().hello()
     for line, code in ((mail, "250"), (f"RCPT TO:<{ALICE}>", "250"), ("DATA", "354")):
         assert client.command(line).startswith(code)
@@ -388,7 +388,7 @@ FULL = "452 4.3.1 too much mail in progress, try again later"
 
 
 def _fill(client: Client) -> int:
-    """Send until nothing more is read; how many bytes were taken from us."""
+    """Send until the daemon does not read any more; returns the number of bytes."""
     client.socket.settimeout(0.5)
     sent = 0
     with contextlib.suppress(TimeoutError):
@@ -414,12 +414,12 @@ def test_a_small_mail_waits_for_none_that_fills_the_memory() -> None:
     with running(**HOARD) as daemon:
         large = [_begin(daemon) for _ in range(6)]
         sent = [_fill(client) for client in large]
-        assert sum(1 for n in sent if n >= 19 << 20) < 6, "there was room for all"
+        assert sum(1 for n in sent if n >= 19 << 20) < 6, "there was memory for all"
         for lines in (1, 500, 3500):
             body = b"0123456789abcdef\r\n" * lines
             small = _begin(daemon, f"MAIL FROM:<> SIZE={len(body)}")
             assert small.mail_sent(body).startswith("250 2.0.0")
-        # A large one is not begun: it would be sent in vain.  Those under way are finished.
+        # No new large mail is begun, because it would be refused.  Those in progress are finished.
         late = daemon.connect().hello()
         late.send(b"MAIL FROM:<> SIZE=19000000\r\n")
         answers: list[str] = []

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
 """Dialogues with the running daemon, one text file each.
 
-# comment                      the first line says what the dialogue defends
+# comment                      the first line says what the dialogue tests
 > text                         sent, with CR LF
->> text                        sent as it stands, Python's escapes allowed, no CR LF
-*N text                        N times the same, as >> does
-< text                         the next line received must be this; * stands for anything
-<eof                           the server closes
-close                          the client closes
+>> text                        sent unchanged, with Python's escapes and without CR LF
+*N text                        sent N times, as with >>
+< text                         the next received line must be this; * matches anything
+<eof                           the server closes the connection
+close                          the client closes the connection
 wait seconds
-soon                           from here on, lines must come within a second
-delivered N                    so many mails lie in all Maildirs (default at the end: 0)
+soon                           from here on, lines must arrive within a second
+delivered N                    number of mails in all Maildirs (default at the end: 0)
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _bytes(text: str) -> bytes:
 
 
 def _send(client: Client, data: bytes) -> None:
-    """The server may cut the client off meanwhile; what it said is checked next."""
+    """The server may disconnect the client meanwhile; its last reply is checked next."""
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         client.send(data)
 
@@ -92,7 +92,7 @@ def test_dialogue(daemon: Daemon, path: str) -> None:
         elif word == "delivered":
             expected = int(rest)
         else:
-            assert word in ("", "#"), f"{where}: what is {word!r}?"
+            assert word in ("", "#"), f"{where}: unknown word {word!r}"
     time.sleep(0.05)
     assert len(daemon.everything_delivered()) == expected
     client.close()

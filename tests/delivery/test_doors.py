@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who may use which socket, who may name a queue id, and that no local user holds up Postfix."""
+"""Who may use which socket and send a queue id; local users cannot delay Postfix."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_one_local_user_leaves_connections_for_the_others() -> None:
             assert deliver_as_nobody(daemon, b"Subject: x\n\ntext\n") == (0, b"")
         finally:
             crowd.communicate()
-        for _ in range(10):  # those that have ended count no more
+        for _ in range(10):  # closed connections are not counted
             assert deliver_as_nobody(daemon, b"Subject: x\n\ntext\n") == (0, b"")
 
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Every system call of a delivery fails once, at each place.
+"""Each system call of a delivery fails once.
 
-accepted ⇒ complete in new/ and synced; not accepted ⇒ nothing in new/.
+Accepted mail is complete in new/ and synced.  Of mail that is not accepted, nothing is in new/.
 
-Three ways to fail, for every k-th call: this one only; this one and every later one of
-its kind (a full disk fails each write, a broken one each fsync); and every call from
-here on (the disk is gone).  In the last way one thing is allowed: the
-rename went well, the sync of the folder did not, and taking the mail out
-failed too.  Then it is in new/ though not accepted, and comes again: twice, never lost.
+There are three kinds of failures, for each k-th call: only this call; this call and all later
+ones of its kind (each write on a full disk, each fsync on a broken one); this call and all
+later ones (the disk is gone).  Only in the last case there is an exception: the rename
+succeeded, but the sync of the folder failed, and the mail could not be removed.  Then it is in
+new/ although it was not accepted, and is delivered twice, but not lost.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TWO = ("alice@example.org", "bob@example.org")
 
 
 class Faults:
-    """Counts system calls on the store, fails those it was told to, and records what happened."""
+    """Counts and records system calls on the store, and makes the chosen ones fail."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, root: str) -> None:
         self.active = False
@@ -54,7 +54,7 @@ class Faults:
             if self._fails(name):
                 self.history.append((f"{name} failed", path))
                 if name == "close":
-                    real(target)  # as Linux does it: the descriptor is gone even so
+                    real(target)  # as in Linux: the descriptor is closed nevertheless
                 raise OSError(self.errno, os.strerror(self.errno))
             result = real(target, *args, **options)
             if name == "open":
@@ -105,7 +105,7 @@ def run(here: Here, faults: Faults, fail_at: int, mode: str) -> None:
 
 
 def assert_durable(history: list[tuple[str, str]], maildir: str) -> None:
-    """write, then fsync of the file, then rename, then fsync of new/, in this order."""
+    """The order: write, fsync of the file, rename, fsync of new/."""
     mine = [
         (name, path.removeprefix(maildir)) for name, path in history if path.startswith(maildir)
     ]
@@ -129,7 +129,7 @@ def here(tmp_path: Any) -> Here:
 def test_every_call_fails(
     here: Here, monkeypatch: pytest.MonkeyPatch, mode: str, error: int
 ) -> None:
-    here.deliver(*TWO)  # the Maildirs are there
+    here.deliver(*TWO)  # makes the Maildirs
     faults = Faults(monkeypatch, os.path.join(here.dir, "homes"))
     faults.errno = error
     run(here, faults, 0, mode)
@@ -159,7 +159,7 @@ def test_every_call_fails_while_the_maildir_is_made(
 def test_a_folder_whose_sync_failed_is_synced_before_the_next_mail_is_accepted(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Home and Maildir are new; the first mail fails at each place, the second one is taken."""
+    """Home and Maildir are new.  The first mail fails at each call, the second is accepted."""
     fail_at = 0
     while True:
         fail_at += 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""mailseal-deliver in front of the daemon: nothing is split, nothing bounces by accident."""
+"""mailseal-deliver with the daemon: mails are not split, and do not bounce by accident."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def deliver(
 
 @pytest.mark.parametrize("shift", [-1, 0, 1])
 def test_a_dot_where_the_mail_is_read_in_pieces(daemon: Daemon, shift: int) -> None:
-    """The end of a piece is the end of a line, and the next line is a dot, then commands."""
+    """A piece ends with a line, and the next line is a dot, followed by commands."""
     filler = b"x" * (_READ - len(HEAD) - 1 + shift) + b"\n"
     tail = b".\nMAIL FROM:<a@b>\nRCPT TO:<alice@example.org>\nDATA\nsmuggled\n.\n..two\n.end\n"
     done = deliver(daemon, HEAD + filler + tail, "-f", "s@example.com")
@@ -71,7 +71,7 @@ def test_the_queue_id_reaches_the_daemons_log(
 
 
 def test_addresses_without_their_quotes(daemon: Daemon) -> None:
-    """As pipe(8) gives them without flags=q."""
+    """As pipe(8) passes them without flags=q."""
     done = deliver(daemon, HEAD, "-f", "c d@example.com", to="a b@example.org")
     assert done.returncode == 0, done.stdout
     (stored,) = daemon.mails("a b@example.org")

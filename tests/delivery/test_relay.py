@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The LMTP client before servers that misbehave: nothing is called delivered that was not taken."""
+"""The LMTP client with incorrect servers: only mail that was accepted is reported as delivered."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GREETING, LHLO, MAIL, RCPT, DATA, END = range(6)
 
 
 class Server:
-    """Says `replies` one after the other: a greeting, then one a command; None closes."""
+    """Sends `replies`: a greeting, then one for each command; None closes the connection."""
 
     def __init__(self, path: str, replies: Sequence[str | None]) -> None:
         self.path = path
@@ -84,7 +84,7 @@ def test_taken(delivered: Callable[..., tuple[Reply, Server]]) -> None:
 def test_no_bare_line_feed_is_passed_on(
     delivered: Callable[..., tuple[Reply, Server]], piece: int
 ) -> None:
-    """Whoever takes LF . LF for the end of a mail would take what follows for commands."""
+    """For a server that ends a mail at LF . LF, the following bytes would be commands."""
     body = b"a\n.\nMAIL FROM:<x@y>\r\n\n.\r\n\r\n.b\r\r\n.\n\n.c\rd\r\n"
     reply, server = delivered(GOOD, body, piece)
     assert reply.ok
@@ -95,7 +95,7 @@ def test_no_bare_line_feed_is_passed_on(
 def test_the_server_may_say_that_it_forwards(
     delivered: Callable[..., tuple[Reply, Server]],
 ) -> None:
-    """251 is one of RFC 5321's replies to RCPT."""
+    """RFC 5321 permits the reply 251 to RCPT."""
     reply, server = delivered(changed(RCPT, "251 2.1.5 will forward"))
     assert (reply.code, len(server.taken)) == (250, 1)
 

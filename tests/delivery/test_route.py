@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Routing fails closed: whatever is wrong, an enrolled user's mail is never in clear."""
+"""Routing fails closed: after any failure, mail of enrolled users is never in clear."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_damaged_key_store_defers(here: Here, name: str) -> None:
     _damage(here, name)
     with pytest.raises(TemporaryError):
         Router(here.config).route(ALICE)
-    # The same between RCPT and the end of the mail.
+    # The same if it happens between RCPT and the end of the mail.
     seal_group(jobs, here.store())
     assert jobs[0].result is not None
     assert jobs[0].result.reply.code == 451
@@ -128,7 +128,7 @@ def test_details(here: Here) -> None:
 
 
 class OneAccount:
-    """A user database with one answer."""
+    """A user database that always returns the same."""
 
     def __init__(self, account: Account) -> None:
         self.account = account
@@ -154,7 +154,7 @@ def routed(here: Here, **account: Any) -> Any:
     if "user" in account:
         values["name"] = account["user"]
     router = Router(here.config)
-    # The template has no fields: those that prove sealing are asked of Dovecot.
+    # The template returns no fields; Dovecot is asked for those that prove sealing.
     router._users = router._dovecot = OneAccount(Account(**{**values, **account}))  # type: ignore[assignment]
     return router.route(ALICE)
 
@@ -269,7 +269,7 @@ def test_scripts(here: Here) -> None:
 
 
 def test_keys_under_another_name_than_dovecots_defer(here: Here) -> None:
-    """`mailseal enroll alice@example.org`, where Dovecot calls the user alice."""
+    """`mailseal enroll alice@example.org`, but Dovecot's name for the user is alice."""
     with pytest.raises(TemporaryError, match=r"alice@example\.org has a key"):
         routed(here, user="alice")
     here.public.withdraw("alice@example.org")
@@ -279,7 +279,7 @@ def test_keys_under_another_name_than_dovecots_defer(here: Here) -> None:
 
 
 def test_a_name_in_another_spelling_than_that_of_the_key_defers(here: Here) -> None:
-    """With a case-sensitive auth_username_format Alice need not be alice."""
+    """With a case-sensitive auth_username_format, Alice and alice may be two users."""
     with pytest.raises(TemporaryError, match="two users") as caught:
         routed(here, name="Alice@example.org")
     assert "auth_username_format" in str(caught.value.hint)
@@ -288,7 +288,7 @@ def test_a_name_in_another_spelling_than_that_of_the_key_defers(here: Here) -> N
 
 
 def test_dovecot_that_cannot_be_asked_or_knows_another_user_defers(here: Here) -> None:
-    """With a template, for a user who must go through Dovecot."""
+    """With a template, for a user whose mail must be relayed to Dovecot."""
     here.config = here.configure(sieve="always")
     router = Router(here.config)
     with pytest.raises(TemporaryError, match="cannot ask Dovecot"):
@@ -311,7 +311,7 @@ def test_sieve_for_all_goes_through_dovecot_or_waits(here: Here) -> None:
 
 
 def test_an_enrolled_user_without_a_home_is_a_store_that_is_not_mounted(here: Here) -> None:
-    """With a template only: there the folders are the user database."""
+    """Only with a template, where the folders are the user database."""
     shutil.rmtree(os.path.dirname(here.jobs("alice@example.org")[0].route.maildir))
     with pytest.raises(TemporaryError, match="the user has a key"):
         Router(here.config).route(ALICE)

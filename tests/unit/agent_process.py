@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A real mailseal-agent in a process of its own, for tests of the agent and the commands."""
+"""A real mailseal-agent process, for tests of the agent and the commands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOOKS = Path(readable_code(), "hooks")
 
 
 class AgentProcess:
-    """The agent and its folder.  Runs as whoever runs the tests."""
+    """The agent and its folder.  It runs as the user who runs the tests."""
 
     def __init__(self, folder: Path, options: str = "", *, user: int | None = None) -> None:
         self.folder = folder
@@ -66,7 +66,7 @@ class AgentProcess:
             return client.request(verb, **fields)
 
     def run(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        """The mailseal command."""
+        """Run the mailseal command."""
         return subprocess.run(
             [HOOKS / "mailseal", "-c", self.config, *arguments], input=stdin, capture_output=True
         )
@@ -82,7 +82,7 @@ CHEAP = "keys: {kdf: insecure-testing}\n"
 def running(
     folder: Path, options: str = CHEAP, *, user: int | None = None
 ) -> Iterator[AgentProcess]:
-    """An agent that is stopped at the end, whatever happens."""
+    """An agent that is always stopped at the end."""
     agent = AgentProcess(folder, options, user=user)
     agent.start()
     try:

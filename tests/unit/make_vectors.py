@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Makes vectors/formats.json anew: `python -m tests.unit.make_vectors`.
+"""Makes vectors/formats.json again: `python -m tests.unit.make_vectors`.
 
-To be run only when a format changes, with its version: what these vectors hold must be
-readable for ever.  Each vector is valid, or has exactly one fault; checksums that stand
-around the fault are right, so that only the check in question can find it.
+Run it only if a format and its version change: existing vectors must always stay readable.
+Each vector is valid or has exactly one fault.  Checksums that include the fault are right,
+so that only the tested check can detect it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Vector = dict[str, Any]
 
 
 def flipped(data: bytes, at: int) -> bytes:
-    """One bit changed."""
+    """Change one bit."""
     at %= len(data)
     return data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :]
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""A function is run in a process of its own and held before each of its system calls.
+"""Runs a function in its own process and stops it before each of its system calls.
 
     reached = at_step(17, function, lambda pid: os.kill(pid, signal.SIGKILL))
 
-What the test does while the process is held happens, for the process, between two system calls.
-By ptrace(2), as a debugger does it.
+So the test can do something between any two system calls of the function.  It uses ptrace(2),
+like a debugger.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 _TRACEME, _CONT, _SYSCALL, _SETOPTIONS = 0, 7, 24, 0x4200
 _SYSGOOD_EXITKILL = 0x1 | 0x100000
-_TRAP = signal.SIGTRAP | 0x80  # how ptrace marks a system call
+_TRAP = signal.SIGTRAP | 0x80  # ptrace's signal for a system call
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -33,10 +33,10 @@ def kill(pid: int) -> None:
 
 
 def at_step(step: int, function: Callable[[], None], *actions: Callable[[int], object]) -> bool:
-    """Run `function`; with its process held at this step, counted from 0, do an action.
+    """Run `function`, stop it at this step (counted from 0), and do an action.
 
-    Further actions come one at each step after that.
-    False if the function has fewer steps.  What it prints of an exception goes to standard error.
+    Further actions are done at the following steps.  Returns False if the function has fewer
+    steps.  Its exceptions are printed to standard error.
     """
     pid = os.fork()
     if pid == 0:
@@ -58,7 +58,7 @@ def at_step(step: int, function: Callable[[], None], *actions: Callable[[int], o
         if os.WIFEXITED(status):
             assert os.WEXITSTATUS(status) == 0, "the function failed"
             return False
-        # Each call stops twice: what others do after one and before the next is the same to them.
+        # Each call stops twice, before and after it; one of the two is enough.
         if number % 2 == 0 and number // 2 >= step:
             actions[number // 2 - step](pid)
             if number // 2 - step == len(actions) - 1:
@@ -66,7 +66,7 @@ def at_step(step: int, function: Callable[[], None], *actions: Callable[[int], o
     if kill not in actions:
         _ptrace(_CONT, pid)
     _, status = os.waitpid(pid, 0)
-    while os.WIFSTOPPED(status):  # a signal on its way: it is handed on
+    while os.WIFSTOPPED(status):  # pass on a pending signal
         _ptrace(_CONT, pid, os.WSTOPSIG(status) & 0x7F if os.WSTOPSIG(status) != _TRAP else 0)
         _, status = os.waitpid(pid, 0)
     if kill not in actions:
@@ -77,7 +77,7 @@ def at_step(step: int, function: Callable[[], None], *actions: Callable[[int], o
 def every_step(
     prepare: Callable[[], object], function: Callable[[], None], *actions: Callable[[int], object]
 ) -> Iterator[int]:
-    """at_step() for each step there is, each after prepare()."""
+    """at_step() for each step of the function, each after prepare()."""
     for step in itertools.count():
         prepare()
         if not at_step(step, function, *actions):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What every store of keyrings and every store of public keys must pass: stores.py as tests.
+"""Tests of the contract in stores.py, for all stores of keyrings and public keys.
 
-A new implementation gets a test module with two classes, as test_file_stores.py: each
-inherits one of these, and says how a store is opened and how it is harmed.
+For a new implementation, write a test module with two classes, like test_file_stores.py.  Each
+inherits one of these, and defines how to open the store and how to damage it.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ def make(user: str = USER, password: bytes = b"pw") -> Keyring:
 
 
 class Contract(ABC):
-    """How the tests deal with an implementation."""
+    """The interface between these tests and an implementation."""
 
     @abstractmethod
     def outlives_a_power_cut(self, write: Callable[[], object]) -> bool:
-        """Do this write; whether what it did is safe when it has returned."""
+        """Run this write.  Returns whether its changes survive a power failure after it."""
 
     @abstractmethod
     def cut_short(self, user: str, write: Callable[[], object]) -> None:
-        """Do this write of the user, and let the power fail at its last moment."""
+        """Run this write for the user, with a power failure at its end."""
 
 
 class KeyringStoreContract(Contract):
     @pytest.fixture
     @abstractmethod
     def open_store(self) -> Callable[[], KeyringStore]:
-        """Opens the same place again, as another process does."""
+        """Open the same store again, as another process would."""
 
     @pytest.fixture
     def store(self, open_store: Callable[[], KeyringStore]) -> KeyringStore:
@@ -63,7 +63,7 @@ class KeyringStoreContract(Contract):
 
     @abstractmethod
     def damage(self, store: KeyringStore, user: str) -> None:
-        """Change a byte of what is stored."""
+        """Change a byte of the stored content."""
 
     @pytest.mark.parametrize("user", USERS)
     def test_what_is_stored_comes_back(
@@ -207,7 +207,7 @@ class PublicKeysContract(Contract):
     @pytest.fixture
     @abstractmethod
     def open_store(self) -> Callable[[], PublicKeys]:
-        """Opens the same place again, as another process does."""
+        """Open the same store again, as another process would."""
 
     @pytest.fixture
     def store(self, open_store: Callable[[], PublicKeys]) -> PublicKeys:
@@ -215,7 +215,7 @@ class PublicKeysContract(Contract):
 
     @abstractmethod
     def lose_key(self, store: PublicKeys, user: str) -> None:
-        """Let the key vanish, but not that the user is enrolled."""
+        """Remove the key, but not the mark that the user is enrolled."""
 
     @abstractmethod
     def damage(self, store: PublicKeys, user: str) -> None:
@@ -279,7 +279,7 @@ class PublicKeysContract(Contract):
 
 
 def check_order_of_writes(stores: KeyStores) -> None:
-    """Whatever a transaction does, and wherever it stops: no key is published without a keyring."""
+    """No transaction publishes a key without a keyring, even if it stops at any point."""
     first = make()
     with stores.transaction(USER) as change:
         change.create(first)

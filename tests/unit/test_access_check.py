@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Users that do not exist, sockets that a user may not use: what check-config says."""
+"""check-config: users that do not exist, and sockets that a user may not use."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_users_that_do_not_exist() -> None:
 class TestSockets:
     @pytest.fixture
     def servers(self, tmp_path: Path) -> Iterator[dict[str, socket.socket]]:
-        """All sockets in a folder that uid 4711 may enter."""
+        """All sockets, in a folder that uid 4711 may enter."""
         os.chmod(tmp_path, 0o755)
         (tmp_path / "in").mkdir()
         servers = {name: socket.socket(socket.AF_UNIX) for name in ("userdb", "lmtp", "agent")}
@@ -58,7 +58,7 @@ class TestSockets:
         )
 
     def said(self, config: configuration.Config) -> list[tuple[str, str]]:
-        """What is found, without what pytest's own folders keep uid 4711 from."""
+        """The findings, without those about pytest's folders, which uid 4711 may not enter."""
         return [(f.level, f.text) for f in access_check.sockets(config)]
 
     @pytest.fixture(autouse=True)
@@ -79,7 +79,7 @@ class TestSockets:
         os.chmod(path, 0o666)
         assert self.said(config) == []
         os.chmod(path, 0o060)
-        os.chown(path, 0, 4711)  # a uid without an entry is its own group
+        os.chown(path, 0, 4711)  # for a uid without an entry, the gid is the same
         assert self.said(config) == []
 
     def test_a_closed_folder(self, config: configuration.Config) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The agent as a process: who may ask, what it hides, how it starts and stops."""
+"""The agent as a process: access, hardening, start and stop."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def agent(folder: Path) -> Iterator[AgentProcess]:
 def as_uid(uid: int, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python code as another user."""
     return subprocess.run(
-        ["/usr/bin/python3", "-c", code, *arguments],  # .venv may be where others cannot read
+        ["/usr/bin/python3", "-c", code, *arguments],  # other users may not be able to read .venv
         user=uid,
         group=uid,
         extra_groups=[],
@@ -70,7 +70,7 @@ def test_another_uid_is_refused(agent: AgentProcess) -> None:
     agent.ask("enroll", user=USER, password=b"pw")
     said = as_uid(60603, TALK, str(agent.socket), unlock_line())
     assert "PermissionError" in said.stderr
-    agent.socket.chmod(0o666)  # whatever the mode, the uid decides
+    agent.socket.chmod(0o666)  # the uid is checked with any mode
     said = as_uid(60603, TALK, str(agent.socket), unlock_line())
     assert said.stdout.strip() == "denied"
     assert "refused uid=60603" in agent.log_text()
@@ -104,7 +104,7 @@ def test_its_own_user_cannot_read_its_memory(folder: Path) -> None:
     with running(folder, user=AGENT_UID) as agent:
         assert os.stat(f"/proc/{agent.pid}/status").st_uid == 0, "not dumpable: /proc is root's"
         assert as_uid(AGENT_UID, PEEK, str(agent.pid)).stdout == "mem PermissionError\nptrace -1\n"
-    # the same look at a process of that user that did nothing to hide
+    # the same with an unprotected process of that user
     open_one = subprocess.Popen(["sleep", "30"], user=AGENT_UID, group=AGENT_UID)
     try:
         assert "mem open" in as_uid(AGENT_UID, PEEK, str(open_one.pid)).stdout
@@ -159,7 +159,7 @@ def test_a_crash_loses_sessions_only(agent: AgentProcess) -> None:
     agent.ask("enroll", user=USER, password=b"pw")
     agent.ask("unlock", user=USER, password=b"pw")
     assert agent.stop(signal.SIGKILL) == -signal.SIGKILL
-    assert agent.socket.exists(), "a stale socket is left, and replaced"
+    assert agent.socket.exists(), "a stale socket is left; the next agent replaces it"
     agent.start()
     assert agent.ask("unlock", user=USER, password=b"pw").status == "ok"
     assert agent.log_text().count("session=new") == 2
@@ -172,7 +172,7 @@ def test_sighup_opens_the_log_anew_and_ends_no_session(folder: Path) -> None:
         agent.ask("unlock", user=USER, password=b"pw")
         file.rename(folder / "mailseal.log.1")
         os.kill(agent.pid, signal.SIGHUP)
-        agent.ask("lookup", user=USER)  # the signal was before
+        agent.ask("lookup", user=USER)  # so the signal was handled before
         assert agent.ask("status").text("sessions") == "1"
         agent.ask("unlock", user=USER, password=b"pw")
         assert "session=cached" in file.read_text()
@@ -184,7 +184,7 @@ def test_a_second_agent_refuses_to_start(agent: AgentProcess) -> None:
     )
     assert second.returncode == 75
     assert b"another mailseal-agent listens" in second.stderr
-    assert agent.ask("status").status == "ok", "the first one is unharmed"
+    assert agent.ask("status").status == "ok", "the first one still works"
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_too_many_waiting_is_temporary_not_wrong(folder: Path) -> None:
 
 
 def test_status_and_changes_do_not_wait_for_guesses(folder: Path) -> None:
-    """With 16 guesses before them, and one Argon2id at a time for guesses."""
+    """After 16 wrong passwords, with one Argon2id at a time for them."""
     agent = AgentProcess(folder, "keys: {kdf: high-memory}\n")
     text = agent.config.read_text().replace("agent:\n", "agent:\n  parallel: 1\n  queue: 15\n")
     agent.config.write_text(text)
@@ -330,7 +330,7 @@ def test_status_and_changes_do_not_wait_for_guesses(folder: Path) -> None:
         threads = [threading.Thread(target=guess, args=(n,)) for n in range(20)]
         for thread in threads:
             thread.start()
-        while "temporary" not in statuses:  # from then on every place is taken
+        while "temporary" not in statuses:  # now the queue is full
             time.sleep(0.01)
         changed = agent.ask("passwd", user=USER, old=b"pw", new=b"new", keep_old=b"1")
         assert changed.status == "ok"
@@ -370,7 +370,7 @@ def test_a_thread_of_argon2id_has_lower_priority(folder: Path) -> None:
 
 
 def test_memory_stays_bounded(folder: Path) -> None:
-    """20 different wrong passwords at once: two Argon2id of 64 MiB at a time, not 20."""
+    """20 different wrong passwords at the same time: two Argon2id of 64 MiB run, not 20."""
     with running(folder, "keys: {kdf: standard}\n") as agent:
         threads = [
             threading.Thread(target=lambda n=n: agent.ask("unlock", user=b"u%d" % n, password=b"x"))
@@ -386,13 +386,13 @@ def test_memory_stays_bounded(folder: Path) -> None:
 
 
 def test_libc_is_there() -> None:
-    """hardening.py calls these two by name."""
+    """hardening.py uses these two functions."""
     libc = ctypes.CDLL(None)
     assert libc.prctl and libc.mlockall
 
 
 def test_it_does_not_start_on_a_store_that_may_not_be_mounted(folder: Path) -> None:
-    """An empty folder made into a store would say that nobody is enrolled."""
+    """A store made in an empty folder would mean that nobody is enrolled."""
     agent = AgentProcess(folder, CHEAP)
     for made in (False, True):
         if made:
@@ -457,5 +457,5 @@ def test_a_keyring_that_a_crash_left_unpublished_is_published_at_the_start(folde
         (public / "alice@example.org.json").unlink()
         (public / "enrolled" / "alice@example.org").unlink()
         agent.start()
-        agent.ask("status")  # answered once it serves
+        agent.ask("status")  # is answered when the agent has started
         assert (public / "alice@example.org.json").exists()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The memory of mails under way: never beyond the limit, and every mail can be finished."""
+"""The memory of mails in progress: never above the limit, and every mail can be finished."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LIMIT, LARGEST, CLIENTS, STEP = 1000, 400, 10, 20
 
 
 class Mail:
-    """One that grows by STEP until it has its size."""
+    """A mail that grows by STEP up to its size."""
 
     def __init__(self, budget: Budget, size: int) -> None:
         self.budget = budget
@@ -45,7 +45,7 @@ def test_all_are_finished_whatever_the_order_and_never_beyond_the_limit(
     mails = [Mail(budget, size) for size in sizes]
     for number in order:
         mails[number % len(mails)].go_on()
-        # One whose mail is complete and not yet answered, as when Dovecot takes its time.
+        # A complete mail without a reply yet, for example because Dovecot is slow.
         assert sum(mail.hold.size for mail in mails) <= LIMIT
     while mails:
         for mail in mails:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The checkpassword helper as Dovecot runs it: descriptors 3 and 4, exit statuses, start time."""
+"""The checkpassword program, run as by Dovecot: descriptors 3 and 4, exit statuses, start time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ APP_PASSWORD = b"0123-4567-89ab-cdef-ghjk-mnpq-rstv-wxyz"
 
 
 class FakeAgent:
-    """Answers one line with another; what arrived is kept."""
+    """Answers one line with another, and keeps the received line."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
@@ -50,7 +50,7 @@ class FakeAgent:
                 connection.sendall(self.answer)
 
     def close(self) -> None:
-        # wakes the thread in accept(); close() alone would leave it with a number that is reused
+        # wakes the thread in accept(); after close() alone, its descriptor number could be reused
         self._listener.shutdown(socket.SHUT_RDWR)
         self._thread.join(10)
         self._listener.close()
@@ -58,7 +58,7 @@ class FakeAgent:
 
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[FakeAgent]:
-    """Beside it the public keys: alice is enrolled, bob is not."""
+    """With public keys: alice is enrolled, bob is not."""
     public = PublicStore(str(tmp_path / "public"))
     public.prepare()
     public.publish("alice", KEY)
@@ -70,7 +70,7 @@ def agent(tmp_path: Path) -> Iterator[FakeAgent]:
 def run(
     path: str, *arguments: str, data: bytes = b"alice\0pw\0\0", env: dict[str, str] | None = None
 ) -> tuple[int, bytes, bytes]:
-    """Exit status, what came on descriptor 4, standard error."""
+    """Exit status, output on descriptor 4, standard error."""
     in_read, in_write = os.pipe()
     out_read, out_write = os.pipe()
     os.set_inheritable(in_read, True)
@@ -208,7 +208,7 @@ OTHER = f"--key={PrivateKey.generate().public.dovecot_string()}"
 @pytest.mark.parametrize(
     ("name", "options", "environment", "status", "expected"),
     [
-        # deliveries and the like
+        # deliveries and other lookups
         ("alice", ["--behind-passdb", "--key="], {}, 2, SEALED),
         ("alice", [], {}, 2, SEALED),
         ("bob", ["--behind-passdb", "--key="], {}, 2, PLAIN),
@@ -255,7 +255,7 @@ def test_as_a_userdb_it_asks_nobody(
 def test_behind_another_passdb(
     agent: FakeAgent, answer: bytes, status: int, expected: bytes
 ) -> None:
-    """The name stays as the other passdb has it; without keys nothing is permitted yet."""
+    """The other passdb's user name is kept; without keys the login is not permitted yet."""
     agent.answer = answer
     code, reply, _ = run(agent.path, "--behind-passdb", env={"MASTER_USER": "root"})
     assert (code, reply) == (status, expected)
@@ -347,12 +347,12 @@ def test_no_changed_byte_of_a_key_file_passes(tmp_path: Path, at: int) -> None:
     data[at % len(data)] ^= 0x21
     path.write_bytes(data)
     with contextlib.suppress(TemporaryError):
-        # a hex digit may have become another one: the key is no key, and Dovecot says so
+        # a hex digit may be another one now: the key is invalid, and Dovecot reports it
         assert local_keys.look_up(str(tmp_path), b"alice") != KEY.dovecot_string()
 
 
 def test_the_password_is_in_no_argument_and_no_environment(agent: FakeAgent) -> None:
-    """Look at the helper while it waits for the agent."""
+    """Check the program while it waits for the agent."""
     listener = socket.socket(socket.AF_UNIX)
     slow = f"{agent.path}.slow"
     listener.bind(slow)
@@ -376,11 +376,11 @@ def test_the_password_is_in_no_argument_and_no_environment(agent: FakeAgent) -> 
     thread.join()
     listener.close()
     assert len(seen) == 2 and not any(b"sekrit" in text for text in seen)
-    assert b"--socket" in seen[0], "it was the right process"
+    assert b"--socket" in seen[0], "this must be the right process"
 
 
 def test_it_imports_little() -> None:
-    """asyncio, dataclasses, typing and the like cost more than the whole helper may."""
+    """asyncio, dataclasses, typing and others would take longer than the whole program."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import mailseal.login.checkpassword; "
         "print(*sorted(m for m in sys.modules if not m.startswith(('_', 'encodings'))))"

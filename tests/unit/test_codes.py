@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""App passwords and recovery codes: typed freely, mistyped visibly, never mixed up."""
+"""App passwords and recovery codes: tolerant reading, detection of errors, separate kinds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_typed_in_capitals_with_spaces_and_look_alikes() -> None:
 
 
 def test_every_single_mistyped_letter_is_seen() -> None:
-    """Of one code: in 1 of 32,768 mistyped ones the checksum fits all the same."""
+    """With one code: for 1 of 32,768 mistyped codes the checksum is right by chance."""
     code = RECOVERY.replace("-", "")
     assert codes.read("recovery", code.encode()) == code.encode()
     seen = 0

@@ -1,4 +1,4 @@
-"""The configuration: every wrong file is named with line and option."""
+"""The configuration: errors in the file are reported with line and option."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Stored mail is converted while others use the mailbox, and while everything goes wrong.
+"""Stored mail is converted while clients use the mailbox, and while failures happen.
 
-Whatever happens before or after whichever system call: the mailbox holds each message once,
-with the right bytes, and the next run finishes the work.
+After any event before or after any system call, the mailbox contains each mail once, with
+the right bytes, and the next run completes the work.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MAILS = {f"cur/{FLAGGED}": b"Subject: a\n\n", f"new/{FRESH}": b"x" * 70_000}
 
 
 class Box:
-    """A Maildir of two mails, in the form that a conversion begins with."""
+    """A Maildir with two mails, in the form before the conversion."""
 
     def __init__(self, path: Path, form: str) -> None:
         self.path = path
@@ -69,11 +69,11 @@ class Box:
         assert report.nothing_left, report
 
     def convert_some(self) -> None:
-        """As far as it goes."""
+        """Convert as much as possible."""
         self.convert()
 
     def mails(self) -> dict[str, bytes]:
-        """Plain bytes by name, whatever the form."""
+        """The mails in clear, by name, in any form."""
         found = {}
         for part in ("cur", "new"):
             for path in sorted((self.path / part).iterdir()):
@@ -90,7 +90,7 @@ class Box:
         return os.listdir(self.path / "tmp")
 
     def require_converted(self) -> None:
-        """Every mail is in the wanted form, and nothing is left in tmp/."""
+        """Every mail has the wanted form, and tmp/ is empty."""
         assert self.left_over() == []
         for part in ("cur", "new"):
             for path in (self.path / part).iterdir():
@@ -138,12 +138,12 @@ def test_kill_9_at_every_system_call(box: Box) -> None:
 
 
 def rename(box: Box) -> None:
-    """A flag: as Dovecot sets it."""
+    """Set a flag, as Dovecot does."""
     os.rename(box.path / "cur" / FLAGGED, box.path / "cur" / f"{FLAGGED}T")
 
 
 def take_up(box: Box) -> None:
-    """A session opens the mailbox: new mail goes to cur/."""
+    """A session opens the mailbox: new mail is moved to cur/."""
     os.rename(box.path / "new" / FRESH, box.path / "cur" / f"{FRESH}:2,")
 
 
@@ -157,14 +157,14 @@ def copy(box: Box) -> None:
 
 
 def copy_elsewhere_and_expunge(box: Box) -> None:
-    """MOVE into a folder that was there."""
+    """MOVE to an existing folder."""
     for part in ("cur", "new", "tmp"):
         (box.path / ".Trash" / part).mkdir(parents=True)
     os.rename(box.path / "cur" / FLAGGED, box.path / ".Trash" / "cur" / "1700000003.moved:2,S")
 
 
 def replace(box: Box) -> None:
-    """Somebody else converts the same mail: compresses it, say."""
+    """Another program converts the same mail, for example compresses it."""
     (box.path / "tmp" / "theirs").write_bytes(b"theirs")
     os.rename(box.path / "tmp" / "theirs", box.path / "cur" / FLAGGED)
 
@@ -215,7 +215,7 @@ def test_what_somebody_else_puts_there_is_kept_at_every_system_call(sealing: Box
 def test_theirs_comes_back_under_the_name_that_ours_has_been_given(
     sealing: Box, between: int
 ) -> None:
-    """Somebody puts another file there, and a few system calls later a flag is set."""
+    """Another file replaces the mail, and some system calls later a flag is set."""
     steps = [lambda _: replace(sealing), *[lambda _: None] * between, lambda _: rename(sealing)]
     for _ in every_step(sealing.fill, sealing.convert_some, *steps):
         assert sealing.mails()[f"cur/{FLAGGED}T"] == b"theirs"
@@ -269,7 +269,7 @@ def test_the_disk_is_full_at_every_system_call(small_disk: Path, form: str) -> N
 
 
 def test_read_only_at_every_system_call(small_disk: Path) -> None:
-    """As the kernel does it after an error.  Not while a file is open for writing: it refuses."""
+    """As the kernel does after an error.  It refuses while a file is open for writing."""
     box = Box(small_disk / "Maildir", "seal")
     done = []
 
@@ -338,7 +338,7 @@ def test_both_links_of_a_copied_mail_are_sealed(sealing: Box) -> None:
     copy(sealing)
     report = sealing.convert(shred=True)
     assert report.tally.converted == 3
-    # Of the first the blocks were still those of the second.
+    # The first file still had the blocks of the second.
     assert report.tally.not_overwritten == 1
     assert sealing.mails() == AFTER[copy]
     sealing.require_converted()
@@ -352,7 +352,7 @@ def test_an_old_form_that_is_being_read_is_not_overwritten(sealing: Box) -> None
 
 
 def test_shred_overwrites_the_blocks(sealing: Box) -> None:
-    """Seen through a descriptor that is opened while the old form has no reader."""
+    """Checked with a descriptor that is opened while nobody reads the old file."""
     sealing.fill()
     seen = set()
 
@@ -415,7 +415,7 @@ def test_a_mail_that_was_changed_is_not_unsealed(tmp_path: Path) -> None:
 
 
 def test_mail_that_comes_meanwhile_is_sealed_too(sealing: Box) -> None:
-    """Or is moved to a folder that was done, or to one that is new."""
+    """Or it is moved to a folder that was converted already, or to a new one."""
     sealing.fill()
     later = iter((sealing.path / "cur" / "later:2,", sealing.path / ".New" / "cur" / "latest:2,"))
 
@@ -434,7 +434,7 @@ def test_mail_that_comes_meanwhile_is_sealed_too(sealing: Box) -> None:
 
 
 def test_a_copy_that_is_under_way_is_waited_for(sealing: Box) -> None:
-    """A client's COPY links the mail into tmp/ while it is in clear, and names it later."""
+    """A client's COPY links the mail in clear to tmp/, and moves it later."""
     sealing.fill()
     tmp = sealing.path / "tmp" / "1700000002.copy"
     os.link(sealing.path / "cur" / FLAGGED, tmp)
@@ -447,7 +447,7 @@ def test_a_copy_that_is_under_way_is_waited_for(sealing: Box) -> None:
 
 
 def test_a_signal_at_every_system_call(sealing: Box, request: pytest.FixtureRequest) -> None:
-    """SIGTERM to the service: what Python makes of it may come between any two steps."""
+    """SIGTERM to the service: Python's exception may be raised between any two steps."""
 
     working = False
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Dropping root: nothing of root's is left, whatever groups root had."""
+"""Dropping root: no privileges or groups of root are left."""
 
 from __future__ import annotations
 

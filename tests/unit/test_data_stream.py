@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The bulk data stream against the plain line-by-line definition, however the bytes are cut."""
+"""The data stream gives the same result as a simple definition by lines, for all splits."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from mailseal.delivery.lmtp.data_stream import DataStream, stuffed
 
-# Mostly the bytes that matter, so that their meetings are frequent.
+# Mostly special bytes, so that their combinations are frequent.
 BYTES = st.lists(st.sampled_from([b"\r", b"\n", b".", b"\r\n", b"\r\n.", b"a"]), max_size=40).map(
     b"".join
 )
 
 
 def plainly(wire: bytes) -> tuple[bytes, bytes | None]:
-    """RFC 5321, 4.5.2, line by line: the mail and what follows its end (None: no end)."""
+    """RFC 5321, 4.5.2, line by line: the mail, and the bytes after its end (None: no end)."""
     mail = b""
     while True:
         line, end, wire = wire.partition(b"\r\n")
@@ -58,7 +58,7 @@ def test_stuffing_is_undone(body: bytes, cuts: list[int]) -> None:
     pieces, rest = in_pieces(wire, cuts)
     assert b"".join(pieces) == mail
     assert rest == b""
-    # ... and the pieces that came out can be stuffed one by one.
+    # ... and leading dots can be doubled in each piece separately.
     first, again = True, b""
     for piece in filter(None, pieces):
         again += stuffed(piece, first)

@@ -1,4 +1,4 @@
-"""The sealed stream: vectors made by Dovecot, every fault, streaming."""
+"""Sealed mail: vectors made by Dovecot, all kinds of faults, streaming."""
 
 from __future__ import annotations
 

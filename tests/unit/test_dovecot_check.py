@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What check-config says of Dovecot's configuration, read by the doveconf installed here."""
+"""The findings of check-config about Dovecot's configuration, read with the installed doveconf."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BASE = {
     "namespace inbox {\n  inbox = yes\n}\n",
 }[VERSION]
 
-# What the site has before our snippets; those of 2.3 bring it themselves.
+# The site's own blocks; in 2.3, mailseal's files contain them.
 SITE = {
     "2.3": {},
     "2.4": {
@@ -57,7 +57,7 @@ def snippet(name: str) -> str:
 
 
 def chain(front: str = "result_success = continue-ok", ours: str = "", userdb: str = "") -> str:
-    """A passwd-file in front of mailseal, as the snippets have it; lines changed or added."""
+    """A passwd-file before mailseal, as in mailseal's files, with changed or added lines."""
     ours = ours or (
         "  skip = unauthenticated\n  result_failure = return-fail\n"
         "  result_internalfail = return-fail\n"
@@ -79,7 +79,7 @@ def chain(front: str = "result_success = continue-ok", ours: str = "", userdb: s
 
 
 def passwd_file(kind: str, more: str = "") -> str:
-    """One more block of a kind that has nothing to do with mailseal."""
+    """Another block of a kind, without any relation to mailseal."""
     name, path = ("", "args") if VERSION == "2.3" else (" more", "passwd_file_path")
     return f"{kind}{name} {{\n  driver = passwd-file\n  {path} = /etc/v\n{more}}}\n"
 
@@ -98,15 +98,15 @@ OUR_USERDB = "userdb" + chain().partition("userdb")[2]
 
 @pytest.fixture(autouse=True)
 def _a_dovecot_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Delivery does not know the settings here, whatever Dovecot this machine runs."""
+    """Hide the Dovecot that runs on this machine from delivery."""
     monkeypatch.setattr("mailseal.delivery.dovecot.settings.known", lambda config: {})
 
 
 @pytest.fixture
 def check(tmp_path: Path) -> Check:
-    """Dovecot settings, and options of delivery, to what is found.
+    """The findings for Dovecot settings and options of delivery.
 
-    Without `auth`: with a chain in which nothing is wrong.
+    Without `auth`, with a correct chain of passdbs and userdbs.
     """
 
     def findings(
@@ -175,7 +175,7 @@ class TestPassdbs:
 
     @pytest.mark.parametrize("front", ["result_success = return-ok", "result_failure = continue"])
     def test_another_one_in_front_answers_alone(self, check: Check, front: str) -> None:
-        """So it is on an SQL server where the snippet was included behind the old passdb."""
+        """For example on an SQL server, where the file was included after the old passdb."""
         ((level, text),) = check(auth=chain(front=front))
         assert level == ERROR
         assert "the passdb passwd-file comes before mailseal's" in text
@@ -226,7 +226,7 @@ class TestPassdbs:
 
     @only_23
     def test_a_long_password_does_not_pass_the_helper_by(self, check: Check) -> None:
-        """Dovecot does not ask it about more than 512 bytes: that is a failure, too."""
+        """Dovecot does not run it for more than 512 bytes, which is a failure too."""
         front = passwd_file("passdb", "  result_success = continue-ok\n")
         lacking = helper().replace("  result_failure = return-fail\n", "")
         ((level, text),) = check(auth=front + lacking + OUR_USERDB)
@@ -250,7 +250,7 @@ class TestUserdbs:
         assert level == ERROR and "the userdb passwd-file comes before mailseal's" in text
 
     def test_a_userdb_behind_that_of_mailseal(self, check: Check) -> None:
-        """It may give the user another name when mailseal has been asked."""
+        """It could change the user name after mailseal was asked."""
         ((level, text),) = check(auth=chain() + passwd_file("userdb"))
         assert level == ERROR and "the userdb passwd-file comes after mailseal's" in text
 
@@ -354,7 +354,7 @@ class TestSieve:
         ("mail_location = sdbox:~/sdbox:INDEXCACHE=/c/%u", False),
         ("mail_location = maildir:~/Maildir:INBOX=~/In:INDEXCACHE=/c/%u", False),
         ("mail_location = maildir:~/Maildir:LAYOUT=fs:INDEXCACHE=/c/%u", False),
-        ("mail_location = maildir:/m/%1n/%n:INDEXCACHE=/c/%u", True),  # nobody but Dovecot can tell
+        ("mail_location = maildir:/m/%1n/%n:INDEXCACHE=/c/%u", True),  # only Dovecot can expand it
         ("namespace inbox {\n  location = maildir:~/N\n}", False),
         ("namespace old {\n  location = maildir:~/N\n  prefix = old.\n}", True),
     ]
@@ -375,7 +375,7 @@ def test_the_mail_location(check: Check, settings: str, same: bool) -> None:
     found = check(f"{settings}\n")
     located = [level for level, text in found if "delivery.maildir ~/Maildir" in text]
     assert located == ([] if same else [WARNING])
-    # mail_crypt does not seal mbox: that is an error besides.
+    # mail_crypt does not seal mbox, which is another error.
     others = [level for level, text in found if "delivery.maildir ~/Maildir" not in text]
     assert others == ([ERROR] if "mbox" in settings.partition("\n")[0] else [])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What check-config says of the index cache and of shared folders, read by the doveconf here."""
+"""The findings of check-config about the index cache and shared folders."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def shared(prefix: str = f"shared/{USER}/") -> str:
 
 @pytest.fixture
 def check(tmp_path: Path) -> Check:
-    """Dovecot settings and the lines of the ACL file (None: no file) to what is found."""
+    """The findings for Dovecot settings and the lines of the ACL file (None: no file)."""
 
     def findings(text: str, rules: str | None = None, snip: bool = True) -> list[tuple[str, str]]:
         acl = tmp_path / "rules.acl"

@@ -1,4 +1,4 @@
-"""Durable writes, each system call made to fail in turn."""
+"""Durable writes: each system call fails once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CALLS = ("open", "fchmod", "write", "fsync", "rename", "link")
 def record(
     monkeypatch: pytest.MonkeyPatch, *, fail_at: int = 0, error: int = errno.EIO
 ) -> list[str]:
-    """Note the calls that durable makes; let the fail_at-th fail."""
+    """Record the calls of durable, and make the call with number fail_at fail."""
     seen: list[str] = []
 
     def wrap(name: str, real: Callable[..., Any]) -> Callable[..., Any]:

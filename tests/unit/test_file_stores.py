@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The stores that are files pass the contract, and leave nothing behind after a power cut."""
+"""The file stores pass the tests of the contract, and remove files left by a power failure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _PowerCut(BaseException):
 
 
 class Files(Contract):
-    """Of files it can be seen what is on the disk: what was synced, and named before that."""
+    """Records which files and names were synced to the disk."""
 
     def outlives_a_power_cut(self, write: Callable[[], object]) -> bool:
         loose: set[str] = set()
@@ -58,7 +58,7 @@ class Files(Contract):
                     loose.discard(f"data {os.fstat(fd).st_ino}")
 
             def named(_source: str, target: str) -> None:
-                # A name for bytes that are not on the disk yet is never right.
+                # A file must be on the disk before it gets its name.
                 assert f"data {os.stat(target).st_ino}" not in loose
                 loose.add(os.path.dirname(target))
 
@@ -162,7 +162,7 @@ def left_over(folder: Path) -> list[str]:
 
 
 def leave(folder: Path, user: str, data: bytes = b"{}") -> None:
-    """What power cuts leave, also those of versions that gave each file a name of its own."""
+    """Files left by power failures, also by versions with a different name for each file."""
     name = file_name(user)
     (folder / "keys" / f"{name}.json#tmp").write_bytes(data)
     (folder / "public" / f"{name}.json#tmp").write_bytes(data)

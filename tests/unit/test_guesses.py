@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Wrong passwords: what is free, what is slowed down, and who is never in whose way."""
+"""Rate limits for wrong passwords: counts, pauses, and users who do not affect each other."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Clock:
 
 
 class Tries:
-    """Tries of different wrong passwords, one after the other."""
+    """Attempts with different wrong passwords, one after the other."""
 
     def __init__(self, limits: Limits = LIMITS) -> None:
         self.clock = Clock()
@@ -38,7 +38,7 @@ class Tries:
         self._number = 0
 
     def wrong(self, user: str = ALICE, remote: str = FAR, mac: bytes | None = None) -> bool:
-        """Whether the try was let in."""
+        """Whether the attempt was permitted."""
         self._number += 1
         try:
             one = self.guesses.admit(user, remote)
@@ -90,9 +90,9 @@ def test_a_crowd_at_one_time_gets_no_more_tries() -> None:
     assert not tries.wrong()
     tries.clock.now += 1
     one = tries.guesses.admit(ALICE, FAR)
-    assert not tries.wrong(), "while it is under way"
+    assert not tries.wrong(), "while another attempt is in progress"
     one.ended(None)
-    assert tries.wrong(), "it was right, and costs nothing"
+    assert tries.wrong(), "a right password is not counted"
 
 
 def test_the_same_wrong_password_counts_once() -> None:
@@ -107,7 +107,7 @@ def test_an_attack_from_elsewhere_is_not_in_the_way_of_a_known_address() -> None
     for number in range(300):
         tries.wrong(ALICE, f"198.51.100.{number % 250}")
         assert tries.right(ALICE, HOME)
-    assert not tries.right(ALICE, "198.51.101.1"), "an unknown address waits"
+    assert not tries.right(ALICE, "198.51.101.1"), "an unknown address has to wait"
 
 
 def test_one_account_with_many_addresses_makes_nobody_elses_unknown() -> None:
@@ -121,7 +121,7 @@ def test_one_account_with_many_addresses_makes_nobody_elses_unknown() -> None:
 
 
 def test_tries_that_cost_nothing_push_no_count_out() -> None:
-    """While the queue is full a try ends at once: names without end must not free a user's."""
+    """If the queue is full, an attempt ends at once: many names must not remove a user's count."""
     tries = Tries()
     while tries.wrong(ALICE, FAR):
         pass
@@ -168,14 +168,14 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(1000):
         tries.wrong(f"user{number}", f"10.0.{number // 250}.{number % 250}")
         tries.right(f"user{number}", f"10.1.{number // 250}.{number % 250}")
-    assert 90 < len(tries.guesses._counts) <= 100  # a try makes room, and may count nothing
+    assert 90 < len(tries.guesses._counts) <= 100  # an attempt removes counts, and may add none
     assert len(tries.guesses._known) == 50
 
 
 def test_the_filter_of_the_docs_finds_the_address_and_nothing_a_user_name_says(
     tmp_path: Path,
 ) -> None:
-    """fail2ban takes the date away, and <HOST> stands for an address."""
+    """fail2ban removes the date, and <HOST> matches an address."""
     with open(os.path.join(REPOSITORY, "docs", "install.md"), encoding="utf-8") as stream:
         (expression,) = re.findall(r"^failregex = (.*)$", stream.read(), re.M)
     pattern = re.compile(expression.replace("<HOST>", r"(?P<host>[\w.:]+)"))

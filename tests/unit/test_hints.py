@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Commands that messages, help texts and pages name exist, with the options they are given."""
+"""All commands in messages, help texts and documentation exist, with their options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COMMAND = re.compile(r"`(?:# )?(mailseal(?: [^`]*)?)`")
 
 
 def _texts(path: Path) -> Iterator[str]:
-    """Strings of a module, its docstrings too; what an f-string fills in is a word."""
+    """The strings of a module, including docstrings; each value in an f-string becomes a word."""
     tree = ast.parse(path.read_text())
     joined = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
     inside = {id(part) for node in joined for part in node.values}
@@ -57,7 +57,7 @@ def test_there_are_some() -> None:
 
 @pytest.mark.parametrize(("where", "command"), _said(MODULES))
 def test_a_hint_can_be_typed(where: str, command: str) -> None:
-    """As it stands: the command, its options, and what has to follow."""
+    """Parse a command: its name, its options, and the required arguments."""
     if command in ("mailseal", "mailseal COMMAND -h"):
         return  # the program, or any of its commands
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The mailseal command against a real agent: what people and panels see."""
+"""The mailseal command with a real agent, as people and panels use it."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_passwd_for_panels(enrolled: AgentProcess) -> None:
 
 
 def test_passwords_that_end_with_nul(enrolled: AgentProcess) -> None:
-    """As PostfixAdmin writes them; it keeps the pipe open until the command has ended."""
+    """As PostfixAdmin writes passwords; it keeps the pipe open until the command ends."""
     process = subprocess.Popen(
         [HOOKS / "mailseal", "-c", enrolled.config, "passwd", "--null", USER],
         stdin=subprocess.PIPE,
@@ -163,7 +163,7 @@ def test_on_a_terminal_a_new_password_is_asked_for_twice(agent: AgentProcess) ->
                 seen += os.read(master, 1024)
             os.write(master, line + b"\n")
         status = process.wait(20)
-        assert not any(line in seen for line in lines), "nothing is echoed"
+        assert not any(line in seen for line in lines), "passwords are not echoed"
         os.close(master)
         return status
 
@@ -400,7 +400,7 @@ class TestUnenroll:
     def test_follows_links_and_counts_again_while_mail_is_kept_back(
         self, enrolled: AgentProcess, tmp_path: Path
     ) -> None:
-        """A mail that was under way when the command looked for the first time."""
+        """A mail that was being delivered when the command searched for the first time."""
         enrolled.write_config(f"{CHEAP}delivery: {{userdb: template, home: {tmp_path}/%d}}\n")
         maildir, elsewhere = tmp_path / "example.org" / "Maildir", tmp_path / "other disk"
         for folder in (maildir / "cur", elsewhere / "cur"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A keyring opens with the right passwords, and with nothing else, whatever was done to it."""
+"""A keyring opens only with the right secrets, even if it was changed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def make(user: str = USER, password: bytes = b"secret", curve: str = "prime256v1
 
 
 def redigest(content: dict[str, Any]) -> bytes:
-    """What an attacker with write access can do: change, then make the digest right again."""
+    """Change a keyring and correct its digest, as an attacker with write access can do."""
     content["digest"] = keyring_file.digest(content)
     return json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
 
@@ -103,7 +103,7 @@ def leaves(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
 
 
 def test_no_value_can_be_changed_even_with_a_right_digest() -> None:
-    """All that is not bound: times and counters of the whole, which open nothing."""
+    """The fields that are not bound: times and counters, which open nothing."""
     free = {("created",), ("revision",), ("digest",)}
     keyring = make().keyring
     changed_values = 0
@@ -152,7 +152,7 @@ SWAPS = {
 
 @pytest.mark.parametrize("what", SWAPS)
 def test_what_is_swapped_between_users_does_not_open(what: str) -> None:
-    """Both users have the same password, so that only the binding can stop it."""
+    """Both users have the same password, so that only the binding prevents it."""
     ours = json.loads(make("alice@example.org").keyring.encode())
     theirs = json.loads(make("mallory@example.org").keyring.encode())
     SWAPS[what](ours, theirs)
@@ -166,7 +166,7 @@ def test_a_whole_keyring_of_another_user_is_refused() -> None:
 
 
 def test_a_moved_slot_is_damage_and_not_a_wrong_password() -> None:
-    """The check value fits, so the password is right; the wrap is bound to the other user."""
+    """The check value is right, so the password is; the wrap is bound to the other user."""
     ours = json.loads(make("alice@example.org").keyring.encode())
     theirs = json.loads(make("mallory@example.org").keyring.encode())
     ours["slots"] = theirs["slots"]
@@ -244,7 +244,7 @@ def test_a_newer_format_is_refused_with_a_sentence() -> None:
     ],
 )
 def test_parameters_out_of_range_are_damage(name: str, value: Any) -> None:
-    """A planted file must not be able to take all memory of the machine."""
+    """A forged file must not be able to use all memory of the machine."""
     content = json.loads(make().keyring.encode())
     content["slots"][0][name] = value
     with pytest.raises(Damaged):
@@ -278,7 +278,7 @@ def test_two_slots_with_one_id() -> None:
 
 
 def test_the_escrow_key_is_hkdf() -> None:
-    """The value was made by an HKDF written out by hand."""
+    """The value was made with a separate implementation of HKDF."""
     public = PublicKey.from_spki(bytes.fromhex(SPKI))
     slot = EscrowSlot(
         "abc", "the firm", 1_700_000_000, public, bytes(range(91)), bytes(12), bytes(48)
@@ -294,7 +294,7 @@ def reopened(opened: Opened, slot: dict[str, Any]) -> Keyring:
 
 
 def of_newer_kind(opened: Opened) -> dict[str, Any]:
-    """A slot as a later mailseal may make it, with a right tag."""
+    """A slot of a later version, with a right tag."""
     bare = {
         "id": "abc",
         "kind": "fido2",
@@ -317,7 +317,7 @@ def test_a_slot_of_a_newer_kind_is_kept_and_passed_over() -> None:
     changed = Keyring.parse(again.keyring.encode(), USER)
     assert changed.unlock(b"other").keys
     assert [slot.as_json() for slot in changed.of_kind("fido2")] == [stored]
-    assert not changed.has_second_way, "what it is good for is not known"
+    assert not changed.has_second_way, "the rights of an unknown slot are not known"
     assert not changed.without("abc").of_kind("fido2")
     with pytest.raises(WrongPassword):
         keyring.unlock(b"x")
@@ -375,7 +375,7 @@ def test_rekey_makes_an_old_copy_worthless_for_later_keys() -> None:
             keyring.unlock(secret)
         with pytest.raises(WrongPassword):
             keyring.recover(secret)
-    # Even the old master key opens nothing of it.
+    # Even the old master key does not open it.
     for at, sealed in enumerate(keyring.keys):
         with pytest.raises(Damaged):
             sealed.open(old_master, USER, at)
@@ -440,7 +440,7 @@ def test_a_login_costs_one_derivation_and_an_app_password_one() -> None:
 
 
 def test_the_check_value_is_not_the_key() -> None:
-    """What is stored for comparing must not open the wrap."""
+    """The stored check value must not open the wrap."""
     slot = make().keyring.slots[0]
     assert isinstance(slot, PasswordSlot)
     derived = kdf.derive(b"secret", slot.salt, slot.cost, 64)
@@ -463,7 +463,7 @@ def test_wipe_overwrites_the_master_key() -> None:
 
 
 class SlotLife(RuleBasedStateMachine):
-    """Random lives of a keyring: at every moment exactly the expected secrets open it."""
+    """Random changes of a keyring: after each, exactly the expected secrets open it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The largest keyrings: every verb carries them, a full one opens, and a login is measured."""
+"""The largest keyrings: all verbs can pass them, a full one opens, and a login is measured."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOW = 1_700_000_000
 
 
 def largest(user: str = USER) -> Keyring:
-    """64 pairs on P-521, 64 slots, the longest labels in the longest spelling of JSON."""
+    """64 key pairs on P-521, 64 slots, and the longest labels in JSON."""
     opened = Opened.create(user, curve="secp521r1", now=NOW)
     opened.set_login(b"pw", COST, now=NOW)
     while len(opened.keys) < MAX_KEYS:
@@ -64,7 +64,9 @@ def test_restore_goes_on_after_a_user_that_fails(agent: AgentProcess, tmp_path: 
     for user in ("alice", "bob", "carol"):
         assert agent.run("enroll", user, stdin=b"pw\n").returncode == 0
     assert agent.run("backup", file).returncode == 0
-    assert agent.run("rotate", "bob", stdin=b"pw\n").returncode == 0  # the backup lacks a pair now
+    assert (
+        agent.run("rotate", "bob", stdin=b"pw\n").returncode == 0
+    )  # the backup does not have the new key pair
     keys = tmp_path / "state" / "keys"
     (keys / "carol.json").unlink()
     done = agent.run("restore", file)
@@ -115,7 +117,7 @@ def test_the_login_is_measured_as_it_is_sent(version: str, curve: str) -> None:
     line = "".join(f"{prefix}{name}={value}\t" for name, value in sent)
     assert not set(line) & set("\n\1")
     measured = mailcrypt_fields.line_size(version, [key.public for key in keys])
-    assert 0 <= measured - len(line) <= 4 * 4, "private numbers are a few bytes shorter at times"
+    assert 0 <= measured - len(line) <= 4 * 4, "private numbers are sometimes a few bytes shorter"
 
 
 @pytest.mark.parametrize("version", ["2.3", "2.4"])

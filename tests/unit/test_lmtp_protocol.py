@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The protocol without I/O: the same however it is cut, and never a reply too few or too many."""
+"""The protocol without I/O: the same result for all splits of the input, and the right replies."""
 
 from __future__ import annotations
 

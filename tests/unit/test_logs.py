@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The log: one form for all, no forged lines, no waiting, and root led nowhere by a link."""
+"""The log: one format, no forged lines, no waiting, and root follows no links."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_nobody_waits_for_a_syslog_that_hangs(
     syslog.bind(str(path))
     monkeypatch.setattr(logs, "_SYSLOG", str(path))
     log = Log("syslog", "program")
-    for number in range(2000):  # more than the kernel keeps for one that does not read
+    for number in range(2000):  # more than the kernel buffers for a process that does not read
         log.write(INFO, f"line {number}")
     syslog.setblocking(False)
     got = []
@@ -162,7 +162,7 @@ def test_root_makes_it_for_both_daemons(file: Path) -> None:
 
 @needs_root
 def test_a_second_name_elsewhere_stops_no_daemon(file: Path) -> None:
-    """One daemon may write to the file, so link(2) lets it: the other must start all the same."""
+    """A daemon that may write to the file can hard-link it; the other one must still start."""
     Log(str(file), "program", user=(STRANGER, STRANGER), owner=(60602, STRANGER))
     theirs = file.with_name("theirs")
     theirs.mkdir()
@@ -176,13 +176,13 @@ def test_a_second_name_elsewhere_stops_no_daemon(file: Path) -> None:
     Log(str(file), "program", owner=(60602, STRANGER)).write(INFO, "started")
     assert lines(file) == ["started"]
     user = (STRANGER, STRANGER)
-    with pytest.raises(ConfigError, match="hard links"):  # here it could be any file
+    with pytest.raises(ConfigError, match="hard links"):  # in this folder it could be any file
         Log(str(theirs / "second"), "program", user=user, owner=user)
 
 
 @needs_root
 def test_in_a_folder_of_others_root_opens_nothing(tmp_path: Path) -> None:
-    """A link on the way, a link as the file: what they lead to stays as it is."""
+    """A link in the path, and a link instead of the file: their targets are not changed."""
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     secret = tmp_path / "secret"

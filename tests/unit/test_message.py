@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Sizes, queue ids, dates, folders: what is computed from a mail."""
+"""Values computed from a mail: sizes, queue ids, dates, folders."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_sizes_are_those_of_what_is_stored(body: bytes, piece: int) -> None:
     text = b"".join(stored)
     assert len(text) == stored.size
     assert len(re.sub(rb"(?<!\r)\n", b"\r\n", text)) == stored.with_crlf
-    # Dovecot gives back CR LF for LF: what it makes of the stored text is the mail.
+    # Dovecot sends CR LF for LF: the stored text becomes the original mail again.
     given_back = re.sub(rb"(?<!\r)\n", b"\r\n", text)
     assert given_back == b"A: b\r\n" + re.sub(rb"(?<!\r)\n", b"\r\n", body)
     assert not re.search(rb"(?<!\r)\r\n", text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""User names: one spelling each, and file names that cannot meet or escape."""
+"""User names: one normal form for each, and unique file names without special characters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES = st.text(
         (b"Alice@Example.ORG", "alice@example.org"),
         ("a/../b", "a/../b"),
         ("..", ".."),
-        # Dovecot's %Lu folds ASCII only: these are two accounts there, so they are two here.
+        # Dovecot's %Lu converts ASCII only: these are two accounts in Dovecot, so also in mailseal.
         ("ÄRGER", "Ärger"),
         ("x" * 254, "x" * 254),
     ],

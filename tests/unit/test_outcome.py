@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From an error to the reply that a peer gets: one table, and no bounce by accident."""
+"""The replies for errors: one table, and no accidental bounces."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REPLIES = {
     "Damaged": "451 4.3.5 <a@b.example> temporary failure",
     "NewerFormat": "451 4.3.5 <a@b.example> temporary failure",
 }
-"""Of all other errors a peer is told the same."""
+"""The reply for all other errors."""
 
 
 def classes(kind: type[MailsealError] = MailsealError) -> Iterator[type[MailsealError]]:

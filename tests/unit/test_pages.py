@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the pages point to is there: files, and the tests that docs/tested.md names."""
+"""The links in the documentation exist: files, and the tests in docs/tested.md."""
 
 from __future__ import annotations
 

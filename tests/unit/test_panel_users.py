@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A panel's own uid asks the agent: what it may, what it may not, what others get."""
+"""Requests to the agent from a panel's uid: permitted ones, refused ones, and limits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
 def run_as(
     uid: int, agent: AgentProcess, *arguments: str, stdin: bytes = b""
 ) -> subprocess.CompletedProcess[bytes]:
-    """The ordinary mailseal command, as a panel runs it."""
+    """Run the mailseal command as a panel does."""
     return subprocess.run(
         ["/usr/bin/python3", "-I", HOOKS / "mailseal", "-c", agent.config, *arguments],
         user=uid,
@@ -63,7 +63,7 @@ for line in sys.stdin:
 
 
 def ask_as(uid: int, agent: AgentProcess, lines: list[bytes]) -> list[str]:
-    """The first word of each answer to a raw request."""
+    """The status of each answer to raw requests."""
     done = subprocess.run(
         ["/usr/bin/python3", "-c", ASK, str(agent.socket)],
         user=uid,
@@ -130,7 +130,7 @@ def test_the_agent_down_is_not_a_wrong_password(agent: AgentProcess) -> None:
 
 
 def test_every_other_verb_is_denied(agent: AgentProcess) -> None:
-    """All that the agent knows, found by asking as root: nothing is forgotten when one is added."""
+    """All verbs of the agent, found by requests as root, so that new ones are tested too."""
     (agent.folder / "world").mkdir()
     world = World(agent.folder / "world", Policy())
     every = set(world.service.admin_verbs) | set(world.service.login_verbs)
@@ -145,7 +145,7 @@ def test_every_other_verb_is_denied(agent: AgentProcess) -> None:
 
 
 def test_root_for_the_web_server(agent: AgentProcess) -> None:
-    """What became root by a sudo rule that ended with a star runs as the panel's own user."""
+    """The COMMAND of --then runs as the panel's user, never as root."""
     where = agent.folder / "who"
     where.mkdir()
     where.chmod(0o777)
@@ -161,7 +161,7 @@ def test_another_uid_gets_nothing(agent: AgentProcess) -> None:
     lines = [protocol.encode(verb, FIELDS) for verb in ("status", "unlock", "passwd")]
     assert ask_as(OTHER, agent, lines) == ["PermissionError"] * 3
     assert run_as(OTHER, agent, "status", USER).returncode == 77
-    agent.socket.chmod(0o666)  # whatever the mode, the uid decides
+    agent.socket.chmod(0o666)  # the uid is checked with any mode
     assert ask_as(OTHER, agent, lines) == ["denied"] * 3
     assert run_as(OTHER, agent, "passwd", USER, stdin=b"pw\nnew\n").returncode == 77
     assert opens(agent, b"pw")
@@ -200,7 +200,7 @@ sys.stdin.read()
 
 @contextlib.contextmanager
 def holding(uid: int, agent: AgentProcess, number: int, cut: int) -> Iterator[int]:
-    """So many connections of a uid that say nothing; how many of them were cut off."""
+    """Open connections of a uid without sending anything; how many were closed."""
     process = subprocess.Popen(
         ["/usr/bin/python3", "-c", HOLD, str(agent.socket), str(number), str(cut)],
         user=uid,
@@ -237,14 +237,14 @@ def test_the_socket_names_the_panel_and_nobody_else(agent: AgentProcess) -> None
 
 
 def test_guesses_of_a_panel_are_slowed_down(agent: AgentProcess) -> None:
-    """Whatever verb they come by; and the administrator does not have to wait."""
+    """For all verbs; and the administrator does not have to wait."""
     guesses = []
     for number in range(20):
         name = ("password", "old", "code", "secret")[number % 4]
         verb = {"password": "app", "old": "passwd", "code": "recover", "secret": "rewrap"}[name]
         fields = {"user": USER.encode(), "label": b"x", "new": b"new"}
         guesses.append(protocol.encode(verb, {**fields, name: b"guess %d" % number}))
-    # The right password follows at once: it is not looked at.
+    # The right password follows at once, and is not checked.
     right = protocol.encode("recovery", {"user": USER.encode(), "password": b"pw"})
     assert ask_as(PANEL, agent, [*guesses, right]) == ["error"] * 21
     log = agent.log_text()
@@ -275,7 +275,7 @@ def test_what_proves_nothing_ends_no_session_and_leaves_no_line(agent: AgentProc
 
 
 def test_a_panel_names_no_address(agent: AgentProcess) -> None:
-    """What it says could have others banned, or their address slowed down."""
+    """A panel could otherwise cause a ban or a delay for other addresses."""
     victim, others = "203.0.113.7", [b"user%d@example.org" % n for n in range(40)]
     for name in others:
         agent.ask("enroll", user=name, password=b"pw")
@@ -300,7 +300,7 @@ def test_an_attack_on_logins_keeps_nobody_from_the_panel(agent: AgentProcess) ->
 
 
 def test_a_panel_rekeys_nothing(agent: AgentProcess) -> None:
-    """And says so before the password has changed."""
+    """It refuses before the password has changed."""
     app = run_as(PANEL, agent, "app-password", USER, "a", "--stdin", stdin=b"pw\n")
     slot = app.stderr.decode().partition("slot ")[2].partition(";")[0]
     keys = json.loads(agent.ask("status").fields["users"])[0]["keys"]

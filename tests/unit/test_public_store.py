@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The store of public keys never says "not enrolled" unless that is certain."""
+"""The public key store never returns "not enrolled" if this is not certain."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_publish_lookup_withdraw(store: PublicStore, key: PublicKey) -> None:
 
 
 def test_modes(store: PublicStore, key: PublicKey) -> None:
-    """The delivery daemon opens by name; nobody can list the users."""
+    """The delivery daemon opens files by name; nobody can list the users."""
     store.publish(USER, key)
     assert os.stat(store.folder).st_mode & 0o777 == 0o711
     assert os.stat(key_file(store)).st_mode & 0o777 == 0o644
@@ -144,7 +144,7 @@ def test_unchanged_files_are_read_once(
 def test_a_crash_between_mark_and_key_defers(
     store: PublicStore, key: PublicKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The mark comes first: never a key file without it, which a later loss would turn to None."""
+    """The mark is written first: a key file without a mark could later be lost unnoticed."""
     from mailseal import durable
 
     real = durable.replace

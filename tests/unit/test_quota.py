@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""quota-status: asked by every kind of address, and doubts are temporary failures."""
+"""quota-status: all kinds of addresses; unknown results are temporary failures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUESTION = (
 
 
 class Service:
-    """Answers each question with `answer`; keeps the questions."""
+    """Answers each request with `answer`, and keeps the requests."""
 
     def __init__(self, listener: socket.socket, name: str) -> None:
         self.name = name
@@ -35,7 +35,7 @@ class Service:
         client.sendall(self.answer)
         if not self.answer:
             client.settimeout(5)
-            client.recv(1)  # says nothing until the other side has had enough
+            client.recv(1)  # sends nothing until the client closes the connection
 
 
 @pytest.fixture(params=["unix", "IPv4", "IPv6"])
@@ -89,7 +89,7 @@ def test_room(ask: Callable[..., None], service: Service, answer: bytes) -> None
 def test_full_is_what_the_administrator_calls_so(
     ask: Callable[..., None], answer: bytes, words: str | None
 ) -> None:
-    """The option decides what becomes of the mail, not the code in the text."""
+    """The option decides what happens to the mail, not the code in the text."""
     for option, error in (("defer", MailboxFull), ("reject", MailboxFullRefused)):
         with pytest.raises(error) as caught:
             ask(b"action=" + answer + b"\n\n", option)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Strict JSON: what is odd is Damaged, wherever it is read."""
+"""Strict JSON: all invalid content raises Damaged."""
 
 from __future__ import annotations
 

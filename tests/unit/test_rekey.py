@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""rekey and drop-key: what an old copy of a keyring is still good for, and what is lost."""
+"""rekey and drop-key: what an old copy of a keyring still opens, and what is removed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_an_old_copy_and_a_revoked_secret_open_nothing_later(vault: Vault) -> No
     assert vault.public.lookup(USER) == later
     now = vault.store.load(USER)
     for opened in (copy.unlock(app.encode()), copy.unlock(b"pw"), copy.recover(code.encode())):
-        # The thief has the master key of the copy, and the newest file.
+        # The attacker has the master key of the copy, and the newest file.
         with pytest.raises(Damaged):
             now._opened(opened._master, opened.slot)
         for at, sealed in enumerate(now.keys):
@@ -53,7 +53,7 @@ def test_an_old_copy_and_a_revoked_secret_open_nothing_later(vault: Vault) -> No
 
 
 def test_without_rekey_an_old_copy_opens_the_newest_keyring(vault: Vault) -> None:
-    """Why `revoke` without a password says what it does not do."""
+    """`revoke` without a password prints what it cannot do; this is the reason."""
     life = Lifecycle(vault)
     slot, app = life.add_app_password(USER, b"pw", "phone")
     opened = vault.store.load(USER).unlock(app.encode())

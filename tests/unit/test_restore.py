@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""restore beside other changes of the same keyring: one after the other, and no key pair lost."""
+"""restore at the same time as other changes of the keyring: in sequence, without lost key pairs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def vault(tmp_path: Path) -> Vault:
 
 @pytest.fixture
 def backup(vault: Vault) -> bytes:
-    """A backup that the password `then` opens; now it is `now`."""
+    """A backup that opens with the password `then`; the present one is `now`."""
     vault.enroll(USER, b"then")
     data = Lifecycle(vault).backup(USER)
     Lifecycle(vault).passwd(USER, b"then", b"now")
@@ -82,10 +82,10 @@ def test_nothing_slips_in_between_its_look_and_its_write(
     assert Lifecycle(vault).restore(USER, backup, force=True) == "another one"
     other.join(10)
     published = vault.public.lookup(USER)
-    if name == "unenroll":  # it came last
+    if name == "unenroll":  # it was the last one
         assert (failed, published, vault.store.users()) == ([], None, [])
         return
-    # What is published can be opened, and the other one was told if its change is not there.
+    # The published key can be opened, and a command whose change was lost has failed.
     assert published is not None
     assert vault.store.load(USER).holds(published.key_id)
     assert [type(exc) for exc in failed] == [Conflict]

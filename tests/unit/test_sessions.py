@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Sessions end when they should, and open for nobody else."""
+"""Sessions end at the right time, and only the right password can use them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def test_not_found_with_another_password_or_user(sessions: Sessions) -> None:
     assert sessions.find("alice", sessions.mac("alice", b"other"), REVISION) is None
     assert sessions.find("bob", sessions.mac("bob", b"pw"), REVISION) is None
     assert sessions.find("alice", sessions.mac("bob", b"pw"), REVISION) is None
-    assert sessions.find("alice", mac, REVISION) is not None, "a wrong guess must not end a session"
+    assert sessions.find("alice", mac, REVISION) is not None, (
+        "a wrong password must not end a session"
+    )
 
 
 def test_user_and_password_cannot_run_into_each_other(sessions: Sessions) -> None:
@@ -65,7 +67,7 @@ def test_idle_time(sessions: Sessions, clock: Clock) -> None:
     clock.now += 59
     assert sessions.find("alice", mac, REVISION)
     clock.now += 59
-    assert sessions.find("alice", mac, REVISION), "a use begins the idle time anew"
+    assert sessions.find("alice", mac, REVISION), "a login restarts the idle time"
     clock.now += 60
     assert sessions.find("alice", mac, REVISION) is None
     assert len(sessions) == 0
@@ -105,9 +107,9 @@ def test_expire_wipes(sessions: Sessions, clock: Clock) -> None:
 def test_a_changed_keyring_file_ends_the_session(sessions: Sessions) -> None:
     mac = begin(sessions)
     assert sessions.find("alice", mac, Revision("another")) is None
-    assert sessions.find("alice", mac, REVISION) is None, "it does not come back"
+    assert sessions.find("alice", mac, REVISION) is None, "the session is gone"
     mac = begin(sessions)
-    assert sessions.find("alice", mac, None) is None, "nor without a file"
+    assert sessions.find("alice", mac, None) is None, "nor without a keyring file"
 
 
 def test_end_and_end_all_wipe(sessions: Sessions) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Unix sockets made by root: mode and group from the start, and no name followed."""
+"""Unix sockets made by root: mode and group from the beginning, and no links followed."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_links_of_others_are_not_followed(tmp_path: Path) -> None:
 
 @needs_root
 def test_a_name_that_is_swapped_all_the_time_gives_nothing_away(tmp_path: Path) -> None:
-    """The folder's owner puts a link in the socket's place as soon as it is there."""
+    """The owner of the folder replaces the new socket by a link at once."""
     target = tmp_path / "shadow"
     target.write_text("root's own")
     target.chmod(0o600)
@@ -102,7 +102,7 @@ def test_a_name_that_is_swapped_all_the_time_gives_nothing_away(tmp_path: Path) 
 
 @needs_root
 def test_no_acl_in_a_folder_that_others_can_change(tmp_path: Path) -> None:
-    """Its owner could put the name of another socket in its place."""
+    """The owner of the folder could replace it by another socket."""
     os.chown(tmp_path, STRANGER, STRANGER)
     with pytest.raises(ConfigError, match="users other than root can change its folder"):
         listen(str(tmp_path / "s"), mode=0o660, group=None, backlog=5, users=[60606])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Argon2id in threads: bounds on number, waiting and memory."""
+"""Thread pools: limits of threads, queues and memory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_so_many_run_so_many_wait_and_one_more_is_refused(pools: ThreadPools) ->
         await asyncio.sleep(0.1)
         gate.set()
         results: list[object] = list(await asyncio.gather(*jobs, return_exceptions=True))
-        assert await pools.run(lambda: "later") == "later", "the places are free again"
+        assert await pools.run(lambda: "later") == "later", "there is space again"
         return results
 
     results = asyncio.run(crowd())
@@ -78,7 +78,7 @@ def test_memory_is_bounded_whatever_a_slot_asks_for(
 
 
 def test_a_crowd_of_logins_is_in_the_way_of_nobody_else(pools: ThreadPools) -> None:
-    """All places of logins are taken: a change and what is quick are done before any of them."""
+    """The pool for logins is full: changes and quick jobs are done before any of the logins."""
     gate = threading.Event()
     done: list[str] = []
     cost = kdf.Profile("x", 64, 1, 1)

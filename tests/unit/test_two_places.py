@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A new password in two places: whoever the user database lets in gets the mail, always."""
+"""A new password in two places: the password in the user database always opens the mail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.unit.agent_process import CHEAP, HOOKS, AgentProcess, running
 USER = "alice@example.org"
 BEHIND = f"{CHEAP}login: {{password_check: passdb}}\n"
 Change = tuple[int, bool, bool]
-"""Exit status; whether the old password opens, and the new one."""
+"""Exit status, and whether the old and the new password open the keyring."""
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ class TestInTwoSteps:
         assert opens(agent, b"pw") and opens(agent, b"another")
 
     def test_a_second_change_is_refused_at_once(self, agent: AgentProcess) -> None:
-        """Two tabs: the hash of one and the slot of the other would lock the user out."""
+        """Two tabs: the hash of one change and the slot of the other would lock the user out."""
         change = begin(agent)
         for more in (["--keep-old"], [], ["--then", "true"]):
             done = agent.run("passwd", USER, "--stdin", *more, stdin=b"pw\nsecond\n")
@@ -101,7 +101,7 @@ class TestInTwoSteps:
         assert agent.run("passwd", USER, "--commit", change).returncode == 0
 
     def test_a_double_submit(self, agent: AgentProcess) -> None:
-        """Eight at once: one wins in both places, the others change nothing."""
+        """Eight changes at the same time: one succeeds in both places, the others fail."""
         hashes = agent.folder / "database"
         hashes.write_text("pw\n")
         ended: dict[str, int] = {}
@@ -117,7 +117,7 @@ class TestInTwoSteps:
             thread.start()
         for thread in threads:
             thread.join()
-        assert set(ended.values()) <= {0, 75, 77}, "77: the old password has gone meanwhile"
+        assert set(ended.values()) <= {0, 75, 77}, "77: the old password is not valid any more"
         (won,) = [new for new, status in ended.items() if status == 0]
         assert hashes.read_text() == f"{won}\n"
         assert [new for new in ("pw", *ended) if opens(agent, new.encode())] == [won]
@@ -177,7 +177,7 @@ class TestThen:
         assert done.returncode == -9 and both(agent) == (True, True)
 
     def test_command_succeeded_commit_did_not(self, agent: AgentProcess) -> None:
-        """The agent dies in COMMAND: the hash has changed, so "nothing has changed" were a lie."""
+        """The agent dies during COMMAND, which has changed the hash; so the status is 76."""
         done = then(agent, f"kill -9 {agent.pid}")
         assert done.returncode == 76 and b"has changed the user database" in done.stderr
         assert b"both open the keyring" in done.stderr
@@ -256,7 +256,7 @@ class TestRecover:
 
 
 def test_where_the_keyring_alone_checks_a_login_decides_too(tmp_path: Path) -> None:
-    """Nobody else could ever settle a change whose panel died: the old password would stay."""
+    """If a panel has died, nobody else would complete its change: the old password would stay."""
     with running(tmp_path) as agent:
         assert agent.ask("enroll", user=USER.encode(), password=b"pw").status == "ok"
         begin(agent)
@@ -265,7 +265,7 @@ def test_where_the_keyring_alone_checks_a_login_decides_too(tmp_path: Path) -> N
 
 
 class TestWhatBecameOfCommand:
-    """Only an exit status that COMMAND itself has given says that nothing has changed."""
+    """Only an exit status of COMMAND itself can mean that nothing has changed."""
 
     def test_a_parent_that_ignores_sigchld_makes_no_failure_a_success(
         self, agent: AgentProcess
@@ -319,7 +319,7 @@ class TestWhatBecameOfCommand:
 @pytest.mark.skipif(shutil.which("php") is None, reason="needs php")
 @pytest.mark.parametrize("user", ["-h", "-h@example.org", "--compromised"])
 def test_a_panel_takes_no_name_for_an_option(agent: AgentProcess, user: str) -> None:
-    """`mailseal passwd -h` ends with 0: the panel would go on and change the hash alone."""
+    """`mailseal passwd -h` exits with 0: the panel would then change only the hash."""
     panels = HOOKS / "panels" / "mailseal.php"
     script = "require $argv[1]; $it = new MailsealPasswd($argv[2], array_slice($argv, 3)); "
     script += "echo $it->begin('pw', 'new');"

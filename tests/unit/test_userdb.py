@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The user database: names that walk, locations that are not ours, peers that misbehave."""
+"""The user database: names with "..", unsupported locations, incorrect servers."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_template(tmp_path: Path) -> None:
 
 
 class Peer:
-    """A server at an auth-userdb socket that answers with what it is told."""
+    """A server at an auth-userdb socket with given answers."""
 
     def __init__(self, path: str) -> None:
         self.answer = b""
@@ -181,7 +181,7 @@ def test_anything_else_is_temporary(tmp_path: Path, peer: Peer, answer: bytes) -
     users = users_of(tmp_path)
     with pytest.raises(TemporaryError):
         users.lookup("alice@x")
-    # ... and what was half read does not answer the next question.
+    # ... and an incomplete answer is not used for the next request.
     peer.answer = b"USER\tID\tbob@x\thome=/b\n"
     account = users.lookup("bob@x")
     assert account is not None

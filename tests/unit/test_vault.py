@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Keyring and public key together: crashes at every step, two writers, replaced keys."""
+"""Keyring and public key together: crashes at each step, two writers, replaced keys."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def vault(tmp_path: Path) -> Vault:
 
 
 def killed_at(step: int, work: Callable[[], object]) -> bool:
-    """Do some work in a child that kills itself before its step-th change of the disk.
+    """Do some work in a child process that kills itself before its disk change number `step`.
 
-    Returns whether it got that far.
+    Returns whether there were so many changes.
     """
     child = os.fork()
     if child == 0:
@@ -86,7 +86,7 @@ def opens(vault: Vault, password: bytes) -> bool:
 
 
 def test_enroll_killed_at_every_step(tmp_path: Path) -> None:
-    """If it is killed at any step, no mail is sealed without a keyring, and enroll works again."""
+    """After a kill at any step, no mail is sealed without a keyring, and enroll works again."""
     step = 0
     died = True
     while died:
@@ -98,7 +98,7 @@ def test_enroll_killed_at_every_step(tmp_path: Path) -> None:
         try:
             published = vault.public.lookup(USER)
         except TemporaryError:
-            published = None  # mail waits
+            published = None  # mail is deferred
         if published is not None:
             assert vault.unlock(USER, b"pw").keys[-1].public == published
         try:
@@ -112,7 +112,7 @@ def test_enroll_killed_at_every_step(tmp_path: Path) -> None:
 
 
 def test_enroll_failed_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk: who was told that it failed is not enrolled, and no mail waits for it."""
+    """A full disk: after a failure the user is not enrolled, and mail is not deferred."""
     names = ("open", "write", "fsync", "fchmod", "rename", "link")
     step, failed, taken_back = 0, True, 0
     while failed:
@@ -190,7 +190,7 @@ def test_two_passwd_at_once_one_wins(vault: Vault) -> None:
 
     def together(password: bytes, salt: bytes, cost: kdf.Profile, size: int) -> bytes:
         if password in (b"new 0", b"new 1"):
-            barrier.wait(10)  # both have opened with the old password by now
+            barrier.wait(10)  # both have opened the keyring with the old password
         return real(password, salt, cost, size)
 
     vault.derive = together
@@ -225,7 +225,7 @@ def test_a_foreign_public_key_stops_the_login_loudly(
     with caplog.at_level(logging.CRITICAL), pytest.raises(Damaged, match="replaced"):
         vault.unlock(USER, b"pw")
     assert foreign.key_id.hex() in caplog.text and USER in caplog.text
-    assert vault.public.lookup(USER) == foreign, "left as found, until somebody has looked"
+    assert vault.public.lookup(USER) == foreign, "not changed until an administrator acts"
     assert vault.repair(USER) == f"was {foreign.key_id.hex()}"
     assert opens(vault, b"pw")
     assert vault.repair(USER) == ""
@@ -253,7 +253,7 @@ def test_an_older_public_key_is_brought_up_to_date(vault: Vault) -> None:
     first = vault.enroll(USER, b"pw")
     opened = vault.open(USER, b"pw")
     opened.add_key("prime256v1", now=1)
-    vault.store.save(opened.keyring, before=first)  # and here it crashes, before publishing
+    vault.store.save(opened.keyring, before=first)  # a crash here, before publishing
     assert vault.public.lookup(USER) == first.current
     assert opens(vault, b"pw")
     assert vault.public.lookup(USER) == opened.keyring.current
@@ -342,7 +342,7 @@ def test_find_by_key_id(vault: Vault) -> None:
 
 
 def during(monkeypatch: pytest.MonkeyPatch, vault: Vault, what: Callable[[], object]) -> None:
-    """Let `what` happen while the next unlock runs Argon2id, that is between read and check."""
+    """Do `what` while the next unlock runs Argon2id, so between read and check."""
     real = vault.derive
 
     def derive(password: bytes, salt: bytes, cost: kdf.Profile, size: int) -> bytes:
@@ -385,7 +385,7 @@ def test_a_login_with_the_old_password_leaves_the_new_one_alone(vault: Vault) ->
 
 
 class TestAChangeOfThePassword:
-    """What is pending, and who decides it."""
+    """Open password changes, and what ends them."""
 
     @pytest.fixture
     def clock(self) -> list[float]:
@@ -413,7 +413,7 @@ class TestAChangeOfThePassword:
         assert not self.vault.unlock(USER, b"old", vouched=True).settled
         assert self.open_with(b"old", b"new") == [b"old", b"new"]
         clock[0] += 1
-        assert self.vault.unlock(USER, b"old").settled is False, "nobody has vouched for it"
+        assert self.vault.unlock(USER, b"old").settled is False, "no other passdb has accepted it"
         assert self.vault.unlock(USER, b"old", vouched=True).settled
         assert self.open_with(b"old", b"new") == [b"old"]
 
@@ -499,7 +499,7 @@ class TestAChangeOfThePassword:
         ],
     )
     def test_killed_at_every_step(self, tmp_path: Path, work: str, states: list[list[str]]) -> None:
-        """Before or after, and what is begun can be taken up again, or begun anew."""
+        """The change is complete or not begun, and can be continued or begun again."""
         step, died, seen = 0, True, []
         while died:
             step += 1

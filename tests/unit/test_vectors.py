@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The formats of docs/formats.md: examples that are valid, and examples with one fault each.
 
-What is stored must be readable for ever: vectors are added, never changed.
+Stored data must always stay readable: vectors are added, never changed.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The agent's answers: what is derived, what is cached, what each policy does."""
+"""The agent's verbs: when Argon2id runs, caching, and each policy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOG = logging.getLogger("test.service")
 
 
 class World:
-    """A service with a clock that stands still and a count of derivations."""
+    """The verbs, with a stopped clock and a count of derivations."""
 
     def __init__(self, folder: Path, policy: Policy) -> None:
         self.derivations = 0
@@ -103,7 +103,7 @@ def test_logins_at_once_share_one_derivation(enrolled: World) -> None:
 def test_a_login_shares_no_derivation_that_began_before_the_password_was_set(
     enrolled: World,
 ) -> None:
-    """A phone that had the new password a moment too early makes it wrong for nobody else."""
+    """A phone that used the new password too early must not make it wrong for others."""
     began, go_on = threading.Event(), threading.Event()
     derive = enrolled.vault.derive
 
@@ -140,7 +140,7 @@ def test_what_dovecot_gets_opens_the_mail(enrolled: World) -> None:
     public = fields["mail_crypt_global_public_key"].decode()
     assert PrivateKey.parse(wrapped, password).public.dovecot_string() == public
     _, again = enrolled.ask("unlock", user=USER, password=b"pw")
-    assert again["mail_crypt_global_private_key_password"] != password, "a new one each login"
+    assert again["mail_crypt_global_private_key_password"] != password, "a new one at each login"
 
 
 @pytest.mark.parametrize("version", ["2.3", "2.4"])
@@ -169,7 +169,7 @@ def test_the_same_wrong_password_is_derived_once(enrolled: World) -> None:
     assert {enrolled.login(b"wrong") for _ in range(10)} == {"wrong"}
     assert enrolled.derivations == 1
     enrolled.ask("passwd", user=USER, old=b"pw", new=b"wrong")
-    assert enrolled.login(b"wrong") == "ok", "another keyring, another answer"
+    assert enrolled.login(b"wrong") == "ok", "the keyring has changed, so the result is new"
 
 
 def test_an_unknown_user_costs_one_derivation_too(world: World) -> None:
@@ -284,7 +284,7 @@ def test_a_recovery_code_replaces_an_older_one(enrolled: World) -> None:
     assert enrolled.ask("recover", user=USER, code=one, new=b"new")[1]["class"] == b"WrongPassword"
     assert enrolled.status_of("recover", user=USER, code=two.upper(), new=b"new") == "ok"
     assert (enrolled.login(b"pw"), enrolled.login(b"new")) == ("wrong", "ok")
-    assert enrolled.login(two) == "wrong", "a recovery code is no password"
+    assert enrolled.login(two) == "wrong", "a recovery code is not a password"
 
 
 def test_rotation_gives_dovecot_all_keys(enrolled: World) -> None:
@@ -302,7 +302,7 @@ def test_rotation_gives_dovecot_all_keys(enrolled: World) -> None:
 
 
 class TestBehindAnotherPassdb:
-    """--behind-passdb: the password is right, the other passdb has said so."""
+    """--behind-passdb: another passdb has accepted the password."""
 
     def test_not_enrolled_is_unknown_at_no_cost(self, world: World) -> None:
         assert world.login(b"pw", behind=b"1") == "unknown"
@@ -353,7 +353,7 @@ class TestBehindAnotherPassdb:
         enrolled.ask("lock", user=USER)
         assert enrolled.login(b"pw", behind=b"1") == "ok"
         enrolled.ask("lock", user=USER)
-        assert enrolled.login(b"new") == "ok", "the panel has not changed the other hash yet"
+        assert enrolled.login(b"new") == "ok", "the panel has not changed the hash yet"
         enrolled.ask("lock", user=USER)
         assert enrolled.login(b"new", behind=b"1") == "ok"
         assert (enrolled.login(b"pw"), enrolled.login(b"new")) == ("wrong", "ok")
@@ -455,7 +455,7 @@ def test_submission_checks_the_password_and_gets_no_key(enrolled: World) -> None
     assert enrolled.login(b"wrong", service=b"submission") == "wrong"
     answer = enrolled.ask("unlock", user=USER, password=b"pw", service=b"submission")
     assert answer[0] == "ok" and answer[1]["user"] == USER
-    # The userdb must see that this login was answered for this user's key.
+    # The userdb must see that this login has the key of this user.
     assert "mail_crypt_global_public_key" in answer[1]
     assert not any("private" in name for name in answer[1])
 
@@ -481,13 +481,13 @@ def test_escrow_slot_comes_with_enrollment_or_at_the_next_login(enrolled: World)
     assert enrolled.derivations == 0, "the session belongs to the keyring with the new slot"
     enrolled.ask("lock", user=USER)
     enrolled.login(b"pw")
-    assert enrolled.vault.store.load(USER.decode()).revision == 1, "added once"
+    assert enrolled.vault.store.load(USER.decode()).revision == 1, "the slot is added once"
     enrolled.ask("enroll", user=b"bob", password=b"pw")
     assert enrolled.vault.store.load("bob").open_escrow(escrow).keys
 
 
 class OffTheLoop:
-    """A store that lets nobody call it on the event loop."""
+    """A store that must not be called on the event loop."""
 
     def __init__(self, store: Any) -> None:
         self._store = store

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Checking stored mail: every bit of a mail, every mail of a folder, every line of a list."""
+"""Checks of stored mail: bits of a mail, all mails in a folder, all lines of dovecot-uidlist."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _all(maildir: str, expected: Expected = WITHOUT, jobs: int = 1) -> Report:
 
 
 def test_every_bit_of_a_mail(tmp_path: Path) -> None:
-    """With the key no bit can change unseen; the header's 255 bytes and the tag are in this."""
+    """With the key, every changed bit is detected, also in the header and the tag."""
     sealed = dcrypt.seal(KEY.public, PLAIN)
     path = str(tmp_path / "1.M1.host,S=18,W=21:2,")
     unseen = []
@@ -88,7 +88,7 @@ def test_sizes_in_a_name(
 
 
 def test_line_ends_across_pieces_are_counted(tmp_path: Path) -> None:
-    """A piece is 1 MiB: one CR LF lies across its end."""
+    """A piece is 1 MiB; a CR LF is split at its end."""
     plain = b"x" * ((1 << 20) - 1) + b"\r\n" + b"y\n"
     name = f"1.M1.host,S={len(plain)},W={len(plain) + 1}:2,"
     assert look(_put(str(tmp_path / name), dcrypt.seal(KEY.public, plain)), WITH).problem is None
@@ -214,7 +214,7 @@ def test_no_list_of_uids_yet(tmp_path: Path) -> None:
 def test_a_mail_that_is_renamed_meanwhile(
     maildir: str, monkeypatch: pytest.MonkeyPatch, changed: bool
 ) -> None:
-    """Between the listing and the look Dovecot moves it from new/ to cur/, then sets a flag."""
+    """Between listing and check, Dovecot moves it from new/ to cur/, then sets a flag."""
     sealed = bytearray(dcrypt.seal(KEY.public, PLAIN))
     sealed[-1] ^= changed
     names = [f"{maildir}/{name}" for name in ("new/1.host", "cur/1.host:2,", "cur/1.host:2,S")]

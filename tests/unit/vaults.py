@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A vault over the file stores of one folder, with the cheapest Argon2id there is."""
+"""A vault with the file stores of one folder, and the fastest Argon2id profile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHEAP = kdf.PROFILES["insecure-testing"]
 
 
 def open_vault(folder: Path, **options: Any) -> Vault:
-    """As one process has it: a second one for the folder shares nothing but the files.
+    """The vault of one process: a second one for this folder shares only the files.
 
     `options` go to Vault: `derive`, `clock`.
     """
