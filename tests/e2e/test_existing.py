@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mailseal.crypto import dcrypt
+from mailseal.mailbox import folder_lock
 from tests.e2e import existing
 from tests.e2e.busy import Mailbox
 from tests.e2e.existing import files, is_sealed, run
 from tests.e2e.mails import of_size
-from tests.lab import Lab
+from tests.lab import Imap, Lab
 from tests.lab.dovecot import installed_version, series
 
 SECRET = "password"
@@ -46,6 +49,31 @@ def user(lab: Lab) -> str:
 def test_clients_are_at_work_throughout(lab: Lab, user: str) -> None:
     """Sealed, sealed to a new pair, and unsealed again; mail arrives meanwhile."""
     existing.throughout(lab, user, SECRET, FOLDERS, rate="250K")
+
+
+def test_dovecot_waits_for_the_lock_under_which_mails_are_exchanged(lab: Lab, user: str) -> None:
+    """It neither lists the folder nor renames a mail; of a lock left over it takes no notice."""
+    sent = lab.maildir(user, "Sent")
+    lock = os.path.join(sent, "dovecot-uidlist.lock")
+
+    def flagged() -> list[str]:
+        names = os.listdir(os.path.join(sent, "cur"))
+        return [name for name in names if "T" in name.partition(":2,")[2]]
+
+    with Imap(lab.imap, user, SECRET) as imap:
+        imap.select("Sent")
+        store = threading.Thread(target=imap.command, args=(b"STORE 1 FLAGS (\\Deleted)",))
+        with folder_lock.held(lock.removesuffix(".lock")):
+            store.start()
+            store.join(1)
+            assert store.is_alive() and flagged() == []
+        store.join()
+        assert len(flagged()) == 1
+        ended = subprocess.Popen(["true"])
+        ended.wait()
+        Path(lock).write_text(f"{ended.pid}:{socket.gethostname()}")
+        imap.command(b"STORE 2 FLAGS (\\Deleted)")
+        assert len(flagged()) == 2
 
 
 def test_there_and_back_is_the_same(lab: Lab, user: str) -> None:

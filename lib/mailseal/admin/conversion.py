@@ -99,6 +99,7 @@ class Conversion:
                     rate=self.rate,
                     shred=self.shred,
                     polite=self.polite,
+                    control=place.control if root == place.maildir else "",
                 ):
                     done = min(report.tally.seen, report.total)
                     yield {"done": done, "total": report.total}

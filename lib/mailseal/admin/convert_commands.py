@@ -4,8 +4,8 @@
 `seal` needs public keys only.  `unseal` and `reseal` need private keys: the key agent returns
 them for the user's password or a recovery code; with --escrow-key they are taken from the
 keyring; --key and --from-key read them from a file.  They stay in the memory of this process.
-All three are made for mailboxes in use, but this is not proven yet (docs/sealing.md).  They work
-as the owner of the mail.  A run after an interruption completes the work.
+All three work while Dovecot and clients use the mailbox.  They work as the owner of the mail.  A
+run after an interruption completes the work.
 
 EXIT STATUS
     0   all mail has the wanted form

@@ -17,6 +17,8 @@ GROUPS
     synced, and only after that the old files are removed.  This takes one sync for each folder
     and group instead of two for each mail, and while the first file is synced, the kernel
     already writes the others.
+    The exchanges of a group are made under Dovecot's lock of the folder (folder_lock.py), which
+    is held for about 2 ms.
 
 FAILURES
     A failure of one mail is counted in the tally, and the work continues.  These stop it:
@@ -35,6 +37,7 @@ from typing import BinaryIO
 from mailseal import durable
 from mailseal.crypto import dcrypt
 from mailseal.errors import Damaged, DiskFull, MailsealError, NotSealed
+from mailseal.mailbox import folder_lock, uidlist
 from mailseal.mailbox.exchange import Moved, Replacement, Unwritable, find
 from mailseal.mailbox.folders import PARTS
 from mailseal.mailbox.forms import Form, Work
@@ -101,8 +104,13 @@ def convert(
     tally: Tally,
     *,
     shred: bool = False,
+    uid_list: str = "",
 ) -> None:
-    """Convert mails of one folder, given as ("cur" or "new", name)."""
+    """Convert mails of one folder, given as ("cur" or "new", name).
+
+    `uid_list`: the folder's dovecot-uidlist, if Dovecot does not keep it in the Maildir.
+    """
+    uid_list = uid_list or f"{maildir}/{uidlist.NAME}"
     waiting = deque(names)
     while waiting:
         group: list[_Mail] = []
@@ -119,7 +127,7 @@ def convert(
         except BaseException:
             _discard(group)
             raise
-        _finish(maildir, group, tally, shred)
+        _finish(maildir, uid_list, group, tally, shred)
         if full is not None:
             raise full
 
@@ -210,7 +218,7 @@ def _noted(pieces: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
         yield piece
 
 
-def _finish(maildir: str, group: list[_Mail], tally: Tally, shred: bool) -> None:
+def _finish(maildir: str, uid_list: str, group: list[_Mail], tally: Tally, shred: bool) -> None:
     """Sync, compare, exchange, sync the folder, and only then remove the old files."""
     try:
         for mail in group:
@@ -223,10 +231,12 @@ def _finish(maildir: str, group: list[_Mail], tally: Tally, shred: bool) -> None
     exchanged: list[_Mail] = []
     waiting = deque(group)
     try:
-        while waiting:
-            if _exchanged(maildir, waiting[0], tally):
-                exchanged.append(waiting[0])
-            waiting.popleft()
+        if waiting:
+            with folder_lock.held(uid_list):
+                while waiting:
+                    if _exchanged(maildir, waiting[0], tally):
+                        exchanged.append(waiting[0])
+                    waiting.popleft()
     except BaseException:
         _discard(waiting)
         _settle(maildir, exchanged, tally, shred)

@@ -34,6 +34,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from typing import NamedTuple
 
 from mailseal import durable
 from mailseal.crypto.dcrypt import MAX_HEADER
@@ -43,6 +44,7 @@ from mailseal.mailbox.exchange import LEFT_OVER, sweep
 from mailseal.mailbox.folders import Folder, Skipped, walk
 from mailseal.mailbox.forms import Form
 from mailseal.mailbox.pace import Pace
+from mailseal.mailbox.report import uid_list_of
 
 _PATIENCE = 10.0
 _PAUSE = 0.05
@@ -98,13 +100,23 @@ def held(root: str) -> Iterator[None]:
         os.close(fd)
 
 
-def run(root: str, form: Form, *, jobs: int = 1, shred: bool = False, rate: int = 0) -> Report:
+def run(
+    root: str,
+    form: Form,
+    *,
+    jobs: int = 1,
+    shred: bool = False,
+    rate: int = 0,
+    control: str = "",
+) -> Report:
     """Convert every mail at or below `root`.  The caller holds the mailbox.
 
-    `rate`: limit in bytes per second; 0: no limit.
+    `rate`: limit in bytes per second; 0: no limit.  `control`: where Dovecot keeps the
+    dovecot-uidlist files, if not in the Maildir.
     """
     report = Report()
-    for report in steps(root, form, jobs=jobs, shred=shred, rate=rate):  # noqa: B007
+    going = steps(root, form, jobs=jobs, shred=shred, rate=rate, control=control)
+    for report in going:  # noqa: B007
         pass
     return report
 
@@ -117,6 +129,7 @@ def steps(
     shred: bool = False,
     rate: int = 0,
     polite: bool = False,
+    control: str = "",
 ) -> Iterator[Report]:
     """As run(), but yields the report after each group.  `polite`: see pace.py."""
     report = Report()
@@ -147,8 +160,9 @@ def steps(
                     paths.add(found.path)
                     sweep(found.path)
                 try:
-                    for group in _groups(found, _POLITE_GROUP if polite else GROUP_MAILS):
-                        processes.do(found.path, group)
+                    uid_list = uid_list_of(found, root, control)
+                    for group in _groups(found, uid_list, _POLITE_GROUP if polite else GROUP_MAILS):
+                        processes.do(group)
                         yield report
                 except TemporaryError as exc:
                     if not give_up:
@@ -207,10 +221,18 @@ def survey(root: str, form: Form) -> Report:
     return report
 
 
-def _groups(folder: Folder, size: int) -> Iterator[list[tuple[str, str]]]:
+class _Group(NamedTuple):
+    """Mails of one folder."""
+
+    maildir: str
+    uid_list: str
+    names: list[tuple[str, str]]
+
+
+def _groups(folder: Folder, uid_list: str, size: int) -> Iterator[_Group]:
     mails = folder.mails()
-    while group := list(itertools.islice(mails, size)):
-        yield group
+    while names := list(itertools.islice(mails, size)):
+        yield _Group(folder.path, uid_list, names)
 
 
 _Result = tuple[Tally, str]
@@ -240,14 +262,14 @@ class _Processes:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def do(self, maildir: str, group: list[tuple[str, str]]) -> None:
+    def do(self, group: _Group) -> None:
         """Start a group as soon as a process is free."""
         if self._report.stopped:
             return
         if self._pool is None:
-            self._note(_do(maildir, group, self._form, self._shred, self._pace))
+            self._note(_do(group, self._form, self._shred, self._pace))
             return
-        self._running.add(self._pool.submit(_in_process, maildir, group, self._shred, self._pace))
+        self._running.add(self._pool.submit(_in_process, group, self._shred, self._pace))
         if len(self._running) >= 2 * self._jobs:
             self._collect(wait(self._running, return_when=FIRST_COMPLETED).done)
 
@@ -284,18 +306,18 @@ def _start(parent: int, form: Form) -> None:
         os._exit(1)
 
 
-def _in_process(maildir: str, group: list[tuple[str, str]], shred: bool, pace: Pace) -> _Result:
+def _in_process(group: _Group, shred: bool, pace: Pace) -> _Result:
     if _form is None:
         raise RuntimeError("a process without a form")
-    return _do(maildir, group, _form, shred, pace)
+    return _do(group, _form, shred, pace)
 
 
-def _do(maildir: str, group: list[tuple[str, str]], form: Form, shred: bool, pace: Pace) -> _Result:
+def _do(group: _Group, form: Form, shred: bool, pace: Pace) -> _Result:
     """Convert one group."""
     tally, stopped = Tally(), ""
     with pace.piece() as piece:
         try:
-            convert(maildir, group, form, tally, shred=shred)
+            convert(group.maildir, group.names, form, tally, shred=shred, uid_list=group.uid_list)
         except MailsealError as exc:
             stopped = f"{exc}{f' ({exc.hint})' if exc.hint else ''}"
         piece.size = tally.converted_bytes
