@@ -25,16 +25,16 @@ GOALS = {
     "50 KB": {"dovecot-mail-crypt": 2.5, "dovecot-plain": 1.0},
     "1 MB": {"dovecot-mail-crypt": 1.5},
 }
-"""How many times as many mails per second as the other, at least."""
+"""The wanted ratio of mails per second to the other server."""
 
 
 def say(line: str) -> None:
-    """Progress, apart from the table."""
+    """Print the progress to standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """Everything, on one set of servers."""
+    """Run all measurements with the same servers."""
     place = Place.make()
     try:
         key = PrivateKey.generate()
@@ -65,7 +65,7 @@ def measure(rounds: int) -> dict[str, Any]:
 
 
 def machine() -> dict[str, object]:
-    """What the figures were taken on."""
+    """A description of the machine."""
     done = subprocess.run(["df", "-T", "/tmp"], capture_output=True, text=True)
     return {
         "dovecot": installed_version(),
@@ -78,7 +78,7 @@ def machine() -> dict[str, object]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """For people."""
+    """The table as text."""
     version = results["machine"]["dovecot"]
     lines = [f"mails per second beside Dovecot {version}, 16 sessions, fsync on; medians", ""]
     names = list(next(iter(results["delivery"].values())))

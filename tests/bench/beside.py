@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Deliveries and logins while mailseal-sealer works, compared with the same while it does not.
+"""Deliveries and logins while mailseal-sealer works, compared with those while it does not.
 
-The sealer runs as its unit lets it run.  It is stopped and continued by signals, so that both
-measurements take turns of a few seconds: other work on the machine hits them alike.
+The sealer runs with the priorities of its unit.  Signals stop and continue it, so that both
+measurements take turns every few seconds and other work on the machine affects both.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _AS_ITS_UNIT = ("chrt", "--idle", "0", "ionice", "-c", "3", "nice", "-n", "19")
 
 
 def run(rounds: int, say: Callable[[str], None]) -> dict[str, float]:
-    """Deliveries a second and milliseconds of a login, alone and beside; mails sealed a second."""
+    """Deliveries per second, milliseconds for a login, both with and without; mails sealed."""
     names = [f"old{number}@example.org" for number in range(OLD)]
     with Lab(
         {USER: PASSWORD},

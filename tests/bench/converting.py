@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Existing mail is sealed: mailseal seal, Dovecot's own way, and what the disk could do.
+"""Sealing existing mail: mailseal seal, Dovecot, and a plain copy.
 
-Dovecot's way is doveadm copy into a folder of a mailbox with mail_crypt.  What the disk could
-do is cp and sync of the same files.  Mails have sizes of 1 KB to 1 MB, most of some KB.
+Dovecot: doveadm copy to a folder of a mailbox with mail_crypt.  Plain copy: cp and sync of the same
+files.  Mails have sizes of 1 KB to 1 MB, most of them a few KB.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COUNT = 10_000
 
 
 def run(crypt: DovecotPeer, key: PrivateKey, say: Callable[[str], None]) -> dict[str, float]:
-    """Mails a second of each."""
+    """Mails per second for each."""
     seconds = {
         "cp_and_sync": _timed(crypt, lambda: _copy(crypt)),
         "doveadm_copy": _timed(crypt, lambda: _dovecot(crypt)),
@@ -72,7 +72,7 @@ def _copy(crypt: DovecotPeer) -> None:
 def _dovecot(crypt: DovecotPeer) -> None:
     doveadm = ["doveadm", "-c", crypt.dovecot.config]
     subprocess.run([*doveadm, "mailbox", "create", "-u", USER, "Sealed"], check=True)
-    # A hard link would be in clear as its mail is.
+    # A hard link would be in clear, like its mail.
     copy = [*doveadm, "-o", "maildir_copy_with_hardlinks=no", "copy", "-u", USER]
     subprocess.run([*copy, "Sealed", "mailbox", "Clear", "all"], check=True)
     _require_sealed(f"{crypt.maildir}/.Sealed")

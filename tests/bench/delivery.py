@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Mails per second into each server, by Postfix's smtp-source with 16 sessions.
+"""Mails per second for each server, with Postfix's smtp-source and 16 sessions.
 
-The servers take turns, several rounds for each size, so that a slow minute of the
-machine hits all of them.  Every mail is counted in new/ afterwards: a server
-that loses mail is not fast.
+The servers take turns, with several rounds for each size, so that other work on the
+machine affects all of them.  All mails are counted in new/ afterwards, so that a server
+that loses mail does not seem fast.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SIZES: tuple[tuple[str, int, int], ...] = (
     ("50 KB", 50 * 1024, 1000),
     ("1 MB", 1 << 20, 150),
 )
-"""Name, bytes of the body, mails a round."""
+"""Name, bytes of the body, mails in each round."""
 
 
 def run(peers: Sequence[Peer], rounds: int, say: Callable[[str], None]) -> dict[str, object]:
@@ -44,7 +44,7 @@ def run(peers: Sequence[Peer], rounds: int, say: Callable[[str], None]) -> dict[
 
 
 def one_round(peer: Peer, size: int, count: int) -> float:
-    """Send `count` mails; mails per second."""
+    """Send `count` mails; returns mails per second."""
     peer.empty()
     settle()
     started = time.monotonic()
@@ -57,7 +57,7 @@ def one_round(peer: Peer, size: int, count: int) -> float:
 
 
 def send(lmtp: str, size: int, count: int) -> None:
-    """Have smtp-source send; raises LabError if any mail was refused."""
+    """Run smtp-source.  Raises LabError if a mail was refused."""
     command = ["/usr/sbin/smtp-source", "-L", "-s", str(SESSIONS), "-m", str(count)]
     command += ["-l", str(size), "-f", "dave@example.com", "-t", USER, f"unix:{lmtp}"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -66,6 +66,6 @@ def send(lmtp: str, size: int, count: int) -> None:
 
 
 def settle() -> None:
-    """Let what the last round left to the disk be done, and idle processes calm down."""
+    """Wait until the disk has written the last round, and processes are idle."""
     os.sync()
     time.sleep(1.5)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What a login costs: mailseal beside the same Dovecot with a passwd-file and nothing else.
+"""The time of a login: with mailseal, and with a passwd-file alone.
 
-Four labs run at once and take turns, login by login, so that a slow minute of the
-machine hits all of them.  A login is timed from LOGIN to OK on a connection
-that is already open.  Argon2id is the standard profile, 64 MiB.
+Four labs run at the same time and take turns after each login, so that other work on the
+machine affects all of them.  A login is measured from LOGIN to OK on an open
+connection.  Argon2id is the standard profile, 64 MiB.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ DOORS = {
     "2.3": {"": "mailseal-only-checkpassword", "_lua": "mailseal-only"},
     "2.4": {"_lua": "mailseal-only"},
 }
-"""By the series of Dovecot: the ways to ask the agent, as the figures' names tell them apart."""
-# Dovecot makes a client wait after its own wrong passwords; the lab turns that off.
+"""For each version of Dovecot, the ways to ask the agent, as in the names of the figures."""
+# Dovecot delays clients after wrong passwords; the lab turns this off.
 WRONG_A_MINUTE = 1000
 
 LIMITS = {
@@ -43,11 +43,11 @@ LIMITS = {
     "argon2id_peak_mib": 2 * 64 + 60,
     "sessions_100000_mb": 400,
 }
-"""What each figure should stay under."""
+"""The limit of each figure."""
 
 
 def run(say: Say, *, rounds: int = 60) -> dict[str, object]:
-    """All figures: {name: {value, limit}}, and the medians they come from."""
+    """All figures: {name: {value, limit}}, and their medians."""
     figures: dict[str, float] = {}
     details: dict[str, object] = {}
     figures["sessions_100000_mb"] = sessions_in_memory()
@@ -131,7 +131,7 @@ def first_logins(lab: Lab, rounds: int) -> tuple[float, float]:
 
 
 def helper_alone(lab: Lab, rounds: int) -> float:
-    """The whole life of one helper process with a session at hand, median in ms."""
+    """The run time of one checkpassword program if there is a session; median in ms."""
     helper = os.path.join(lab.hooks, "mailseal-checkpassword")
     question = lab.place.path("question")
     with open(question, "wb") as stream:
@@ -141,7 +141,7 @@ def helper_alone(lab: Lab, rounds: int) -> float:
         asked = os.open(question, os.O_RDONLY)
         answered = os.open(os.devnull, os.O_WRONLY)
         actions = [(os.POSIX_SPAWN_DUP2, asked, 3), (os.POSIX_SPAWN_DUP2, answered, 4)]
-        # out of the way of 3 and 4, which the child gets
+        # not 3 and 4, which the child needs
         high = [os.dup(asked) for _ in range(4)]
         command = [helper, "--socket", lab.agent_socket, "reply"]
         began = time.perf_counter()
@@ -156,12 +156,12 @@ def helper_alone(lab: Lab, rounds: int) -> float:
 
 
 def under_wrong_passwords(lab: Lab, rounds: int) -> tuple[float, float]:
-    """Medians of repeated logins of one user, alone and beside wrong passwords for another.
+    """Medians of repeated logins of one user, alone and during wrong passwords for another.
 
-    Both take turns of a few seconds: other work on the machine hits them alike.
+    Both take turns every few seconds, so that other work on the machine affects both.
     """
     over, flood = threading.Event(), threading.Event()
-    guessers = 100  # slow answers must not slow the guessing
+    guessers = 100  # many, so that slow answers do not reduce the rate
     numbers = itertools.count()
 
     def guess() -> None:
@@ -182,7 +182,7 @@ def under_wrong_passwords(lab: Lab, rounds: int) -> tuple[float, float]:
             flood.set()
         else:
             flood.clear()
-        time.sleep(2)  # what was begun before is over
+        time.sleep(2)  # earlier requests have ended
         end = time.monotonic() + 4
         while time.monotonic() < end:
             times[flooded].append(login_ms(lab))
@@ -225,7 +225,7 @@ print((size() - before) / 1e6)
 
 
 def sessions_in_memory() -> float:
-    """MB for 100,000 sessions of two passwords and two key pairs each, in a process of its own."""
+    """MB for 100,000 sessions with two passwords and two key pairs each, in a separate process."""
     command = ["/usr/bin/python3", "-I", "-c", _SESSIONS, os.path.join(REPOSITORY, "lib")]
     return float(subprocess.run(command, capture_output=True, check=True).stdout)
 

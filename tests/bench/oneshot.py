@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""mailseal-deliver with the daemon up, and the memory of an idle worker."""
+"""mailseal-deliver with a running daemon, and the memory of an idle worker."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COUNT = 40
 
 
 def run(seal: MailsealPeer) -> dict[str, object]:
-    """Milliseconds a mail from exec to exit, and MiB of an idle worker."""
+    """Milliseconds for each mail from exec to exit, and MiB of an idle worker."""
     command = [os.path.join(seal.hooks, "mailseal-deliver"), "-s", seal.lmtp, "-d", USER]
     times = []
     for _ in range(COUNT):
@@ -37,7 +37,7 @@ def workers(seal: MailsealPeer) -> list[int]:
 
 
 def memory(pid: int) -> float:
-    """Resident memory of a process in MiB, pages shared with others and all."""
+    """Resident memory of a process in MiB, including shared pages."""
     with open(f"/proc/{pid}/status", encoding="ascii") as stream:
         match = re.search(r"VmRSS:\s+(\d+) kB", stream.read())
     return int(match[1]) / 1024 if match else 0.0

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The servers that are compared: mailseal-lmtp, and Dovecot's LMTP with and without mail_crypt.
+"""The compared servers: mailseal-lmtp, and Dovecot's LMTP with and without mail_crypt.
 
-All write Maildirs on the same disk with fsync on, as the same user, and
-listen on a unix socket.  Each has one user, carol@example.org.  Dovecot is the
-installed one, configured by the lab's dialects.
+All write Maildirs on the same disk with fsync, as the same user, and listen on a
+unix socket.  Each has one user, carol@example.org.  Dovecot is the installed
+one, with the lab's configuration.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from tests.lab.process import Server
 USER = "carol@example.org"
 PASSWORD = "bench"
 
-# All sessions deliver to one user: 2.4 takes ten at a time if nobody says otherwise.
+# All sessions deliver to one user; the default of 2.4 is ten at a time.
 _MANY_AT_ONCE = {"2.3": "", "2.4": "lmtp_user_concurrency_limit = unlimited\n"}
 
-# mail_crypt with one key for all users, by the series of Dovecot.
+# mail_crypt with one key for all users, for each version of Dovecot.
 _MAIL_CRYPT = {
     "2.3": """\
 mail_plugins = mail_crypt
@@ -48,7 +48,7 @@ crypt_global_private_key bench {{
 
 
 class Peer(abc.ABC):
-    """One server with a mail store of its own."""
+    """One server with its own mail store."""
 
     def __init__(self, name: str, place: Place) -> None:
         self.name = name
@@ -66,11 +66,11 @@ class Peer(abc.ABC):
         return os.path.join(self.home, "Maildir")
 
     def empty(self) -> None:
-        """A store without mails.
+        """Make an empty mail store.
 
-        The old one is put aside, to be deleted when all is measured: ext4 gives no inode
-        away again for a minute, and looking past 1,000 deleted ones at each
-        open() took a fifth of the processor's time from all servers.
+        The old one is renamed and deleted after all measurements: ext4 does not reuse an
+        inode for a minute, and skipping 1,000 deleted ones at each open() took a fifth
+        of the CPU time of all servers.
         """
         if os.path.isdir(self.home):
             os.rename(self.home, tempfile.mkdtemp(prefix="old-", dir=self.mail))
@@ -80,7 +80,7 @@ class Peer(abc.ABC):
 
     @abc.abstractmethod
     def start(self) -> None:
-        """Start, and wait until it answers."""
+        """Start it and wait until it is ready."""
 
     @abc.abstractmethod
     def stop(self) -> None:
@@ -90,8 +90,8 @@ class Peer(abc.ABC):
 class DovecotPeer(Peer):
     """Dovecot's LMTP, with mail_crypt if there is a key.
 
-    What Debian's package and a careful postmaster have: everything Dovecot does by
-    itself, one process a client, and a passwd-file.
+    As with Debian's package and a careful postmaster: Dovecot's defaults, one process
+    for each client, and a passwd-file.
     """
 
     def __init__(self, name: str, place: Place, key: PrivateKey | None) -> None:
@@ -120,7 +120,7 @@ class DovecotPeer(Peer):
 class MailsealPeer(Peer):
     """mailseal-lmtp with `settings` in its delivery section.
 
-    It asks `dovecot` for its users, and writes into that one's mail store.
+    It looks up users in `dovecot`, and writes to the same mail store.
     """
 
     def __init__(

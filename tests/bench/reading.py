@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""BODY[] of 1,000 mails through Dovecot's imap: sealed by mailseal, and by mail_crypt itself.
+"""BODY[] of 1,000 mails with Dovecot's imap: sealed by mailseal, and by mail_crypt itself.
 
-Both stores are read by the same Dovecot with the same key, each mail 4 KB.
-The difference is in the files: 1 PBKDF2 round against 2048.  That all of them are
-sealed is looked at first: a mail_crypt that does nothing would be fast.
+The same Dovecot reads both stores with the same key; each mail has 4 KB.
+Only the files are different: 1 PBKDF2 round or 2,048.  First, all mails are checked to be
+sealed: without mail_crypt it would be fast.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def run(
     rounds: int,
     say: Callable[[str], None],
 ) -> dict[str, object]:
-    """Seconds to read all, by who wrote them: {peer: {median, rounds}}."""
+    """Seconds to read all mails of each server: {peer: {median, rounds}}."""
     for peer in (crypt, seal):
         peer.empty()
         send(peer.lmtp, SIZE, COUNT)
@@ -41,7 +41,7 @@ def run(
     for number in range(rounds + 1):
         for name, imap in ((crypt.name, crypt.imap), (seal.name, reader.imap)):
             took = read_all(imap)
-            if number:  # the first one makes the index and is not counted
+            if number:  # the first round makes the index and is not counted
                 seconds[name].append(took)
                 say(f"reading, round {number}: written by {name} {took:.2f} s")
     return {
@@ -51,7 +51,7 @@ def run(
 
 
 def expect_sealed(peer: Peer) -> None:
-    """Raises LabError if a mail in new/ lies in clear."""
+    """Raises LabError if a mail in new/ is in clear."""
     new = os.path.join(peer.maildir, "new")
     for name in os.listdir(new):
         with open(os.path.join(new, name), "rb") as stream:
@@ -60,7 +60,7 @@ def expect_sealed(peer: Peer) -> None:
 
 
 def read_all(address: tuple[str, int]) -> float:
-    """Log in and fetch every mail; seconds for the FETCH."""
+    """Log in and fetch all mails; returns the seconds of the FETCH."""
     with socket.create_connection(address, 60) as sock:
         stream = sock.makefile("rb")
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""mailseal verify: mails a second without and with keys, and memory, in two processes.
+"""mailseal verify: mails per second without and with keys, and memory, with two processes.
 
-The mailbox has 20 folders.  Its mails were just written, so that they are read from memory:
-this measures mailseal and not the disk.  As verify runs as the owner of the mail, they are
-given to one.
+The mailbox has 20 folders.  Its mails have just been written, so they are read from memory, and
+the disk does not matter.  verify runs as the owner of the mail, so they get an owner.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ JOBS = 2
 
 
 def run() -> dict[str, dict[str, float]]:
-    """Mails a second, processor time of a mail, memory of the largest process so far."""
+    """Mails per second, CPU time for each mail, memory of the largest process so far."""
     key = PrivateKey.generate()
     expected = Expected(frozenset((key.key_id,)))
     small = _measure(key, expected, SMALL, 100)
@@ -72,7 +71,7 @@ def _fill(root: str, key: PrivateKey, count: int, size: int) -> None:
         path = f"{folder}/cur/{number}.M1P1.bench,S={size}:2,S"
         with open(path, "wb") as stream:
             if count > 10_000:
-                # Without a key one sealed mail is as good as another: sealing takes 0.9 ms.
+                # Without a key, copies of one sealed mail are enough: sealing takes 0.9 ms.
                 stream.write(one[:at] + os.urandom(16) + one[at + 16 :])
             else:
                 stream.write(dcrypt.seal(key.public, b"x" * size))

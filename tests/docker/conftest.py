@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The servers in containers: built, started, and mailseal installed as docs/install.md says."""
+"""Builds and starts the servers in containers, and installs mailseal as in docs/install.md."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def other() -> str:
 
 
 def pytest_sessionstart() -> None:
-    # Else SIGTERM ends Python at once, and the containers stay.
+    # Otherwise SIGTERM ends Python at once, and the containers are left.
     interrupt_on_signals()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def engine() -> None:
-    """Skips the tests in containers if no engine answers; fails if CI wants them."""
+    """Skips the tests in containers if docker is not available; fails if CI requires them."""
     if subprocess.run([os.path.join(_HERE, "engine"), "answers"]).returncode == 0:
         return
     if os.environ.get("MAILSEAL_DOCKER") == "required":
@@ -48,7 +48,7 @@ def engine() -> None:
 
 @pytest.fixture(scope="session")
 def images(engine: None) -> None:
-    """All of tests/docker/Dockerfile that is used; Docker's cache makes it a matter of a second."""
+    """Build the needed parts of tests/docker/Dockerfile; with a cache this takes a second."""
     for suite in SUITES.values():
         subprocess.run([os.path.join(_HERE, "base-image"), suite], check=True)
     wanted = [("stack", suite) for suite in SUITES.values()] + [("machine", SUITES[other()])]
@@ -90,7 +90,7 @@ def docker_cleanup() -> list[str]:
 
 @pytest.fixture(scope="session")
 def hosts(docker_services: Any) -> Iterator[dict[str, Site]]:
-    """All containers by service name, booted; nothing of mailseal in them yet."""
+    """All running containers by service name, without mailseal."""
     made = {}
     for version in SUITES:
         for kind in ("mail", "mx", "imap", "kinds"):
@@ -111,9 +111,9 @@ def hosts(docker_services: Any) -> Iterator[dict[str, Site]]:
 
 @pytest.fixture(scope="session", autouse=True)
 def native(request: pytest.FixtureRequest, engine: None) -> Iterator[Native | None]:
-    """The suite on the other Debian, begun at once: it runs beside the other tests.
+    """The tests on the other Debian, started at once; they run in parallel to the other tests.
 
-    None if test_native.py is not among what was asked for.
+    None if test_native.py was not selected.
     """
     if not any("test_native.py" in item.nodeid for item in request.session.items):
         yield None
@@ -125,7 +125,7 @@ def native(request: pytest.FixtureRequest, engine: None) -> Iterator[Native | No
 
 @pytest.fixture(scope="session")
 def sites(hosts: dict[str, Site]) -> dict[str, Site]:
-    """The mail hosts by version, mailseal installed; all but carol enrolled."""
+    """The mail hosts by version, with mailseal; all users but carol are enrolled."""
     found = {version: hosts["mail" + version.replace(".", "")] for version in SUITES}
     for site in found.values():
         site.install()
@@ -141,7 +141,7 @@ def site(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Site:
     return sites[request.param]
 
 
-# In this order, whatever the names: taking mailseal away comes late.
+# In this order: the tests that remove mailseal are the last ones.
 _ORDER = (
     *("mail", "services", "sealer", "debug_logs", "two_hosts", "kinds", "upgrade"),
     *("install", "leaving", "native"),
@@ -149,7 +149,7 @@ _ORDER = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Our order; and what goes on in a container beside all others is waited for last of all."""
+    """Sort the tests; the result of the parallel run in a container is checked last."""
     ours = [item for item in items if item.nodeid.startswith("tests/docker/")]
     places = iter(sorted(items.index(item) for item in ours))
     for item in sorted(ours, key=lambda item: _ORDER.index(item.path.stem.removeprefix("test_"))):
@@ -178,6 +178,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Say it last of all, where it is seen."""
+    """Print it at the end, where it is seen."""
     for line in _told:
         sys.stdout.write(f"{line}\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""tests/e2e inside a container of the other Debian, beside what the tests outside do."""
+"""Runs tests/e2e in a container with the other Debian, in parallel to the other tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ COPY = "/opt/mailseal"
 
 
 class Native:
-    """A run of the suite that has begun; `wait` gives what it said."""
+    """A running test run; `wait` returns its output."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -33,11 +33,11 @@ class Native:
         )
 
     def wait(self, seconds: float) -> str:
-        """What pytest has said, when it is done."""
+        """Wait for the end; returns the output of pytest."""
         return self._process.communicate(timeout=seconds)[0]
 
     def stop(self) -> None:
-        """End it; the container goes next, and takes the rest along."""
+        """End it; the container is removed next."""
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The commands of docs/install.md and docs/system-users.md: the tests do what a postmaster does.
+"""The commands on the pages in docs/: the tests do what a postmaster does.
 
-A block of commands stands behind a comment that names the step and, where they differ, the
+Before a block of commands there is a comment with the step and, if it is for one version only, the
 version of Dovecot: `<!-- do packages 2.4 -->`, `<!-- undo postfix -->`.
 """
 
@@ -31,7 +31,7 @@ def commands(
             for kind, of, only, text in blocks
             if (kind, of) == (what, step) and only in ("", version)
         ]
-        # Packages are for the postmaster to remove or not; caches come back by themselves.
+        # The postmaster decides about packages; Dovecot makes caches again.
         if not texts and not (what == "undo" and step in ("packages", "old-caches")):
             raise ValueError(f"docs/{page} has no block `{what} {step}` for {version}")
         found += texts

@@ -19,10 +19,10 @@ NAMES = ("alice", "bob", "carol", "dave")
 
 
 class CommandFailed(Exception):
-    """A command in the container ended with a status that is not 0."""
+    """A command in the container has failed."""
 
 
-# Everything but what runs and what is temporary; pyc files come and go.
+# All files but what runs and what is temporary; pyc files come and go.
 _FILES = (
     "find / -xdev \\( -path /proc -o -path /sys -o -path /tmp -o -path /var/log -o -path /var/cache"
     " -o -path /var/lib/mailseal -o -path /var/mail -o -path /var/spool -o -path /var/lib/postfix"
@@ -49,7 +49,7 @@ class Site:
     before: tuple[frozenset[str], str] = (frozenset(), "")
 
     def run(self, script: str, *, stdin: bytes = b"", check: bool = True) -> str:
-        """Run shell commands as root; what they print.  CommandFailed with their last words."""
+        """Run shell commands as root; returns their output.  CommandFailed has the end of it."""
         done = subprocess.run(
             ["docker", "exec", "-i", "-w", SOURCE, self.container, "bash", "-euc", script],
             input=stdin,
@@ -62,7 +62,7 @@ class Site:
         return done.stdout.decode(errors="replace")
 
     def status(self, script: str) -> int:
-        """Run shell commands; their exit status."""
+        """Run shell commands; returns their exit status."""
         return subprocess.run(
             ["docker", "exec", "-w", SOURCE, self.container, "bash", "-euc", script],
             capture_output=True,
@@ -108,34 +108,34 @@ class Site:
             raise CommandFailed(f"the container is {state}: {why}")
 
     def look(self) -> tuple[frozenset[str], str]:
-        """Names of all files that last, and the settings of Postfix and Dovecot."""
+        """Names of all permanent files, and the settings of Postfix and Dovecot."""
         return frozenset(self.run(_FILES).splitlines()), self.run(_SETTINGS)
 
     def install(self) -> None:
-        """All steps of docs/install.md, and LMTP on TCP, to be reached from outside."""
+        """Do all steps of docs/install.md, and add LMTP on TCP for the tests."""
         if not self.before[0]:
             self.before = self.look()
         self.run(commands("do", self.version))
         self.configure('listen: [/run/mailseal/lmtp.sock, "0.0.0.0:24"]')
 
     def configure(self, line: str) -> None:
-        """Replace one option line of the `delivery` section; restart what reads it."""
+        """Replace one option in the section `delivery`; restart the services that read it."""
         name = line.partition(":")[0]
         text = shlex.quote(f"s|^  {name}:.*|  {line}|")
         self.run(f"sed -i {text} /etc/mailseal/mailseal.yaml; systemctl restart mailseal-lmtp")
 
     def enroll(self, name: str) -> None:
-        """Enroll with the login password; being enrolled already is fine."""
+        """Enroll with the login password; the user may be enrolled already."""
         password = password_of(name).encode() + b"\n"
         script = f"mailseal enroll {name}@example.org --stdin || [ $? = 65 ]"
         self.run(script, stdin=password)
 
     def wait_delivered(self, *, seconds: float = 60) -> None:
-        """Wait until Postfix has handed on every mail."""
+        """Wait until Postfix's queue is empty."""
         self.wait(lambda: not self.queue(), "Postfix's queue is empty", seconds=seconds)
 
     def queue(self) -> list[str]:
-        """Ids of the mails that wait in Postfix."""
+        """Queue ids of the mails in Postfix's queue."""
         return re.findall(r"^([0-9A-Za-z]{8,})[*!]? ", self.run("postqueue -p"), re.M)
 
     def wait(self, true: Callable[[], object], what: str, *, seconds: float = 30) -> None:
@@ -161,7 +161,7 @@ class Site:
         ).stdout
 
     def log(self) -> str:
-        """The whole journal."""
+        """The complete journal."""
         return self.run("journalctl --no-pager -o short-iso")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How many tests ran on which Dovecot, for .ci/run's last lines: build/dovecot-versions.txt."""
+"""The number of tests for each Dovecot, in build/dovecot-versions.txt; .ci/run prints it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NATIVE: dict[str, int] = {}
 
 
 def lines(passed: list[str], skipped: str | None) -> list[str]:
-    """A line per version.  passed: ids of the tests; skipped: why there were no containers."""
+    """One line for each version.  passed: ids of tests; skipped: why there were no containers."""
     try:
         here = series(installed_version())
     except LabError:
@@ -37,7 +37,7 @@ def lines(passed: list[str], skipped: str | None) -> list[str]:
 
 
 def _of(name: str) -> str:
-    """Which version a test in containers is about."""
+    """The version that a test in containers uses."""
     match = re.search(r"\[(2\.[34])", name)
     if match:
         return match[1]

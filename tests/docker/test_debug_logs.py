@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Dovecot's debug logs hold no password, and no key that could be used."""
+"""Dovecot's debug logs contain no password and no usable key."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DEBUG = {
 
 @contextlib.contextmanager
 def debugging(site: Site) -> Iterator[list[str]]:
-    """Everything is logged inside; behind the block the list holds Dovecot's lines."""
+    """All is logged inside the block; after it, the list contains Dovecot's lines."""
     lines: list[str] = []
     site.run("cat > /etc/dovecot/conf.d/99-test.conf", stdin=_DEBUG[site.version].encode())
     site.run("systemctl restart dovecot")
@@ -51,12 +51,12 @@ def assert_no_password(lines: list[str]) -> None:
 
 
 def assert_keys_hidden(lines: list[str]) -> None:
-    """The one-time passwords are hidden, and without them the wrapped keys open nothing."""
+    """The one-time passwords are hidden; without them the wrapped keys cannot be used."""
     text = "\n".join(lines)
     shown = re.findall(r"private_key\S*_password=(.{1,8})", text)
-    assert shown, "the debug log has no key at all"
+    assert shown, "the debug log contains no wrapped key"
     assert set(shown) == {"<hidden>"}
-    # 2.4 hides the wrapped key too, as the name of its block has "pass" in it.
+    # 2.4 hides the wrapped key too, because the name of its block contains "pass".
     assert set(re.findall(r"crypt_private_key_file=(.{1,8})", text)) <= {"<hidden>"}
     for value in re.findall(r"mail_crypt_global_private_key\d?=(\S+)", text):
         if "<hidden>" not in value:
@@ -72,7 +72,7 @@ def test_no_secrets_in_debug_logs(site: Site) -> None:
 
 
 def test_the_helper_of_2_3_shows_keys(sites: dict[str, Site]) -> None:
-    """The helper for sites without Lua does the same, but Dovecot logs its whole answer."""
+    """The same with the checkpassword program; Dovecot logs its complete answer."""
     site = sites["2.3"]
     word = fresh_word()
     to_helper = "sed -i s/auth-behind-passwd-file/auth-behind-passwd-file-checkpassword/"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""docs/install.md on a running stack: every step can be undone, and nothing is left behind."""
+"""docs/install.md on running servers: each step can be undone, and nothing is left."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.docker.test_mail import a_mail, deliver, fresh_word, with_word
 
 
 def test_undone_and_done_again(site: Site) -> None:
-    """The host is as it was before mailseal, but for the keyrings; then all is back."""
+    """The host is as before mailseal, except for the keyrings; then mailseal is installed again."""
     before = fresh_word()
     deliver(site, "alice", a_mail(before))
     site.run(commands("undo", site.version))
@@ -28,10 +28,10 @@ def test_undone_and_done_again(site: Site) -> None:
 
 
 def assert_as_before(site: Site) -> str:
-    """Files and settings are those of old; mail is stored as it always was.  A word in it."""
+    """Files and settings are as before, and mail is stored as before.  Returns a word in it."""
     files, settings = site.look()
     files_before, settings_before = site.before
-    # The agent's user stays, as the keyrings it owns do: sysusers only adds lines.
+    # The agent's user is kept, because it owns the keyrings; sysusers only adds users.
     assert files - files_before <= {
         "/etc/group-",
         "/etc/gshadow-",
@@ -51,14 +51,14 @@ def assert_as_before(site: Site) -> str:
 
 
 def test_destdir_and_prefix(site: Site) -> None:
-    """A packager's install: everything below DESTDIR, no path that knows of it."""
+    """For packagers: all files are below DESTDIR, and no file contains its path."""
     site.run("make install DESTDIR=/tmp/pack PREFIX=/usr MAIL_GROUP=mail")
     files = site.run("cd /tmp/pack && find . -type f -o -type l").split()
     assert "./usr/lib/mailseal/hooks/mailseal-agent" in files
     assert "./usr/lib/systemd/system/mailseal-lmtp.service" in files
     assert all(name.startswith("./usr/") for name in files)
     assert site.run("grep -rl /tmp/pack /tmp/pack || true") == ""
-    # The shipped files name this installation; pages have /usr/local in their examples.
+    # The files have the paths of this installation; the pages have /usr/local in examples.
     wrong = "/usr/local|@[A-Z]+@"
     fitted = "/tmp/pack/usr/share /tmp/pack/usr/lib/*.d /tmp/pack/usr/lib/systemd"
     assert site.run(f"grep -rlE '{wrong}' {fitted} --exclude-dir=docs || true") == ""
@@ -69,7 +69,7 @@ def test_destdir_and_prefix(site: Site) -> None:
 
 
 def test_agent_keeps_a_login_session(site: Site) -> None:
-    """The second login costs no Argon2id: the unit's sandbox does not stand in the way."""
+    """The second login needs no Argon2id: the unit's restrictions do not prevent this."""
     for _ in range(2):
         with site.login("alice", password_of("alice")) as imap:
             imap.select()

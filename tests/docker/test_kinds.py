@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Servers of other kinds: users in SQL under other names and paths, users with accounts.
+"""Other kinds of servers: users in SQL with other names and paths, and system users.
 
-Each is set up with the commands of its page, one after the other on the same host.
+Each is set up with the commands on its page, one after the other on the same host.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _UNTIL_DOVECOT = STEPS[: STEPS.index("dovecot")]
 
 @pytest.fixture(scope="module", params=list(SUITES))
 def host(request: pytest.FixtureRequest, hosts: dict[str, Site]) -> Site:
-    """A plain mail server, one of each version."""
+    """A mail server without mailseal, of each version."""
     return hosts["kinds" + request.param.replace(".", "")]
 
 
 def page_of_sql(what: str, version: str, *steps: str) -> str:
-    """The commands of docs/install.md with what a postmaster fits to this site."""
+    """The commands of docs/install.md, adapted to this site as a postmaster would."""
     text = commands(what, version, steps)
     for shown, here in (
         ("MAIL_USER=vmail MAIL_GROUP=vmail", "MAIL_USER=mailowner MAIL_GROUP=mailgrp"),
@@ -41,7 +41,7 @@ def page_of_sql(what: str, version: str, *steps: str) -> str:
 
 @pytest.fixture(scope="class")
 def sql(host: Site) -> Iterator[Site]:
-    """Users in SQLite; installed up to step 4."""
+    """Users in SQLite; mailseal is installed up to step 4."""
     host.run("bash -eu /usr/local/share/stack/sql")
     host.run(page_of_sql("do", host.version, *_UNTIL_DOVECOT))
     yield host
@@ -49,7 +49,7 @@ def sql(host: Site) -> Iterator[Site]:
 
 
 def arrives(site: Site, address: str) -> str:
-    """Send a mail through Postfix and wait for it; the word in it."""
+    """Send a mail with Postfix and wait for it; returns a word in it."""
     word = fresh_word()
     send(site.smtp, SENDER, [address], a_mail(word))
     site.wait_delivered()
@@ -61,10 +61,10 @@ def on_disk(site: Site, word: str, folder: str) -> bool:
 
 
 class TestSql:
-    """From top to bottom: step 5 done wrong, done right, then step 6."""
+    """In order: step 5 wrong, step 5 right, then step 6."""
 
     def test_an_old_passdb_in_front_keeps_dovecot_as_it_is(self, sql: Site) -> None:
-        """The commands for another kind of site: nothing is restarted, and an error says why."""
+        """The commands for another kind of site: an error, and Dovecot is not restarted."""
         text = page_of_sql("do", sql.version, "dovecot-sql")
         if sql.version == "2.3":
             text = text.replace("auth-sql", "auth-passwdfile")
@@ -123,7 +123,7 @@ def page_of_users(what: str, version: str, *steps: str) -> str:
 
 @pytest.fixture(scope="class")
 def users(host: Site) -> Iterator[Site]:
-    """Alice, carol and mallory have accounts; docs/system-users.md is done but for Postfix."""
+    """Alice, carol and mallory have accounts; docs/system-users.md is done except Postfix."""
     host.run(f"bash -eu /usr/local/share/stack/system-users {SUITES[host.version]}")
     before = SYSTEM_USERS.index("postfix")
     host.run(page_of_users("do", host.version, *SYSTEM_USERS[:before]))
@@ -133,15 +133,15 @@ def users(host: Site) -> Iterator[Site]:
 
 
 def as_mallory(site: Site, command: str) -> int:
-    """Exit status of a shell command of hers."""
+    """Exit status of a shell command that mallory runs."""
     return site.status(f"runuser -u mallory -- sh -c '{command}'")
 
 
 class TestSystemUsers:
-    """From top to bottom, as a postmaster does it."""
+    """In order, as a postmaster does it."""
 
     def test_mail_for_dovecot_lda_waits_for_the_last_step(self, users: Site) -> None:
-        """Started by a user it asks no userdb, so it may not save; the mail is not lost."""
+        """Run by a user, dovecot-lda does no userdb lookup, so it cannot save; no mail is lost."""
         word = fresh_word()
         send(users.smtp, SENDER, ["carol@mail.example.org"], a_mail(word))
         deferred = re.compile(r"to=<carol@mail\.example\.org>.*status=deferred")
@@ -183,7 +183,7 @@ class TestSystemUsers:
         users.wait_delivered()
 
     def test_the_cache_is_in_memory_and_each_folder_its_users(self, users: Site) -> None:
-        """With the subject in it; carol's is there as well as alice's."""
+        """It contains the subject; carol has one, and alice too."""
         for name in ("alice", "carol"):
             with Imap(users.imap, name, f"{name}'s password") as imap:
                 imap.select()
@@ -194,7 +194,7 @@ class TestSystemUsers:
             assert on_disk(users, "tangerine", folder)
 
     def test_a_local_user_finds_no_cache(self, users: Site) -> None:
-        """Neither by listing, nor in a configuration, nor in her own session's process."""
+        """Not in a listing, a configuration, or the process of her own session."""
         secret = users.run("ls /run/mailseal/cache").strip()
         assert len(secret) == 32
         assert as_mallory(users, "ls /run/mailseal/cache") != 0
@@ -202,7 +202,7 @@ class TestSystemUsers:
         assert as_mallory(users, "ls /run/mailseal/tmp") != 0
         files = "/etc /run /usr/local /var/lib"
         assert as_mallory(users, f"grep -rqs {secret} {files}") != 0
-        assert users.status(f"grep -rqs {secret} /etc") == 0  # the search does find it
+        assert users.status(f"grep -rqs {secret} /etc") == 0  # shows that the search works
         assert as_mallory(users, f"doveconf 2>&1 | grep -q {secret}") != 0
         assert as_mallory(users, f'find / -path "*{secret}*" 2>&1 | grep -q {secret}') != 0
         with Imap(users.imap, "mallory", "mallory's password") as imap:

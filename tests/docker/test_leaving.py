@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""docs/leaving.md on a running stack: mail in clear again, and no client notices anything."""
+"""docs/leaving.md on running servers: all mail is in clear, and nothing changes for clients."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SEALED = rf"find {MAIL} -type f -path '*/[cn][ue][rw]/*' -exec grep -lP '\ACRYPT
 
 @pytest.fixture
 def left(site: Site) -> Iterator[Site]:
-    """A site with mail of many kinds; afterwards mailseal is back, and its users are enrolled."""
+    """A site with many kinds of mail; afterwards mailseal is installed again, with its users."""
     for name in ("alice", "bob", "dave"):
         site.enroll(name)
         deliver(site, name, a_mail(fresh_word()))
     for name in ("alice", "bob"):
         _live(site, name)
-    # What Dovecot has left from before mailseal.
+    # Files of Dovecot from before mailseal.
     site.run(f"echo old > {MAIL}/alice/Maildir/.Work/dovecot.index.cache")
     yield site
     site.run(
@@ -55,9 +55,9 @@ def _live(site: Site, name: str) -> None:
 
 
 def _record(site: Site, name: str) -> dict[str, list[bytes]]:
-    """All that a client keeps of the mailbox, the mails too."""
+    """All data that a client stores about the mailbox, with the mails."""
     with site.login(name) as imap:
-        for folder in FOLDERS:  # what is \Recent is so once
+        for folder in FOLDERS:  # a mail is \Recent only once
             imap.select(folder)
         return {folder: _folder(imap, folder) for folder in FOLDERS}
 
@@ -78,7 +78,7 @@ def test_leaving(left: Site) -> None:
         script = commands("do", site.version, ["one-user"], PAGE).replace("alice", name)
         site.run(script, stdin=password_of(name).encode() + b"\n")
         assert _record(site, name) == before[name]
-    # dave cannot: he is named, with the number of his mails.
+    # not for dave: the output has his name and the number of his mails
     said = site.run(commands("do", site.version, ["who-is-left"], PAGE))
     assert re.search(r"dave@example\.org: ([1-9]\d*) mails, \1 of them sealed", said), said
     assert "alice" not in said

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The same for Dovecot 2.3 and 2.4, from outside: mail comes in, lies sealed, comes out."""
+"""Dovecot 2.3 and 2.4 in containers: mail arrives, is stored sealed, and is read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _numbers = itertools.count(1)
 
 
 def a_mail(word: str) -> bytes:
-    """A mail with `word` in subject and body, to which Postfix has nothing to add."""
+    """A mail with `word` in subject and body, to which Postfix adds no headers."""
     return (
         b"From: <eve@example.net>\r\nTo: <alice@example.org>\r\nMessage-ID: <%d@example.net>\r\n"
         b"Date: Thu, 01 Jan 2026 12:00:00 +0000\r\nSubject: %s comes\r\n\r\n"
@@ -30,7 +30,7 @@ def a_mail(word: str) -> bytes:
 
 
 def fresh_word() -> str:
-    """A word that is nowhere else."""
+    """A word that occurs nowhere else."""
     return "tangerine" + os.urandom(6).hex()
 
 
@@ -53,7 +53,7 @@ def test_smtp_in_sealed_on_disk(site: Site) -> None:
     assert data.startswith(MAGIC)
     assert word.encode() not in data
     assert site.run(f"stat -c '%U %a' '{path}'").split() == ["vmail", "600"]
-    # The search does find the word where the mail is in clear.
+    # The search finds the word where the mail is in clear.
     assert site.status(f"grep -rq {word} {MAIL}") == 1
     assert "action=sealed" in site.log()
 
@@ -142,7 +142,7 @@ def test_sieve_user_is_relayed_and_sealed(site: Site) -> None:
     (path,) = site.stored("dave", "Fruit")[-1:]
     data = site.read(path)
     assert data.startswith(MAGIC)
-    # Dovecot notes the subject in its index cache, which is in memory.
+    # Dovecot stores the subject in its index cache, which is in memory.
     assert site.status(f"grep -rq {word} {MAIL}") == 1
     with site.login("dave") as imap:
         assert with_word(imap.bodies("Fruit"), word).endswith(mail)
@@ -167,7 +167,7 @@ def test_agent_down_is_a_temporary_failure(site: Site) -> None:
         for password in (password_of("alice"), "wrong"):
             with pytest.raises(Refused, match=r"UNAVAILABLE|AUTHENTICATIONFAILED") as refused:
                 site.login("alice", password)
-            # The passwd-file in front still knows a wrong password.
+            # The passwd-file before mailseal still refuses a wrong password.
             assert ("UNAVAILABLE" in str(refused.value)) == (password != "wrong")
         send(site.smtp, SENDER, ["alice@example.org"], a_mail(word))
     finally:
@@ -179,7 +179,7 @@ def test_agent_down_is_a_temporary_failure(site: Site) -> None:
 
 
 def test_password_changed_behind_our_back(site: Site) -> None:
-    """The passwd-file says yes, the keyring says no: not "wrong password", and no login."""
+    """The passwd-file accepts it, but it does not open the keyring: a temporary failure."""
     changed = r"sed -i 's|^bob@example.org:[^:]*:|bob@example.org:{PLAIN}another one:|'"
     site.run(f"cp -p /etc/dovecot/users /etc/dovecot/users.kept; {changed} /etc/dovecot/users")
     time.sleep(1.1)
@@ -190,7 +190,7 @@ def test_password_changed_behind_our_back(site: Site) -> None:
             site.login("bob", password_of("bob"))
     finally:
         site.run("mv /etc/dovecot/users.kept /etc/dovecot/users")
-        time.sleep(1.1)  # Dovecot looks at the file once a second
+        time.sleep(1.1)  # Dovecot checks the file once per second
     with site.login("bob") as imap:
         imap.select()
 
@@ -234,12 +234,12 @@ def test_cat_opens_a_stored_mail(site: Site) -> None:
 
 
 def test_check_config_finds_nothing(site: Site) -> None:
-    """What docs/install.md makes of Dovecot's configuration fits mailseal's."""
+    """Dovecot's configuration as in docs/install.md matches mailseal's."""
     assert site.run("mailseal check-config 2>&1") == "/etc/mailseal/mailseal.yaml: ok\n"
 
 
 def test_services_run_hardened(site: Site) -> None:
-    """Each as its own user, with nothing of root left; the keyrings out of the filter's reach."""
+    """Each runs as its own user without root privileges; mailseal-lmtp cannot read keyrings."""
     for unit, user in (("mailseal-agent", "mailseal"), ("mailseal-lmtp", "vmail")):
         assert site.run(f"systemctl is-active {unit}").strip() == "active"
         pid = site.run(f"systemctl show -p MainPID --value {unit}").strip()
@@ -260,7 +260,7 @@ def test_services_run_hardened(site: Site) -> None:
 
 
 def test_the_agent_has_no_network_and_locked_memory(site: Site) -> None:
-    """Locking needs a limit that not every container has: memory is locked, or the log says no."""
+    """Locking needs a limit that not all containers have: memory is locked, or the log says so."""
 
     def of(unit: str, file: str) -> str:
         pid = site.run(f"systemctl show -p MainPID --value {unit}").strip()
@@ -278,7 +278,7 @@ def test_the_agent_has_no_network_and_locked_memory(site: Site) -> None:
 
 
 def test_another_uid_gets_nothing_from_the_agent(site: Site) -> None:
-    """The socket is for Dovecot's group; were it open to all, the agent would still refuse."""
+    """The socket is for Dovecot's group; even with another mode, the agent refuses others."""
     ask = (
         "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/mailseal/agent.sock');"
         "s.sendall(b'lookup user=616c696365406578616d706c652e6f7267\\n'); print(s.recv(99))"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The lab's own tests and the demo on a machine of the other Debian: a container stands in."""
+"""The tests in tests/e2e and the demo on the other Debian, in a container."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tests.docker.native import COPY, Native
 
 
 def test_end_to_end_suite_on_the_other_debian(native: Native) -> None:
-    """tests/e2e, every test of it, on the Dovecot that this machine lacks.
+    """All tests in tests/e2e, with the Dovecot version that this machine does not have.
 
-    Only tests of what this version does not have are skipped, and they say so.
+    Only tests of features that this version does not have are skipped, with a reason.
     """
     said = native.wait(1500)
     summary = said.strip().splitlines()[-1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""mailseal-sealer under systemd: old mail is sealed, whatever ends the service half-way."""
+"""mailseal-sealer with systemd: existing mail is sealed, even if the service is interrupted."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def test_the_sealer_seals_what_was_there_before(old_mail: Site) -> None:
         before = imap.bodies()
     site.run(f"systemctl enable --now {UNIT}.service")
     first = pid_of(site, UNIT)
-    # The enrollment is all that it is told.
+    # The enrollment is enough.
     site.enroll("carol")
     site.wait(lambda: sealed(site), "the first mails are sealed", seconds=60)
     _require_hardened(site, first)
-    # systemd starts it anew, and it goes on.
+    # systemd restarts it, and it continues.
     site.run(f"systemctl kill -s KILL {UNIT}")
     assert 0 < sealed(site) < COUNT + 1
     again = f"systemctl show -p MainPID --value {UNIT}"
@@ -90,7 +90,7 @@ def test_the_sealer_seals_what_was_there_before(old_mail: Site) -> None:
 
 
 def _require_hardened(site: Site, pid: str) -> None:
-    """All its processes; and those that work in the mailbox are the owner's."""
+    """All its processes; those that open the mailbox run as the owner."""
     found = site.run(
         f"cat /sys/fs/cgroup/*/system.slice/{UNIT}.service/cgroup.procs "
         f"/sys/fs/cgroup/system.slice/{UNIT}.service/cgroup.procs 2>/dev/null || true"
@@ -101,7 +101,7 @@ def _require_hardened(site: Site, pid: str) -> None:
         lines = site.run(f"cat /proc/{number}/status || true", check=False)
         fields = dict(re.findall(r"^(\w+):\t(.*)$", lines, re.M))
         if not fields:
-            continue  # it has ended meanwhile
+            continue  # it has ended in the meantime
         owners.add(fields["Uid"].split()[0])
         assert fields["NoNewPrivs"] == "1" and fields["Seccomp"] == "2", fields
         if fields["Uid"].split()[0] != "0":
@@ -109,6 +109,6 @@ def _require_hardened(site: Site, pid: str) -> None:
         assert site.run(f"ionice -p {number}").strip() == "idle"
         assert site.run(f"ps -o cls= -p {number}").strip() == "IDL"
     assert owners == {"0", site.run("id -u vmail").strip()}
-    # In its place there is an empty folder.
+    # There is an empty folder instead.
     assert site.run("ls /var/lib/mailseal/keys") != ""
     assert site.run(f"nsenter -t {pid} -m -- ls /var/lib/mailseal/keys") == ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The two units under systemd: reload, rotation of the log, an agent that hangs or dies."""
+"""The units with systemd: reload, rotation of the log, an agent that hangs or dies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def pid_of(site: Site, unit: str) -> str:
 
 
 def test_reload_of_both(site: Site) -> None:
-    """It works although root in the units may not send signals to others; no session ends."""
+    """It works although root in the units cannot send signals to other users; sessions are kept."""
     with site.login("alice"):
         pass
     before = [pid_of(site, unit) for unit in UNITS]
@@ -37,7 +37,7 @@ def test_reload_of_both(site: Site) -> None:
 
 @contextlib.contextmanager
 def log_file(site: Site) -> Iterator[None]:
-    """As docs/install.md says, a file for the log; and back."""
+    """A log file as in docs/install.md, and back."""
     site.run("cp /etc/mailseal/mailseal.yaml /root/mailseal.yaml.kept")
     site.run(commands("do", site.version, ["log-file"]))
     try:
@@ -58,7 +58,7 @@ def test_one_log_file_for_both_that_is_rotated(site: Site) -> None:
             assert "action=sealed" in said
             assert "unlock: user=<alice" in said
             assert site.run(f"stat -c '%U %G %a' {LOG}") == "mailseal vmail 660\n"
-            # What logrotate does by `create 0660 mailseal vmail`.
+            # As logrotate does with `create 0660 mailseal vmail`.
             site.run(f"mv {LOG} {LOG}.1; install -m 660 -o mailseal -g vmail /dev/null {LOG}")
             time.sleep(1)
 

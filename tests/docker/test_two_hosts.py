@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One host takes mail in and seals, another serves it; they share mail and public keys."""
+"""One host receives and seals mail, another one serves it; they share mail and public keys."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_two_hosts(pair: tuple[Site, Site]) -> None:
 
 
 def test_enrolled_user_with_a_script(pair: tuple[Site, Site]) -> None:
-    """The other host's Dovecot proves that it will seal, gets the mail, and runs the script."""
+    """The userdb shows that the other Dovecot seals; it gets the mail and runs the script."""
     mx, imap = pair
     word = fresh_word()
     mail = a_mail(word)
@@ -69,7 +69,7 @@ def test_enrolled_user_with_a_script(pair: tuple[Site, Site]) -> None:
 
 
 def test_while_the_other_dovecot_does_not_answer(pair: tuple[Site, Site]) -> None:
-    """Who has a script waits; who has none is sealed for all the same."""
+    """Mail for users with a script is deferred; mail for others is sealed as before."""
     mx, imap = pair
     word = fresh_word()
     imap.run("systemctl stop dovecot.socket dovecot.service 2>/dev/null || systemctl stop dovecot")
@@ -98,7 +98,7 @@ def test_not_enrolled_user_of_two_hosts(pair: tuple[Site, Site]) -> None:
 
 
 def test_public_keys_not_mounted(pair: tuple[Site, Site]) -> None:
-    """An empty folder where the public keys were: deferred, not in clear; then delivered."""
+    """An empty folder instead of the public keys: mail is deferred, then delivered."""
     mx, imap = pair
     word = fresh_word()
     mx.run("mount -t tmpfs -o mode=755 none /var/lib/mailseal/public")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From Debian 12 to 13: what was sealed under Dovecot 2.3 is read under 2.4, unchanged."""
+"""From Debian 12 to 13: mail that was sealed with Dovecot 2.3 is read with 2.4, unchanged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.docker.site import MAIL, Site
 from tests.docker.test_mail import a_mail, deliver, fresh_word, with_word
 
-# Digest and name; the folder (new or cur) and the flags behind the colon are Dovecot's to change.
+# Digest and name; Dovecot may change the folder (new or cur) and the flags after the colon.
 _LISTING = (
     f"cd {MAIL}/bob && find . -type f -name '*,S=*' -exec sha256sum {{}} +"
     " | sed 's,  .*/,  ,; s,:2.*,,' | sort"
@@ -19,7 +19,7 @@ _LISTING = (
 
 
 def copy(source: Site, target: Site, folder: str) -> None:
-    """A folder with owners by number and times, from one host to the other."""
+    """Copy a folder with numeric owners and times from one host to the other."""
     taken = subprocess.run(
         ["docker", "exec", source.container, "tar", "-C", "/", "-c", "--numeric-owner", folder],
         capture_output=True,
@@ -30,7 +30,7 @@ def copy(source: Site, target: Site, folder: str) -> None:
 
 @pytest.fixture
 def moved(sites: dict[str, Site]) -> Iterator[tuple[Site, Site, str]]:
-    """bob's mail and keyring have moved from 2.3 to 2.4; the word is in his last mail."""
+    """Move bob's mail and keyring from 2.3 to 2.4.  Returns a word in his last mail."""
     old, new = sites["2.3"], sites["2.4"]
     word = fresh_word()
     deliver(old, "bob", a_mail(word))
@@ -44,7 +44,7 @@ def moved(sites: dict[str, Site]) -> Iterator[tuple[Site, Site, str]]:
     )
     copy(old, new, f"{MAIL}/bob".lstrip("/"))
     copy(old, new, "var/lib/mailseal")
-    # The system user may have another number there.
+    # The system user may have another uid there.
     new.run(
         "chown -R mailseal: /var/lib/mailseal; chown root: /var/lib/mailseal; "
         "systemctl start mailseal-agent"
@@ -70,7 +70,7 @@ def test_mail_sealed_under_2_3_is_read_under_2_4(moved: tuple[Site, Site, str]) 
         assert {folder: imap.bodies(folder) for folder in ("INBOX", "Sent")} == before
         imap.select()
         assert imap.command(b"FETCH 1:* (UID FLAGS RFC822.SIZE)")[:-1] == uids
-    # Not a byte of it was written anew.
+    # No byte was changed.
     assert new.run(_LISTING) == files
     after = fresh_word()
     deliver(new, "bob", a_mail(after))

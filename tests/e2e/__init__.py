@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""End to end, with real Postfix and real Dovecot."""
+"""Tests with a real Postfix and Dovecot."""

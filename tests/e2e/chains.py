@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Existing passdbs to put mailseal behind, each a real one, private to a lab.
+"""Existing passdbs before mailseal's; each is a real one, in a lab.
 
-A Chain starts what it needs in the lab's folder, writes the file that Dovecot
-reads for it, and can change a user's password there as a panel would.
+A Chain starts its servers in the lab's folder, writes the file that Dovecot
+reads, and can change a user's password there as a panel would.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from tests.lab.process import Server
 class Chain:
     """One existing user database.  `snippet` names its file in dovecot-conf/2.3 and 2.4.
 
-    2.3's snippets hold the existing passdb too; in 2.4 they only add to it, and `block_24` is
-    what a site has there before.
+    The files for 2.3 contain the existing passdb too.  Those for 2.4 only change it, and
+    `block_24` is the site's own block.
     """
 
     snippet = ""
@@ -36,26 +36,26 @@ class Chain:
 
     @classmethod
     def missing(cls) -> str:
-        """What is to be installed for it; empty if nothing."""
+        """The packages that are missing for it; empty if none."""
         return ""
 
     def places(self) -> Mapping[str, str]:
-        """What a postmaster would change in the snippet."""
+        """The changes that a postmaster would make in the file."""
         return {}
 
     def block_24(self) -> str:
-        """The existing passdb and userdb in Dovecot 2.4's language."""
+        """The existing passdb and userdb for Dovecot 2.4."""
         return ""
 
     def start(self) -> None:
         """Start servers, make tables."""
 
     def set_password(self, user: str, password: str) -> None:
-        """Add a user, or change the password, behind mailseal's back."""
+        """Add a user or change the password, without mailseal."""
         self.passwords[user] = password
 
     def stop(self) -> None:
-        """End what start() started."""
+        """Stop the servers."""
 
 
 class PasswdFile(Chain):
@@ -69,7 +69,7 @@ class PasswdFile(Chain):
 
     def set_password(self, user: str, password: str) -> None:
         if user in self.passwords:
-            time.sleep(1.1)  # Dovecot looks at the file's time once a second
+            time.sleep(1.1)  # Dovecot checks the time of the file once per second
         super().set_password(user, password)
         self.lab.dovecot.write_users(self.passwords)
 
@@ -202,7 +202,7 @@ class Postgresql(_Sql):
 
 
 class Ldap(Chain):
-    """A slapd of the lab's own; Dovecot binds as the user."""
+    """A slapd for the lab; Dovecot binds as the user."""
 
     snippet = "auth-behind-ldap"
 
@@ -290,8 +290,8 @@ class Ldap(Chain):
 class Pam(Chain):
     """Linux-PAM with a service file that only this Dovecot sees.
 
-    Users of the lab are no system users, so pam_exec compares the password, and
-    a passwd-file says where they live, in place of `driver = passwd`.
+    Users of the lab are not system users.  So pam_exec checks the password, and a
+    passwd-file has the home directories, instead of `driver = passwd`.
     """
 
     snippet = "auth-behind-pam"
@@ -307,7 +307,7 @@ class Pam(Chain):
 
     def block_24(self) -> str:
         users = self.lab.dovecot.wanted.users_file
-        # Named as in the snippet, of another driver: see above.
+        # The name is as in the file, but the driver is another one: see above.
         return (
             "passdb pam {\n}\n"
             f"userdb passwd {{\n  driver = passwd-file\n  passwd_file_path = {users}\n}}\n"
@@ -320,7 +320,7 @@ class Pam(Chain):
         os.mkdir(self._pam)
         with open(check, "w", encoding="utf-8") as stream:
             os.fchmod(stream.fileno(), 0o755)
-            # pam_exec gives the password with a NUL at its end
+            # pam_exec passes the password with a NUL at its end
             stream.write(
                 "#!/bin/sh\npassword=$(tr -d '\\000')\n"
                 f'exec grep -qxF "$PAM_USER $password" {self._table}\n'
@@ -332,7 +332,7 @@ class Pam(Chain):
             )
         self._write()
         server = self.lab.dovecot._server
-        # a mount namespace of its own: the machine's /etc/pam.d stays as it is
+        # a separate mount namespace: the machine's /etc/pam.d is not changed
         server.command = [
             "unshare", "-m", "sh", "-c",
             f'mount --bind {self._pam} /etc/pam.d && exec "$@"', "sh", *server.command,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One lab for all tests that do not need one of their own; a fresh user for each test."""
+"""One lab for all tests that do not need their own; a new user for each test."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """The whole stack, mailseal's keyring as the only password check.
+    """All servers, with the keyring as the only password check.
 
-    A test may stop and start parts of it, but leaves it running.
+    A test may stop and start servers, but must leave them running.
     """
     with Lab({}) as made:
         yield made
@@ -25,14 +25,14 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def behind_lab() -> Iterator[Lab]:
-    """The stack behind a passwd-file, with plain@example.org, who is not enrolled."""
+    """All servers, behind a passwd-file; plain@example.org is not enrolled."""
     with Lab(auth="behind-passwd-file", plain_users={"plain@example.org": "password"}) as made:
         yield made
 
 
 @pytest.fixture
 def user(lab: Lab) -> str:
-    """A user of the shared lab whose mailbox is empty; the password is `password`."""
+    """A user of the shared lab with an empty mailbox and the password `password`."""
     name = f"user{next(_numbers)}@example.org"
     lab.add_user(name)
     return name

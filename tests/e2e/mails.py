@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Mails to send: of all sizes and line ends, from CPython's tests, and odd ones."""
+"""Mails to send: all sizes and line ends, from CPython's tests, and unusual ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import random
 import re
 import sys
 
-# Debian packs the tests of the standard library apart, as libpython3.X-testsuite.
+# Debian has the tests of the standard library in a separate package, libpython3.X-testsuite.
 _CPYTHON = (
     f"/usr/lib/python3.{sys.version_info.minor}/test/test_email/data",
     "/usr/lib/python3.*/test/test_email/data",
@@ -52,7 +52,7 @@ def of_size(size: int, *, newline: bytes = b"\n", eight_bit: bool = False) -> by
     text = newline.join(bytes(block[i : i + 76]) for i in range(0, 7600, 76)) + newline
     whole = start + text * (size // len(text) + 1)
     cut = whole[: size - len(newline)]
-    # The cut may have left half a line end, or make one with what is put behind.
+    # The end may be half a line end, or become one with the following bytes.
     return re.sub(rb"\r\Z", b"y", cut) + newline
 
 

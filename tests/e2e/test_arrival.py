@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A mail comes in by SMTP, lies sealed on disk, and comes out by IMAP and POP3."""
+"""A mail arrives by SMTP, is sealed on disk, and can be read with IMAP and POP3."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAIL = HEADERS + b"the tangerine is in the cellar\r\n.\r\n"
 
 
 def after_trace(mail: bytes) -> bytes:
-    """What follows the trace headers that mailseal-lmtp puts in front."""
+    """The mail after the trace headers of mailseal-lmtp."""
     match = re.match(
         rb"Return-Path: <[^>]*>\r\nDelivered-To: [^\r]+\r\n"
         rb"Received: from [^\r]+\r\n(?:\t[^\r]+\r\n)+",
@@ -30,7 +30,7 @@ def after_trace(mail: bytes) -> bytes:
 
 
 def after_postfix(mail: bytes) -> bytes:
-    """What follows Postfix's own Received header as well."""
+    """The mail after Postfix's Received header."""
     rest = after_trace(mail)
     match = re.match(rb"Received: from client\.example\.net [^\r]+\r\n(?:\t[^\r]+\r\n)+", rest)
     assert match, rest[:500]
@@ -39,7 +39,7 @@ def after_postfix(mail: bytes) -> bytes:
 
 @pytest.fixture
 def complete() -> bytes:
-    """A mail to which Postfix has nothing to add."""
+    """A mail to which Postfix adds no headers."""
     return (
         b"From: <eve@example.net>\r\nTo: <alice@example.org>\r\nMessage-ID: <1@example.net>\r\n"
         b"Date: Thu, 01 Jan 2026 12:00:00 +0000\r\nSubject: a mail\r\n\r\n"
@@ -159,7 +159,7 @@ def test_odd_mails_by_lmtp(lab: Lab, user: str, name: str) -> None:
     (mail,) = lab.inbox(user)
     (path,) = lab.stored(user)
     opened = lab.mailseal("cat", path, stdin=b"password\n")
-    # A store has LF or CRLF, IMAP every LF as CRLF, and NUL as 0x80 (it must not send one).
+    # Stored mail has LF or CRLF; IMAP sends CRLF for LF, and 0x80 for NUL, which is forbidden.
     sent = crlf(ODD[name])
     assert after_trace(crlf(opened.stdout)) == sent
     assert after_trace(mail) == sent.replace(b"\0", b"\x80")

@@ -90,7 +90,7 @@ def test_a_password_that_only_the_passwd_file_knows_is_no_wrong_password(behind_
 
 
 def test_relayed_mail_of_an_enrolled_user_is_sealed_by_dovecot(behind_lab: Lab) -> None:
-    """Dovecot's own LMTP gets the public key from the userdb chain."""
+    """Dovecot's own LMTP gets the public key from the userdbs."""
     user = "relayed@example.org"
     behind_lab.add_user(user)
     mail = HEADERS.replace(b"a mail", b"marmalade") + b"the tangerine is in the cellar\r\n"
@@ -110,5 +110,5 @@ def test_relayed_mail_of_an_enrolled_user_is_sealed_by_dovecot(behind_lab: Lab) 
     with Imap(behind_lab.imap, user, "password") as imap:
         assert imap.bodies()[0].endswith(mail)
         imap.command(b"FETCH 1 ENVELOPE")
-    # the search does find it where it may be: in the index cache on tmpfs
+    # the search finds it where it is permitted: in the index cache on tmpfs
     assert search_folder(behind_lab.place.quick, words) != []

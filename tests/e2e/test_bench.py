@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`make bench` compares what it says it does: who seals, seals, and all of it can be read.
+"""`make bench` compares the right things: sealed mail is sealed, and can be read.
 
 Nothing is measured here.
 """
@@ -44,7 +44,7 @@ def test_the_servers_that_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_mails_that_are_verified(monkeypatch: pytest.MonkeyPatch) -> None:
-    """LabError unless every mail was looked at and nothing was found."""
+    """LabError if not all mails were checked, or if there was a finding."""
     monkeypatch.setattr(verifying, "SMALL", 40)
     monkeypatch.setattr(verifying, "LARGE", 30)
     figures = verifying.run()

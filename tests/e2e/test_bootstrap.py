@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""tests/bootstrap: quick when nothing is missing, careful when something is.
+"""tests/bootstrap: fast if nothing is missing, careful otherwise.
 
-apt-get and dpkg are stand-ins here, put first in PATH: the tests look at what
-is done around them.  .ci/run on a bare machine runs the real ones.
+apt-get and dpkg are replaced by scripts in PATH: the tests check the steps before and
+after them.  .ci/run on a new machine runs the real ones.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ POLICY = "/usr/sbin/policy-rc.d"
 
 @pytest.fixture
 def bin_folder(tmp_path: Path) -> Path:
-    """A folder of stand-ins in which no package is installed and apt installs all, saying so."""
+    """A folder with scripts: no package is installed, and apt installs and prints all."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    # Where it is entered by another user as well.
+    # A folder that another user can enter too.
     for parent in (folder, *list(folder.parents)[:3]):
         parent.chmod(parent.stat().st_mode | 0o055)
     stand_in(folder, "dpkg-query", "exit 1")
@@ -60,7 +60,7 @@ def bootstrap(
 
 
 def policy() -> tuple[int, int, int, bytes] | None:
-    """Everything about policy-rc.d that must be as it was."""
+    """The state of policy-rc.d, which must not change."""
     try:
         status = os.stat(POLICY)
     except FileNotFoundError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""mailseal behind each kind of existing passdb, with the snippet that is shipped for it."""
+"""mailseal behind each kind of existing passdb, with its file in dovecot-conf."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_app_passwords_open_what_the_passdb_does_not_know(chain: Chain, lab: Lab
     (app,) = re.findall(rb"(?:[0-9a-z]{4}-){7}[0-9a-z]{4}", done.stdout)
     lab.mailseal("lock", "--all")
     if chain.snippet.endswith("prefetch"):
-        # no home comes with it, as its snippet says
+        # there is no home, as the file says
         with pytest.raises(Refused), Imap(lab.imap, ALICE, app.decode()) as imap:
             imap.bodies()
         return
@@ -140,7 +140,7 @@ def test_app_passwords_open_what_the_passdb_does_not_know(chain: Chain, lab: Lab
 
 
 def test_doveadm_lists_users(chain: Chain, lab: Lab) -> None:
-    """The other userdb's own list, and no failure from mailseal's."""
+    """The list of the other userdb, without a failure of mailseal's."""
     if isinstance(chain, PasswdFile | Pam):
         listed = lab.dovecot.doveadm("user", "*").decode().split()
         assert sorted(listed) == sorted([ALICE, PLAIN])
@@ -163,7 +163,7 @@ def test_a_password_changed_elsewhere_and_rewrap(chain: Chain, lab: Lab) -> None
 
 
 def test_a_panel_changes_both_in_two_steps(chain: Chain, lab: Lab) -> None:
-    """At every moment whoever the passdb lets in gets the key."""
+    """At each moment, the password that the passdb accepts gets the key."""
     lab.mailseal("passwd", "--keep-old", "--stdin", ALICE, stdin=b"password\nnext\n")
     with Imap(lab.imap, ALICE, "password") as imap:
         assert imap.bodies()[0].endswith(TEXT)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The mailseal command on a running stack: what it prints, how it ends, what it refuses."""
+"""The mailseal command with running servers: output, exit status, refusals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAIL = HEADERS + b"the tangerine is in the cellar\r\n" * 50
 
 
 def error_of(done: subprocess.CompletedProcess[bytes]) -> str:
-    """The message, after checking the shape of what went to standard error."""
+    """The message on standard error, after a check of its form."""
     lines = done.stderr.decode().splitlines()
     assert lines[0].startswith("mailseal: error: "), done.stderr
     assert len(lines) == 1 or (len(lines) == 2 and lines[1].startswith("mailseal: hint: "))
@@ -27,13 +27,13 @@ def error_of(done: subprocess.CompletedProcess[bytes]) -> str:
 
 @pytest.fixture
 def stored(lab: Lab, user: str) -> str:
-    """A sealed file of the user's."""
+    """A sealed file of the user."""
     send_lmtp(lab.lmtp, SENDER, [user], MAIL)
     return lab.stored(user)[0]
 
 
 def rewritten(path: str, data: bytes) -> str:
-    """A file beside `path` with other content."""
+    """A file in the same folder as `path`, with other content."""
     other = os.path.join(os.path.dirname(os.path.dirname(path)), "changed")
     with open(other, "wb") as stream:
         stream.write(data)

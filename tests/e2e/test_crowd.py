@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Wrong passwords, many at once: whoever has a session logs in beside them."""
+"""Many wrong passwords at the same time: users with a session can still log in."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.lab import ALICE, BOB, Imap, Lab, Refused
 from tests.lab.dovecot import installed_version, series
 
 DOORS = {"2.3": ("mailseal-only", "mailseal-only-checkpassword"), "2.4": ("mailseal-only",)}
-# Fewer than the agent lets wait.
+# Fewer than may wait in the agent.
 GUESSES = 60
-# What Dovecot has by itself.  Were these all, a login would wait for so many answers to guesses.
+# Dovecot's default.  With only these workers, a login would wait for the wrong passwords.
 AUTH_WORKERS = 30
 
 
@@ -31,7 +31,7 @@ def test_a_login_with_a_session_waits_for_no_guess(auth: str) -> None:
             with Imap(lab.imap) as imap:
                 together.wait(60)
                 with contextlib.suppress(Refused):
-                    # A user each: so many wrong passwords for one would be slowed down.
+                    # Each for another user: so many wrong passwords for one user would be delayed.
                     imap.login(f"user{number}@example.org", "wrong")
                 answered.append(number)
 
@@ -40,7 +40,7 @@ def test_a_login_with_a_session_waits_for_no_guess(auth: str) -> None:
             thread.start()
         with Imap(lab.imap) as imap:
             together.wait(60)
-            time.sleep(0.5)  # every guess has got as far as it can
+            time.sleep(0.5)  # all wrong passwords are in progress or waiting
             imap.login(ALICE, "password")
             before_us = len(answered)
         for thread in threads:

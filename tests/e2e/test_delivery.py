@@ -101,12 +101,12 @@ def user(lab: Lab) -> str:
 def eventually(condition: Callable[[], object], seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition never became true"
         time.sleep(0.05)
 
 
 def dovecot_lmtp(lab: Lab, recipient: str, mail: bytes) -> None:
-    """Hand a mail to Dovecot's LMTP directly."""
+    """Send a mail to Dovecot's LMTP directly."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(lab.dovecot.lmtp_socket)
         stream = sock.makefile("rb")
@@ -127,7 +127,7 @@ def dovecot_lmtp(lab: Lab, recipient: str, mail: bytes) -> None:
 
 
 def our_lmtp(lab: Lab, recipient: str, mail: bytes) -> None:
-    """The same by mailseal-lmtp's unix socket."""
+    """The same with mailseal-lmtp's unix socket."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(lab.lmtp_socket)
         sock.sendall(
@@ -179,7 +179,7 @@ def test_a_user_with_a_script_is_relayed_and_dovecot_seals(lab: Lab) -> None:
     (path,) = lab.stored(SIEVE, "Fruit")
     with open(path, "rb") as sealed:
         assert sealed.read(7) == b"CRYPTED"
-    # No line that frightens, nothing of the mail on the disk: the index cache lies on tmpfs.
+    # No errors in the log, and nothing of the mail on the disk: the index cache is on tmpfs.
     assert "Private key not available" not in lab.dovecot.log_text()
     for where, _, names in os.walk(lab.home(SIEVE)):
         for name in names:
@@ -262,7 +262,7 @@ def test_a_full_mailbox(lab: Lab) -> None:
     try:
         large = MAIL + (b"x" * 70 + b"\r\n") * 2000
         assert send_lmtp(lab.lmtp, SENDER, [FULL], MAIL)[0][0] == 250
-        assert send_lmtp(lab.lmtp, SENDER, [FULL], large)[0][0] == 250  # no SIZE was said
+        assert send_lmtp(lab.lmtp, SENDER, [FULL], large)[0][0] == 250  # without SIZE
         code, text = send_lmtp(lab.lmtp, SENDER, [FULL], MAIL)[0]
         assert (code, text) == (452, f"4.2.2 <{FULL}> Mailbox is full, please empty it".encode())
         assert send_lmtp(lab.lmtp, SENDER, ["alice@example.org"], MAIL)[0][0] == 250
@@ -339,7 +339,7 @@ def test_one_shot(lab: Lab, user: str, daemon: bool) -> None:
 
 
 def test_one_shot_is_fast_with_a_daemon(lab: Lab, user: str) -> None:
-    """A rough net against heavy imports, not a measurement: `make bench` has that."""
+    """Only a check against slow imports; `make bench` measures the time."""
     seconds = []
     for _ in range(5):
         start = time.monotonic()
@@ -349,7 +349,7 @@ def test_one_shot_is_fast_with_a_daemon(lab: Lab, user: str) -> None:
 
 
 def test_the_pipe_page(lab: Lab, user: str) -> None:
-    """pipe(8): delivered by the daemon; kept while there is none; the reason is in the queue."""
+    """pipe(8): delivered by the daemon; deferred while it is down, with the reason in the queue."""
 
     def run(part: str) -> None:
         for line in page_commands("pipe", part):

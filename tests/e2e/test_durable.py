@@ -21,7 +21,7 @@ from tests.lab.place import MAIL_UID
 from tests.lab.smtp import send
 
 SENDER = "eve@example.net"
-# Complete, so that Postfix adds nothing at their end.
+# Complete mails, so that Postfix adds nothing.
 HEADERS = (
     b"From: eve@example.net\r\nTo: alice@example.org\r\nSubject: x\r\n"
     b"Date: Mon, 23 Nov 2026 12:00:00 +0000\r\nMessage-Id: <1@example.net>\r\n\r\n"
@@ -71,7 +71,7 @@ def test_kill_9_under_load_loses_nothing(lab: Lab, user: str) -> None:
         for body in bodies:
             assert body.endswith(_mail(number)), number
         if len(bodies) > 1:
-            # Twice only where Postfix did not get the reply.
+            # Twice only if Postfix did not get the reply.
             queue_ids = {re.findall(rb"ESMTP id (\w+)", body)[0].decode() for body in bodies}
             assert len(queue_ids) == 1
             lost = rf"{queue_ids.pop()}: to=.*status=deferred \(lost connection"
@@ -107,7 +107,7 @@ def test_a_full_disk_defers_and_the_mail_comes_when_there_is_room(lab: Lab, user
         refused = rf"to=<{user}>.*dsn=4.3.1, status=deferred .*452 4.3.1 .* insufficient storage"
         deadline = time.monotonic() + 20
         while not re.search(refused, lab.postfix.log_text()):
-            assert time.monotonic() < deadline, "waited in vain"
+            assert time.monotonic() < deadline, "the condition never became true"
             time.sleep(0.05)
         assert len(lab.postfix_queue()) == 1
         assert lab.stored(user) == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`mailseal enroll` behind a real passwd-file: Dovecot says whether a login would succeed."""
+"""`mailseal enroll` behind a real passwd-file: it asks Dovecot whether a login would succeed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SITE = {
     "2.4": "passdb passwd-file {\n  passwd_file_path = FILE\n}\n"
     "userdb passwd-file {\n  passwd_file_path = FILE\n}\n",
 }
-"""A Dovecot that has not heard of mailseal."""
+"""A Dovecot without mailseal's settings."""
 ALIAS = {"alias@example.org": "user=u0@example.org"}
 
 
@@ -87,7 +87,7 @@ def test_dovecot_is_down_and_unchecked(lab: Lab) -> None:
 
 
 def test_before_dovecot_asks_mailseal() -> None:
-    """What the user's clients save would be in clear: so nobody is enrolled yet."""
+    """Clients would save mail in clear, so nobody can be enrolled yet."""
     user = "u1@example.org"
     with Lab({}, auth=None, plain_users=FILE) as lab:
         file = lab.dovecot.wanted.users_file
@@ -171,7 +171,7 @@ def test_usage(lab: Lab, arguments: list[str]) -> None:
 
 
 def test_the_password_is_in_no_argument_and_no_log(lab: Lab) -> None:
-    """strace would show an execve: the command starts doveconf, which knows no password."""
+    """strace shows each execve: the command runs doveconf, which gets no password."""
     user, password = "u2@example.org", FILE["u2@example.org"]
     hook = os.path.join(lab.hooks, "mailseal")
     code = (

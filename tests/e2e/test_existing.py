@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Mail that is there already is sealed, unsealed and sealed anew, while IMAP clients are at work.
+"""Existing mail is sealed, unsealed and sealed again, while IMAP clients are active.
 
-Compared is what the clients themselves remember: UIDs, flags, dates and bytes.
+The results are compared with what the clients remember: UIDs, flags, dates and bytes.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def user(lab: Lab) -> str:
-    """Somebody with mail in clear, who is enrolled now."""
+    """A user with mail in clear, who is enrolled now."""
     name = f"old{next(_numbers)}@example.org"
     existing.fill(lab, name, SECRET, FOLDERS)
     return name
 
 
 def test_clients_are_at_work_throughout(lab: Lab, user: str) -> None:
-    """Sealed, sealed to a new pair, and unsealed again; mail arrives meanwhile."""
+    """Sealed, sealed to a new key pair, and unsealed again, while mail arrives."""
     existing.throughout(lab, user, SECRET, FOLDERS, rate="250K")
 
 
@@ -78,7 +78,7 @@ def test_dovecot_waits_for_the_lock_under_which_mails_are_exchanged(lab: Lab, us
 
 def test_there_and_back_is_the_same(lab: Lab, user: str) -> None:
     """Bytes, names, times; the second run changes nothing; both links of a copy are sealed."""
-    # As COPY did it before mail_crypt was switched on.
+    # As COPY has made it before mail_crypt was loaded.
     linked = next(path for path in files(lab, user) if "/Maildir/cur/" in path)
     sizes = linked.partition(",")[2]
     os.link(linked, os.path.join(lab.maildir(user, "Sent"), "cur", f"1600000000.M1P1.copy,{sizes}"))
@@ -112,7 +112,7 @@ def test_there_and_back_is_the_same(lab: Lab, user: str) -> None:
 
 
 def test_sealed_to_a_global_key_and_then_to_ones_own(lab: Lab, user: str) -> None:
-    """As mailcow's and docker-mailserver's: one key of mail_crypt for all."""
+    """As with mailcow and docker-mailserver: one key of mail_crypt for all users."""
     box = Mailbox(lab, user, SECRET, FOLDERS)
     pem = lab.place.path("global.pem")
     subprocess.run(

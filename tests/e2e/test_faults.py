@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Faults: nothing lost, nothing in clear, and the right word to the client."""
+"""Faults: nothing is lost or in clear, and clients get the right reply."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAIL = HEADERS + b"the tangerine is in the cellar\r\n"
 
 
 def deferred(lab: Lab, user: str) -> str:
-    """Postfix's log line that says why the mail to `user` waits; waits for it."""
+    """Wait for Postfix's log line with the reason why mail to `user` is deferred."""
     pattern = re.compile(rf"to=<{re.escape(user)}>.*status=deferred \((.*)\)")
     wait_until(lambda: pattern.search(lab.postfix.log_text()), f"mail to {user} is deferred")
     match = pattern.search(lab.postfix.log_text())
@@ -30,7 +30,7 @@ def deferred(lab: Lab, user: str) -> str:
 
 @pytest.fixture
 def public_key(lab: Lab, user: str) -> Iterator[str]:
-    """The path of the user's public key; whatever the test does to it is repaired."""
+    """The path of the user's public key; it is repaired after the test."""
     folder = lab.place.path("state", "public")
     (path,) = [
         os.path.join(root, name)
@@ -48,7 +48,7 @@ def public_key(lab: Lab, user: str) -> Iterator[str]:
 
 
 class TestAgentDown:
-    """IMAP and POP3 say "later", not "wrong password"; delivery goes on, sealed."""
+    """IMAP and POP3 report a temporary failure; deliveries continue, sealed."""
 
     @pytest.fixture(autouse=True)
     def without_agent(self, lab: Lab, user: str) -> Iterator[None]:
@@ -77,7 +77,7 @@ class TestAgentDown:
         wait_until(lambda: "cannot reach the key agent" in lab.dovecot.log_text(), "it is logged")
 
     def test_mail_waits_and_arrives_sealed(self, lab: Lab, user: str) -> None:
-        # With no passdb but the agent's, Dovecot cannot say who exists.
+        # If mailseal's passdb is the only one, Dovecot does not know who exists.
         send(lab.smtp, SENDER, [user], MAIL)
         wait_until(
             lambda: lab.stored(user) or "status=deferred" in lab.postfix.log_text(),

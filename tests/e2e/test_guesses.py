@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Guesses seen through Dovecot: slowed down, and never in the way of a known address."""
+"""Rate limits with Dovecot: wrong passwords are delayed, but not logins from known addresses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WRONG, TEMPORARY = "AUTHENTICATIONFAILED", "UNAVAILABLE"
 
 
 def answer(lab: Lab, password: str, source: str, user: str = ALICE) -> str:
-    """The code of the server's answer to a login; "" for a welcome."""
+    """The code of the server's reply to a login; "" for success."""
     try:
         with Imap(lab.imap, user, password, source=source):
             return ""
@@ -51,7 +51,7 @@ def test_a_crowd_from_elsewhere_is_in_nobodys_way_at_home(auth: str) -> None:
             assert answer(lab, "password", HOME) == ""
         assert answer(lab, "wrong", HOME) == WRONG
         assert answer(lab, "password", HOME) == ""
-        # What comes in a pause is not looked at, and so it is not called wrong.
+        # Passwords during a pause are not checked, so they are not called wrong.
         said = ""
         for number in range(200):
             lock(lab)
@@ -63,7 +63,7 @@ def test_a_crowd_from_elsewhere_is_in_nobodys_way_at_home(auth: str) -> None:
         assert said == TEMPORARY
         assert answer(lab, "password", STRANGER, BOB) == ""
         assert answer(lab, "password", HOME) == ""
-        assert answer(lab, "password", STRANGER) == "", "with a session it is known to be right"
+        assert answer(lab, "password", STRANGER) == "", "the session knows that it is right"
         log = lab.log_text()
         assert re.search(rf"\]: wrong password from {STRANGER}: user=<{ALICE}>$", log, re.M)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Sealed files both ways between mailseal's crypto and the real Dovecot, our daemons apart."""
+"""Sealed files between mailseal and Dovecot in both directions, without mailseal's daemons."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CURVES = ("prime256v1", "secp384r1", "secp521r1")
 
 
 class Store(NamedTuple):
-    """A running Dovecot whose users hold one private key each; user `CURVE@example.org`."""
+    """A running Dovecot whose users have one private key each; user `CURVE@example.org`."""
 
     dovecot: Dovecot
     place: Place
@@ -44,7 +44,7 @@ class Store(NamedTuple):
         return Imap(self.dovecot.imap, f"{curve}@example.org", "password")
 
     def put(self, curve: str, number: int, plain: bytes, *, sizes: bool = True) -> None:
-        """Seal a mail and lay the file into new/."""
+        """Seal a mail and write the file to new/."""
         new = os.path.join(self.maildir(curve), "new")
         name = f"{1_700_000_000 + number}.M1P1.lab"
         if sizes:
@@ -75,7 +75,7 @@ def store() -> Iterator[Store]:
             f"{curve}@example.org": " ".join(
                 f"userdb_{name}={value}"
                 for name, value in login_fields(series, [key])
-                # In a passwd-file no value has a blank; mailseal.conf loads the plugin.
+                # In a passwd-file values have no spaces; mailseal.conf loads the plugin.
                 if name != "mail_plugins+"
             )
             for curve, key in keys.items()
@@ -109,7 +109,7 @@ def samples(*, largest: int) -> list[bytes]:
 
 @pytest.mark.parametrize("sizes", [True, False], ids=["S and W", "no sizes"])
 def test_dovecot_reads_what_we_seal(store: Store, curve: str, sizes: bool) -> None:
-    # All sizes for one curve; the others differ in the header only.
+    # All sizes for one curve; for the others only the header is different.
     plains = samples(largest=10_000_000 if curve == "prime256v1" else 65536)
     plains = [plain for plain in plains if plain]
     for number, plain in enumerate(plains):
@@ -148,7 +148,7 @@ def test_we_open_what_dovecot_seals(store: Store, curve: str) -> None:
     for path in files:
         with open(path, "rb") as stream:
             opened.append(b"".join(dcrypt.open_sealed(stream, [store.keys[curve]])))
-    # Dovecot stores LF; files written within a clock tick may change places.
+    # Dovecot stores LF; files written within a clock tick may have another order.
     expected = sorted(plain.replace(b"\r\n", b"\n") for plain in plains)
     assert sorted(opened) == expected
 

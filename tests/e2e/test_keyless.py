@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""No login of an enrolled user gets in without the user's key, and nothing is saved in clear.
+"""Logins of enrolled users without the user's key are refused, and nothing is saved in clear.
 
-Whatever the order of passdbs and userdbs, whatever name a userdb gives, whatever fields or
-settings leave mail_crypt out.  And users who are not enrolled notice none of it.
+This is true for any order of passdbs and userdbs, any user name from a userdb, and any fields or
+settings that omit mail_crypt.  Nothing changes for users who are not enrolled.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def door(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def lab(door: str) -> Iterator[Lab]:
-    """alice is enrolled, plain is not, alias is not but a userdb may make alice of it."""
+    """alice is enrolled, plain is not; alias is not, but a userdb may change it to alice."""
     with Lab(auth=door, plain_users={PLAIN: "password", ALIAS: "password"}) as made:
         yield made
 
@@ -74,7 +74,7 @@ def append(lab: Lab, user: str, password: str = "password") -> None:
 
 
 def config(lab: Lab, before: str = "", after: str = "", chain: bool = True) -> str:
-    """A whole set of blocks for a lab made with auth=None."""
+    """All blocks for a lab with auth=None."""
     places = lab.dovecot.wanted.places
     return (
         before + (snippet(lab.dovecot.version, "auth-" + DOORS[0], places) if chain else "") + after
@@ -98,7 +98,7 @@ def test_agent_down_or_frozen_touches_only_enrolled_logins(lab: Lab) -> None:
             assert b"public_key" in lab.dovecot.doveadm("user", ALICE)
             listed = lab.dovecot.doveadm("user", "*").decode().split()
             assert sorted(listed) == sorted([ALICE, PLAIN, ALIAS])
-            lab.restart_delivery()  # it forgets what the userdb has said
+            lab.restart_delivery()  # it forgets the results of lookups
             send(lab.smtp, SENDER, [ALICE, PLAIN], MAIL)
             lab.wait_delivered()
             assert (len(lab.stored(PLAIN)), len(lab.stored(ALICE))) == (
@@ -111,7 +111,7 @@ def test_agent_down_or_frozen_touches_only_enrolled_logins(lab: Lab) -> None:
 
 
 def test_an_auth_worker_that_is_not_root(door: str) -> None:
-    """It may open the public keys by name, and not list them."""
+    """It may open public keys by name, but not list them."""
     worker = "service auth-worker {\n  user = dovecot\n}\n"
     with Lab(auth=door, plain_users={PLAIN: "password"}, dovecot_extra=worker) as lab:
         append(lab, ALICE)
@@ -129,7 +129,7 @@ def freeze(lab: Lab, number: signal.Signals) -> None:
 
 @contextlib.contextmanager
 def renaming(door: str, names: dict[str, str]) -> Iterator[Lab]:
-    """A lab whose userdb, but not its passdb, gives users other names."""
+    """A lab whose userdb, but not its passdb, changes user names."""
     lab = Lab(auth=None, plain_users={PLAIN: "password", ALIAS: "password"})
     passdb_file = lab.dovecot.wanted.users_file
     userdb_file = lab.place.path("dovecot", "renamed")
@@ -153,7 +153,7 @@ def renaming(door: str, names: dict[str, str]) -> Iterator[Lab]:
 
 
 def test_an_alias_that_only_a_userdb_knows(door: str) -> None:
-    """The passdb is asked for the alias, who has no key; the mailbox is alice's."""
+    """The passdb is asked for the alias, which has no key; the mailbox is alice's."""
     with renaming(door, {ALIAS: ALICE}) as lab:
         for service in (Imap, Pop3):
             with pytest.raises(Refused):
@@ -176,7 +176,7 @@ def test_an_enrolled_alias_of_a_plain_user(door: str) -> None:
 
 @pytest.mark.parametrize("plugins", ["quota", "", "acl quota"])
 def test_mail_plugins_without_mail_crypt(lab: Lab, plugins: str) -> None:
-    """From a userdb: an enrolled user's mail is sealed all the same."""
+    """From a userdb: an enrolled user's mail is sealed nevertheless."""
     with user_fields(lab, {ALICE: f'"userdb_mail_plugins={plugins}"'}):
         append(lab, ALICE)
         with lab.login() as imap:
@@ -224,7 +224,7 @@ def test_fields_that_undo_sealing_refuse_the_login(lab: Lab, fields: str) -> Non
 
 @pytest.mark.parametrize("size", [480, 500, 512, 600, 1000])
 def test_long_passwords(lab: Lab, size: int) -> None:
-    """Dovecot 2.3's checkpassword carries 512 bytes with the user name; never is one keyless."""
+    """Dovecot 2.3's checkpassword passes 512 bytes with the user name; no login lacks a key."""
     user, password = f"long{size}@example.org", "x" * size
     users = {**lab.users, **lab.options.plain_users}
     lab.dovecot.write_users({**users, user: password})
@@ -295,7 +295,7 @@ def test_a_helper_that_ends_in_any_way(helper_lab: Lab, step: str, ends: str) ->
 
 @pytest.fixture(scope="module")
 def helper_lab() -> Iterator[Lab]:
-    """With the auth cache, and a mail to be read."""
+    """A lab with the auth cache, and a mail to read."""
     cache = "auth_cache_size = 10 M\nauth_cache_verify_password_with_worker = yes\n"
     auth = "behind-passwd-file-checkpassword"
     with Lab(auth=auth, plain_users={PLAIN: "password"}, dovecot_extra=cache) as made:
@@ -323,7 +323,7 @@ def test_two_accounts_that_differ_in_case_only() -> None:
 
 
 def test_mechanisms_without_a_password(door: str) -> None:
-    """CRAM-MD5: as ever for users who are not enrolled; nothing opens a keyring."""
+    """CRAM-MD5: as before for users who are not enrolled; it opens no keyring."""
     extra = "auth_mechanisms = plain login cram-md5\n"
     with Lab(auth=door, plain_users={PLAIN: "password"}, dovecot_extra=extra) as lab:
         with imaplib.IMAP4(*lab.imap) as client:
@@ -340,7 +340,7 @@ def test_mechanisms_without_a_password(door: str) -> None:
 
 @pytest.mark.parametrize("wrong", ["old passdb first", "old userdb first", "both", "no chain"])
 def test_wrong_orders_are_loud_and_store_nothing_in_clear(wrong: str) -> None:
-    """A chain that does not ask mailseal: Dovecot refuses to save, and mail waits."""
+    """Passdbs and userdbs without mailseal's: Dovecot refuses to save, and mail is deferred."""
     lab = Lab(auth=None, plain_users={PLAIN: "password"})
     users = lab.dovecot.wanted.users_file
     before = ""
@@ -360,7 +360,9 @@ def test_wrong_orders_are_loud_and_store_nothing_in_clear(wrong: str) -> None:
             assert replies[0][0] in (250, 451), replies
         assert heads(lab, ALICE) <= {b"CRYPTED"}
         assert heads(lab, ALICE, "Sent") <= {b"CRYPTED"}
-        if wrong != "old passdb first":  # then the userdb still knows who is not enrolled
+        if (
+            wrong != "old passdb first"
+        ):  # then mailseal's userdb is asked about users who are not enrolled
             assert heads(lab, PLAIN, "Sent") == set()
             assert heads(lab, PLAIN) == set()
 

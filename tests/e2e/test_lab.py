@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The lab itself: what `make lab` promises, and that it leaves nothing and touches nothing."""
+"""The lab: output of `make lab`; it leaves nothing and changes nothing on the machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAIL = HEADERS + b"kept\r\n"
 
 @contextlib.contextmanager
 def running_lab(**environ: str) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
-    """`make lab` without make: started, its one line read; ended by whoever, at the latest here."""
+    """Start `make lab` without make and read its line; it is stopped at the latest here."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.lab"],
         cwd=REPOSITORY,
@@ -52,7 +52,7 @@ def running_lab(**environ: str) -> Iterator[tuple[subprocess.Popen[bytes], dict[
 
 
 def mentions(*names: str) -> list[str]:
-    """The processes whose command line, folder or open files name one of the lab's folders."""
+    """The processes whose command line, directory or open files contain a folder of the lab."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
@@ -121,7 +121,7 @@ def test_a_signal_while_it_starts_leaves_nothing() -> None:
 
 
 def test_a_named_folder_is_kept_and_taken_up_again() -> None:
-    # Not below pytest's own folder: that is closed to the servers' users.
+    # Not below pytest's folder, which the servers' users cannot enter.
     place = Place.make()
     place.remove()
     folder = place.dir
@@ -169,7 +169,7 @@ def test_wrong_wishes(environ: dict[str, str], expected: str) -> None:
 
 def test_not_root() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)  # the checkout itself may be where others cannot read
+        os.chmod(folder, 0o755)  # other users may not be able to read the checkout
         for name in ("lib", "tests"):
             shutil.copytree(os.path.join(REPOSITORY, name), os.path.join(folder, name))
         expected = "the lab must run as root"
@@ -216,7 +216,7 @@ def _fingerprint(*folders: str) -> str:
 
 
 def test_a_stopped_server_leaves_no_child(tmp_path: Path) -> None:
-    """One child that outlives its parent, and one that does not listen to SIGTERM either."""
+    """A child that outlives its parent, and one that also ignores SIGTERM."""
     script = "sleep 1000 & (trap '' TERM; sleep 1000; sleep 1000) & exec sleep 1000"
     server = Server("sleepers", ["/bin/sh", "-c", script], str(tmp_path / "log"))
     server.start(until=[])
@@ -228,7 +228,7 @@ def test_a_stopped_server_leaves_no_child(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", ["virtual-transport", "mailbox-transport", "transport-map"])
 def test_what_a_postfix_page_does_it_undoes(page: str) -> None:
-    """On a configuration of Debian's: master.cf and main.cf are afterwards what they were."""
+    """With Debian's configuration: afterwards master.cf and main.cf are as before."""
     from tests.lab.place import free_ports
     from tests.lab.postfix import Postfix
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The life of keys seen through Dovecot: rotation, policies, master users, logs.
+"""Keys with Dovecot: rotation, policies, master users, logs.
 
-One lab behind a passwd-file, with everything that Dovecot can log turned on.
+One lab behind a passwd-file, with all of Dovecot's debug logs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STRANGER = "stranger@example.org"
 SECRET = "correct-horse-17"
 TEXT = b"the tangerine is in the cellar\r\n"
 MAIL = HEADERS + TEXT
-# 2.4 has but one way to ask the agent: Lua.
+# 2.4 has only one way to ask the agent: Lua.
 SNIPPETS = {
     "2.3": ("auth-behind-passwd-file", "auth-behind-passwd-file-checkpassword"),
     "2.4": ("auth-behind-passwd-file",),
@@ -53,12 +53,12 @@ service submission-login {{
 
 
 class Life(Lab):
-    """The lab with master users, Submission and every debug log."""
+    """The lab with master users, Submission and all debug logs."""
 
     def __init__(self, auth: str) -> None:
         super().__init__(
             {ALICE: SECRET},
-            # 2.4's snippets add to the passdb that is there, 2.3's have it in them.
+            # The files for 2.4 change the existing passdb, those for 2.3 contain it.
             auth="passwd-file" if installed_version().startswith("2.4.") else None,
             plain_users={NEWCOMER: SECRET, LATER: SECRET, STRANGER: SECRET},
             config_extra={"login.enroll": "at-login", "login.enroll_for": ["@example.com"]},
@@ -119,7 +119,7 @@ def test_after_rotation_old_and_new_mail_are_read(lab: Life) -> None:
         assert bodies[0].endswith(TEXT) and bodies[-1].endswith(b"sealed to the new key\r\n")
         imap.append("Sent", MAIL)
         assert imap.bodies("Sent")[-1] == MAIL
-    # three keys, as Dovecot takes several
+    # three keys
     assert lab.mailseal("rotate", ALICE, stdin=SECRET.encode() + b"\n").returncode == 0
     with Pop3(lab.pop3, ALICE, SECRET) as pop3:
         assert pop3.mail(1).endswith(TEXT)
@@ -179,7 +179,7 @@ def test_enrollment_at_the_first_login_for_some(lab: Life) -> None:
 
 
 def test_a_newcomer_logs_in_without_the_agent_and_is_enrolled_later(lab: Life) -> None:
-    """enroll: at-login asks for nothing that the login depends on."""
+    """With `enroll: at-login` no login depends on the agent."""
     lab.stop_agent()
     try:
         with Imap(lab.imap, LATER, SECRET) as imap:
@@ -201,22 +201,22 @@ def test_a_newcomer_logs_in_without_the_agent_and_is_enrolled_later(lab: Life) -
 
 
 def spellings(secret: bytes) -> set[bytes]:
-    """Every way in which a log might hold some bytes."""
+    """All encodings in which a log can contain some bytes."""
     found = {secret, secret.hex().encode(), secret.hex().upper().encode()}
     for padding in range(3):
-        # base64 of a text that holds the secret anywhere: the part no neighbour changes
+        # base64 of a text with the secret inside: the part that does not depend on other bytes
         encoded = base64.b64encode(b"\0" * padding + secret)
         found.add(encoded[4 if padding else 0 : -4])
     return found
 
 
 def test_no_log_holds_a_private_key_or_a_password(lab: Life, through_lua: bool) -> None:
-    """With auth_debug and mail_debug on, and in any spelling.
+    """With auth_debug and mail_debug on, in all encodings.
 
-    Through Lua the log holds the key wrapped, and nothing that opens it.
-    Dovecot 2.3 writes the whole answer of a checkpassword program at debug level, wrapped key and
-    one-time password together: that is why its snippets say that auth_debug must
-    stay off, and what this test would notice if it changed.
+    With Lua the log contains the wrapped key, but not the password that opens it.
+    Dovecot 2.3 logs the complete answer of a checkpassword program at debug level, with wrapped
+    key and one-time password.  So the files say that auth_debug must be off; this test would
+    detect a change.
     """
     with Imap(lab.imap, ALICE, SECRET) as imap:
         assert imap.bodies()[0].endswith(TEXT)
@@ -231,13 +231,13 @@ def test_no_log_holds_a_private_key_or_a_password(lab: Life, through_lua: bool) 
     for key in keys:
         for spelling in spellings(key.scalar):
             assert spelling not in log
-    # submission-login writes down what any client says, mailseal or not: docs/keys.md warns of it
+    # submission-login logs all commands of clients, also without mailseal: docs/keys.md warns of it
     log = b"\n".join(line for line in log.splitlines() if b"Received new command: AUTH" not in line)
     for spelling in spellings(SECRET.encode()):
         assert spelling not in log
     wrapped = set(re.findall(r"private_key\d?=(2:[0-9a-z:.-]+)", log.decode()))
     passwords = set(re.findall(r"_password=([\w-]{22})", log.decode()))
-    # In 2.4 the wrapped key is hidden as well: the name of its block has "pass" in it.
+    # 2.4 hides the wrapped key too, because the name of its block contains "pass".
     assert bool(wrapped) is lab.dovecot.version.startswith("2.3.")
     assert bool(passwords) is not through_lua
     opened = {text for text in wrapped for word in passwords if opens(text, word)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The longest password that mailseal takes, and the longest user name: Dovecot carries both."""
+"""Dovecot passes the longest password and the longest user name that mailseal accepts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAIL = HEADERS + b"the tangerine is in the cellar\r\n"
 
 
 def chains() -> list[str]:
-    """By Lua, and where there is one by checkpassword."""
+    """With Lua, and in 2.3 also with checkpassword."""
     folder = os.path.join(REPOSITORY, "dovecot-conf", series(installed_version()))
     names = [name.removesuffix(".conf").removeprefix("auth-") for name in os.listdir(folder)]
     return sorted(name for name in names if name.startswith("behind-passwd-file"))

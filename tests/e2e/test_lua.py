@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""mailseal.lua with an agent that answers nonsense or nothing, and beside Dovecot's auth cache."""
+"""mailseal.lua with invalid or missing answers of the agent, and with Dovecot's auth cache."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DOORS = {
     "2.4": ("mailseal-only", "behind-passwd-file"),
 }[SERIES]
 PASSWORD = "quite-a-good-password"
-# So long that its file name is cut, and the script asks the agent for the public key.
+# So long that its file name is shortened, and the script asks the agent for the public key.
 LONG = "%" * 67 + "@example.org"
 SECRET = "keep this out of the log"
 HEX = SECRET.encode().hex().encode()
@@ -50,7 +50,7 @@ NONSENSE = [
 
 
 class StandIn:
-    """Listens where the agent would, and gives every question the same answer."""
+    """Listens on the agent's socket, and sends the same answer to each request."""
 
     def __init__(self, path: str) -> None:
         self.answer: bytes | None = None
@@ -64,7 +64,7 @@ class StandIn:
         with client.makefile("rb") as stream:
             stream.readline()
             if self.answer is None:
-                stream.read()  # until the other side has had enough
+                stream.read()  # until the client closes the connection
             else:
                 client.sendall(self.answer)
 
@@ -74,7 +74,7 @@ class StandIn:
 
 @pytest.fixture(scope="module")
 def lua_lab() -> Iterator[Lab]:
-    """Its copy of the script waits a second for the agent, not thirty."""
+    """In this copy of the script, the timeout is one second, not thirty."""
     lab = Lab({ALICE: PASSWORD}, auth=LUA, dovecot_extra="auth_username_chars =\n")
     edit(lab, "local timeout = 30", "local timeout = 1")
     with lab:
@@ -124,7 +124,7 @@ def test_silence_is_a_temporary_failure(lua_lab: Lab, stand_in: StandIn) -> None
 
 
 def test_a_fault_in_the_script_tells_nothing(lua_lab: Lab) -> None:
-    """Lua would quote the value it stumbled over."""
+    """Lua's own error message would contain the value."""
     good = "  if only then return verify_alone(request, password) end"
     bad = f"  error(password)\n{good}"
     edit(lua_lab, good, bad)

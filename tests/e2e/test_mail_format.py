@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where Dovecot's settings put the mail: mailseal stores there, has Dovecot do it, or waits."""
+"""Mail locations in Dovecot's settings: mailseal stores mail there, relays it, or defers it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LANGUAGE = series(installed_version())
 
 
 def _lab(kind: str, path: str) -> Lab:
-    """`path` in the words of 2.3.  The index cache is on tmpfs, as everywhere."""
+    """`path` is a location of 2.3.  The index cache is on tmpfs, as always."""
     made = Lab({ALICE: "password"}, auth="behind-passwd-file")
     if LANGUAGE == "2.3":
         text = f"mail_location = {kind}:{path}:INDEXCACHE={made.place.quick}/cache/%u\n"
@@ -67,7 +67,7 @@ def test_a_format_that_cannot_be_sealed_waits() -> None:
 
 
 def test_attachments_apart_would_lie_in_clear_and_wait() -> None:
-    """mdbox with attachments in files of their own: mail_crypt seals the rest only."""
+    """mdbox with attachments in separate files, which mail_crypt does not seal."""
     lab = _lab("mdbox", "~/mdbox")
     with open(lab.dovecot.config, "a", encoding="ascii") as stream:
         if LANGUAGE == "2.3":
@@ -88,7 +88,7 @@ def test_attachments_apart_would_lie_in_clear_and_wait() -> None:
 
 
 def test_an_inbox_path_that_is_set_but_empty() -> None:
-    """2.4 then has INBOX in a folder of the Maildir."""
+    """Then INBOX is a folder of the Maildir in 2.4."""
     if LANGUAGE != "2.4":
         pytest.skip("Dovecot 2.3 has no mail_inbox_path")
     lab = Lab({ALICE: "password"}, auth="behind-passwd-file")

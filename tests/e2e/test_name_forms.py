@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The name that mail is sealed for is Dovecot's last word on it (auth_username_format)."""
+"""Mail is sealed for Dovecot's final user name (auth_username_format)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _AS_IT_COMES = "%{user}" if IN_24 else "%u"
 
 @pytest.fixture(scope="module")
 def without_domain() -> Iterator[Lab]:
-    """Postfix hands over alice@example.org, the user database knows alice."""
+    """Postfix passes alice@example.org, but the user database knows alice."""
     with Lab(
         {"alice": "password"},
         auth="behind-passwd-file",

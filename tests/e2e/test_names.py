@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Odd user names, from enrollment to the mailbox."""
+"""Unusual user names, from enrollment to the mailbox."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLIMBING = ["../../../etc/passwd", "a/../b@example.org", "/root", "..", ".", "-r
 
 @pytest.fixture(scope="module")
 def any_name() -> Iterator[Lab]:
-    """A lab whose Dovecot takes every character in a user name."""
+    """A lab whose Dovecot accepts all characters in user names."""
     with Lab({}, dovecot_extra="auth_username_chars =\n") as lab:
         yield lab
 
@@ -58,7 +58,7 @@ PLAIN_FILE_NAMES = [
 
 
 def test_the_key_is_found_without_the_agent(any_name: Lab) -> None:
-    """Dovecot's side has its own idea of the file name and of the file."""
+    """Lua and checkpassword compute the file name and read the file themselves."""
     for name in PLAIN_FILE_NAMES:
         any_name.add_user(name)
     any_name.stop_agent()
@@ -125,7 +125,7 @@ def test_upper_case_is_the_same_user(lab: Lab, user: str) -> None:
 
 
 def test_dovecots_own_rule_for_names_holds(lab: Lab) -> None:
-    """With auth_username_chars at its default Dovecot refuses most of these by itself."""
+    """With the default of auth_username_chars, Dovecot refuses most of these itself."""
     for name in ("../../etc@example.org", "a/b@example.org"):
         lab.add_user(name)
         ((code, _),) = send_lmtp(lab.lmtp, SENDER, [name], MAIL)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Mail needs no key agent: public keys are enough, and the local store has them."""
+"""Deliveries need no key agent, only the local store of public keys."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def first_bytes(path: str) -> bytes:
 
 
 def test_mail_while_there_is_no_agent(lab: Lab) -> None:
-    """No answer of the userdb is remembered, as there was no mail; each gets it as always."""
+    """No lookup is cached, because there was no mail; all users get mail as before."""
     lab.stop_agent()
     try:
         send(lab.smtp, SENDER, [ALICE, SCRIPTED, PLAIN], MAIL)

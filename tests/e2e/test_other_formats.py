@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Mail in sdbox and mdbox is refused, and the way round of docs/sealing.md keeps all of it."""
+"""Mail in sdbox and mdbox is refused; the conversion in docs/sealing.md keeps all of it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_dovecot_moves_it_to_a_maildir(kind: str) -> None:
             assert refused.returncode == 75
             assert b"hint: Dovecot can move it to one: docs/sealing.md" in refused.stderr
         _do(lab, "copy")
-        # Meanwhile clients work.
+        # Clients are active in the meantime.
         with Imap(lab.imap, USER, SECRET) as imap:
             imap.select("INBOX")
             imap.command(b"STORE 2 +FLAGS (\\Answered Later)")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A panel with a uid of its own changes passwords behind a real passwd-file: IMAP decides."""
+"""A panel with its own uid changes passwords behind a real passwd-file; checked with IMAP."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def lab() -> Iterator[Lab]:
 
 
 def panel(lab: Lab, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """The ordinary command as the panel's user: no sudo, no root."""
+    """Run the mailseal command as the panel's user, without sudo and root."""
     return subprocess.run(
         ["/usr/bin/python3", "-I", f"{lab.hooks}/mailseal", "-c", lab.config_path, *arguments],
         user=PANEL,
@@ -41,7 +41,7 @@ def panel(lab: Lab, *arguments: str, stdin: str = "") -> subprocess.CompletedPro
 
 
 def opens(lab: Lab, password: str) -> bool:
-    """Whether IMAP lets this password in; what is wrong must be wrong, not out of order."""
+    """Whether IMAP accepts this password; a refusal must not be a temporary failure."""
     try:
         with Imap(lab.imap, USER, password) as imap:
             imap.bodies()
@@ -52,8 +52,8 @@ def opens(lab: Lab, password: str) -> bool:
 
 
 def set_hash(lab: Lab, password: str) -> None:
-    """The panel's own database, here the passwd-file."""
-    time.sleep(1.1)  # Dovecot looks at the file's time once a second
+    """Change the panel's database, here the passwd-file."""
+    time.sleep(1.1)  # Dovecot checks the time of the file once per second
     lab.users[USER] = password
     lab.dovecot.write_users({**lab.users, **lab.options.plain_users})
 
@@ -64,7 +64,7 @@ def test_in_two_steps_the_user_never_loses_the_mail(lab: Lab) -> None:
     assert opens(lab, "password")
     set_hash(lab, "next")
     assert opens(lab, "next") and not opens(lab, "password")
-    # the login came first and has settled it
+    # the login has ended the change already
     assert panel(lab, "passwd", USER, "--commit", begun.stdout.strip()).returncode == 0
     assert panel(lab, "passwd", USER, "--undo", begun.stdout.strip()).returncode == 65
     assert opens(lab, "next")
@@ -72,7 +72,7 @@ def test_in_two_steps_the_user_never_loses_the_mail(lab: Lab) -> None:
 
 @pytest.mark.parametrize("took_effect", [True, False])
 def test_the_answer_of_the_database_was_lost(lab: Lab, took_effect: bool) -> None:
-    """Unknown is not failed: whichever of the two the database has opens the mail."""
+    """An unknown outcome: the password in the database opens the mail, old or new."""
     was = lab.users[USER]
     new = f"after {was}"
     done = panel(lab, "passwd", USER, "--stdin", "--then", "/bin/false", stdin=f"{was}\n{new}\n")

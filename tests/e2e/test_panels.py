@@ -26,7 +26,7 @@ from tests.lab.smtp import send
 _numbers = itertools.count(1)
 MAIL = HEADERS + b"the quince is on the sill\r\n"
 
-# A driver that loses the answer of the database: after the change, or before it.
+# A driver that fails after or before the change of the database.
 LOSSY = """<?php
 class rcube_lossy_password {
     public function save($current, $new, $username) {
@@ -65,7 +65,7 @@ class _Site:
         return name
 
     def reads(self, user: str, password: str) -> bool:
-        """Whether this password opens the mailbox and the mail in it.  False: it is refused."""
+        """Whether this password opens the mailbox and its mail.  False: it is refused."""
         try:
             with Imap(self.lab.imap, user, password) as imap:
                 assert b"the quince is on the sill" in imap.bodies()[0]
@@ -113,7 +113,7 @@ def _for_the_web(path: str) -> None:
 
 
 class _OwnDatabase(Sqlite):
-    """In a folder of its own, where the web server's user may write."""
+    """In a separate folder that the web server's user can write to."""
 
     @property
     def _path(self) -> str:
@@ -214,7 +214,7 @@ def test_roundcube_when_it_is_certain_that_nothing_changed(
 
 @pytest.mark.parametrize("new", ["committed, but the answer is lost", "lost on the way"])
 def test_roundcube_when_nobody_knows(webmail: tuple[_Site, Roundcube], new: str) -> None:
-    """Both open; the password that the database accepts reads the mail, and settles it."""
+    """Both passwords open the keyring; a login with the one in the database ends the change."""
     site, roundcube = webmail
     user = site.user()
     tab = _login(roundcube, user)
@@ -228,7 +228,7 @@ def test_roundcube_when_nobody_knows(webmail: tuple[_Site, Roundcube], new: str)
 
 
 def test_roundcube_in_two_tabs_at_once(webmail: tuple[_Site, Roundcube]) -> None:
-    """Whoever wins: the password of the database is one that opens the keyring."""
+    """In any order, the password in the database opens the keyring."""
     site, roundcube = webmail
     for _ in range(3):
         user = site.user()
@@ -258,7 +258,7 @@ def test_roundcube_without_the_agent_changes_nothing(webmail: tuple[_Site, Round
 
 
 def test_the_panels_user_may_do_nothing_else(webmail: tuple[_Site, Roundcube]) -> None:
-    """Not even with the options that once led from sudo to a shell of root's."""
+    """Not even with the options that run other programs."""
     site, _ = webmail
     user = site.user()
     uid = pwd.getpwnam(WEB_USER)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Nothing in clear on disk, whatever the user does; and that the search for it works."""
+"""Nothing is in clear on disk after any action of a user; and the search works."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ WRONG = "rhubarb-with-pepper"
 
 @pytest.fixture(scope="module")
 def lived_in() -> Iterator[Lab]:
-    """A lab after a day's work: mail in, read, searched, answered, drafts, restarts."""
+    """A lab after typical actions: mail is delivered, read, searched, answered, saved; restarts."""
     with Lab({ALICE: PASSWORD, BOB: PASSWORD}) as lab:
-        # The passwd-file of other auth cases has passwords in clear; this case has no use for it.
+        # In other cases the passwd-file contains passwords in clear; here it is not used.
         os.unlink(lab.dovecot.wanted.users_file)
         send(lab.smtp, SENDER, [ALICE, BOB], letter(ALICE))
         large = letter(ALICE) + b"Frau M\xc3\xbchlenb\xc3\xa4cker and the pomegranate\r\n" * 5000
@@ -59,7 +59,7 @@ def test_no_word_of_a_mail_is_in_the_whole_folder(lived_in: Lab) -> None:
 def test_the_search_finds_them_where_they_are(lived_in: Lab) -> None:
     found = {word for word, _ in search_bytes(letter(ALICE), WORDS)}
     assert found == set(WORDS)
-    # Dovecot's cache is why it lies on tmpfs.
+    # It is found in Dovecot's index cache, which is therefore on tmpfs.
     hits = search_folder(lived_in.place.quick_path("cache"), WORDS)
     assert {os.path.basename(hit.path) for hit in hits} == {"dovecot.index.cache"}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is relayed lies sealed, or waits: whatever settings and userdb fields say about plugins."""
+"""Relayed mail is sealed or deferred, with any settings and userdb fields about plugins."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SENDER = "eve@example.net"
 MAIL = b"Subject: tangerine\r\n\r\nin the cellar\r\n"
 LANGUAGE = series(installed_version())
 
-# mail_crypt is in no list that counts for LMTP.
+# mail_crypt is in no list of plugins for LMTP.
 _WITHOUT = {
     "2.3": "protocol lmtp {\n  mail_plugins = quota\n}\n",
     "2.4": "protocol lmtp {\n  mail_plugins {\n    mail_crypt = no\n    quota = yes\n  }\n}\n",
@@ -27,7 +27,7 @@ _HARMLESS = {
         "",
         "userdb_mail_plugins/quota=yes",
         "userdb_anything=else",
-        "userdb_*/crypt_write_algorithm=",  # mailseal's userdb has the last word
+        "userdb_*/crypt_write_algorithm=",  # mailseal's userdb overrides it
     ],
 }
 _UNDOING = {
@@ -56,7 +56,7 @@ BAD = _named("bad", _UNDOING[LANGUAGE])
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Lab]:
-    """All mail of enrolled users goes through Dovecot, whose LMTP does not load mail_crypt."""
+    """All mail of enrolled users is relayed to Dovecot, whose LMTP does not load mail_crypt."""
     users = dict.fromkeys([*GOOD, *BAD], "password")
     made = Lab(
         users,
@@ -70,7 +70,7 @@ def site() -> Iterator[Lab]:
 
 
 def in_clear(site: Lab, user: str) -> list[str]:
-    """All files of the user with a word of the mail in them."""
+    """All files of the user that contain a word of the mail."""
     found = []
     for where, _, names in os.walk(site.home(user)):
         for name in names:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""As many key pairs as `rotate` permits log in at the real Dovecot, and the oldest still opens."""
+"""A login with the largest number of key pairs works with the real Dovecot, also for the oldest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.lab.smtp import send
 
 PASSWORD = b"password\n"
 OLDEST = HEADERS + b"sealed to the oldest key\r\n"
-# 2.4 has but one way to ask the agent: Lua.
+# 2.4 has only one way to ask the agent: Lua.
 WAYS = {"2.3": ("mailseal-only", "mailseal-only-checkpassword"), "2.4": ("mailseal-only",)}
 
 
@@ -47,7 +47,7 @@ def test_the_largest_permitted_number_of_pairs(auth: str, curve: str) -> None:
 
 @pytest.fixture
 def doveadm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where `mailseal` finds doveadm: the lab's Dovecot is not that of /etc/dovecot."""
+    """Let `mailseal` run doveadm with the lab's Dovecot, not with that of /etc/dovecot."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     yield tmp_path / "doveadm"
 
@@ -67,7 +67,7 @@ def test_a_pair_goes_when_no_mail_needs_it(doveadm: Path) -> None:
         done = lab.mailseal("drop-key", ALICE, old["id"][:16], stdin=PASSWORD)
         assert done.returncode == 64 and b"1 mails are sealed with this key pair" in done.stderr
         os.unlink(lab.stored(ALICE)[0])
-        # A session from before the rotation knows no other key.
+        # A session from before the rotation has only the old key.
         from_before.append("Sent", HEADERS)
         done = lab.mailseal("drop-key", ALICE, old["id"], stdin=PASSWORD)
         assert done.returncode == 64 and b"1 mails are sealed with this key pair" in done.stderr
@@ -102,7 +102,7 @@ def test_a_pair_stays_when_the_sessions_cannot_be_ended(doveadm: Path) -> None:
 
 
 def test_a_login_that_dovecot_would_not_take_is_temporary_and_logged(tmp_path: Path) -> None:
-    """A keyring with more pairs than this version makes, as another one may have made it."""
+    """A keyring with more key pairs than this version makes."""
     with Lab() as lab:
         file = tmp_path / "backup"
         assert lab.mailseal("backup", str(file), ALICE).returncode == 0
@@ -118,7 +118,7 @@ def test_a_login_that_dovecot_would_not_take_is_temporary_and_logged(tmp_path: P
 
 
 def test_unenroll_ends_the_sessions_that_would_go_on_sealing(doveadm: Path) -> None:
-    """What such a session saved after the keys were gone could never be read again."""
+    """Mail that such a session saves after the keys are removed could never be read."""
     with Lab(auth="behind-passwd-file") as lab:
         doveadm.write_text(f'#!/bin/sh\nexec /usr/bin/doveadm -c {lab.dovecot.config} "$@"\n')
         doveadm.chmod(0o755)

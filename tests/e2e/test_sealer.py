@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""mailseal-sealer: existing mail is sealed by itself after the enrollment."""
+"""mailseal-sealer: existing mail is sealed automatically after the enrollment."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ USER, OTHER, NEVER = "sam@example.org", "sue@example.org", "never@example.org"
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    """Sealing is slow, so that there is time to look at it and to kill it."""
+    """Sealing is slow, so that there is time to check and to kill it."""
     options = {"seal.existing": "at-enrollment", "seal.limit_rate": "60K"}
     plain = dict.fromkeys((USER, OTHER, NEVER), SECRET)
     with Lab({}, auth="behind-passwd-file", plain_users=plain, config_extra=options) as made:
@@ -89,7 +89,7 @@ def test_it_goes_on_after_kill_9_and_seals_everybody_who_is_enrolled(
     os.kill(sealer.pid, signal.SIGKILL)
     sealer.stop()
     assert not all(sealed(lab, USER))
-    enroll(lab, OTHER)  # nobody is told, and nothing is lost
+    enroll(lab, OTHER)  # the service is not running, and nothing is lost
     sealer.start(until=[])
     wait(lambda: state(lab, USER).get("phase") == "done" and state(lab, OTHER).get("phase"))
     wait(lambda: state(lab, OTHER)["phase"] == "done")
@@ -132,7 +132,7 @@ def test_what_cannot_be_done_waits_and_says_why(lab: Lab, sealer: Server) -> Non
 
 
 def test_one_user_at_a_time_on_each_disk(lab: Lab, sealer: Server) -> None:
-    """Sue's mail is on another disk, and does not wait."""
+    """Sue's mail is on another disk, so it does not wait."""
     fill(lab, USER, 120)
     enroll(lab, USER)
     home = lab.home(OTHER)

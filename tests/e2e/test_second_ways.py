@@ -62,7 +62,7 @@ def test_a_new_password_opens_old_mail(lab: Lab, with_mail: str) -> None:
 def test_a_crash_of_the_agent_costs_a_session_only(lab: Lab, with_mail: str) -> None:
     with Imap(lab.imap, with_mail, "password") as imap:
         lab.restart_agent()
-        assert imap.bodies()[0].endswith(TEXT), "a connection that has its key needs no agent"
+        assert imap.bodies()[0].endswith(TEXT), "an open connection has its key and needs no agent"
     with Imap(lab.imap, with_mail, "password") as imap:
         assert imap.bodies()[0].endswith(TEXT)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""mailseal-set-hash against real databases: twenty changes at a time, and what must not change."""
+"""mailseal-set-hash with real databases: twenty changes at a time, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ sys.exit(main(sys.argv, sys.stdin.buffer, config=config))
 
 
 class Site:
-    """One user database, and the program fitted to it."""
+    """One user database, and the program configured for it."""
 
     def __init__(self, folder: Path, hashes: Callable[[], dict[str, str]], **options: object):
         self.hashes = hashes
@@ -60,7 +60,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """A folder that the users of databases can reach."""
+    """A folder that the databases' users can enter."""
     path = tempfile.mkdtemp(prefix="mailseal-databases-")
     os.chmod(path, 0o755)
     yield Path(path)
@@ -163,7 +163,7 @@ def test_who_is_not_there_changes_nothing(site: Site) -> None:
 
 
 def test_the_hash_is_never_an_argument(site: Site) -> None:
-    """Every command line that there is while it runs is looked at."""
+    """All command lines on the machine are checked while it runs."""
     seen: set[bytes] = set()
     stop = threading.Event()
 
@@ -183,7 +183,7 @@ def test_the_hash_is_never_an_argument(site: Site) -> None:
         stop.set()
         watcher.join()
     hashed = site.hashes()[USERS[0]].encode()
-    assert any(USERS[0].encode() in line for line in seen), "it was not seen at all"
+    assert any(USERS[0].encode() in line for line in seen), "the program was never seen"
     assert not any(hashed in line or b"tr0ub4dor" in line for line in seen)
 
 
@@ -257,7 +257,7 @@ def _line(site: Site) -> bytes:
 
 
 def test_a_password_in_clear_is_written_as_it_is_or_not_at_all(tmp_path: Path) -> None:
-    """A colon would begin the next field: uid, gid, home and what else the userdb takes."""
+    """A colon would begin the next field, such as uid, gid and home."""
     site = _passwd_file(tmp_path)
     options = json.loads(site.config.read_text())
     site.config.write_text(json.dumps({**options, "scheme": "PLAIN"}))
@@ -286,7 +286,7 @@ def test_a_file_that_others_can_change_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can make folders of another user")
 def test_a_folder_above_that_another_can_replace_is_refused(tmp_path: Path) -> None:
-    """Whoever owns it could put a link to any folder of root's there: /etc, for /etc/passwd."""
+    """Its owner could replace it by a link to any folder of root: /etc, for /etc/passwd."""
     above = tmp_path / "panel"
     (above / "conf").mkdir(parents=True)
     site = _passwd_file(above / "conf")
@@ -298,7 +298,7 @@ def test_a_folder_above_that_another_can_replace_is_refused(tmp_path: Path) -> N
 
 
 def test_an_acl_stays(tmp_path: Path) -> None:
-    """It may be what lets Dovecot read the file."""
+    """Dovecot may need it to read the file."""
     site = _passwd_file(tmp_path)
     users = tmp_path / "users"
     entries = [(1, 6, -1), (2, 4, 60605), (4, 4, -1), (0x10, 4, -1), (0x20, 0, -1)]
@@ -310,10 +310,10 @@ def test_an_acl_stays(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_writer_left_goes_with_the_next_change(tmp_path: Path) -> None:
-    """Whoever may run it by sudo may have it killed (setrlimit(2)): the copies must not pile up."""
+    """A user who runs it with sudo can have it killed (setrlimit(2)): no copies may be left."""
     site = _passwd_file(tmp_path)
     code = os.path.join(readable_code(), "lib")
-    # Killed where the new file is written and has not its name yet.
+    # Killed when the new file is written, but not renamed yet.
     kill = "import os, signal; os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
     for _ in range(3):
         done = subprocess.run(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Folders of others: nobody saves into them, in clear or to a key that the owner does not have."""
+"""Nobody can save mail in folders of others, in clear or sealed to a key of somebody else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ALL = b"lrwstipekxa"
 SHARED = b'"shared/alice@example.org/Work"'
 PUBLIC = b'"Public/Board"'
 
-# As a site has it: users may give rights in their folders to others, and there is a public one.
+# Typical settings: users can share folders, and there is a public folder.
 _SITE = {}
 _SITE["2.3"] = """
 mail_plugins = $mail_plugins acl
@@ -132,7 +132,7 @@ def site() -> Iterator[Lab]:
 
 
 def may_read(imap: Imap, folder: bytes) -> int:
-    """How many mails the user finds in the folder: that it is shared at all."""
+    """The number of mails that the user sees in the folder, which shows that it is shared."""
     return imap.select(folder.decode().strip('"'))
 
 
@@ -150,14 +150,14 @@ def test_saving_is_refused(site: Lab, user: str, folder: bytes) -> None:
             with pytest.raises(Refused, match=r"NOPERM.*Permission denied"):
                 imap.command(verb + b" %d %s" % (last, folder))
         assert may_read(imap, folder) == before
-        # Only saving is taken away: flags are what the owner's ACL says.
+        # Only saving is forbidden: the owner's ACL still applies to flags.
         if before:
             imap.command(b"STORE 1 +FLAGS (\\Flagged)")
 
 
 @pytest.mark.parametrize("user", [BOB, PLAIN])
 def test_a_folder_is_not_moved_into_it(site: Lab, user: str) -> None:
-    """With all mails in it: sealed to another key, or in clear."""
+    """With all its mails: sealed to another key, or in clear."""
     with Imap(site.imap, user, "password") as imap:
         imap.command(b"CREATE Mine")
         imap.append("Mine", MAIL)
@@ -178,7 +178,7 @@ def test_the_owner_saves_and_reads(site: Lab) -> None:
 
 @pytest.mark.parametrize("user", [BOB, PLAIN])
 def test_a_sieve_script_files_nothing_into_it(site: Lab, user: str) -> None:
-    """The mail is not lost: it lies in the user's own INBOX."""
+    """The mail is not lost: it is in the user's own INBOX."""
     script = os.path.join(site.home(user), ".dovecot.sieve")
     os.makedirs(site.home(user), exist_ok=True)
     with open(script, "w", encoding="ascii") as stream:
@@ -202,7 +202,7 @@ def test_a_sieve_script_files_nothing_into_it(site: Lab, user: str) -> None:
     reason="2.3 takes a missing file for an empty one; `mailseal check-config` reports it",
 )
 def test_without_the_file_nobody_saves_into_it(site: Lab) -> None:
-    """A file that is missing is no permission."""
+    """A missing file gives no permission."""
     rules = site.place.path("shared", "mailseal-shared.acl")
     os.rename(rules, f"{rules}.away")
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where Dovecot alone can deliver: Sieve scripts of the site, an INBOX apart, other formats."""
+"""Mail that only Dovecot can store: Sieve scripts of the site, a separate INBOX, other formats."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _FIELDS = {
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Lab]:
-    """Dovecot files spam for everybody; mailseal's configuration knows nothing of it."""
+    """Dovecot sorts spam for all users; mailseal's configuration does not mention it."""
     language = series(installed_version())
     made = Lab(
         dict.fromkeys((ALICE, APART, BOXED, NESTED), "password"),
@@ -79,7 +79,9 @@ def site() -> Iterator[Lab]:
     os.mkdir(os.path.dirname(script))
     with open(script, "w", encoding="ascii") as stream:
         stream.write(SCRIPT)
-    os.chown(os.path.dirname(script), MAIL_UID, MAIL_UID)  # it is compiled beside itself
+    os.chown(
+        os.path.dirname(script), MAIL_UID, MAIL_UID
+    )  # Dovecot writes the compiled script there
     with made:
         yield made
 
@@ -90,7 +92,7 @@ def configured(site: Lab, **delivery: str) -> None:
 
 
 def check_config(site: Lab) -> str:
-    """What check-config warns of, with the lab's Dovecot in the place of the system's."""
+    """The warnings of check-config for the lab's Dovecot."""
     doveconf = site.place.path("bin", "doveconf")
     if not os.path.exists(doveconf):
         os.mkdir(os.path.dirname(doveconf))
@@ -198,14 +200,14 @@ def test_folders_on_the_file_system_get_their_mail(site: Lab) -> None:
 
 @pytest.mark.parametrize("user", [NESTED, ALICE])
 def test_no_folder_takes_a_name_of_dovecots(site: Lab, user: str) -> None:
-    """Such mail goes to INBOX, and Dovecot still opens the mailbox."""
+    """Such mail is stored in INBOX, and Dovecot can still open the mailbox."""
     configured(site, detail_folder="create")
     with Imap(site.imap, user, "password") as imap:
         before = len(imap.bodies())
     local = user.partition("@")[0]
     names = ["dovecot-uidlist", "Dovecot-keywords", "dovecot.index.log", "a/dovecot-uidlist/b"]
     names += ["maildirfolder", "maildirsize", "subscriptions", "subscriptions.lock"]
-    with open(os.path.join(site.maildir(user), "taken"), "wb"):  # a file of somebody's
+    with open(os.path.join(site.maildir(user), "taken"), "wb"):  # a file of another program
         names += ["taken", "taken/deeper", "tmp", "x.cur"] if user == NESTED else []
     for name in names:
         reply = send_lmtp(site.lmtp, SENDER, [f"{local}+{name}@example.org"], HAM)[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a site has set, dovecot-conf does not replace: mail location, formats, listeners, owners."""
+"""dovecot-conf does not replace a site's mail location, formats, listeners and owners."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLAIN = "plain@example.org"
 BOXED = "boxed@example.org"
 MAIL = b"Subject: tangerine\r\nFrom: eve@example.net\r\nMessage-ID: <1@x>\r\n\r\nin the cellar\r\n"
 
-# Dovecot's own listeners as a site may have them, and sdbox for one user of each kind.
+# Dovecot's listeners with settings of the site, and sdbox for one user of each kind.
 _SITE = """
 service lmtp {
   unix_listener lmtp {
@@ -59,7 +59,7 @@ def site() -> Iterator[Lab]:
 
 @pytest.mark.parametrize("user", [PLAIN, BOXED])
 def test_sdbox_is_delivered_by_dovecot(site: Lab, user: str) -> None:
-    """Whether enrolled or not; a subject is on the disk only of who is not."""
+    """For users of both kinds; a subject is on the disk only for those who are not enrolled."""
     assert send_lmtp(site.lmtp, SENDER, [user], MAIL)[0][0] == 250
     with Imap(site.imap, user, "password") as imap:
         assert [body.endswith(MAIL) for body in imap.bodies()] == [True]
@@ -78,7 +78,7 @@ def test_the_listeners_of_the_site_stay_as_they_are(site: Lab) -> None:
 
 
 def test_the_mail_location_of_the_site_stays_as_it_is(site: Lab) -> None:
-    """Only the place of the index cache is added to it."""
+    """Only the location of the index cache is added to it."""
     if series(installed_version()) == "2.4":
         assert site.dovecot.settings("mail_path") == "~/Maildir"
         assert site.dovecot.settings("mail_index_path") == ""
@@ -92,7 +92,7 @@ def test_the_mail_location_of_the_site_stays_as_it_is(site: Lab) -> None:
 
 
 def test_a_check_before_a_restart_looks_at_no_socket(site: Lab) -> None:
-    """Else a socket of another owner would forbid the restart that puts it right."""
+    """Otherwise a socket with a wrong owner would prevent the restart that corrects it."""
     os.chmod(site.dovecot.lmtp_socket, 0o600)
     try:
         assert b"has no access to" in site.mailseal("check-config").stderr

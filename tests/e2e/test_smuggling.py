@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""SMTP smuggling: only CR LF . CR LF ends a mail, or a second one could be forged inside it."""
+"""SMTP smuggling: only CR LF . CR LF ends a mail, so no second one can be hidden inside it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NOT_ENDS = [
 
 
 def forged(user: str) -> bytes:
-    """A second mail, as a smuggler would hide it behind a false end."""
+    """A forged second mail after a false end."""
     return (
         b"mail FROM:<admin@example.org>\r\nrcpt TO:<%s>\r\ndata\r\n" % user.encode()
         + b"Subject: forged\r\n\r\nforged mail\r\n"
@@ -45,14 +45,14 @@ def test_a_false_end_does_not_split_a_mail(lab: Lab, user: str, end: bytes) -> N
     replies = raw_data(lab.lmtp, SENDER, [user], HEADERS + body + b".\r\n")
     assert [code for code, _ in replies] == [250]
     (mail,) = lab.inbox(user)
-    # Nothing but a dot that is first after CR LF is taken away.
+    # Only a dot directly after CR LF is removed.
     expected = re.sub(rb"\r\n\.", b"\r\n", body)
     assert mail.endswith(crlf(HEADERS + expected).replace(b"\0", b"\x80"))
 
 
 @pytest.mark.parametrize("end", NOT_ENDS, ids=repr)
 def test_nor_does_it_on_the_way_through_dovecot(behind_lab: Lab, end: bytes) -> None:
-    """Mail for who is not enrolled, or has a Sieve script, goes through Dovecot's LMTP."""
+    """Mail for users who are not enrolled or have a Sieve script is relayed to Dovecot's LMTP."""
     before = len(behind_lab.stored(ALICE))
     replies = raw_data(
         behind_lab.lmtp, SENDER, [PLAIN], HEADERS + b"before" + end + forged(ALICE) + b".\r\n"
@@ -95,7 +95,7 @@ def test_commands_behind_the_true_end_are_commands(lab: Lab, user: str) -> None:
 
 
 def test_through_postfix_no_mail_is_split_that_postfix_took_as_one(lab: Lab, user: str) -> None:
-    """Whatever Postfix makes of false ends: as many mails arrive as it has queued, no more."""
+    """However Postfix treats false ends, exactly the mails in its queue arrive."""
     before = len(re.findall(r"message-id=", lab.postfix.log_text()))
     with smtplib.SMTP(*lab.smtp, local_hostname="client.example.net") as client:
         client.ehlo()

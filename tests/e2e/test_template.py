@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Users by a template, as on a mail host without Dovecot: relays are proved over TCP."""
+"""A user template, as on a mail host without Dovecot; sealing is checked over TCP."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_user_of_the_template_is_relayed_only_if_dovecot_proves_it(asked: bool
         }
     )
     with made as lab:
-        os.makedirs(lab.home(ALICE))  # for a template that is the user
+        os.makedirs(lab.home(ALICE))  # with a template, the home makes the user
         for path in (os.path.dirname(lab.home(ALICE)), lab.home(ALICE)):
             os.chown(path, MAIL_UID, MAIL_UID)
         code = send_lmtp(lab.lmtp, SENDER, [ALICE], MAIL)[0][0]

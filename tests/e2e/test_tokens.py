@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`enroll: at-login` beside OAuth: a token that lets somebody in is not the password."""
+"""`enroll: at-login` with OAuth: a token is not the password."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 
 def with_token(lab: Lab, user: str) -> None:
-    """A login by XOAUTH2, with the token of an earlier one."""
+    """A login with XOAUTH2 and the token of an earlier login."""
     answer = base64.b64encode(f"user={user}\1auth=Bearer {token(user)}\1\1".encode())
     with Imap(lab.imap) as imap:
         imap.command(b"AUTHENTICATE XOAUTH2", answer)
@@ -97,12 +97,12 @@ def test_a_token_does_not_become_the_login_slot(lab: Lab) -> None:
     with_token(lab, NEWCOMER)
     assert lab.mailseal("status", NEWCOMER).returncode == 67
     with open(lab.place.path("log", "agent.log"), encoding="utf-8") as stream:
-        assert "unlock:" not in stream.read(), "the token was given to the agent"
+        assert "unlock:" not in stream.read(), "the token was passed to the agent"
     with Imap(lab.imap, NEWCOMER, SECRET):
         pass
     assert lab.mailseal("status", NEWCOMER).returncode == 0
-    # Who is enrolled opens nothing with a token, and is not told that it was wrong.
-    # The userdb refuses it; Dovecot 2.3 then hangs up or says UNAVAILABLE.
+    # Enrolled users cannot open the keyring with a token, and it is not called wrong.
+    # The userdb refuses it; then Dovecot 2.3 disconnects or replies UNAVAILABLE.
     with pytest.raises(Refused, match=r"UNAVAILABLE|closed the connection"):
         with_token(lab, NEWCOMER)
 

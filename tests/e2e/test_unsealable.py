@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What mail_crypt cannot seal: nothing of an enrolled user lies there, whoever saves.
+"""Formats that mail_crypt cannot seal: no program can save mail of enrolled users there.
 
-That is mbox, in Dovecot's own settings or in a userdb field.
+This is mbox, in Dovecot's settings or in a userdb field.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def door(request: pytest.FixtureRequest) -> str:
 
 
 def in_clear(lab: Lab, user: str) -> list[str]:
-    """All files below the user's home with a word of the mail in them."""
+    """All files below the user's home that contain a word of the mail."""
     found = []
     for where, _, names in os.walk(lab.home(user)):
         for name in names:
@@ -72,7 +72,7 @@ def lda(lab: Lab, user: str, folder: str) -> int:
 
 
 def save_in_every_way(lab: Lab, user: str, folder: str) -> list[str]:
-    """Whoever asks Dovecot to save; the ways that said it is saved."""
+    """Save with all programs; returns those that report success."""
     done = []
     with contextlib.suppress(Refused):
         with Imap(lab.imap, user, "password") as imap:

@@ -27,7 +27,7 @@ TEXT = b"Subject: harvest\r\n\r\n" + b"the pomegranate is in the cellar\r\n" * 4
 
 
 def _deliver(lab: Lab, user: str, text: bytes = TEXT) -> str:
-    """The file of a mail that has just come."""
+    """The file of a mail that has just arrived."""
     before = set(lab.stored(user))
     assert send_lmtp(lab.lmtp, SENDER, [user], text)[0][0] == 250
     (path,) = set(lab.stored(user)) - before
@@ -135,7 +135,7 @@ def test_keys_from_a_file_and_passwords_of_several_users(
     (tmp_path / "keys").write_bytes(exported)
     done = lab.mailseal("verify", user, "--key", str(tmp_path / "keys"))
     assert (done.returncode, b"CHANGED" in done.stdout) == (1, True)
-    # The wrong password of one user does not keep the others from being checked.
+    # After a wrong password of one user, the others are still checked.
     lab.add_user(other := f"other-{user}")
     secrets = b"rhubarb\npassword\n"
     done = lab.mailseal("verify", other, user, "--json", "--stdin", stdin=secrets)
@@ -177,14 +177,14 @@ def test_what_lies_in_clear_is_named(lab: Lab, user: str) -> None:
 
 @pytest.fixture
 def on_disk() -> Iterator[str]:
-    """A folder of the mail's owner that is not on tmpfs, as Debian 13's /tmp is."""
+    """A folder of the owner of the mail that is not on tmpfs, unlike /tmp of Debian 13."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as made:
         os.chown(made, MAIL_UID, MAIL_UID)
         yield made
 
 
 def test_index_and_control_files_elsewhere(on_disk: str) -> None:
-    """Dovecot's own cache is found where its settings put it, and so are the UIDs."""
+    """Dovecot's index cache and the UIDs are found at the paths in its settings."""
     made = Lab({ALICE: "password"})
     index, control = f"{on_disk}/index", f"{on_disk}/control"
     if series(installed_version()) == "2.3":
@@ -218,7 +218,7 @@ def test_sizes_keys_and_headers_are_checked_without_a_password(lab: Lab, user: s
     os.truncate(short, 262)
     header = _deliver(lab, user)
     _flip(header, 20)
-    # A smaller W= makes Dovecot cut the mail.
+    # With a smaller W= Dovecot truncates the mail.
     sized = _deliver(lab, user)
     right = int(re.findall(r",W=(\d+)", sized)[0])
     os.rename(sized, wrong := re.sub(r",W=\d+", ",W=50", sized))
@@ -233,7 +233,7 @@ def test_sizes_keys_and_headers_are_checked_without_a_password(lab: Lab, user: s
         ("size", wrong),
         ("odd", link),
     }
-    # With the password a W= that could be right by its looks, too.
+    # With the password, also a plausible but wrong W= is detected.
     os.rename(wrong, wrong := re.sub(r",W=50", f",W={right - 1}", wrong))
     assert wrong not in {path for *_, path in _found(_verify(lab, user)[1])}
     kinds = {(kind, path) for kind, _, _, path in _found(_verify(lab, user, tags=True)[1])}
@@ -261,7 +261,7 @@ def test_an_old_mail_under_a_new_name(lab: Lab, user: str) -> None:
 
 
 def test_mail_is_read_as_its_owner(lab: Lab, user: str) -> None:
-    """What the owner of the mail may not read is a finding, although root could read it."""
+    """Files that the owner of the mail may not read are findings, although root could read them."""
     path = _deliver(lab, user)
     os.chown(path, 0, 0)
     os.chmod(path, 0o600)
@@ -286,7 +286,7 @@ def test_all_users_of_a_domain(lab: Lab) -> None:
         lab.add_user(name)
     done = lab.mailseal("verify", "--domain", "verify.example", "--json")
     assert [u["user"] for u in json.loads(done.stdout)["users"]] == users
-    # Nobody has mail yet, and that is fine.
+    # Nobody has mail yet; this is not a finding.
     assert done.returncode == 0, done.stdout
 
 
