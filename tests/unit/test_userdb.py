@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mailseal import config as configuration
 from mailseal.delivery.dovecot.location import expand, layout_of, maildir_of
+from mailseal.delivery.dovecot.settings import in_short
 from mailseal.delivery.dovecot.template import Template
 from mailseal.delivery.dovecot.userdb import Cached, DovecotUserdb, escape, unescape
 from mailseal.errors import BadUserName, TemporaryError
@@ -82,6 +83,12 @@ def test_names_do_not_walk(user: str) -> None:
 )
 def test_mail_locations(fields: dict[str, str], found: str | None) -> None:
     assert maildir_of(fields, "a@b", "/h", "~/Maildir") == found
+
+
+def test_the_variable_of_the_encrypted_index_does_not_hide_the_maildir() -> None:
+    location = "maildir:~/Maildir:INDEXCACHE=/run/cache/%u%{userdb:mailseal_index}"
+    assert maildir_of({"mail": in_short(location)}, "a@b", "/home/a", "") == "/home/a/Maildir"
+    assert maildir_of({"mail": location}, "a@b", "/home/a", "") is None
 
 
 def test_layouts() -> None:

@@ -30,6 +30,8 @@ _VARIABLES = (
     (re.compile(rf"%\{{user ?\| ?username{_LOWER}\}}"), "%n"),
     (re.compile(rf"%\{{user ?\| ?domain{_LOWER}\}}"), "%d"),
     (re.compile(r"%L([und])"), r"%\1"),
+    # Of docs/index-privacy.md: INDEX and INDEXCACHE at a login, nothing in a lookup.
+    (re.compile(r"%\{userdb:mailseal_index\}"), ""),
 )
 
 
