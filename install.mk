@@ -34,9 +34,10 @@ FIT = sed -e 's|/usr/lib/mailseal/dovecot-conf|$(SHAREDIR)/dovecot-conf|g' \
 	-e 's/\<gid\( *= *\)vmail\>/gid\1$(MAIL_GROUP)/g' \
 	-e 's/\<\(user\|uid\)\( *= *\)vmail\>/\1\2$(MAIL_USER)/g'
 
-PACKAGE_FILES = $(shell cd lib && find mailseal -name '*.py' -o -name py.typed | LC_ALL=C sort)
-PANEL_FILES = $(wildcard hooks/panels/*.php)
-TEXT_FILES = $(shell find dovecot-conf postfix-conf docs -type f | LC_ALL=C sort)
+PACKAGE_FILES = $(shell cd lib && find mailseal -type f ! -name '*.pyc' | LC_ALL=C sort)
+PANEL_FILES = $(shell cd hooks/panels && find . -type f | LC_ALL=C sort)
+TEXT_FILES = $(shell find dovecot-conf postfix-conf web-conf docs -type f | LC_ALL=C sort)
+UNITS = mailseal-agent.service mailseal-lmtp.service mailseal-sealer.service mailseal-web.service
 
 .PHONY: install uninstall
 
@@ -49,10 +50,10 @@ install:
 	@set -e; for name in $(COMMANDS); do \
 		ln -sf "$(LIBDIR)/hooks/$$name" "$(DESTDIR)$(PREFIX)/bin/$$name"; done
 	@set -e; for file in $(PANEL_FILES); do \
-		install -d "$(DESTDIR)$(SHAREDIR)/panels"; \
-		sed -e 's|/usr/local/bin|$(PREFIX)/bin|g' "$$file" \
-			> "$(DESTDIR)$(SHAREDIR)/panels/$$(basename "$$file")"; \
-		chmod 644 "$(DESTDIR)$(SHAREDIR)/panels/$$(basename "$$file")"; done
+		install -d "$(DESTDIR)$(SHAREDIR)/panels/$$(dirname "$$file")"; \
+		sed -e 's|/usr/local/bin|$(PREFIX)/bin|g' "hooks/panels/$$file" \
+			> "$(DESTDIR)$(SHAREDIR)/panels/$$file"; \
+		chmod 644 "$(DESTDIR)$(SHAREDIR)/panels/$$file"; done
 	@set -e; for file in $(TEXT_FILES); do \
 		install -d "$(DESTDIR)$(SHAREDIR)/$$(dirname "$$file")"; \
 		$(FIT) "$$file" > "$(DESTDIR)$(SHAREDIR)/$$file"; \
@@ -66,20 +67,22 @@ install:
 	install -d "$(DESTDIR)$(UNITDIR)" "$(DESTDIR)$(SYSUSERSDIR)" "$(DESTDIR)$(TMPFILESDIR)" \
 		"$(DESTDIR)$(SYSCTLDIR)"
 	install -m 644 systemd/mailseal.sysctl "$(DESTDIR)$(SYSCTLDIR)/mailseal.conf"
-	@set -e; for unit in mailseal-agent.service mailseal-lmtp.service mailseal-sealer.service; do \
+	@set -e; for unit in $(UNITS); do \
 		$(FIT) "systemd/$$unit" > "$(DESTDIR)$(UNITDIR)/$$unit"; \
 		chmod 644 "$(DESTDIR)$(UNITDIR)/$$unit"; done
 	$(FIT) systemd/mailseal.sysusers > "$(DESTDIR)$(SYSUSERSDIR)/mailseal.conf"
+	$(FIT) systemd/mailseal-web.sysusers > "$(DESTDIR)$(SYSUSERSDIR)/mailseal-web.conf"
 	$(FIT) systemd/mailseal.tmpfiles > "$(DESTDIR)$(TMPFILESDIR)/mailseal.conf"
-	chmod 644 "$(DESTDIR)$(SYSUSERSDIR)/mailseal.conf" "$(DESTDIR)$(TMPFILESDIR)/mailseal.conf"
+	chmod 644 "$(DESTDIR)$(SYSUSERSDIR)/mailseal.conf" "$(DESTDIR)$(SYSUSERSDIR)/mailseal-web.conf"
+	chmod 644 "$(DESTDIR)$(TMPFILESDIR)/mailseal.conf"
 
 uninstall:
 	rm -rf "$(DESTDIR)$(LIBDIR)" "$(DESTDIR)$(SHAREDIR)"
 	rm -f $(foreach name,mailseal mailseal-deliver mailseal-set-hash,"$(DESTDIR)$(PREFIX)/bin/$(name)")
 	rm -f "$(DESTDIR)$(MANDIR)"/man[158]/mailseal[.-]*
 	rm -f "$(DESTDIR)$(BASHDIR)/mailseal" "$(DESTDIR)$(ZSHDIR)/_mailseal"
-	rm -f "$(DESTDIR)$(UNITDIR)/mailseal-agent.service" "$(DESTDIR)$(UNITDIR)/mailseal-lmtp.service"
-	rm -f "$(DESTDIR)$(UNITDIR)/mailseal-sealer.service"
-	rm -f "$(DESTDIR)$(SYSUSERSDIR)/mailseal.conf" "$(DESTDIR)$(TMPFILESDIR)/mailseal.conf"
+	rm -f $(foreach unit,$(UNITS),"$(DESTDIR)$(UNITDIR)/$(unit)")
+	rm -f "$(DESTDIR)$(SYSUSERSDIR)/mailseal.conf" "$(DESTDIR)$(SYSUSERSDIR)/mailseal-web.conf"
+	rm -f "$(DESTDIR)$(TMPFILESDIR)/mailseal.conf"
 	rm -f "$(DESTDIR)$(SYSCTLDIR)/mailseal.conf"
 	@echo "not removed: /etc/mailseal, and /var/lib/mailseal with the keyrings"

@@ -51,6 +51,11 @@ class Config(Options):
         return os.path.join(self.state_dir, "checks")
 
     @property
+    def notes_dir(self) -> str:
+        """What the agent notes about users: wishes, last uses.  No secrets."""
+        return os.path.join(self.state_dir, "notes")
+
+    @property
     def public_dir(self) -> str:
         """Folder of the public keys; readable for the delivery daemon."""
         return os.path.join(self.state_dir, "public")

@@ -559,6 +559,89 @@ class Verify:
 
 
 @dataclasses.dataclass(frozen=True)
+class Web:
+    """web: the page on which users turn sealing on by themselves, mailseal-web (docs/web.md)."""
+
+    listen: str | None = option(
+        optional(socket_name),
+        None,
+        "The socket on which mailseal-web listens for the web server in front of it: a path, or "
+        "host:port on the loopback interface.  null: there is no such page.",
+    )
+    user: str = option(
+        user_or_uid,
+        "mailseal-web",
+        "The user that mailseal-web runs as.  It must also be in agent.panel_users.",
+    )
+    socket_group: str = option(
+        user_or_uid,
+        "www-data",
+        "Group of that unix socket, as a name or a gid: the group of the web server.",
+    )
+    socket_mode: int = option(octal_mode, "0660", "Mode of that unix socket.")
+    path: str = option(
+        text("a path such as /mailseal, or /"),
+        "/mailseal",
+        "Where the page is on its host.  Use the same path in the web server.",
+    )
+    name: str = option(
+        text("the name of your service"), "Mail", "The name of your service, above each page."
+    )
+    contact: str | None = option(
+        optional(text("a line of text")),
+        None,
+        "How users reach you, for example a mail address.  It is shown below each page.",
+    )
+    language: str = option(
+        text("a language code, as en or de"),
+        "en",
+        "Language of the page if the browser asks for none that there is.",
+    )
+    theme: str | None = option(
+        optional(absolute_path),
+        None,
+        "A folder with any of theme.css, which comes after the page's own style; logo.svg, which "
+        "stands above each page; and LANGUAGE.po, translations.",
+    )
+    password_command: tuple[str, ...] = option(
+        list_of(text("a word of the command")),
+        (),
+        "The command that sets a new password in the user database, as for `mailseal passwd USER "
+        "--then`; the user is added as its last argument.  An empty list: the password can be "
+        "changed here only if the keyring is the only password check.",
+    )
+    user_header: str | None = option(
+        optional(text("the name of an HTTP header")),
+        None,
+        "A header in which the web server gives the name of a user whom it has checked, by a TLS "
+        "client certificate or an SSO.  If it is set, only that user can sign in.",
+    )
+    address_header: str = option(
+        text("the name of an HTTP header"),
+        "X-Real-IP",
+        "The header in which the web server gives the address of the client.  Wrong passwords "
+        "are counted for this address.",
+    )
+    idle_timeout: int = option(
+        duration, "15m", "A user who does nothing for this time has to sign in again."
+    )
+    absolute_timeout: int = option(
+        duration, "2h", "A user has to sign in again this long after having signed in."
+    )
+    request_timeout: int = option(
+        duration,
+        "20s",
+        "A request that is not complete after this time is dropped, and so is an answer that "
+        "nobody takes.",
+    )
+    connections: int = option(
+        number(10, 10000),
+        200,
+        "Largest number of connections at the same time.  Further ones wait.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Options:
     """All sections, and the options that are in no section."""
 
@@ -577,6 +660,7 @@ class Options:
     delivery: Delivery = Delivery()
     seal: Seal = Seal()
     verify: Verify = Verify()
+    web: Web = Web()
 
 
 def _table(section: Any, prefix: str) -> list[Option]:

@@ -92,6 +92,7 @@ class Roundcube(_Panel):
                 os.symlink(f"{plugins}/{name}", f"{tree}/plugins/{name}")
         shutil.copytree(f"{plugins}/password", f"{tree}/plugins/password", symlinks=False)
         os.symlink(f"{panels}/roundcube.php", f"{tree}/plugins/password/drivers/mailseal.php")
+        os.symlink(f"{panels}/roundcube-plugin", f"{tree}/plugins/mailseal")
         database = self._write("roundcube.sqlite", "")
         with open("/usr/share/roundcube/SQL/sqlite.initial.sql", encoding="utf-8") as stream:
             schema = stream.read()

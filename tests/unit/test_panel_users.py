@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from mailseal.login import callers, panel_verbs, protocol
-from mailseal.login.login_verbs import Policy
+from mailseal.login.policy import Policy
 from tests.unit.agent_process import CHEAP, HOOKS, AgentProcess, running
 from tests.unit.test_verbs import World
 

@@ -17,8 +17,9 @@ from mailseal.crypto import kdf
 from mailseal.crypto.eckeys import PrivateKey
 from mailseal.keys.keystore import Keystore
 from mailseal.login.admin_verbs import AdminVerbs
-from mailseal.login.login_verbs import LoginVerbs, Policy
+from mailseal.login.login_verbs import LoginVerbs
 from mailseal.login.mailcrypt_fields import login_fields
+from mailseal.login.policy import Policy
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions
 from mailseal.login.thread_pools import ThreadPools

@@ -19,7 +19,11 @@ _TIMEOUT = 5
 """Time limit in seconds to connect to a socket."""
 
 
-_NAMED = {"agent.socket": "agent.login_users", "dovecot.anvil_socket": "agent.user"}
+_NAMED = {
+    "agent.socket": "agent.login_users",
+    "dovecot.anvil_socket": "agent.user",
+    "dovecot.auth_socket": "agent.user",
+}
 """The option that names who needs a socket, if it is not delivery.user."""
 
 
@@ -33,6 +37,10 @@ def users(config: Config) -> Iterator[Finding]:
             ("agent.panel_users", config.agent.panel_users),
             ("agent.admin_users", config.agent.admin_users),
         ]
+    if config.web.listen:
+        needed.append(("web.user", (config.web.user,)))
+        if config.web.user not in config.agent.panel_users:
+            yield error(f"web.user: {config.web.user} is not in agent.panel_users")
     for option, names in needed:
         for name in names:
             try:
@@ -66,6 +74,8 @@ def sockets(config: Config) -> Iterator[Finding]:
         needed.append(("dovecot.anvil_socket", config.dovecot.anvil_socket, config.agent.user))
     if config.dovecot.quota_socket:
         needed.append(("dovecot.quota_socket", config.dovecot.quota_socket, owner))
+    if config.web.listen:
+        needed.append(("dovecot.auth_socket", config.dovecot.auth_socket, config.agent.user))
     silent = set()
     for option, path, user in needed:
         if not path.startswith("/") or option in silent:

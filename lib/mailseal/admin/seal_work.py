@@ -50,7 +50,14 @@ class SealWork:
         left = entry.get("left", 0) + len(entry.get("skipped", ()))
         done = sum(entry.get(name, 0) for name in ("converted", "already", "left"))
         job = dataclasses.replace(
-            job, phase=DONE, done=done, total=done, left=left, problem="", again=0
+            job,
+            phase=DONE,
+            done=done,
+            total=done,
+            left=left,
+            problem="",
+            again=0,
+            at=int(time.time()),
         )
         self._save(job)
         self._log.write(

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""mailseal-sealer: seals the existing mail of enrolled users.
+"""mailseal-sealer: seals the existing mail of enrolled users, and does what users have asked
+the key agent for.
 
 SYNOPSIS
     mailseal-sealer [-c CONFIG]
@@ -8,10 +9,12 @@ DESCRIPTION
     Runs in the foreground, as root.  Only processes that have become the owner of the mail
     open a mailbox.  With `seal.existing: at-enrollment` it lists the enrolled users every few
     seconds, and seals the mail of each user once: of `seal.parallel` users at a time on each
-    file system.  The progress is stored, and `mailseal status` shows it.  After a failure it
-    tries again later.
-    For this it needs public keys only, and not the agent.  With `verify.at_login` it also checks
-    the mail of users who log in: login_checks.py.
+    file system.  Without this option, it seals the mail of users who asked for it.  The progress
+    is stored, and `mailseal status` shows it.  After a failure it tries again later.
+    For this it needs public keys only, and not the agent.
+    If there are agent.panel_users, it also asks the agent which users leave, and whose sessions
+    end: see sealer_chores.py.
+    With `verify.at_login` it also checks the mail of users who log in: login_checks.py.
 
     SIGTERM, SIGINT  stop at once: each mail is complete, and the next start continues
     NOTIFY_SOCKET    gets READY=1 and STOPPING=1 (Type=notify)
@@ -35,8 +38,9 @@ from mailseal import config as configuration
 from mailseal.admin.children import Children, disk_of, wait
 from mailseal.admin.login_checks import LoginChecks
 from mailseal.admin.mail_place import Place, Places
-from mailseal.admin.seal_jobs import DONE, Job, Jobs
+from mailseal.admin.seal_jobs import DONE, UNSEALING, Job, Jobs
 from mailseal.admin.seal_work import RETRY, SealWork
+from mailseal.admin.sealer_chores import Chores
 from mailseal.config import Config
 from mailseal.daemon import notify, open_log
 from mailseal.errors import (
@@ -49,10 +53,14 @@ from mailseal.errors import (
 )
 from mailseal.keys.names import file_name
 from mailseal.keys.public import PublicStore
+from mailseal.login.notes import Notes
 from mailseal.logs import INFO, WARNING
 
 _LOOK = 5.0
 """Seconds between two lists of enrolled users."""
+
+_NO_DISK = -1
+"""Stands for the file system of users who leave: it is not known yet."""
 
 _MOST_WAITING = 100
 """Number of users that wait for their file system; the others are looked up later."""
@@ -80,8 +88,11 @@ class Sealer:
         self._users: Iterator[str] = iter(())
         self._looked = -_LOOK
         self._waiting: dict[str, tuple[Job, Place]] = {}
-        self._done: dict[str, int] = {}
-        """By user: the enrollment after which all mail was sealed."""
+        self._done: dict[str, tuple[int, int]] = {}
+        """By user: the enrollment and the wish after which all mail was sealed."""
+        self._notes = Notes(config.notes_dir)
+        self._chores = Chores(config, self._jobs, self._log.write)
+        self._leaving: list[str] = []
 
     def run(self) -> int:
         """Run until it is told to stop."""
@@ -93,14 +104,15 @@ class Sealer:
             self._log.write(INFO, f"started, seal.existing: {self._config.seal.existing}")
             notify(self._notify, "READY=1")
             while True:
-                if self._config.seal.existing == "at-enrollment":
-                    self._look()
-                    self._begin()
+                self._leave()
+                self._look()
+                self._begin()
                 if self._checks is not None:
                     self._checks.look()
                 wait(_LOOK)
                 for user, status in self._children.reap():
-                    if status:
+                    # If a user leaves, the agent has the request: it is repeated.
+                    if status and user not in self._leaving:
                         self._work.put_off(self._job(user), "its process ended unexpectedly")
         except Stop:
             notify(self._notify, "STOPPING=1")
@@ -109,6 +121,20 @@ class Sealer:
             if self._checks is not None:
                 self._checks.stop()
         return EX_OK
+
+    def _leave(self) -> None:
+        """End sessions, and start a process for each user who leaves."""
+        self._leaving = self._chores.kick()
+        for user in self._leaving:
+            self._waiting.pop(user, None)
+            if self._children.has(user) or not self._children.has_room(_NO_DISK):
+                continue
+            if self._chores.is_due(user):
+                try:
+                    work = functools.partial(self._chores.leave, user)
+                    self._children.start(user, _NO_DISK, work)
+                except OSError as exc:
+                    self._log.write(WARNING, f"user=<{user}>, cannot start a process: {exc}")
 
     def _look(self) -> None:
         """Find users whose mail must be sealed, as many as may wait."""
@@ -126,7 +152,7 @@ class Sealer:
                     self._log.write(WARNING, f"cannot list the enrolled users: {exc}")
                     return
                 continue
-            if user in self._waiting or self._children.has(user):
+            if user in self._waiting or user in self._leaving or self._children.has(user):
                 continue
             if (job := self._due(user)) is None:
                 continue
@@ -153,13 +179,19 @@ class Sealer:
             mark = os.stat(os.path.join(self._public.folder, "enrolled", file_name(user)))
         except OSError:
             return None
-        if self._done.get(user) == mark.st_mtime_ns:
+        wish = self._notes.wants_old_mail(user)
+        if not wish and self._config.seal.existing != "at-enrollment":
+            return None
+        which = (mark.st_mtime_ns, wish)
+        if self._done.get(user) == which:
             return None
         job = self._job(user)
-        if job.enrollment != mark.st_mtime_ns:
-            return Job(user, enrollment=mark.st_mtime_ns)
+        if (job.enrollment, job.wish) != which:
+            return Job(user, enrollment=mark.st_mtime_ns, wish=wish)
         if job.phase == DONE:
-            self._done[user] = job.enrollment
+            self._done[user] = which
+            return None
+        if job.phase == UNSEALING:  # interrupted: the user decides
             return None
         # If the clock was set back, do not wait longer because of it.
         return None if 0 < job.again - time.time() <= RETRY else job

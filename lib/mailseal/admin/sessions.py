@@ -36,8 +36,12 @@ def add_option(parser: ArgumentParser) -> None:
 
 def end(context: Context, user: str) -> None:
     """Run `doveadm kick USER`, unless --kicked was given."""
-    if context.arguments.kicked:
-        return
+    if not context.arguments.kicked:
+        kick(user)
+
+
+def kick(user: str) -> None:
+    """Run `doveadm kick USER`."""
     hint = "end the user's IMAP sessions in another way, and use --kicked"
     try:
         status = subprocess.run(["doveadm", "kick", user], capture_output=True).returncode

@@ -36,6 +36,14 @@ def register(commands: Commands) -> None:
     parser.add_argument("user", metavar="USER", nargs="?")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     parser.add_argument(
+        "--without-recovery",
+        action="store_true",
+        help="only users who have no recovery method: who forgets the password loses the mail",
+    )
+    parser.add_argument(
+        "--names", action="store_true", help="print the names only, one a line, for scripts"
+    )
+    parser.add_argument(
         "--stdin",
         action="store_true",
         help="login password or recovery code of USER from standard input; with it, users in "
@@ -52,6 +60,8 @@ def status(context: Context) -> int:
             raise UsageError("--stdin needs a USER")
         secret = Passwords(from_stdin=True).ask(f"password of {arguments.user}")
     found = all_status(context, arguments.user, secret)
+    if arguments.without_recovery:
+        found["users"] = [entry for entry in found["users"] if not entry.get("second_way", True)]
     jobs = Jobs(context.config.sealer_dir)
     checks = check_results.Checks(context.config.checks_dir)
     for entry in found["users"]:
@@ -59,7 +69,9 @@ def status(context: Context) -> int:
             entry["existing"] = job.as_json()
         if check := checks.load(entry["user"]):
             entry["checked"] = check.as_json()
-    if context.arguments.json:
+    if arguments.names:
+        sys.stdout.writelines(f"{entry['user']}\n" for entry in found["users"])
+    elif arguments.json:
         json.dump(found, sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:

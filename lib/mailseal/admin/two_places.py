@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mailseal import errors
@@ -97,7 +97,7 @@ def change(context: Context, verb: str, user: bytes, new: bytes, **fields: bytes
     if arguments.keep_old:
         sys.stdout.write(f"{change_id.decode()}\n")
     else:
-        _set_elsewhere(arguments.then, new, lambda end: _end(context, end, user, change_id))
+        set_elsewhere(arguments.then, new, lambda end: _end(context, end, user, change_id))
         sys.stdout.write("password changed in both places\n")
     return True
 
@@ -115,7 +115,8 @@ def _end(context: Context, verb: str, user: bytes, change_id: bytes) -> None:
     context.ask(verb, user=user, change=change_id)
 
 
-def _set_elsewhere(command: list[str], new: bytes, end: Callable[[str], None]) -> None:
+def set_elsewhere(command: Sequence[str], new: bytes, end: Callable[[str], None]) -> None:
+    """Run COMMAND, and end the change of the keyring as its exit status says."""
     name = command[0]
     status, why = _run(command, new)
     if status == 0:
@@ -146,7 +147,7 @@ def _set_elsewhere(command: list[str], new: bytes, end: Callable[[str], None]) -
     raise NothingChanged(f"{name} {why}: nothing has changed, the old password stays valid")
 
 
-def _run(command: list[str], new: bytes) -> tuple[int | None, str]:
+def _run(command: Sequence[str], new: bytes) -> tuple[int | None, str]:
     """COMMAND's exit status (None if it has none), and a text that says how it ended."""
     try:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=2)

@@ -57,6 +57,11 @@ def read(kind: str, typed: bytes) -> bytes | None:
     return plain.encode() if plain[-_CHECK_SIZE:] == _checksum(kind, body) else None
 
 
+def plain_part(typed: str) -> str:
+    """A part of a code, spelled as in the plain spelling."""
+    return typed.lower().translate(_READ_AS)
+
+
 def slot_of(plain: bytes) -> str:
     """Id of the slot that a code, as read() returned it, belongs to."""
     return plain[:ID_SIZE].decode()

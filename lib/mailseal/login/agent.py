@@ -32,6 +32,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -46,13 +47,18 @@ from mailseal.daemon import drop_root, notify, open_log, user_ids
 from mailseal.errors import MailsealError, UsageError, print_error
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
-from mailseal.login import caches, hardening, indexes, protocol, startup
+from mailseal.login import caches, from_config, hardening, indexes, protocol, startup
 from mailseal.login.admin_verbs import AdminVerbs
 from mailseal.login.callers import Caller, Callers
-from mailseal.login.guesses import Guesses, Limits
+from mailseal.login.chores import Chores
+from mailseal.login.describe import describe
+from mailseal.login.guesses import Guesses
 from mailseal.login.log import logger
-from mailseal.login.login_verbs import LoginVerbs, Policy
+from mailseal.login.login_verbs import LoginVerbs
+from mailseal.login.newcomers import Newcomers
 from mailseal.login.panel_verbs import PanelVerbs
+from mailseal.login.policy import Policy
+from mailseal.login.self_service import SelfService
 from mailseal.login.sessions import Sessions
 from mailseal.login.tag_checks import TAKEN, TagChecks, connection
 from mailseal.login.thread_pools import ThreadPools
@@ -167,6 +173,8 @@ class Agent:
             except UsageError as exc:
                 status, fields = error_answer(exc)
             else:
+                if not (caller.login or caller.naming):
+                    request.pop("remote", None)
                 status, fields = await self.service.answer(
                     verb, request, login=caller.login, panel=caller.panel, admin=caller.admin
                 )
@@ -178,25 +186,29 @@ class Agent:
             await writer.drain()
 
 
-def main(argv: list[str]) -> int:
-    """Run the agent until it is told to stop; returns the exit status."""
+def main(argv: list[str], outside: from_config.Outside | None = None) -> int:
+    """Run the agent until it is told to stop; returns the exit status.
+
+    `outside`: for users who enroll themselves.
+    """
     parser = argparse.ArgumentParser(prog="mailseal-agent", description="mailseal's key agent")
     parser.add_argument("-c", "--config", default=configuration.DEFAULT_PATH, metavar="FILE")
     try:
-        run(configuration.load(parser.parse_args(argv[1:]).config))
+        run(configuration.load(parser.parse_args(argv[1:]).config), outside)
     except MailsealError as exc:
         print_error("mailseal-agent", exc)
         return exc.exit_status
     return 0
 
 
-def run(config: Config) -> None:
+def run(config: Config, outside: from_config.Outside | None = None) -> None:
     """Start, serve, stop."""
     uid, gid = user_ids(config.agent.user, "agent.user")
     callers = Callers(
-        login=_uids(config.agent.login_users, "agent.login_users"),
-        panel=(panel_uids := _uids(config.agent.panel_users, "agent.panel_users")),
-        admin=_uids(config.agent.admin_users, "agent.admin_users"),
+        login=from_config.uids(config.agent.login_users, "agent.login_users"),
+        panel=(panel_uids := from_config.uids(config.agent.panel_users, "agent.panel_users")),
+        admin=from_config.uids(config.agent.admin_users, "agent.admin_users"),
+        naming=from_config.uids((config.web.user,) if config.web.listen else (), "web.user"),
     )
     version = startup.dovecot_version(config)
     escrow = startup.escrow_key(config)
@@ -214,7 +226,8 @@ def run(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stopped_early)  # until the loop handles them
     startup.require_store(config)
-    listener, lock = startup.listen(config, _login_group(config), panel_uids)
+    notes = startup.notes(config, (uid, gid))
+    listener, lock = startup.listen(config, from_config.login_group(config), panel_uids)
     with contextlib.closing(listener):
         keeper = caches.start(config)  # before there is a key in this process
         got = {"memory_locked": hardening.lock_memory()}
@@ -245,20 +258,35 @@ def run(config: Config) -> None:
         startup.tell_enrollment(config)
         idle, absolute = config.agent.idle_timeout, config.agent.absolute_timeout
         sessions = Sessions(idle=idle, absolute=absolute)
-        guesses = Guesses(_limits(config), log=log)
+        guesses = Guesses(from_config.limits(config), log=log)
         placed = indexes.configured(config, version, keeper, vault.is_known, log)
+        chores = Chores(notes, log)
         admin_verbs = AdminVerbs(vault, sessions, pools, log, placed).verbs
+        self_service = SelfService(
+            vault,
+            pools,
+            sessions,
+            newcomers=Newcomers(vault, from_config.password_check(config, outside)),
+            chores=chores,
+            notes=notes,
+            old_mail=functools.partial(outside.old_mail, config) if outside else lambda user: None,
+            describe=lambda user: describe(user, vault, sessions, placed),
+            lock=admin_verbs["lock"],
+            seals_old_mail=config.seal.existing == "at-enrollment",
+            log=log,
+        )
         service = LoginVerbs(
             vault,
             sessions,
             pools,
-            admin_verbs={**admin_verbs, **TagChecks(sessions, log).verbs},
-            panel_verbs=PanelVerbs(vault, pools, admin_verbs, guesses).verbs,
+            admin_verbs={**admin_verbs, **TagChecks(sessions, log).verbs, **chores.verbs},
+            panel_verbs=PanelVerbs(vault, pools, admin_verbs, guesses, self_service.verbs).verbs,
             version=version,
             policy=policy,
             log=log,
             guesses=guesses,
             indexes=placed,
+            notes=notes,
         )
         agent = Agent(service, callers=callers, log=log)
         log.info("listening on %s for Dovecot %s, uid=%d", config.agent.socket, version, uid)
@@ -292,26 +320,3 @@ async def _feed_watchdog(environ: Mapping[str, str]) -> None:
     while every:
         notify(environ.get("NOTIFY_SOCKET"), "WATCHDOG=1")
         await asyncio.sleep(every)
-
-
-def _limits(config: Config) -> Limits:
-    login = config.login
-    return Limits(
-        per_user=login.wrong_per_user,
-        per_address=login.wrong_per_address,
-        pause=login.wrong_pause,
-        shared=login.shared_addresses,
-    )
-
-
-def _uids(names: tuple[str, ...], option: str) -> frozenset[int]:
-    return frozenset(user_ids(name, option)[0] for name in names)
-
-
-def _login_group(config: Config) -> int | None:
-    """The group of the first user in agent.login_users that is not root; None if there is none."""
-    for name in config.agent.login_users:
-        uid, gid = user_ids(name, "agent.login_users")
-        if uid != 0:
-            return gid
-    return None

@@ -4,6 +4,8 @@
 CONTRACT
     login   agent.login_users: the login verbs
     panel   agent.panel_users: verbs that require the user's password (panel_verbs.py)
+    naming  of these, web.user: its word about the address of its client counts.  What other
+            panels say could have others banned
     admin   agent.admin_users: all verbs
     All others get the answer "denied".  A uid that is not listed has at most
     UNLISTED_AT_ONCE connections, all of these together UNLISTED_TOGETHER, and a panel
@@ -36,6 +38,7 @@ class Caller:
     login: bool = False
     panel: bool = False
     admin: bool = False
+    naming: bool = False
 
     @property
     def listed(self) -> bool:
@@ -47,8 +50,14 @@ class Callers:
     """The lists of the configuration, and the number of connections of each uid."""
 
     def __init__(
-        self, *, login: frozenset[int], panel: frozenset[int], admin: frozenset[int]
+        self,
+        *,
+        login: frozenset[int],
+        panel: frozenset[int],
+        admin: frozenset[int],
+        naming: frozenset[int] = frozenset(),
     ) -> None:
+        self._naming = naming
         self._login = login
         self._panel = panel
         self._admin = admin
@@ -61,7 +70,8 @@ class Callers:
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
         uid = int(struct.unpack("3i", raw)[1])
         admin = uid in self._admin
-        return Caller(uid, admin or uid in self._login, admin or uid in self._panel, admin)
+        panel, login = uid in self._panel, uid in self._login
+        return Caller(uid, admin or login, admin or panel, admin, admin or uid in self._naming)
 
     @contextlib.contextmanager
     def connected(self, caller: Caller) -> Iterator[bool]:

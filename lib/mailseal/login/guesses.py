@@ -9,8 +9,9 @@ CONTRACT
     is permitted after a pause of 1, 2, 4 … seconds, up to a limit.  Counts are reset after 15
     minutes without a wrong password.  The same wrong password (of a phone that still
     has the old one) is counted once.
-    Panels have a separate count for each user, and report no address.  So an attack on a
-    user's logins does not prevent a password change, and no address is blamed for a panel.
+    Panels that report no address have a separate count for each user.  So an attack on a
+    user's logins does not prevent a password change.  With the address of its client, an attempt
+    at a panel is counted like one at IMAP.
     An address from which a user has logged in before has a separate count for that user,
     with a pause of at most 2 seconds.  So an attack from elsewhere does not affect the user.
     Passwords that a session or another passdb has accepted are not counted.
@@ -182,9 +183,10 @@ class Guesses:
             if idle and self._counts.get(count.key) is count:
                 del self._counts[count.key]
 
-    def stands_for(self, secret: bytes) -> bytes:
-        """The HMAC of a wrong password for Try.ended()."""
-        return hmac.digest(self._key, secret, "sha256")
+    def stands_for(self, user: str, secret: bytes) -> bytes:
+        """The HMAC of a wrong password for Try.ended().  For each user it is another one."""
+        name = user.encode()
+        return hmac.digest(self._key, len(name).to_bytes(4, "big") + name + secret, "sha256")
 
     def note_wrong(self, user: str, remote: str) -> None:
         """Log a wrong password."""

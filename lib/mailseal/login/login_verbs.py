@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from mailseal.crypto.eckeys import PublicKey
 from mailseal.errors import (
@@ -40,6 +39,8 @@ from mailseal.keys.stores import Revision
 from mailseal.login.guesses import Guesses, Try
 from mailseal.login.indexes import Indexes
 from mailseal.login.mailcrypt_fields import Named, login_fields, public_fields
+from mailseal.login.notes import Notes
+from mailseal.login.policy import Policy
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions
 from mailseal.login.thread_pools import ThreadPools
@@ -51,24 +52,6 @@ _WRONG_ENTRIES = 10000
 # The mechanisms with a password: Dovecot treats IMAP LOGIN and POP3 USER/PASS as PLAIN.
 # With XOAUTH2 and OAUTHBEARER the client sends a token, which is different at the next login.
 _WITH_PASSWORD = (b"PLAIN", b"LOGIN")
-
-
-@dataclasses.dataclass(frozen=True)
-class Policy:
-    """The options login.*."""
-
-    enroll_at_login: bool = False
-    enroll_for: Sequence[str] = ()
-    keyless: frozenset[str] = frozenset()
-    keyring_decides: bool = False
-    """Whether the keyring is the only password check, so a right password is always current."""
-
-    def enrolls(self, user: str) -> bool:
-        """Whether this user gets a key pair at the first login."""
-        if not self.enroll_at_login:
-            return False
-        domain = "@" + user.rpartition("@")[2]
-        return not self.enroll_for or user in self.enroll_for or domain in self.enroll_for
 
 
 class LoginVerbs:
@@ -87,8 +70,10 @@ class LoginVerbs:
         log: logging.Logger,
         guesses: Guesses | None = None,
         indexes: Indexes | None = None,
+        notes: Notes | None = None,
     ) -> None:
         self.vault = vault
+        self.notes = notes
         self.indexes = indexes
         self.guesses = guesses or Guesses(log=log)
         self.sessions = sessions
@@ -117,9 +102,10 @@ class LoginVerbs:
                 self._unexpected(verb, exc)
                 return "temporary", {"reason": b"internal error, see the log of mailseal-agent"}
         try:
-            if login_verb is None and verb not in self.admin_verbs:
+            known = {**self.panel_verbs, **self.admin_verbs}
+            if login_verb is None and verb not in known:
                 raise UsageError(f"the key agent has no verb {verb[:20]}")
-            allowed = self.admin_verbs if admin else self.panel_verbs if panel else {}
+            allowed = known if admin else self.panel_verbs if panel else {}
             if verb not in allowed:
                 return "denied", {}
             return await allowed[verb](fields)
@@ -227,6 +213,7 @@ class LoginVerbs:
             keys, index_key = found[0].private_keys(), bytes(found[0].index)
             await self._check_public(user, [key.public for key in keys])
             self.guesses.note_right(user, remote)
+            await self._note_use(user, found[1])
             return login_fields(self.version, keys), "cached", index_key
         if self._known_wrong(mac, revision):
             raise WrongPassword(f"wrong password for {user}")
@@ -245,7 +232,17 @@ class LoginVerbs:
                 guesses.note_wrong(user, remote)
             raise
         self.guesses.note_right(user, remote)
+        await self._note_use(user, unlocked.slot_id)
         return login_fields(self.version, unlocked.keys), "new", unlocked.index_key
+
+    async def _note_use(self, user: str, slot_id: str) -> None:
+        """Of app passwords, whose ids are short: once a day a small file is written."""
+        if self.notes is None or len(slot_id) != codes.ID_SIZE:
+            return
+        notes = self.notes
+        if notes.note_use(user, slot_id):
+            with contextlib.suppress(TemporaryError):
+                await self.pools.quick(lambda: notes.save(user))
 
     def _unlocked(
         self,

@@ -13,6 +13,9 @@ CONTRACT
       revoke                      the login password; only for app passwords
       status                      nothing; with the login password or a recovery
                                   code it shows all slots of the user
+      those of self_service.py    the login password
+    With the address of its client as `remote`, guesses count as those at IMAP from there.
+    callers.py says whose word for it counts.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import json
 from collections.abc import Mapping
 
 from mailseal.errors import NotPermitted, WrongPassword
-from mailseal.login.guesses import Guesses
+from mailseal.login.guesses import Guesses, place_of
 from mailseal.login.lifecycle import Lifecycle
 from mailseal.login.protocol import Fields
 from mailseal.login.thread_pools import ThreadPools, asked_by_panel
@@ -42,6 +45,7 @@ class PanelVerbs:
         pools: ThreadPools,
         admin_verbs: Mapping[str, Verb],
         guesses: Guesses | None = None,
+        self_service: Mapping[str, Verb] | None = None,
     ) -> None:
         self._vault = vault
         self._life = Lifecycle(vault)
@@ -49,7 +53,7 @@ class PanelVerbs:
         self._admin = admin_verbs
         self._guesses = guesses or Guesses()
         verbs: dict[str, Verb] = {name: admin_verbs[name] for name in _AS_THEY_ARE}
-        verbs |= {"revoke": self._revoke, "status": self._status}
+        verbs |= {"revoke": self._revoke, "status": self._status, **(self_service or {})}
         self.verbs = {name: self._guarded(verb) for name, verb in verbs.items()}
 
     def _guarded(self, verb: Verb) -> Verb:
@@ -65,15 +69,21 @@ class PanelVerbs:
 
         async def tried(fields: Fields, secret: bytes) -> Answer:
             user, wrong = user_of(fields), None
-            a_try = self._guesses.admit_to_panel(user)
+            remote = fields.get("remote", b"").decode("utf-8", "replace")[:100]
+            if place_of(remote) is None:
+                remote, a_try = "", self._guesses.admit_to_panel(user)
+            else:
+                a_try = self._guesses.admit(user, remote)
             try:
-                return await verb(fields)
+                answer = await verb(fields)
+                self._guesses.note_right(user, remote)
+                return answer
             except WrongPassword:
-                wrong = self._guesses.stands_for(secret)
+                wrong = self._guesses.stands_for(user, secret)
                 raise
             finally:
                 if a_try.ended(wrong):
-                    self._guesses.note_wrong(user, "")
+                    self._guesses.note_wrong(user, remote)
 
         return guarded
 

@@ -45,7 +45,7 @@ class Session:
     ) -> None:
         self.user = user
         self.revision = revision
-        self.secret = _pack(keys)
+        self.secret = pack(keys)
         self.index = bytearray(index_key)
         self.macs: tuple[tuple[bytes, str], ...] = ()
         self.started = self.used = now
@@ -53,7 +53,7 @@ class Session:
 
     def private_keys(self) -> tuple[PrivateKey, ...]:
         """The private keys, oldest first."""
-        return _unpack(self.secret)
+        return unpack(self.secret)
 
     def wipe(self) -> None:
         """Overwrite the private numbers and the key of the index folder."""
@@ -166,7 +166,8 @@ class Sessions:
         return now - session.used >= self._idle or now - session.started >= self._absolute
 
 
-def _pack(keys: Sequence[PrivateKey]) -> bytearray:
+def pack(keys: Sequence[PrivateKey]) -> bytearray:
+    """Private keys as bytes that can be overwritten."""
     packed = bytearray()
     for key in keys:
         packed.append(_CURVES.index(key.curve.name))
@@ -174,7 +175,8 @@ def _pack(keys: Sequence[PrivateKey]) -> bytearray:
     return packed
 
 
-def _unpack(packed: bytearray) -> tuple[PrivateKey, ...]:
+def unpack(packed: bytearray) -> tuple[PrivateKey, ...]:
+    """What pack() packed."""
     found = []
     at = 0
     while at < len(packed):

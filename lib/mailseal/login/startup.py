@@ -26,10 +26,11 @@ from mailseal import durable, sockets
 from mailseal.config import Config
 from mailseal.crypto.eckeys import PublicKey
 from mailseal.daemon import user_ids
-from mailseal.errors import ConfigError, Damaged, TemporaryError
+from mailseal.errors import ConfigError, Damaged, MailsealError, TemporaryError
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
 from mailseal.login.local_keys import ENROLL_MARK
+from mailseal.login.notes import Notes
 from mailseal.paths import open_folder
 from mailseal.sockets import made_with
 
@@ -73,6 +74,17 @@ def require_store(config: Config) -> None:
             f"option state_dir: {config.state_dir} is not a store of keys",
             hint="is its file system mounted? for a new installation, run `mailseal init`",
         )
+
+
+def notes(config: Config, owner: tuple[int, int]) -> Notes:
+    """The agent's notes.  Their folder is made if it is missing: nothing depends on what is in it.
+
+    The store is there, as require_store() has seen, so state_dir is the right one.
+    """
+    made = Notes(config.notes_dir)
+    with contextlib.suppress(MailsealError, OSError):
+        made.prepare(owner if os.geteuid() == 0 else None)
+    return made
 
 
 def tell_enrollment(config: Config) -> None:

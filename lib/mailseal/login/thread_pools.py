@@ -6,6 +6,7 @@ CONTRACT
     change()  a change that may need Argon2id: one at a time.  Requests of panels
               have a pool of their own, because anybody can send them
     quick()   file operations without Argon2id
+    wait()    a question to another server, for example Dovecot
     look()    a lookup for a login, at the priority of the event loop
 
     Many wrong passwords fill only the pool of run().  Status requests and
@@ -38,6 +39,8 @@ _NICE = 10
 _CHANGES_WAITING = 64
 _QUICK_AT_ONCE, _QUICK_WAITING = 2, 1000
 _LOOKS_WAITING = 10000
+# Dovecot answers a wrong password after two seconds.
+_ASKING_AT_ONCE, _ASKING_WAITING = 8, 64
 
 
 asked_by_panel: ContextVar[bool] = ContextVar("asked_by_panel", default=False)
@@ -53,6 +56,7 @@ class ThreadPools:
         self._panels = _Pool("panels", 1, _CHANGES_WAITING, memory_kib // parallel)
         self._quick = _Pool("requests", _QUICK_AT_ONCE, _QUICK_WAITING, memory_kib // parallel)
         self._looks = _Pool("lookups", _QUICK_AT_ONCE, _LOOKS_WAITING, 0, polite=False)
+        self._asking = _Pool("questions to Dovecot", _ASKING_AT_ONCE, _ASKING_WAITING, 0)
 
     async def run(self, job: Callable[[], _T]) -> _T:
         """Open a keyring for a login.  The job continues even if the caller is cancelled."""
@@ -66,6 +70,10 @@ class ThreadPools:
         """Do a lookup for a login: one or two stat calls."""
         return await self._looks.run(job)
 
+    async def wait(self, job: Callable[[], _T]) -> _T:
+        """Ask another server, and wait for its answer."""
+        return await self._asking.run(job)
+
     async def quick(self, job: Callable[[], _T]) -> _T:
         """Read, write or remove files, without Argon2id."""
         return await self._quick.run(job)
@@ -77,7 +85,8 @@ class ThreadPools:
 
     def stop(self) -> None:
         """Wait for running jobs; cancel those that have not started."""
-        for pool in (self._logins, self._changes, self._panels, self._quick, self._looks):
+        pools = (self._logins, self._changes, self._panels, self._quick, self._looks, self._asking)
+        for pool in pools:
             pool.stop()
 
 

@@ -254,6 +254,21 @@ class Vault:
         if self.store.revision(user) is not None:
             self._finish_enrollment(user, password)
             return self.store.load(user)
+        opened = self.newcomer(user, password)
+        try:
+            self.store_newcomer(opened.keyring)
+        finally:
+            opened.wipe()
+        return opened.keyring
+
+    def newcomer(self, user: str, password: bytes) -> Opened:
+        """A keyring for a user who has none, with a login slot; nothing is stored.
+
+        Raises AlreadyEnrolled, BadPassword, TemporaryError if only the keyring is missing.
+        """
+        check_password(password)
+        if self.store.revision(user) is not None:
+            raise AlreadyEnrolled(f"{user} already has a keyring")
         if self.public.is_marked(user):
             raise TemporaryError(
                 f"{user} is marked as enrolled, but the keyring is missing",
@@ -263,11 +278,15 @@ class Vault:
         try:
             opened.set_login(password, self.cost, now=self.now(), derive=self.derive)
             self.add_escrow(opened)
-            with self.stores.transaction(user) as change:
-                change.create(opened.keyring)
-        finally:
+        except BaseException:
             opened.wipe()
-        return opened.keyring
+            raise
+        return opened
+
+    def store_newcomer(self, keyring: Keyring) -> None:
+        """Store a keyring that newcomer() has made, and publish its key."""
+        with self.stores.transaction(keyring.user) as change:
+            change.create(keyring)
 
     def _finish_enrollment(self, user: str, password: bytes) -> None:
         """Complete an enrollment after a crash that left a keyring without a published key."""

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: MIT
+"""What mailseal-sealer does for users who asked the key agent: end sessions, store mail in clear.
+
+    kick()        end sessions; the users who leave
+    leave(user)   store a user's mail in clear, and remove the keys
+
+LEAVING
+    1  the mail is stored in clear, while the user can log in and gets mail, sealed as ever
+    2  new mail is deferred and logins wait; the user's sessions end
+    3  what came meanwhile is stored in clear
+    4  no sealed mail is left: the keys are removed.  If there is some, the user stays enrolled
+
+    If this is killed, it goes on from the start; in step 2 or 3 mail waits until then.  The
+    private keys are in the memory of this process and of the one that works on the mail.
+
+FAILURES
+    None are raised: the log and the user's Job say what went wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+
+from mailseal.admin import sealed_mail, sessions
+from mailseal.admin.command import error_of
+from mailseal.admin.conversion import Conversion
+from mailseal.admin.mail_place import Place, Places
+from mailseal.admin.seal_jobs import OFF, UNSEALING, Job, Jobs
+from mailseal.config import Config
+from mailseal.crypto.eckeys import PrivateKey
+from mailseal.errors import MailsealError, NotEnrolled, TemporaryError
+from mailseal.login.client import AgentClient, Answer
+from mailseal.login.hardening import forbid_dumps
+from mailseal.logs import INFO, WARNING
+from mailseal.mailbox.forms import Unseal
+
+_TELL = 2.0
+_RETRY = 60
+_TIMEOUT = 30.0
+
+
+class _Stays(Exception):
+    """The user does not want it any more."""
+
+
+class Chores:
+    """The agent is asked each time; nothing is kept."""
+
+    def __init__(self, config: Config, jobs: Jobs, log: Callable[[int, str], None]) -> None:
+        self._config = config
+        self._jobs = jobs
+        self._log = log
+        self._silent = False
+
+    def is_due(self, user: str) -> bool:
+        """Whether to begin now: not shortly after a failure."""
+        job = self._jobs.load(user)
+        again = job.again if job is not None and job.phase == UNSEALING else 0
+        # If the clock was set back, do not wait longer because of it.
+        return not 0 < again - time.time() <= _RETRY
+
+    def kick(self) -> list[str]:
+        """End the sessions that are to end; the users who leave."""
+        if not self._config.agent.panel_users:
+            return []
+        try:
+            reply = self._ask("chores")
+        except MailsealError as exc:
+            if not self._silent:
+                self._log(WARNING, f"cannot ask the key agent: {exc}")
+            self._silent = True
+            return []
+        self._silent = False
+        for user in filter(None, reply.text("kick").split("\n")):
+            try:
+                sessions.kick(user)
+            except MailsealError as exc:
+                self._log(WARNING, f"user=<{user}>, sessions not ended: {exc}")
+        return list(filter(None, reply.text("leave").split("\n")))
+
+    def _ask(self, verb: str, **fields: bytes) -> Answer:
+        with AgentClient(self._config.agent.socket, _TIMEOUT) as agent:
+            reply = agent.request(verb, **fields)
+        if reply.status != "ok":
+            raise error_of(reply)
+        return reply
+
+    def leave(self, user: str) -> None:
+        """See the module's docstring."""
+        forbid_dumps()
+        job = self._jobs.load(user) or Job(user)
+        job = dataclasses.replace(job, phase=UNSEALING, done=0, total=0, rate=0.0, problem="")
+        try:
+            reply = self._ask("leave_keys", user=user.encode())
+            keys = [PrivateKey.parse(line) for line in reply.text("keys").split("\n")]
+            place = Places(self._config).of(user)
+            done = self._in_clear(job, place, keys)
+            self._remove(job, place, keys)
+        except _Stays:
+            self._log(INFO, f"user=<{user}>, stays")
+        except MailsealError as exc:
+            self._log(WARNING, f"user=<{user}>, leaves, put off: {exc}")
+            again = int(time.time()) + _RETRY
+            self._save(dataclasses.replace(job, problem=str(exc), again=again))
+        else:
+            now = int(time.time())
+            self._save(dataclasses.replace(job, phase=OFF, done=done, total=done, again=0, at=now))
+            self._log(INFO, f"user=<{user}>, has left, mails in clear={done}")
+
+    def _in_clear(self, job: Job, place: Place, keys: Sequence[PrivateKey]) -> int:
+        """How many mails there are."""
+        options = self._config.seal
+        work = Conversion("unsealing", jobs=options.processes, rate=options.limit_rate or 0)
+        begun = told = time.monotonic()
+        self._save(job)
+        seen = 0
+        messages = work.messages(job.user, place, Unseal(keys))
+        with contextlib.closing(messages):  # type: ignore[type-var]
+            for message in messages:
+                if "done" not in message:
+                    counted = ("converted", "already", "left")
+                    seen += sum(message.get(name, 0) for name in counted)
+                elif time.monotonic() - told >= _TELL:
+                    told = time.monotonic()
+                    if job.user not in self.kick():
+                        raise _Stays
+                    done, total = message["done"], message["total"]
+                    rate = round(done / (told - begun), 1)
+                    self._save(dataclasses.replace(job, done=done, total=total, rate=rate))
+        return seen
+
+    def _remove(self, job: Job, place: Place, keys: Sequence[PrivateKey]) -> None:
+        user = job.user.encode()
+        with contextlib.suppress(NotEnrolled):
+            self._ask("suspend", user=user)
+        try:
+            sessions.kick(job.user)
+            time.sleep(sessions.UNDER_WAY)
+            self._in_clear(job, place, keys)
+            if left := sealed_mail.count([place.maildir]).total():
+                raise TemporaryError(f"{left} mails could not be stored in clear")
+        except BaseException:
+            self._ask("repair", user=user)
+            raise
+        with contextlib.suppress(NotEnrolled):  # killed between this and the next line
+            self._ask("unenroll", user=user)
+        self._ask("leave_done", user=user)
+
+    def _save(self, job: Job) -> None:
+        try:
+            self._jobs.save(job)
+        except MailsealError as exc:
+            self._log(WARNING, f"user=<{job.user}>, cannot note how far it is: {exc}")

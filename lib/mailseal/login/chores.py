@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""What users have asked for and mailseal-sealer does: it is root, and comes for it.
+
+    leave   store the user's mail in clear and remove the keys; the private keys that this needs
+            wait here, in memory
+    kick    end the user's IMAP and POP3 sessions
+
+CONTRACT
+    Nothing of this is on a disk.  If the agent ends, keys that the service has not fetched are
+    gone, and the user has to ask again.  They are overwritten when the service is done, when
+    the user changes his mind, and after a day.
+
+VERBS (agent.admin_users)
+    chores        who leaves, who is to be kicked (this takes the names away)
+    leave_keys    user: the private keys
+    leave_done    user: forget all of this
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from mailseal.crypto.eckeys import PrivateKey
+from mailseal.errors import NotEnrolled
+from mailseal.login.notes import Notes
+from mailseal.login.protocol import Fields
+from mailseal.login.sessions import pack, unpack
+from mailseal.login.verbs import Answer, Verb, user_of
+
+_FOR = 86400.0
+_ALIVE = 60.0
+
+
+class Chores:
+    """Not for several threads: the event loop owns it."""
+
+    def __init__(
+        self, notes: Notes, log: logging.Logger, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._notes = notes
+        self._log = log
+        self._clock = clock
+        self._leaving: dict[str, tuple[float, bytearray]] = {}
+        self._kicked: dict[str, None] = {}
+        self._came = -_ALIVE
+        self.verbs: dict[str, Verb] = {
+            "chores": self._chores,
+            "leave_keys": self._keys,
+            "leave_done": self._done,
+        }
+
+    @property
+    def anybody_comes(self) -> bool:
+        """Whether the service has asked within the last minute."""
+        return self._clock() - self._came < _ALIVE
+
+    def leave(self, user: str, keys: Sequence[PrivateKey]) -> None:
+        """This user leaves."""
+        self.stay(user)
+        self._leaving[user] = (self._clock(), pack(keys))
+
+    def stay(self, user: str) -> bool:
+        """This user does not leave.  Whether he was about to."""
+        waiting = self._leaving.pop(user, None)
+        if waiting is None:
+            return False
+        waiting[1][:] = bytes(len(waiting[1]))
+        return True
+
+    def leaves(self, user: str) -> bool:
+        """Whether the user's keys are here."""
+        return user in self._leaving
+
+    def kick(self, user: str) -> None:
+        """End this user's sessions."""
+        self._kicked[user] = None
+
+    async def _chores(self, fields: Fields) -> Answer:
+        self._came = self._clock()
+        for user in [u for u, (at, _) in self._leaving.items() if self._came - at > _FOR]:
+            self.stay(user)
+        kicked, self._kicked = self._kicked, {}
+        return "ok", {"leave": _lines(self._leaving), "kick": _lines(kicked)}
+
+    async def _keys(self, fields: Fields) -> Answer:
+        user = user_of(fields)
+        if user not in self._leaving:
+            raise NotEnrolled(f"{user} has not asked for this")
+        keys = unpack(self._leaving[user][1])
+        self._log.warning("leave: user=<%s>, private keys given to mailseal-sealer", user)
+        return "ok", {"keys": "\n".join(key.dovecot_string() for key in keys).encode()}
+
+    async def _done(self, fields: Fields) -> Answer:
+        user = user_of(fields)
+        self.stay(user)
+        self._notes.forget(user)
+        return "ok", {}
+
+
+def _lines(users: Iterable[str]) -> bytes:
+    return "\n".join(users).encode()

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""What the agent makes of its configuration when it starts.
+
+FAILURES
+    ConfigError names the option.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Protocol
+
+from mailseal.config import Config
+from mailseal.daemon import user_ids
+from mailseal.login.guesses import Limits
+from mailseal.login.newcomers import CheckPassword
+
+
+class Outside(Protocol):
+    """What the agent uses of other parts of mailseal."""
+
+    def check_password(self, config: Config, user: str, password: bytes) -> None:
+        """Raise WrongPassword unless Dovecot accepts this user's password."""
+        ...
+
+    def old_mail(self, config: Config, user: str) -> dict[str, Any] | None:
+        """What mailseal-sealer records about the user's existing mail."""
+        ...
+
+
+def password_check(config: Config, outside: Outside | None) -> CheckPassword | None:
+    """None if the keyring is the only password check: then nobody who is not enrolled exists."""
+    if outside is None or config.login.password_check != "passdb":  # noqa: S105 - no password
+        return None
+    return functools.partial(outside.check_password, config)
+
+
+def limits(config: Config) -> Limits:
+    """The options login.wrong_*."""
+    login = config.login
+    return Limits(
+        per_user=login.wrong_per_user,
+        per_address=login.wrong_per_address,
+        pause=login.wrong_pause,
+        shared=login.shared_addresses,
+    )
+
+
+def uids(names: tuple[str, ...], option: str) -> frozenset[int]:
+    """The uids of users that an option names."""
+    return frozenset(user_ids(name, option)[0] for name in names)
+
+
+def login_group(config: Config) -> int | None:
+    """The group of the first of agent.login_users that is not root; None if there is none."""
+    for name in config.agent.login_users:
+        uid, gid = user_ids(name, "agent.login_users")
+        if uid != 0:
+            return gid
+    return None

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: MIT
+"""The verbs with which users do things for themselves, through one of agent.panel_users.
+
+CONTRACT
+    Each needs the user's login password, except:
+      state       what sign_in gave; it shows, and changes nothing
+      begun       the same; which groups of the code enroll_finish asks for
+    A user who is not enrolled is proven by Dovecot's passdb, everybody else by the keyring.
+
+VERBS
+    sign_in        password: a token for `state`, and the state
+    state          token: the state, as JSON
+    enroll_begin   password: a recovery code; nothing is stored yet
+    enroll_finish  password, two groups of the code: the user is enrolled
+    seal_old       password: the mail of before the enrollment is to be sealed
+    leave          password: all mail is to be stored in clear, then the keys go
+    stay           password: this is not wanted any more
+    end_sessions   password: the sessions of agent and Dovecot
+    own_keys       password: the private keys in clear
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mailseal.errors import AlreadyEnrolled, NotEnrolled, NotPermitted
+from mailseal.login.chores import Chores
+from mailseal.login.lifecycle import Lifecycle
+from mailseal.login.newcomers import Newcomers
+from mailseal.login.notes import Notes
+from mailseal.login.protocol import Fields
+from mailseal.login.sessions import Sessions
+from mailseal.login.thread_pools import ThreadPools
+from mailseal.login.vault import Vault
+from mailseal.login.verbs import Answer, Verb, needed, note_enrollment, text_of, user_of
+
+_TOKEN_FOR = 43200
+_Describe = Callable[[str], dict[str, Any]]
+
+
+class SelfService:
+    """Verbs for agent.panel_users, to be guarded against guesses by panel_verbs.py."""
+
+    def __init__(
+        self,
+        vault: Vault,
+        pools: ThreadPools,
+        sessions: Sessions,
+        *,
+        newcomers: Newcomers,
+        chores: Chores,
+        notes: Notes,
+        old_mail: Callable[[str], dict[str, Any] | None],
+        describe: _Describe,
+        lock: Verb,
+        seals_old_mail: bool,
+        log: logging.Logger,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._vault = vault
+        self._life = Lifecycle(vault)
+        self._pools = pools
+        self._sessions = sessions
+        self._newcomers = newcomers
+        self._chores = chores
+        self._notes = notes
+        self._old_mail = old_mail
+        self._describe = describe
+        self._lock = lock
+        self._seals_old_mail = seals_old_mail
+        self._log = log
+        self._clock = clock
+        self._key = os.urandom(32)
+        self._ended: dict[str, float] = {}
+        self.verbs: dict[str, Verb] = {
+            "sign_in": self._sign_in,
+            "state": self._state,
+            "begun": self._begun,
+            "enroll_begin": self._enroll_begin,
+            "enroll_finish": self._enroll_finish,
+            "seal_old": self._seal_old,
+            "leave": self._leave,
+            "stay": self._stay,
+            "end_sessions": self._end_sessions,
+            "own_keys": self._own_keys,
+        }
+
+    async def _sign_in(self, fields: Fields) -> Answer:
+        user = await self._proven(fields)
+        return "ok", {"token": self._token(user), **await self._shown(user)}
+
+    async def _state(self, fields: Fields) -> Answer:
+        return "ok", await self._shown(self._of_token(fields))
+
+    async def _begun(self, fields: Fields) -> Answer:
+        asked = self._newcomers.asked(self._of_token(fields))
+        return "ok", {"asked": " ".join(map(str, asked)).encode()}
+
+    async def _enroll_begin(self, fields: Fields) -> Answer:
+        user, password = user_of(fields), needed(fields, "password")
+        await self._require_new(user)
+        await self._pools.wait(lambda: self._newcomers.prove(user, password))
+        begin = lambda: self._newcomers.begin(user, password)  # noqa: E731
+        code, asked = await self._pools.change(begin)
+        self._log.info("enroll: user=<%s>, recovery code made, not enrolled yet", user)
+        return "ok", {"code": code.encode(), "asked": " ".join(map(str, asked)).encode()}
+
+    async def _enroll_finish(self, fields: Fields) -> Answer:
+        """With `old_mail` the mail of before is to be sealed too."""
+        user, password = user_of(fields), needed(fields, "password")
+        typed = text_of(fields, "typed").split()
+        await self._require_new(user)
+        await self._pools.wait(lambda: self._newcomers.prove(user, password))
+
+        def finish() -> str:
+            # Before the enrollment: a wish of somebody who is not enrolled is no work.
+            self._notes.forget(user)
+            if "old_mail" in fields:
+                self._notes.want_old_mail(user)
+            keyring = self._newcomers.finish(user, password, typed)
+            note_enrollment(self._log, keyring)
+            return keyring.current.key_id.hex()
+
+        key_id = await self._pools.change(finish)
+        self._sessions.end(user)
+        # Sessions from before have no key: what they save would be in clear.
+        self._chores.kick(user)
+        return "ok", {"key_id": key_id.encode()}
+
+    async def _require_new(self, user: str) -> None:
+        if await self._pools.quick(lambda: self._vault.is_known(user)):
+            raise AlreadyEnrolled(f"{user} is already enrolled")
+
+    async def _seal_old(self, fields: Fields) -> Answer:
+        user = await self._proven(fields, enrolled=True)
+        await self._pools.quick(lambda: self._notes.want_old_mail(user))
+        self._log.info("seal_old: user=<%s>", user)
+        return "ok", {}
+
+    async def _leave(self, fields: Fields) -> Answer:
+        """The keys stay in memory until mailseal-sealer has done it."""
+        user, password = user_of(fields), needed(fields, "password")
+        if not self._newcomers.possible:
+            raise NotPermitted("without keys the user could not log in any more")
+        opened = await self._pools.change(lambda: self._vault.open(user, password))
+        self._chores.leave(user, opened.keys)
+        opened.wipe()
+        self._log.info("leave: user=<%s>, asked for", user)
+        return "ok", {}
+
+    async def _stay(self, fields: Fields) -> Answer:
+        """What was stored in clear meanwhile is sealed again."""
+        user = await self._proven(fields, enrolled=True)
+        self._chores.stay(user)
+        await self._pools.quick(lambda: self._stays(user))
+        self._log.info("stay: user=<%s>", user)
+        return "ok", {}
+
+    def _stays(self, user: str) -> None:
+        if self._vault.public.is_suspended(user):
+            self._vault.repair(user)
+        self._notes.want_old_mail(user)
+
+    async def _end_sessions(self, fields: Fields) -> Answer:
+        user = await self._proven(fields)
+        await self._lock({"user": user.encode()})
+        self._ended[user] = self._clock()
+        self._chores.kick(user)
+        return "ok", {}
+
+    async def _own_keys(self, fields: Fields) -> Answer:
+        user, password = user_of(fields), needed(fields, "password")
+        opened = await self._pools.change(lambda: self._vault.open(user, password))
+        lines = "\n".join(key.dovecot_string() for key in reversed(opened.keys))
+        opened.wipe()
+        self._log.warning("own_keys: user=<%s>, private keys given to the user", user)
+        return "ok", {"keys": lines.encode()}
+
+    async def _proven(self, fields: Fields, *, enrolled: bool = False) -> str:
+        """The user, whose password this is."""
+        user, password = user_of(fields), needed(fields, "password")
+        if await self._pools.quick(lambda: self._vault.is_known(user)):
+            await self._pools.change(lambda: self._vault.open(user, password).wipe())
+            return user
+        if enrolled:
+            raise NotEnrolled(f"{user} is not enrolled")
+        await self._pools.wait(lambda: self._newcomers.prove(user, password))
+        return user
+
+    def _token(self, user: str) -> bytes:
+        at = str(int(self._clock())).encode()
+        return at + b"." + self._seal_of(user, at)
+
+    def _of_token(self, fields: Fields) -> str:
+        user = user_of(fields)
+        at, _, seal = needed(fields, "token").partition(b".")
+        if not hmac.compare_digest(seal, self._seal_of(user, at)) or not at.isdigit():
+            raise NotPermitted("sign in again")
+        since = int(at)
+        if not 0 <= self._clock() - since < _TOKEN_FOR or since <= self._ended.get(user, -1.0):
+            raise NotPermitted("sign in again")
+        return user
+
+    def _seal_of(self, user: str, at: bytes) -> bytes:
+        return hmac.digest(self._key, at + b"." + user.encode(), "sha256").hex().encode()
+
+    async def _shown(self, user: str) -> Fields:
+        found = await self._pools.quick(lambda: self._look(user))
+        session = self._sessions.age(user)
+        found["session"] = (
+            None if session is None else {"age": int(session[0]), "idle": int(session[1])}
+        )
+        found["leaving"] = self._chores.leaves(user)
+        found["service_runs"] = self._chores.anybody_comes
+        return {"state": json.dumps(found).encode()}
+
+    def _look(self, user: str) -> dict[str, Any]:
+        """What a user may see.  No secrets."""
+        found: dict[str, Any] = {
+            "user": user,
+            "enrolled": self._vault.is_known(user),
+            "can_enroll": self._newcomers.possible,
+            "escrow": self._vault.escrow is not None,
+            "old_mail": self._old_mail(user),
+            "old_mail_at_enrollment": self._seals_old_mail,
+            "old_mail_wanted": bool(self._notes.wants_old_mail(user)),
+        }
+        if not found["enrolled"]:
+            return found
+        described = self._describe(user)
+        if "problem" in described:
+            return found | {"problem": True}
+        used = self._notes.last_use(user)
+        return found | {
+            "since": described["created"],
+            "key_id": described["keys"][-1]["id"],
+            "key_pairs": len(described["keys"]),
+            "second_way": described["second_way"],
+            "problem": described["public_key"] != "ok"
+            and not self._vault.public.is_suspended(user),
+            "ways_in": [
+                {name: slot[name] for name in ("id", "kind", "label", "created")}
+                | {"used": used.get(slot["id"])}
+                for slot in described["slots"]
+            ],
+        }

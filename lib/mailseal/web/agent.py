@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+"""What the page asks the key agent: one connection for each request, as uid web.user.
+
+FAILURES
+    The errors of the agent, as their classes.  AgentUnavailable.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mailseal.admin.command import error_of
+from mailseal.login.client import AgentClient, Answer
+
+State = dict[str, Any]
+"""What a user may see of himself: see login/self_service.py."""
+
+_TIMEOUT = 60.0
+
+
+class Agent:
+    """The agent, asked for a client at this address."""
+
+    def __init__(self, socket: str, remote: str) -> None:
+        self._socket = socket
+        self._remote = remote
+
+    def ask(self, verb: str, user: str, **fields: str) -> Answer:
+        """One request that ends in "ok"."""
+        raw = {name: value.encode("utf-8", "replace") for name, value in fields.items()}
+        if self._remote:
+            raw["remote"] = self._remote.encode("utf-8", "replace")[:100]
+        with AgentClient(self._socket, _TIMEOUT) as agent:
+            reply = agent.request(verb, user=user.encode("utf-8", "replace"), **raw)
+        if reply.status != "ok":
+            raise error_of(reply)
+        return reply
+
+    def sign_in(self, user: str, password: str) -> tuple[str, State]:
+        """A token that shows the state, and the state."""
+        reply = self.ask("sign_in", user, password=password)
+        return reply.text("token"), state_in(reply)
+
+    def state(self, user: str, token: str) -> State:
+        """The state.  NotPermitted: sign in again."""
+        return state_in(self.ask("state", user, token=token))
+
+
+def state_in(reply: Answer) -> State:
+    """The state in a reply."""
+    found: State = json.loads(reply.fields["state"])
+    return found

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: MIT
+"""Sets a new password in the keyring and in the user database, as `mailseal passwd --then` does.
+
+CONTRACT
+    web.password_command gets the user as its last argument and the new password as a line on
+    standard input.  Until it has ended, both passwords open the keyring: see
+    admin/two_places.py.  If this process is killed in between, the next login decides.
+
+FAILURES
+    As two_places.py, and the agent's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mailseal.admin import two_places
+from mailseal.errors import BadUserName, NotPermitted
+from mailseal.keys.password_slot import check_password
+
+if TYPE_CHECKING:
+    from mailseal.web.agent import Agent, State
+    from mailseal.web.visit import Visit
+
+
+def change(visit: Visit, state: State, old: str, new: str) -> None:
+    """With the old password."""
+    user, command = state["user"], _command(visit, state["user"])
+    check_password(new.encode())
+    if not state["enrolled"]:
+        visit.agent.sign_in(user, old)  # Dovecot says whether it is right
+        two_places.set_elsewhere(command, new.encode(), lambda end: None)
+    elif not command:
+        visit.agent.ask("passwd", user, old=old, new=new)
+    else:
+        reply = visit.agent.ask("passwd", user, old=old, new=new, keep_old="1")
+        _finish(visit.agent, user, command, new, reply.text("change"))
+
+
+def reset(visit: Visit, user: str, code: str, new: str) -> None:
+    """With the recovery code.
+
+    Where the password cannot be changed here, the postmaster has set a new one in the user
+    database; the keyring gets it too.
+    """
+    check_password(new.encode())
+    if not visit.site.changes_passwords:
+        visit.agent.ask("rewrap", user, secret=code, new=new)
+        return
+    command = _command(visit, user)
+    if not command:
+        visit.agent.ask("recover", user, code=code, new=new)
+        return
+    reply = visit.agent.ask("recover", user, code=code, new=new, keep_old="1")
+    _finish(visit.agent, user, command, new, reply.text("change"))
+
+
+def _command(visit: Visit, user: str) -> list[str]:
+    if not visit.site.changes_passwords:
+        raise NotPermitted("passwords cannot be changed here")
+    if user.startswith("-"):
+        raise BadUserName("the command would take this name for an option")
+    command = visit.site.config.web.password_command
+    return [*command, user] if command else []
+
+
+def _finish(agent: Agent, user: str, command: list[str], new: str, change: str) -> None:
+    def end(verb: str) -> None:
+        agent.ask(verb, user, change=change)
+
+    two_places.set_elsewhere(command, new.encode(), end)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""Who is signed in, and which forms are open.  All in memory: a restart signs everybody out.
+
+CONTRACT
+    The cookie is a random number that names a session; signing in makes a new one.
+    Each form has a token that belongs to the session and to the form's address, and is
+    used once.  Who is not signed in has no session here: his tokens are made of his cookie
+    and the time, so that strangers can fill no memory.
+    A session holds no password and no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+_FORMS = 64
+"""Open forms of one session; older ones have to be loaded again."""
+_SESSIONS = 20_000
+_OF_ONE_USER = 20
+_FORM_FOR = 1800.0
+
+
+class Session:
+    """One browser of a user."""
+
+    def __init__(self, user: str, token: str, now: float) -> None:
+        self.user = user
+        self.token = token
+        """For the agent's verb `state`."""
+        self.started = self.used = now
+        self.forms: OrderedDict[str, str] = OrderedDict()
+        self.notice = ""
+        """What the next page tells."""
+
+
+class Sessions:
+    """All of them.  For several threads."""
+
+    def __init__(
+        self, *, idle: float, absolute: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._idle = idle
+        self._absolute = absolute
+        self._clock = clock
+        self._key = os.urandom(32)
+        self._lock = threading.Lock()
+        self._by_name: OrderedDict[bytes, Session] = OrderedDict()
+
+    def start(self, user: str, token: str) -> str:
+        """Sign in; the new cookie."""
+        cookie = new_cookie()
+        with self._lock:
+            mine = [name for name, session in self._by_name.items() if session.user == user]
+            for name in mine[: max(0, len(mine) - _OF_ONE_USER + 1)]:
+                del self._by_name[name]
+            while len(self._by_name) >= _SESSIONS:
+                self._by_name.popitem(last=False)
+            self._by_name[_name(cookie)] = Session(user, token, self._clock())
+        return cookie
+
+    def find(self, cookie: str) -> Session | None:
+        """The session of this cookie, if it is not over."""
+        with self._lock:
+            name = _name(cookie)
+            session = self._by_name.get(name)
+            if session is None:
+                return None
+            now = self._clock()
+            if now - session.used >= self._idle or now - session.started >= self._absolute:
+                del self._by_name[name]
+                return None
+            session.used = now
+            self._by_name.move_to_end(name)
+            return session
+
+    def end(self, cookie: str) -> None:
+        """Sign out."""
+        with self._lock:
+            self._by_name.pop(_name(cookie), None)
+
+    def end_all(self, user: str) -> None:
+        """Sign this user out everywhere."""
+        with self._lock:
+            for name in [name for name, one in self._by_name.items() if one.user == user]:
+                del self._by_name[name]
+
+    def new_form(self, session: Session | None, cookie: str, path: str) -> str:
+        """A token for a form that is sent to this path."""
+        if session is None:
+            at = str(int(self._clock()))
+            return f"{at}.{self._anonymous(cookie, path, at)}"
+        token = secrets.token_urlsafe(18)
+        with self._lock:
+            session.forms[token] = path
+            while len(session.forms) > _FORMS:
+                session.forms.popitem(last=False)
+        return token
+
+    def take_form(self, session: Session | None, cookie: str, path: str, token: str) -> bool:
+        """Whether this form may be worked on; of one who is signed in, once."""
+        if session is not None:
+            with self._lock:
+                return session.forms.pop(token, None) == path
+        at, _, proof = token.partition(".")
+        if not cookie or not at.isascii() or not at.isdigit() or len(at) > 15:
+            return False
+        if not 0 <= self._clock() - int(at) < _FORM_FOR:
+            return False
+        wanted = self._anonymous(cookie, path, at)
+        return hmac.compare_digest(wanted.encode(), proof.encode("utf-8", "replace"))
+
+    def _anonymous(self, cookie: str, path: str, at: str) -> str:
+        text = "\n".join((cookie, path, at)).encode("utf-8", "replace")
+        return hmac.new(self._key, text, "sha256").hexdigest()
+
+
+def new_cookie() -> str:
+    """A number that nobody guesses."""
+    return secrets.token_urlsafe(32)
+
+
+def _name(cookie: str) -> bytes:
+    """What is kept of a cookie: how far a comparison gets tells nothing about it."""
+    return hashlib.sha256(cookie.encode("utf-8", "replace")).digest()

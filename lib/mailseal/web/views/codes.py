@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: MIT
+"""Recovery codes, app passwords, the own key: shown or handed out once."""
+
+from __future__ import annotations
+
+import re
+
+from mailseal.errors import MailsealError
+from mailseal.keys import codes
+from mailseal.web.visit import Answer, BadForm, Visit
+
+
+def recovery_code(visit: Visit) -> Answer:
+    """A new one; it takes the place of the older one."""
+    state = visit.state()
+    warning, status = "", 200
+    if visit.posted():
+        try:
+            reply = visit.agent.ask("recovery", state["user"], password=visit.field("password"))
+            return visit.show("code.html", code=reply.text("code"), first=False)
+        except MailsealError as exc:
+            warning, status = visit.why(exc), 403
+    return visit.show("recovery_code.html", status=status, warning=warning, state=state)
+
+
+def code_as_file(visit: Visit) -> Answer:
+    """The code that the page before has shown, for keeping: it comes from there and goes back."""
+    session = visit.signed_in()
+    if not visit.posted():
+        return visit.go("/")
+    code = visit.field("code")
+    if codes.read("recovery", code.encode("utf-8", "replace")) is None:
+        raise BadForm
+    lines = [
+        visit.say("Recovery code for the encrypted mail of {user}", user=session.user),
+        "",
+        code,
+        "",
+        visit.say(
+            "With this code you can set a new password if you have forgotten yours. Whoever has it "
+            "can read your mail: keep it where nobody else comes, and not on the mail server."
+        ),
+    ]
+    return visit.download("recovery-code.txt", "\n".join(lines) + "\n")
+
+
+def app_passwords(visit: Visit) -> Answer:
+    """Which there are, and a new one."""
+    state = visit.state()
+    warning, status, label = "", 200, ""
+    if visit.posted():
+        label = visit.field("label").strip()
+        try:
+            reply = visit.agent.ask(
+                "app", state["user"], password=visit.field("password"), label=label
+            )
+            return visit.show("app_password.html", code=reply.text("code"), label=label)
+        except MailsealError as exc:
+            warning, status = visit.why(exc), 403
+    return visit.show(
+        "app_passwords.html", status=status, warning=warning, state=state, label=label
+    )
+
+
+def revoke(visit: Visit) -> Answer:
+    """One of them goes."""
+    state = visit.state()
+    slot = visit.query("slot") if not visit.is_post else visit.field("slot")
+    way = next((w for w in state["ways_in"] if w["id"] == slot and w["kind"] == "app"), None)
+    warning, status = "", 200
+    if visit.posted() and way is not None:
+        try:
+            password = visit.field("password")
+            visit.agent.ask("revoke", state["user"], slot=slot, password=password)
+            return visit.go("/app-passwords", visit.say("The app password does not work any more."))
+        except MailsealError as exc:
+            warning, status = visit.why(exc), 403
+    if way is None:
+        return visit.go("/app-passwords")
+    return visit.show("revoke.html", status=status, warning=warning, way=way)
+
+
+def own_key(visit: Visit) -> Answer:
+    """The private keys, as `mailseal export-key --format dovecot` writes them."""
+    state = visit.state()
+    warning, status = "", 200
+    if visit.posted():
+        try:
+            reply = visit.agent.ask("own_keys", state["user"], password=visit.field("password"))
+            name = re.sub(r"[^a-z0-9.@_-]", "_", state["user"])
+            return visit.download(f"mail-key-{name}.txt", reply.text("keys") + "\n")
+        except MailsealError as exc:
+            warning, status = visit.why(exc), 403
+    return visit.show("key.html", status=status, warning=warning)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: MIT
+"""Ending sessions, turning encryption off, and changing one's mind."""
+
+from __future__ import annotations
+
+from mailseal.errors import MailsealError
+from mailseal.web.visit import Answer, Visit
+
+
+def end_sessions(visit: Visit) -> Answer:
+    """In the mail programs, in the key agent and here."""
+    state = visit.state()
+    warning, status = "", 200
+    if visit.posted():
+        user = state["user"]
+        try:
+            visit.agent.ask("end_sessions", user, password=visit.field("password"))
+            visit.site.sessions.end_all(user)
+            visit.session = None
+            return visit.show("ended.html")
+        except MailsealError as exc:
+            warning, status = visit.why(exc), 403
+    return visit.show("sessions.html", status=status, warning=warning, state=state)
+
+
+def turn_off(visit: Visit) -> Answer:
+    """All mail is stored in clear, then the keys go."""
+    state = visit.state()
+    if not state["enrolled"]:
+        return visit.go("/")
+    warning, status = "", 200
+    if visit.posted():
+        try:
+            if not visit.field("clear"):
+                warning, status = visit.say("Confirm each point: tick all boxes."), 403
+            else:
+                visit.agent.ask("leave", state["user"], password=visit.field("password"))
+                text = visit.say("Your mail is being stored in clear. Then encryption is off.")
+                return visit.go("/", text)
+        except MailsealError as exc:
+            warning, status = visit.why(exc), 403
+    return visit.show("turn_off.html", status=status, warning=warning, state=state)
+
+
+def stay(visit: Visit) -> Answer:
+    """Encryption stays on, and what was stored in clear meanwhile is encrypted again."""
+    state = visit.state()
+    warning, status = "", 200
+    if visit.posted():
+        try:
+            visit.agent.ask("stay", state["user"], password=visit.field("password"))
+            return visit.go("/", visit.say("Encryption stays on."))
+        except MailsealError as exc:
+            warning, status = visit.why(exc), 403
+    return visit.show("stay.html", status=status, warning=warning)

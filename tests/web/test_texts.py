@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""The page's words: each is translated, and a file of a site's own adds a language."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from mailseal.errors import ConfigError
+from mailseal.web.texts import Texts, read
+from tests.lab.place import REPOSITORY
+
+WEB = Path(REPOSITORY, "lib/mailseal/web")
+PO = WEB / "po" / "de.po"
+
+
+def in_the_program() -> set[str]:
+    found = set()
+    for path in WEB.glob("templates/*.html"):
+        for text in re.findall(r'_\(("(?:[^"\\]|\\.)*"|\'[^\']*\')', path.read_text()):
+            found.add(ast.literal_eval(text))
+    for path in WEB.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and node.args:
+                name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                text = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
+                if name in ("say", "N_") and isinstance(text, str):
+                    found.add(text)
+    return found
+
+
+def test_every_text_is_translated_and_no_other() -> None:
+    wanted = in_the_program()
+    assert len(wanted) > 150
+    assert set(read(str(PO))) - {""} == wanted
+
+
+def test_translations_fill_in_the_same() -> None:
+    for text, said in read(str(PO)).items():
+        if text:
+            assert set(re.findall(r"{\w+}", text)) == set(re.findall(r"{\w+}", said)), text
+
+
+@pytest.mark.parametrize(
+    ("wanted", "language"),
+    [
+        ("de", "de"),
+        ("de-AT", "de"),
+        ("fr,de;q=0.2", "de"),
+        ("de;q=0.1,en;q=0.9", "en"),
+        ("fr", "en"),
+        ("", "en"),
+        ("de;q=0", "en"),
+        ("*;q=\0,,;;", "en"),
+    ],
+)
+def test_the_browser_chooses(wanted: str, language: str) -> None:
+    assert Texts.load([str(PO.parent)], "en").choose(wanted) == language
+
+
+def test_a_site_adds_a_language_and_changes_words(tmp_path: Path) -> None:
+    (tmp_path / "fr.po").write_text(
+        'msgid ""\nmsgstr ""\n"X-Language-Name: Français\\n"\n\n'
+        'msgid "Sign "\n"in"\nmsgstr "Se "\n"connecter"\n'
+    )
+    (tmp_path / "de.po").write_text('msgid "Sign in"\nmsgstr "Einloggen"\n')
+    (tmp_path / "readme.txt").write_text("no language")
+    texts = Texts.load([str(PO.parent), str(tmp_path)], "fr")
+    assert texts.languages == {"de": "Deutsch", "en": "English", "fr": "Français"}
+    assert texts.say("fr", "Sign in") == "Se connecter" and texts.choose("xx") == "fr"
+    assert texts.say("de", "Sign in") == "Einloggen" and texts.say("de", "Cancel") == "Abbrechen"
+    assert texts.say("fr", "Cancel") == "Cancel"
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "fr.po").write_text('msgid "Sign in"\nmsgstr "Se\n')
+    with pytest.raises(ConfigError, match=r"fr\.po:2"):
+        Texts.load([str(tmp_path)], "en")

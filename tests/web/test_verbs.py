@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: MIT
+"""Users enroll themselves and leave, through the agent; a real Dovecot knows their passwords."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from mailseal.crypto.eckeys import PrivateKey
+from mailseal.login.client import AgentClient
+from tests.e2e.mails import HEADERS
+from tests.lab import Imap
+from tests.lab.smtp import send
+from tests.web.site import PASSWORD, Site, part, wait
+
+
+@pytest.fixture
+def user(site: Site) -> str:
+    return site.user()
+
+
+def test_nothing_is_stored_before_the_code_was_typed_back(site: Site, user: str) -> None:
+    begun = site.ok("enroll_begin", user=user, password=PASSWORD)
+    assert site.refused("enroll_finish", user=user, password=PASSWORD, typed="0000 0000") == (
+        "UsageError"
+    )
+    assert site.state(user)["enrolled"] is False
+    assert site.lab.mailseal("status", user).returncode == 67
+    site.ok("enroll_finish", user=user, password=PASSWORD, typed=part(begun))
+    state = site.state(user)
+    assert state["enrolled"] and state["second_way"] and not state["problem"]
+    assert [way["kind"] for way in state["ways_in"]] == ["login", "recovery"]
+    # The code is the one of the keyring, and new mail is sealed.
+    site.ok("recover", user=user, code=begun.text("code"), new=PASSWORD)
+    send(site.lab.smtp, "eve@example.net", [user], HEADERS + b"new\r\n")
+    site.lab.wait_delivered()
+    assert sorted(site.sealed(user)) == [False, True]
+    assert len(site.reads(user) or ()) == 2
+
+
+@pytest.mark.parametrize("typed", [lambda code: code.upper(), lambda code: code.replace("0", "O")])
+def test_the_code_is_typed_as_people_type(site: Site, user: str, typed: Any) -> None:
+    begun = site.ok("enroll_begin", user=user, password=PASSWORD)
+    site.ok("enroll_finish", user=user, password=PASSWORD, typed=typed(part(begun)))
+
+
+def test_whoever_is_not_enrolled_is_proven_by_dovecot(site: Site, user: str) -> None:
+    assert site.refused("sign_in", user=user, password="guess") == "WrongPassword"
+    assert site.refused("enroll_begin", user=user, password="guess") == "WrongPassword"
+    assert site.refused("sign_in", user="nobody@example.org", password="x") == "WrongPassword"
+    site.ok("enroll_begin", user=user, password=PASSWORD)
+    site.lab.dovecot.stop()
+    try:
+        assert site.refused("sign_in", user=user, password=PASSWORD) == "TemporaryError"
+    finally:
+        site.lab.dovecot.start()
+
+
+def test_a_password_that_changed_in_between_enrolls_nobody(site: Site, user: str) -> None:
+    """The keyring would open with one that is not the login password."""
+    begun = site.ok("enroll_begin", user=user, password=PASSWORD)
+    site.set_password(user, "another")
+    fields = {"user": user, "typed": part(begun)}
+    assert site.refused("enroll_finish", password=PASSWORD, **fields) == "WrongPassword"
+    assert site.refused("enroll_finish", password="another", **fields) == "WrongPassword"
+    assert site.state(user, "another")["enrolled"] is False
+    site.enroll(user, "another")
+    assert site.reads(user, "another") is not None
+
+
+def test_after_five_wrong_codes_it_begins_anew(site: Site, user: str) -> None:
+    begun = site.ok("enroll_begin", user=user, password=PASSWORD)
+    fields = {"user": user, "password": PASSWORD}
+    for _ in range(5):
+        assert site.refused("enroll_finish", typed="zzzz zzzz", **fields) == "UsageError"
+    assert site.refused("enroll_finish", typed=part(begun), **fields) == "UsageError"
+    assert site.state(user)["enrolled"] is False
+
+
+def test_begun_twice_the_first_code_is_void(site: Site, user: str) -> None:
+    first = site.ok("enroll_begin", user=user, password=PASSWORD)
+    second = site.ok("enroll_begin", user=user, password=PASSWORD)
+    fields = {"user": user, "password": PASSWORD}
+    assert site.refused("enroll_finish", typed=part(first), **fields) == "UsageError"
+    site.ok("enroll_finish", typed=part(second), **fields)
+    assert site.refused("recover", user=user, code=first.text("code"), new="x") == "WrongPassword"
+    assert site.refused("enroll_begin", **fields) == "AlreadyEnrolled"
+
+
+def test_kill_9_of_the_agent_between_every_two_steps(site: Site, user: str) -> None:
+    """Never locked out, and nothing that was promised is in clear."""
+    begun = site.ok("enroll_begin", user=user, password=PASSWORD)
+    site.lab.agent.stop(signal.SIGKILL)
+    site.lab.start_agent()
+    fields = {"user": user, "password": PASSWORD}
+    assert site.refused("enroll_finish", typed=part(begun), **fields) == "UsageError"
+    assert site.state(user)["enrolled"] is False and site.reads(user)
+    code = site.enroll(user)
+    site.lab.agent.stop(signal.SIGKILL)
+    site.lab.start_agent()
+    assert site.reads(user) and site.state(user)["second_way"]
+    site.ok("recover", user=user, code=code, new=PASSWORD)
+
+
+def test_a_token_shows_the_state_and_nothing_else(site: Site, user: str) -> None:
+    token = site.ok("sign_in", user=user, password=PASSWORD).text("token")
+    site.enroll(user)
+    assert json.loads(site.ok("state", user=user, token=token).fields["state"])["enrolled"]
+    other = site.user()
+    assert site.refused("state", user=other, token=token) == "NotPermitted"
+    assert site.refused("state", user=user, token=token[:-1] + "x") == "NotPermitted"
+    for verb in ("seal_old", "leave", "stay", "end_sessions", "own_keys", "app", "recovery"):
+        assert site.refused(verb, user=user, token=token, label="x") == "UsageError"
+    site.ok("end_sessions", user=user, password=PASSWORD)
+    assert site.refused("state", user=user, token=token) == "NotPermitted"
+
+
+def test_every_change_wants_the_password(site: Site, user: str) -> None:
+    site.enroll(user)
+    for verb in ("chores", "leave_keys", "leave_done", "enroll", "unenroll", "export", "lock"):
+        assert site.ask(verb, user=user, password=PASSWORD).status == "denied"
+    for verb in ("seal_old", "leave", "stay", "end_sessions", "own_keys"):
+        assert site.refused(verb, user=user, password="guess") == "WrongPassword"
+    app = site.ok("app", user=user, password=PASSWORD, label="phone").text("code")
+    # What opens mail changes nothing.
+    assert site.refused("own_keys", user=user, password=app) == "WrongPassword"
+    assert site.refused("leave", user=user, password=app) == "WrongPassword"
+
+
+def test_the_last_use_of_an_app_password(site: Site, user: str) -> None:
+    site.enroll(user)
+    app = site.ok("app", user=user, password=PASSWORD, label="phone").text("code")
+    way = next(way for way in site.state(user)["ways_in"] if way["kind"] == "app")
+    assert (way["label"], way["used"]) == ("phone", None)
+    assert site.reads(user, app)
+    site.lab.restart_agent()
+    way = next(way for way in site.state(user)["ways_in"] if way["kind"] == "app")
+    assert way["used"] is not None and way["used"] % 86400 == 0
+
+
+def test_own_keys_open_the_mail(site: Site, user: str) -> None:
+    site.enroll(user)
+    lines = site.ok("own_keys", user=user, password=PASSWORD).text("keys").split("\n")
+    key_id = site.state(user)["key_id"]
+    assert PrivateKey.parse(lines[0]).public.key_id.hex() == key_id
+
+
+def test_guesses_at_imap_and_at_the_page_are_counted_together(site: Site, user: str) -> None:
+    site.enroll(user)
+    kinds = set()
+    for number in range(12):
+        kinds.add(
+            site.refused("sign_in", user=user, password=f"guess {number}", remote="198.51.100.7")
+        )
+    assert kinds == {"WrongPassword", "TooManyGuesses"}
+    # The right one too has to wait; from elsewhere as well, as at IMAP: it counts for the user.
+    fields = {"user": user, "password": PASSWORD}
+    assert site.refused("sign_in", remote="198.51.100.7", **fields) == "TooManyGuesses"
+    assert site.refused("sign_in", remote="203.0.113.5", **fields) == "TooManyGuesses"
+    log = site.lab.log_text()
+    assert f"wrong password from 198.51.100.7: user=<{user}>" in log
+    # And a crowd of users from one address.
+    other = "203.0.113.99"
+    seen = []
+    for number in range(32):
+        name = f"nobody{number}@example.org"
+        seen.append(site.refused("sign_in", user=name, password="x", remote=other))
+    assert "TooManyGuesses" in seen
+
+
+def test_guesses_at_a_login_are_in_the_way_at_the_page(site: Site, user: str) -> None:
+    """What Dovecot hands on of IMAP clients, where the keyring checks passwords."""
+    site.enroll(user)
+    with AgentClient(site.lab.agent_socket, 60) as agent:
+        for number in range(12):
+            fields = {"user": user.encode(), "password": b"guess %d" % number}
+            agent.request("unlock", service=b"imap", remote=b"198.51.100.40", **fields)
+    found = site.refused("sign_in", user=user, password=PASSWORD, remote="198.51.100.40")
+    assert found == "TooManyGuesses"
+
+
+def test_old_mail_is_sealed_on_wish_and_all_is_undone_when_leaving(site: Site) -> None:
+    user, bystander = site.user(mails=30), site.user(mails=2)
+    site.enroll(bystander)
+    site.sealer.start(until=[])
+    try:
+        site.enroll(user, old_mail=b"1")
+        wait(lambda: (site.state(user)["old_mail"] or {}).get("phase") == "done", "it is sealed")
+        assert all(site.sealed(user)) and len(site.sealed(user)) == 30
+        assert site.sealed(bystander) == [False, False] and not site.state(bystander)["old_mail"]
+        before = site.reads(user)
+        assert site.state(user)["service_runs"]
+        with Imap(site.lab.imap, user, PASSWORD) as open_session:
+            assert len(open_session.bodies()) == 30
+            site.ok("leave", user=user, password=PASSWORD)
+            wait(lambda: not site.state(user)["enrolled"], "the user has left")
+        assert not any(site.sealed(user)) and site.reads(user) == before
+        assert site.state(user)["old_mail"]["phase"] == "off"
+        assert not site.state(user)["leaving"]
+        # From the start again.
+        site.enroll(user, old_mail=b"1")
+        wait(lambda: all(site.sealed(user)), "it is sealed again")
+        assert site.reads(user) == before
+    finally:
+        site.sealer.stop()
+
+
+def test_killed_while_leaving_and_then_staying(site: Site) -> None:
+    user = site.user(mails=3)
+    site.enroll(user, old_mail=b"1")
+    site.ok("leave", user=user, password=PASSWORD)
+    assert site.state(user)["leaving"] is True
+    # The agent ends: the keys are gone, the user is asked again, nothing has happened.
+    site.lab.agent.stop(signal.SIGKILL)
+    site.lab.start_agent()
+    state = site.state(user)
+    assert state["enrolled"] and not state["leaving"]
+    site.ok("leave", user=user, password=PASSWORD)
+    site.ok("stay", user=user, password=PASSWORD)
+    assert not site.state(user)["leaving"]
+    # Killed at its most delicate moment: mail waits, nobody logs in.  Staying ends that.
+    done = site.lab.mailseal("status", user)
+    assert done.returncode == 0
+    site.lab.agent.stop(signal.SIGTERM)
+    site.lab.start_agent()
+    _suspend(site, user)
+    assert site.reads(user) is None
+    site.ok("stay", user=user, password=PASSWORD)
+    assert site.reads(user)
+
+
+def _suspend(site: Site, user: str) -> None:
+    with AgentClient(site.lab.agent_socket, 60) as agent:
+        assert agent.request("suspend", user=user.encode()).status == "ok"
+
+
+def test_no_key_of_who_leaves_is_on_the_disk(site: Site) -> None:
+    user = site.user()
+    site.enroll(user)
+    line = site.ok("own_keys", user=user, password=PASSWORD).text("keys")
+    site.ok("leave", user=user, password=PASSWORD)
+    for folder, _, names in os.walk(site.lab.place.path("state")):
+        for name in names:
+            with open(os.path.join(folder, name), "rb") as stream:
+                assert line.encode() not in stream.read()
+    assert line not in site.lab.log_text()
+    site.ok("stay", user=user, password=PASSWORD)
