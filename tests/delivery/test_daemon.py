@@ -64,7 +64,7 @@ def test_workers_end_with_their_supervisor() -> None:
         eventually(lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in before))
 
 
-def test_a_stop_finishes_the_transaction_and_begins_no_other() -> None:
+def test_a_stop_finishes_the_transaction_and_begins_no_other_one() -> None:
     with running() as daemon:
         busy = daemon.connect().hello()
         idle = daemon.connect().hello()
@@ -91,7 +91,7 @@ def _announces(daemon: Daemon, line: str) -> bool:
     return False
 
 
-def test_hup_takes_a_new_configuration_and_lets_old_work_end() -> None:
+def test_hup_loads_a_new_configuration_and_old_transactions_finish() -> None:
     with running(message_limit="1M") as daemon:
         old = daemon.connect().hello()
         old.command("MAIL FROM:<>")
@@ -249,7 +249,7 @@ def _cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_who_hangs_up_while_dovecot_takes_its_time_costs_nothing() -> None:
+def test_a_disconnected_client_costs_no_cpu_while_dovecot_is_slow() -> None:
     """epoll reports a closed connection in each iteration of the loop."""
     asked = threading.Event()
 
@@ -290,7 +290,7 @@ FRAMES = {
 
 
 @pytest.mark.parametrize("frame", FRAMES)
-def test_memory_is_bounded_however_a_mail_is_cut_up(frame: str) -> None:
+def test_memory_is_bounded_for_any_size_of_writes(frame: str) -> None:
     """Each write is read separately, and needs only about its size in memory."""
     write = FRAMES[frame]
     count = min(100_000, (2 << 20) // len(write))
@@ -401,7 +401,7 @@ def _fill(client: Client) -> int:
 HOARD = {"message_limit": "20M", "in_flight_limit": "48M", "in_flight_wait": "1h"}
 
 
-def test_a_small_mail_waits_for_none_that_was_only_announced() -> None:
+def test_a_small_mail_does_not_wait_for_announced_mails() -> None:
     with running(**HOARD) as daemon:
         idle = [daemon.connect().hello() for _ in range(8)]
         for client in idle:
@@ -410,7 +410,7 @@ def test_a_small_mail_waits_for_none_that_was_only_announced() -> None:
         assert [client.line() for client in idle] == ["250 2.1.0 OK"] * 8
 
 
-def test_a_small_mail_waits_for_none_that_fills_the_memory() -> None:
+def test_a_small_mail_does_not_wait_if_memory_is_full() -> None:
     with running(**HOARD) as daemon:
         large = [_begin(daemon) for _ in range(6)]
         sent = [_fill(client) for client in large]
@@ -438,7 +438,7 @@ def test_a_small_mail_waits_for_none_that_fills_the_memory() -> None:
         assert len(daemon.files(ALICE)) == 9
 
 
-def test_a_mail_that_finds_no_room_in_time_is_told_so() -> None:
+def test_a_mail_that_gets_no_memory_in_time_is_deferred() -> None:
     with running(**{**HOARD, "in_flight_wait": "1s"}) as daemon:
         large = [_begin(daemon) for _ in range(3)]
         for client in large:
@@ -449,7 +449,7 @@ def test_a_mail_that_finds_no_room_in_time_is_told_so() -> None:
         assert {answer[:9] for answer in answers if answer != FULL} == {"250 2.0.0"}
 
 
-def test_who_hangs_up_while_waiting_for_memory_costs_nothing() -> None:
+def test_a_disconnected_client_that_waits_for_memory_costs_no_cpu() -> None:
     with running(**HOARD) as daemon:
         large = [_begin(daemon) for _ in range(6)]
         for client in large:

@@ -64,7 +64,7 @@ def test_the_sockets_of_postfix_are_not_for_local_users() -> None:
 
 @needs_root
 @pytest.mark.parametrize("named", [(), ("-q", "4FORGED")], ids=["Received", "-q"])
-def test_a_local_user_names_no_queue_id_and_is_named_himself(named: tuple[str, ...]) -> None:
+def test_a_local_user_cannot_send_a_queue_id_and_the_uid_is_logged(named: tuple[str, ...]) -> None:
     mail = b"Received: by mx (Postfix)\n\tid 4FORGED; x\nSubject: x\n\ntext\n"
     with two_doors() as daemon:
         assert deliver_as_nobody(daemon, mail, *named) == (0, b"")
@@ -75,7 +75,7 @@ def test_a_local_user_names_no_queue_id_and_is_named_himself(named: tuple[str, .
         assert b"Received: from localhost (uid 65534)\n\tby mx.example.org with LMTP\n" in stored
 
 
-def test_over_tcp_nobody_names_a_queue_id() -> None:
+def test_over_tcp_nobody_can_send_a_queue_id() -> None:
     with two_doors() as daemon:
         client = daemon.connect_tcp()
         client.send(b"LHLO x\r\n")
@@ -84,7 +84,7 @@ def test_over_tcp_nobody_names_a_queue_id() -> None:
         assert client.command("XFORWARD IDENT=4Abc") == "550 5.7.0 insufficient authorization"
 
 
-def test_postfix_and_the_owner_of_the_mail_name_queue_ids_at_both() -> None:
+def test_postfix_and_delivery_user_can_send_queue_ids_on_both_sockets() -> None:
     with two_doors() as daemon:
         for path in (daemon.socket, daemon.deliver_socket):
             client = daemon.connect(path=path).hello()
@@ -93,7 +93,7 @@ def test_postfix_and_the_owner_of_the_mail_name_queue_ids_at_both() -> None:
         assert daemon.log_text().count(f"]: 4Abc: to=<{ALICE}>, action=sealed") == 2
 
 
-def test_local_users_take_no_connection_and_no_memory_from_postfix() -> None:
+def test_local_users_do_not_use_connections_or_memory_of_postfix() -> None:
     room = {"message_limit": "10M", "in_flight_limit": "12M", "in_flight_wait": "1h"}
     with two_doors(connection_limit=3, **room) as daemon:
         crowd = [daemon.connect(path=daemon.deliver_socket) for _ in range(9)]

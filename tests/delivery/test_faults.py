@@ -204,7 +204,7 @@ def test_full_disk_is_452(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (job.result.reply.code, job.result.reply.enhanced) == (452, "4.3.1")
 
 
-def test_a_bug_is_temporary_and_takes_no_other_mail_with_it(
+def test_a_bug_is_temporary_and_does_not_affect_other_mails(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = here.jobs(*TWO)

@@ -44,7 +44,7 @@ def deliver(
 
 
 @pytest.mark.parametrize("shift", [-1, 0, 1])
-def test_a_dot_where_the_mail_is_read_in_pieces(daemon: Daemon, shift: int) -> None:
+def test_a_dot_between_two_pieces(daemon: Daemon, shift: int) -> None:
     """A piece ends with a line, and the next line is a dot, followed by commands."""
     filler = b"x" * (_READ - len(HEAD) - 1 + shift) + b"\n"
     tail = b".\nMAIL FROM:<a@b>\nRCPT TO:<alice@example.org>\nDATA\nsmuggled\n.\n..two\n.end\n"
@@ -55,7 +55,7 @@ def test_a_dot_where_the_mail_is_read_in_pieces(daemon: Daemon, shift: int) -> N
 
 
 @pytest.mark.parametrize("sender", [b"s\xff@example.com", b"x" * 4000 + b"@b"])
-def test_a_sender_that_is_not_understood_defers(daemon: Daemon, sender: bytes) -> None:
+def test_an_invalid_sender_defers(daemon: Daemon, sender: bytes) -> None:
     done = deliver(daemon, HEAD, "-f", sender)
     assert (done.returncode, done.stdout[:5]) == (75, b"4.3.5")
 
@@ -78,7 +78,7 @@ def test_addresses_without_their_quotes(daemon: Daemon) -> None:
     assert stored.startswith(b'Return-Path: <"c d"@example.com>\n')
 
 
-def test_a_daemon_that_says_nothing_is_given_up_in_time(tmp_path: Path) -> None:
+def test_a_silent_daemon_times_out(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "lmtp"))
         silent.listen()
@@ -108,14 +108,14 @@ def test_a_daemon_that_says_nothing_is_given_up_in_time(tmp_path: Path) -> None:
         (600, "5.1.1", 75),
     ],
 )
-def test_exit_statuses_are_those_that_pipe_does_not_mistake(
+def test_exit_statuses_have_the_right_meaning_for_pipe(
     code: int, enhanced: str, status: int
 ) -> None:
     assert exit_status(Reply(code, enhanced, "")) == status
 
 
 @pytest.mark.parametrize("redirection", [">&-", "| true"])
-def test_nobody_listens_to_what_it_says(daemon: Daemon, redirection: str) -> None:
+def test_its_standard_output_may_be_closed(daemon: Daemon, redirection: str) -> None:
     command = f"{{ sleep 0.2; {HOOK} -c /nowhere.yaml x@example.org; echo $? >&3; }} {redirection}"
     read, write = os.pipe()
     subprocess.run(

@@ -92,7 +92,7 @@ def test_no_bare_line_feed_is_passed_on(
     assert server.taken == [wire]
 
 
-def test_the_server_may_say_that_it_forwards(
+def test_the_server_may_reply_251(
     delivered: Callable[..., tuple[Reply, Server]],
 ) -> None:
     """RFC 5321 permits the reply 251 to RCPT."""
@@ -125,7 +125,7 @@ def test_strange_answers(
 
 
 @pytest.mark.parametrize("where", [GREETING, LHLO, MAIL, RCPT, DATA])
-def test_an_answer_too_many_is_no_delivery(
+def test_an_additional_reply_is_no_delivery(
     delivered: Callable[..., tuple[Reply, Server]], where: int
 ) -> None:
     reply, server = delivered(changed(where, f"{GOOD[where]}\r\n{GOOD[where]}"))

@@ -278,7 +278,7 @@ def test_keys_under_another_name_than_dovecots_defer(here: Here) -> None:
     assert routed(here, user="alice").action == "seal"
 
 
-def test_a_name_in_another_spelling_than_that_of_the_key_defers(here: Here) -> None:
+def test_a_name_in_another_case_than_the_key_defers(here: Here) -> None:
     """With a case-sensitive auth_username_format, Alice and alice may be two users."""
     with pytest.raises(TemporaryError, match="two users") as caught:
         routed(here, name="Alice@example.org")
@@ -299,7 +299,7 @@ def test_dovecot_that_cannot_be_asked_or_knows_another_user_defers(here: Here) -
         router.route(ALICE)
 
 
-def test_sieve_for_all_goes_through_dovecot_or_waits(here: Here) -> None:
+def test_sieve_for_all_is_relayed_or_deferred(here: Here) -> None:
     here.config = here.configure(sieve="always")
     route = routed(here, extra=fields(here.keys["alice@example.org"]))
     assert (route.action, route.why) == ("relay", "sieve for all")
@@ -310,7 +310,7 @@ def test_sieve_for_all_goes_through_dovecot_or_waits(here: Here) -> None:
     assert routed(here).action == "seal"
 
 
-def test_an_enrolled_user_without_a_home_is_a_store_that_is_not_mounted(here: Here) -> None:
+def test_an_enrolled_user_without_a_home_is_deferred(here: Here) -> None:
     """Only with a template, where the folders are the user database."""
     shutil.rmtree(os.path.dirname(here.jobs("alice@example.org")[0].route.maildir))
     with pytest.raises(TemporaryError, match="the user has a key"):
@@ -319,7 +319,7 @@ def test_an_enrolled_user_without_a_home_is_a_store_that_is_not_mounted(here: He
         Router(here.config).route(Address("nobody", "example.org"))
 
 
-def test_who_enrolls_while_the_mail_comes_in_is_not_relayed_in_clear(here: Here) -> None:
+def test_a_user_enrolled_during_a_delivery_gets_no_mail_in_clear(here: Here) -> None:
     router = Router(here.config)
     route = router.route(Address("plain", "example.org"))
     assert (route.action, route.key) == ("relay", None)

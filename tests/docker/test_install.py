@@ -8,7 +8,7 @@ from tests.docker.site import MAIL, Site, password_of
 from tests.docker.test_mail import a_mail, deliver, fresh_word, with_word
 
 
-def test_undone_and_done_again(site: Site) -> None:
+def test_undo_and_install_again(site: Site) -> None:
     """The host is as before mailseal, except for the keyrings; then mailseal is installed again."""
     before = fresh_word()
     deliver(site, "alice", a_mail(before))

@@ -63,7 +63,7 @@ def on_disk(site: Site, word: str, folder: str) -> bool:
 class TestSql:
     """In order: step 5 wrong, step 5 right, then step 6."""
 
-    def test_an_old_passdb_in_front_keeps_dovecot_as_it_is(self, sql: Site) -> None:
+    def test_an_old_passdb_before_mailseal_prevents_the_restart(self, sql: Site) -> None:
         """The commands for another kind of site: an error, and Dovecot is not restarted."""
         text = page_of_sql("do", sql.version, "dovecot-sql")
         if sql.version == "2.3":
@@ -107,7 +107,7 @@ class TestSql:
             with_word(imap.bodies("Sent"), word)
         assert not on_disk(sql, word, "/srv/mail /var/mail")
 
-    def test_who_is_not_enrolled_notices_nothing(self, sql: Site) -> None:
+    def test_nothing_changes_for_users_who_are_not_enrolled(self, sql: Site) -> None:
         word = arrives(sql, "carol@example.org")
         assert on_disk(sql, word, "/srv/mail/example.org/carol/box")
         with sql.login("carol") as imap:
@@ -169,7 +169,7 @@ class TestSystemUsers:
             with_word(imap.bodies("Sent"), word)
         assert not on_disk(users, word, "/home /var/mail")
 
-    def test_who_is_not_enrolled_notices_nothing(self, users: Site) -> None:
+    def test_nothing_changes_for_users_who_are_not_enrolled(self, users: Site) -> None:
         word = arrives(users, "carol@mail.example.org")
         assert on_disk(users, word, "/home/carol/Maildir/new")
         with Imap(users.imap, "carol", "carol's password") as imap:
@@ -182,7 +182,7 @@ class TestSystemUsers:
             send(users.smtp, SENDER, ["nobody-here@mail.example.org"], a_mail("x"))
         users.wait_delivered()
 
-    def test_the_cache_is_in_memory_and_each_folder_its_users(self, users: Site) -> None:
+    def test_the_cache_is_in_memory_with_a_folder_for_each_user(self, users: Site) -> None:
         """It contains the subject; carol has one, and alice too."""
         for name in ("alice", "carol"):
             with Imap(users.imap, name, f"{name}'s password") as imap:
@@ -212,7 +212,7 @@ class TestSystemUsers:
                 assert as_mallory(users, f"cat /proc/{pid}/{name}") != 0
             assert as_mallory(users, f"ls /proc/{pid}/fd") != 0
 
-    def test_even_who_knows_the_folder_gets_nothing_from_others(self, users: Site) -> None:
+    def test_a_user_who_knows_the_folder_cannot_read_others(self, users: Site) -> None:
         secret = users.run("ls /run/mailseal/cache").strip()
         folder = f"/run/mailseal/cache/{secret}"
         assert as_mallory(users, f"ls {folder}") != 0

@@ -109,7 +109,7 @@ def test_copy_stays_sealed(site: Site) -> None:
     assert site.read(site.stored("bob", "Sent")[-1]).startswith(MAGIC)
 
 
-def test_lmtp_each_recipient_a_reply(site: Site) -> None:
+def test_lmtp_one_reply_for_each_recipient(site: Site) -> None:
     word = fresh_word()
     replies = send_lmtp(
         site.lmtp,
@@ -149,7 +149,7 @@ def test_sieve_user_is_relayed_and_sealed(site: Site) -> None:
     assert re.search(r"to=<dave@example.org>, action=relay.*sieve script", site.log())
 
 
-def test_not_enrolled_user_notices_nothing(site: Site) -> None:
+def test_nothing_changes_for_a_user_who_is_not_enrolled(site: Site) -> None:
     word = fresh_word()
     mail = a_mail(word)
     deliver(site, "carol", mail)
@@ -178,7 +178,7 @@ def test_agent_down_is_a_temporary_failure(site: Site) -> None:
         with_word(imap.bodies(), word)
 
 
-def test_password_changed_behind_our_back(site: Site) -> None:
+def test_password_changed_without_mailseal(site: Site) -> None:
     """The passwd-file accepts it, but it does not open the keyring: a temporary failure."""
     changed = r"sed -i 's|^bob@example.org:[^:]*:|bob@example.org:{PLAIN}another one:|'"
     site.run(f"cp -p /etc/dovecot/users /etc/dovecot/users.kept; {changed} /etc/dovecot/users")
@@ -206,7 +206,7 @@ def test_old_and_new_keys_after_rotation(site: Site) -> None:
     with_word(bodies, after)
 
 
-def test_cache_and_opened_mails_lie_on_tmpfs(site: Site) -> None:
+def test_cache_and_temporary_files_are_on_tmpfs(site: Site) -> None:
     word = fresh_word()
     deliver(site, "alice", a_mail(word) + b"filler\r\n" * 20_000)
     with site.login("alice") as imap:

@@ -57,7 +57,7 @@ def sealed(site: Site) -> int:
     return len(site.run(SEALED).splitlines())
 
 
-def test_the_sealer_seals_what_was_there_before(old_mail: Site) -> None:
+def test_the_sealer_seals_existing_mail(old_mail: Site) -> None:
     site = old_mail
     with site.login("carol") as imap:
         before = imap.bodies()

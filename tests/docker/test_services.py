@@ -64,7 +64,7 @@ def test_one_log_file_for_both_that_is_rotated(site: Site) -> None:
 
 
 @pytest.mark.parametrize("signal", ["STOP", "TERM", "KILL"])
-def test_an_agent_that_hangs_or_dies_is_started_anew(site: Site, signal: str) -> None:
+def test_an_agent_that_hangs_or_dies_is_restarted(site: Site, signal: str) -> None:
     before = pid_of(site, "mailseal-agent")
     with site.login("alice"):
         pass

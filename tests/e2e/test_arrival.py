@@ -73,7 +73,7 @@ def test_the_file_is_ciphertext_of_the_mail(lab: Lab, user: str) -> None:
     assert b"Subject" not in data
 
 
-def test_each_recipient_gets_a_ciphertext_of_his_own(lab: Lab, user: str) -> None:
+def test_each_recipient_gets_a_separate_ciphertext(lab: Lab, user: str) -> None:
     others = [f"{name}-{user}" for name in ("b", "c")]
     for other in others:
         lab.add_user(other)
@@ -96,7 +96,7 @@ def test_null_sender(lab: Lab, user: str) -> None:
     assert lab.inbox(user)[0].startswith(b"Return-Path: <>\r\n")
 
 
-def test_an_unknown_user_is_refused_and_the_sender_told(lab: Lab, user: str) -> None:
+def test_an_unknown_user_is_refused_with_a_bounce(lab: Lab, user: str) -> None:
     ghost = f"ghost-{user}"
     replies = send_lmtp(lab.lmtp, SENDER, [ghost, user], MAIL)
     assert (replies[0][0], replies[0][1][:5], replies[1][0]) == (550, b"5.1.1", 250)
@@ -114,7 +114,7 @@ def test_postfix_refuses_other_domains(lab: Lab) -> None:
     assert refusal.value.code == 554
 
 
-def test_what_the_client_saves_into_sent_is_sealed(lab: Lab, user: str) -> None:
+def test_mail_saved_in_sent_is_sealed(lab: Lab, user: str) -> None:
     with lab.login(user) as imap:
         imap.append("Sent", MAIL)
         assert imap.bodies("Sent") == [MAIL]

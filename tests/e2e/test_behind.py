@@ -49,7 +49,7 @@ def test_a_wrong_password_is_refused(behind_lab: Lab, user: str) -> None:
         Imap(behind_lab.imap, user, "wrong")
 
 
-def test_enrolled_but_not_in_the_passwd_file_is_nobody(behind_lab: Lab) -> None:
+def test_an_enrolled_user_must_be_in_the_passwd_file(behind_lab: Lab) -> None:
     user = "removed@example.org"
     behind_lab.add_user(user)
     del behind_lab.users[user]
@@ -77,7 +77,9 @@ def test_agent_down_is_a_temporary_failure_for_the_enrolled_only(behind_lab: Lab
         pass
 
 
-def test_a_password_that_only_the_passwd_file_knows_is_no_wrong_password(behind_lab: Lab) -> None:
+def test_a_password_that_only_the_passwd_file_accepts_is_a_temporary_failure(
+    behind_lab: Lab,
+) -> None:
     user = "changed@example.org"
     behind_lab.add_user(user)
     behind_lab.dovecot.write_users(

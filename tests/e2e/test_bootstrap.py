@@ -69,7 +69,7 @@ def policy() -> tuple[int, int, int, bytes] | None:
         return status.st_ino, status.st_mode, status.st_mtime_ns, stream.read()
 
 
-def test_nothing_missing_says_nothing_and_is_quick() -> None:
+def test_if_nothing_is_missing_it_prints_nothing_and_is_fast() -> None:
     bootstrap(what="test")
     before = time.monotonic()
     done = bootstrap(what="test")
@@ -90,7 +90,7 @@ def test_no_service_may_start_while_apt_runs(bin_folder: Path, tmp_path: Path, s
         assert "No configuration" in (tmp_path / "debconf").read_text()
 
 
-def test_what_a_killed_run_has_left_is_put_right(bin_folder: Path) -> None:
+def test_files_of_a_killed_run_are_restored(bin_folder: Path) -> None:
     before = policy()
     good = (bin_folder / "apt-get").read_text()
     stand_in(bin_folder, "apt-get", 'case " $* " in *" install -y "*) kill -9 $PPID;; esac')
@@ -101,7 +101,7 @@ def test_what_a_killed_run_has_left_is_put_right(bin_folder: Path) -> None:
     assert policy() == before
 
 
-def test_nothing_is_done_if_a_package_would_go(bin_folder: Path, tmp_path: Path) -> None:
+def test_nothing_is_done_if_apt_would_remove_a_package(bin_folder: Path, tmp_path: Path) -> None:
     stand_in(
         bin_folder,
         "apt-get",

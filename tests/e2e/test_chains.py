@@ -92,7 +92,7 @@ def test_several_connections_at_once(lab: Lab) -> None:
     assert len(bodies) == 8 and len(set(bodies)) == 1 and bodies[0].endswith(TEXT)
 
 
-def test_no_agent_touches_only_the_enrolled(lab: Lab) -> None:
+def test_without_the_agent_only_enrolled_users_are_affected(lab: Lab) -> None:
     lab.stop_agent()
     try:
         with pytest.raises(Refused, match=r"\[UNAVAILABLE\]"):
@@ -107,7 +107,7 @@ def test_no_agent_touches_only_the_enrolled(lab: Lab) -> None:
         assert imap.bodies()[0].endswith(TEXT)
 
 
-def test_app_passwords_open_what_the_passdb_does_not_know(chain: Chain, lab: Lab) -> None:
+def test_app_passwords_work_behind_the_passdb(chain: Chain, lab: Lab) -> None:
     done = lab.mailseal("app-password", ALICE, "phone", stdin=b"password\n")
     assert done.returncode == 0, done.stderr
     (app,) = re.findall(rb"(?:[0-9a-z]{4}-){7}[0-9a-z]{4}", done.stdout)

@@ -76,7 +76,7 @@ def test_cat_of_a_flipped_bit(lab: Lab, stored: str, part: str) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 5, 9, 100, 254, 255, 270, 500, -1])
-def test_cat_of_a_cut_file(lab: Lab, stored: str, keep: int) -> None:
+def test_cat_of_a_truncated_file(lab: Lab, stored: str, keep: int) -> None:
     with open(stored, "rb") as stream:
         data = stream.read()
     done = lab.mailseal("cat", rewritten(stored, data[:keep]), stdin=b"password\n")
@@ -85,7 +85,7 @@ def test_cat_of_a_cut_file(lab: Lab, stored: str, keep: int) -> None:
     error_of(done)
 
 
-def test_cat_of_a_file_with_something_behind(lab: Lab, stored: str) -> None:
+def test_cat_of_a_file_with_appended_bytes(lab: Lab, stored: str) -> None:
     with open(stored, "rb") as stream:
         data = stream.read()
     done = lab.mailseal("cat", rewritten(stored, data + b"x"), stdin=b"password\n")

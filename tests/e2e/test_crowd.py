@@ -20,7 +20,7 @@ AUTH_WORKERS = 30
 
 
 @pytest.mark.parametrize("auth", DOORS[series(installed_version())])
-def test_a_login_with_a_session_waits_for_no_guess(auth: str) -> None:
+def test_a_login_with_a_session_does_not_wait_for_wrong_passwords(auth: str) -> None:
     with Lab({ALICE: "password", BOB: "password"}, auth=auth, kdf="standard") as lab:
         with lab.login(ALICE):
             pass

@@ -163,7 +163,7 @@ def test_trace_headers_are_dovecots(lab: Lab, user: str) -> None:
     [b"a\r\r\nb\r\n", b"\r\r\r\n", b"a\rb\r\n", b"a\r\r\n" * 30000, b"x\r\n"],
     ids=["crcrlf", "crcrcrlf", "bare-cr", "long", "plain"],
 )
-def test_carriage_returns_come_back_as_they_were(lab: Lab, user: str, body: bytes) -> None:
+def test_carriage_returns_are_kept(lab: Lab, user: str, body: bytes) -> None:
     our_lmtp(lab, user, MAIL + body)
     assert lab.inbox(user)[0].endswith(b"cellar\r\n" + body)
 
@@ -225,7 +225,7 @@ def test_the_queue_id_without_any_received_line(lab: Lab, user: str) -> None:
     assert f"{match[1]}: to=<ghost-{user}>, from=<{SENDER}>, action=none, dsn=5.1.1" in log
 
 
-def test_a_long_sender_is_no_reason_to_bounce(lab: Lab, user: str) -> None:
+def test_a_long_sender_does_not_bounce(lab: Lab, user: str) -> None:
     sender = f"{'x' * 400}@example.net"
     send(lab.smtp, sender, [user, PLAIN], MAIL)
     lab.wait_delivered()
@@ -280,7 +280,7 @@ def test_a_full_mailbox(lab: Lab) -> None:
         lab.restart_delivery()
 
 
-def test_dovecots_userdb_down_defers_and_a_restart_is_noticed(lab: Lab, user: str) -> None:
+def test_mail_is_deferred_while_dovecots_userdb_is_down(lab: Lab, user: str) -> None:
     assert send_lmtp(lab.lmtp, SENDER, [user], MAIL)[0][0] == 250
     other = f"v{user}"
     lab.add_user(other)

@@ -95,7 +95,7 @@ def small_disk(folder: str) -> Iterator[None]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_full_disk_defers_and_the_mail_comes_when_there_is_room(lab: Lab, user: str) -> None:
+def test_a_full_disk_defers_until_there_is_space(lab: Lab, user: str) -> None:
     os.makedirs(lab.home(user), exist_ok=True)
     os.chown(lab.home(user), MAIL_UID, MAIL_UID)
     with small_disk(lab.home(user)):

@@ -64,7 +64,7 @@ def test_the_right_password(lab: Lab) -> None:
         ("u2@example.org", "x" * 256, 64, b"at most 255"),
     ],
 )
-def test_what_would_be_no_login(
+def test_passwords_and_users_that_dovecot_refuses(
     lab: Lab, user: str, password: str, status: int, says: bytes
 ) -> None:
     done = enroll(lab, user, password)
@@ -86,7 +86,7 @@ def test_dovecot_is_down_and_unchecked(lab: Lab) -> None:
         pass
 
 
-def test_before_dovecot_asks_mailseal() -> None:
+def test_before_dovecot_uses_mailseals_settings() -> None:
     """Clients would save mail in clear, so nobody can be enrolled yet."""
     user = "u1@example.org"
     with Lab({}, auth=None, plain_users=FILE) as lab:
@@ -113,7 +113,7 @@ def test_the_agent_is_down(lab: Lab) -> None:
         lab.start_agent()
 
 
-def test_enrolled_by_the_very_login_that_was_to_check_it(lab: Lab) -> None:
+def test_enrolled_by_the_login_that_checks_the_password(lab: Lab) -> None:
     user = "u4@example.org"
     lab.write_config({"login.enroll": "at-login", "login.enroll_for": [user]})
     lab.restart_agent()

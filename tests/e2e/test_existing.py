@@ -46,7 +46,7 @@ def user(lab: Lab) -> str:
     return name
 
 
-def test_clients_are_at_work_throughout(lab: Lab, user: str) -> None:
+def test_clients_are_active_all_the_time(lab: Lab, user: str) -> None:
     """Sealed, sealed to a new key pair, and unsealed again, while mail arrives."""
     existing.throughout(lab, user, SECRET, FOLDERS, rate="250K")
 
@@ -76,7 +76,7 @@ def test_dovecot_waits_for_the_lock_under_which_mails_are_exchanged(lab: Lab, us
         assert len(flagged()) == 2
 
 
-def test_there_and_back_is_the_same(lab: Lab, user: str) -> None:
+def test_seal_and_unseal_keep_everything(lab: Lab, user: str) -> None:
     """Bytes, names, times; the second run changes nothing; both links of a copy are sealed."""
     # As COPY has made it before mail_crypt was loaded.
     linked = next(path for path in files(lab, user) if "/Maildir/cur/" in path)
@@ -139,7 +139,7 @@ def test_sealed_to_a_global_key_and_then_to_ones_own(lab: Lab, user: str) -> Non
     assert lab.mailseal("verify", user).returncode == 0
 
 
-def test_escrow_and_whom_it_is_for(lab: Lab, user: str) -> None:
+def test_escrow_and_the_selected_users(lab: Lab, user: str) -> None:
     code = lab.mailseal("recovery-code", user, stdin=SECRET.encode() + b"\n").stdout
     run(lab, "seal", "--domain", "example.net")
     assert not any(map(is_sealed, files(lab, user)))
@@ -154,7 +154,7 @@ def test_escrow_and_whom_it_is_for(lab: Lab, user: str) -> None:
     assert done.returncode == 67 and b"not enrolled" in done.stderr
 
 
-def test_old_caches_are_removed_and_other_text_is_named(lab: Lab, user: str) -> None:
+def test_old_caches_are_removed_and_other_text_is_listed(lab: Lab, user: str) -> None:
     root = lab.maildir(user)
     cache = os.path.join(root, ".Sent", "dovecot.index.cache")
     dupes = os.path.join(lab.home(user), ".dovecot.lda-dupes")

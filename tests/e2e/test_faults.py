@@ -76,7 +76,7 @@ class TestAgentDown:
             lab.login(user)
         wait_until(lambda: "cannot reach the key agent" in lab.dovecot.log_text(), "it is logged")
 
-    def test_mail_waits_and_arrives_sealed(self, lab: Lab, user: str) -> None:
+    def test_mail_is_queued_and_then_sealed(self, lab: Lab, user: str) -> None:
         # If mailseal's passdb is the only one, Dovecot does not know who exists.
         send(lab.smtp, SENDER, [user], MAIL)
         wait_until(
@@ -148,7 +148,7 @@ def test_an_unreadable_public_key_defers_and_is_delivered_after_repair(
         assert stream.read(9) == b"CRYPTED\x03\x07"
 
 
-def test_the_filter_down_keeps_mail_in_the_queue(lab: Lab, user: str) -> None:
+def test_mail_is_queued_while_mailseal_lmtp_is_down(lab: Lab, user: str) -> None:
     lab.delivery.stop()
     try:
         send(lab.smtp, SENDER, [user], MAIL)
@@ -205,7 +205,7 @@ def test_a_damaged_keyring_is_no_wrong_password(lab: Lab, user: str) -> None:
         pass
 
 
-def test_a_stop_of_the_filter_finishes_what_it_took(lab: Lab, user: str) -> None:
+def test_a_stop_finishes_accepted_mail(lab: Lab, user: str) -> None:
     for _ in range(20):
         send(lab.smtp, SENDER, [user], MAIL)
     status = lab.delivery.stop()

@@ -28,7 +28,7 @@ def answer(lab: Lab, password: str, source: str, user: str = ALICE) -> str:
 
 
 @pytest.mark.parametrize("auth", DOORS[series(installed_version())])
-def test_a_crowd_from_elsewhere_is_in_nobodys_way_at_home(auth: str) -> None:
+def test_wrong_passwords_from_elsewhere_do_not_affect_known_addresses(auth: str) -> None:
     options = {"login.wrong_per_user": FREE, "login.wrong_pause": "1h"}
     users = {ALICE: "password", BOB: "password"}
     with Lab(users, auth=auth, config_extra=options) as lab:

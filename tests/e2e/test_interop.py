@@ -168,7 +168,7 @@ def test_dovecot_and_we_agree_on_the_header(store: Store, curve: str) -> None:
         assert "FORMAT_V2" in dump
 
 
-def test_neither_opens_the_others_mail(store: Store, curve: str) -> None:
+def test_mail_for_another_key_is_not_opened(store: Store, curve: str) -> None:
     other = next(name for name in CURVES if name != curve)
     with store.imap(curve) as imap:
         imap.append("Sent", HEADERS + b"theirs\r\n")

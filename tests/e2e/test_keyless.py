@@ -81,7 +81,7 @@ def config(lab: Lab, before: str = "", after: str = "", chain: bool = True) -> s
     )
 
 
-def test_agent_down_or_frozen_touches_only_enrolled_logins(lab: Lab) -> None:
+def test_an_agent_that_is_down_affects_only_logins_of_enrolled_users(lab: Lab) -> None:
     send(lab.smtp, SENDER, [PLAIN], MAIL)
     lab.wait_delivered()
     for stop, start in (
@@ -244,7 +244,7 @@ def test_long_passwords(lab: Lab, size: int) -> None:
 
 
 @pytest.mark.parametrize("password", ["", "wrong", "\x00", "\x00password", "password\x00x"])
-def test_passwords_that_are_none(lab: Lab, password: str) -> None:
+def test_invalid_passwords(lab: Lab, password: str) -> None:
     with contextlib.suppress(Refused):
         append(lab, ALICE, password)
         assert password.split("\x00")[0] == "password", "Dovecot reads up to a NUL"
@@ -271,7 +271,7 @@ def test_passwords_that_are_none(lab: Lab, password: str) -> None:
         "exec 4>&-; exit 0",
     ],
 )
-def test_a_helper_that_ends_in_any_way(helper_lab: Lab, step: str, ends: str) -> None:
+def test_the_checkpassword_program_ends_in_any_way(helper_lab: Lab, step: str, ends: str) -> None:
     """An answer of the passdb without keys, and one of the userdb without a decision."""
     path = helper_lab.place.path("code", "hooks", "mailseal-checkpassword")
     real = f"{path}.real"
@@ -339,7 +339,7 @@ def test_mechanisms_without_a_password(door: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["old passdb first", "old userdb first", "both", "no chain"])
-def test_wrong_orders_are_loud_and_store_nothing_in_clear(wrong: str) -> None:
+def test_wrong_orders_are_reported_and_store_nothing_in_clear(wrong: str) -> None:
     """Passdbs and userdbs without mailseal's: Dovecot refuses to save, and mail is deferred."""
     lab = Lab(auth=None, plain_users={PLAIN: "password"})
     users = lab.dovecot.wanted.users_file

@@ -75,7 +75,7 @@ def quick_folder(config: str) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_one_line_then_a_signal_and_nothing_is_left(number: signal.Signals) -> None:
+def test_it_prints_one_line_and_a_signal_ends_everything(number: signal.Signals) -> None:
     with running_lab(LAB_USERS="2") as (process, told):
         assert sorted(told) == sorted(
             ["smtp", "lmtp", "imap", "pop3", "dir", "config", "users", "dovecot"]
@@ -120,7 +120,7 @@ def test_a_signal_while_it_starts_leaves_nothing() -> None:
             assert mentions(name) == []
 
 
-def test_a_named_folder_is_kept_and_taken_up_again() -> None:
+def test_a_given_folder_is_kept_and_used_again() -> None:
     # Not below pytest's folder, which the servers' users cannot enter.
     place = Place.make()
     place.remove()
@@ -140,7 +140,7 @@ def test_a_named_folder_is_kept_and_taken_up_again() -> None:
         subprocess.run(["rm", "-rf", folder], check=True)
 
 
-def test_a_lab_that_died_while_starting_is_taken_up_again() -> None:
+def test_the_folder_of_a_killed_lab_is_used_again() -> None:
     folder = tempfile.mkdtemp(prefix="mailseal-died-", dir="/tmp")
     os.chmod(folder, 0o711)
     try:
@@ -163,7 +163,7 @@ def test_a_lab_that_died_while_starting_is_taken_up_again() -> None:
         ({"LAB_DIR": "/tmp/a b"}, "the folder's name holds characters"),
     ],
 )
-def test_wrong_wishes(environ: dict[str, str], expected: str) -> None:
+def test_wrong_options(environ: dict[str, str], expected: str) -> None:
     _refused(expected, environ)
 
 
@@ -194,7 +194,7 @@ def _refused(
     assert [line[:16] for line in lines[1:]] == ["mailseal: hint: "]
 
 
-def test_the_machines_own_configuration_is_left_alone(lab: Lab) -> None:
+def test_the_machines_configuration_is_not_changed(lab: Lab) -> None:
     before = _fingerprint("/etc/postfix", "/etc/dovecot", "/var/spool/postfix", "/var/lib/postfix")
     with Lab() as other:
         send(other.smtp, "eve@example.net", [ALICE], MAIL)

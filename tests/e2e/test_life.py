@@ -178,7 +178,7 @@ def test_enrollment_at_the_first_login_for_some(lab: Life) -> None:
     assert first_bytes(lab.stored(STRANGER)[0]) == b"Return-"
 
 
-def test_a_newcomer_logs_in_without_the_agent_and_is_enrolled_later(lab: Life) -> None:
+def test_a_new_user_logs_in_without_the_agent_and_is_enrolled_later(lab: Life) -> None:
     """With `enroll: at-login` no login depends on the agent."""
     lab.stop_agent()
     try:

@@ -111,19 +111,21 @@ def assert_temporary_and_nothing_told(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("answer", NONSENSE)
-def test_nonsense_is_a_temporary_failure(lua_lab: Lab, stand_in: StandIn, answer: bytes) -> None:
+def test_invalid_answers_are_a_temporary_failure(
+    lua_lab: Lab, stand_in: StandIn, answer: bytes
+) -> None:
     stand_in.answer = answer
     assert_temporary_and_nothing_told(lua_lab)
 
 
-def test_silence_is_a_temporary_failure(lua_lab: Lab, stand_in: StandIn) -> None:
+def test_no_answer_is_a_temporary_failure(lua_lab: Lab, stand_in: StandIn) -> None:
     stand_in.answer = None
     began = time.monotonic()
     assert_temporary_and_nothing_told(lua_lab)
     assert time.monotonic() - began < 10
 
 
-def test_a_fault_in_the_script_tells_nothing(lua_lab: Lab) -> None:
+def test_an_error_in_the_script_reveals_nothing(lua_lab: Lab) -> None:
     """Lua's own error message would contain the value."""
     good = "  if only then return verify_alone(request, password) end"
     bad = f"  error(password)\n{good}"

@@ -38,7 +38,7 @@ def _files(lab: Lab) -> dict[str, bytes]:
     return found
 
 
-def test_another_format_goes_through_dovecot_and_is_read() -> None:
+def test_mail_in_another_format_is_relayed_and_can_be_read() -> None:
     with _lab("mdbox", "~/mdbox") as lab:
         assert send_lmtp(lab.lmtp, SENDER, [ALICE], MAIL)[0][0] == 250
         assert f"to=<{ALICE}>, action=relayed, keyid=" in lab.log_text()
@@ -59,14 +59,14 @@ def test_another_maildir_is_that_of_dovecot(path: str) -> None:
             assert [body.endswith(MAIL) for body in imap.bodies()] == [True]
 
 
-def test_a_format_that_cannot_be_sealed_waits() -> None:
+def test_mail_in_a_format_that_cannot_be_sealed_is_deferred() -> None:
     with _lab("mbox", "~/mail") as lab:
         assert send_lmtp(lab.lmtp, SENDER, [ALICE], MAIL)[0][0] == 451
         assert not any(b"tangerine" in content for content in _files(lab).values())
         assert "of Dovecot's settings, may turn sealing off" in lab.log_text()
 
 
-def test_attachments_apart_would_lie_in_clear_and_wait() -> None:
+def test_mail_with_attachments_in_separate_files_is_deferred() -> None:
     """mdbox with attachments in separate files, which mail_crypt does not seal."""
     lab = _lab("mdbox", "~/mdbox")
     with open(lab.dovecot.config, "a", encoding="ascii") as stream:

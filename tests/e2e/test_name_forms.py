@@ -61,7 +61,7 @@ def case_sensitive() -> Iterator[Lab]:
         yield made
 
 
-def test_a_name_in_another_spelling_than_the_enrolled_one_waits(case_sensitive: Lab) -> None:
+def test_mail_for_a_name_in_another_case_is_deferred(case_sensitive: Lab) -> None:
     lab = case_sensitive
     assert send_lmtp(lab.lmtp, SENDER, ["Alice@example.org"], MAIL)[0][0] == 451
     assert lab.stored("Alice@example.org") == []

@@ -95,14 +95,14 @@ def test_names_that_look_like_paths_stay_in_the_folder(any_name: Lab, name: str)
 @pytest.mark.parametrize(
     "name", ["", "a\nb@example.org", "a\x1b[31m@example.org", "x" * 243 + "@example.org"]
 )
-def test_names_that_cannot_be(any_name: Lab, name: str) -> None:
+def test_invalid_names(any_name: Lab, name: str) -> None:
     done = any_name.mailseal("enroll", "--stdin", "--", name, stdin=b"password\n")
     assert done.returncode == 64
     assert done.stderr.startswith(b"mailseal: error: the user name ")
     assert done.stderr.count(b"\n") <= 2
 
 
-def test_nul_in_a_name_reaches_nobody(any_name: Lab) -> None:
+def test_nul_in_a_name_is_refused(any_name: Lab) -> None:
     with AgentClient(any_name.agent_socket) as agent:
         answer = agent.request("enroll", user=b"nul\0@example.org", password=b"password")
     assert (answer.status, answer.text("class")) == ("error", "BadUserName")
@@ -124,7 +124,7 @@ def test_upper_case_is_the_same_user(lab: Lab, user: str) -> None:
     assert done.returncode == 65
 
 
-def test_dovecots_own_rule_for_names_holds(lab: Lab) -> None:
+def test_dovecot_refuses_names_itself(lab: Lab) -> None:
     """With the default of auth_username_chars, Dovecot refuses most of these itself."""
     for name in ("../../etc@example.org", "a/b@example.org"):
         lab.add_user(name)

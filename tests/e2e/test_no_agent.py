@@ -38,7 +38,7 @@ def first_bytes(path: str) -> bytes:
         return stream.read(7)
 
 
-def test_mail_while_there_is_no_agent(lab: Lab) -> None:
+def test_mail_while_the_agent_is_down(lab: Lab) -> None:
     """No lookup is cached, because there was no mail; all users get mail as before."""
     lab.stop_agent()
     try:

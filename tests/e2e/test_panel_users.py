@@ -58,7 +58,7 @@ def set_hash(lab: Lab, password: str) -> None:
     lab.dovecot.write_users({**lab.users, **lab.options.plain_users})
 
 
-def test_in_two_steps_the_user_never_loses_the_mail(lab: Lab) -> None:
+def test_a_change_in_two_steps_never_loses_the_mail(lab: Lab) -> None:
     begun = panel(lab, "passwd", USER, "--stdin", "--keep-old", stdin="password\nnext\n")
     assert begun.returncode == 0, begun.stderr
     assert opens(lab, "password")
@@ -90,12 +90,12 @@ def test_the_answer_of_the_database_was_lost(lab: Lab, took_effect: bool) -> Non
         assert opens(lab, was)
 
 
-def test_who_is_not_enrolled_is_known_before_anything_is_changed(lab: Lab) -> None:
+def test_a_user_who_is_not_enrolled_is_detected_before_any_change(lab: Lab) -> None:
     assert panel(lab, "status", "plain@example.org").returncode == 67
     assert panel(lab, "status", USER).returncode == 0
 
 
-def test_the_panel_orders_nothing_else(lab: Lab) -> None:
+def test_the_panel_may_do_nothing_else(lab: Lab) -> None:
     for command in (["unenroll", USER], ["lock", "--all"], ["backup", "/tmp/x"], ["status"]):
         done = panel(lab, *command)
         assert done.returncode in (64, 77), command
@@ -103,7 +103,7 @@ def test_the_panel_orders_nothing_else(lab: Lab) -> None:
     assert opens(lab, lab.users[USER])
 
 
-def test_recover_changes_both_or_says_what_is_missing(lab: Lab) -> None:
+def test_recover_changes_both_or_reports_the_missing_step(lab: Lab) -> None:
     was = lab.users[USER]
     code = panel(lab, "recovery-code", USER, "--stdin", stdin=f"{was}\n").stdout
     done = panel(lab, "recover", USER, "--stdin", stdin=f"{code}found again\n")

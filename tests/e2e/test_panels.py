@@ -194,7 +194,7 @@ def test_roundcube_with_the_wrong_password_changes_nothing(
     assert site.unchanged(user, "next one")
 
 
-def test_roundcube_for_who_is_not_enrolled(webmail: tuple[_Site, Roundcube]) -> None:
+def test_roundcube_for_a_user_who_is_not_enrolled(webmail: tuple[_Site, Roundcube]) -> None:
     site, roundcube = webmail
     user = site.user(enrolled=False)
     assert "confirmation" in roundcube.change(_login(roundcube, user), "password", "next one")
@@ -213,7 +213,7 @@ def test_roundcube_when_it_is_certain_that_nothing_changed(
 
 
 @pytest.mark.parametrize("new", ["committed, but the answer is lost", "lost on the way"])
-def test_roundcube_when_nobody_knows(webmail: tuple[_Site, Roundcube], new: str) -> None:
+def test_roundcube_with_an_unknown_outcome(webmail: tuple[_Site, Roundcube], new: str) -> None:
     """Both passwords open the keyring; a login with the one in the database ends the change."""
     site, roundcube = webmail
     user = site.user()
@@ -387,7 +387,9 @@ def test_postfixadmin_refusals_change_nothing(admin_panel: tuple[_Site, PostfixA
     assert site.unchanged(user, "abc", "next one")
 
 
-def test_postfixadmin_for_who_is_not_enrolled(admin_panel: tuple[_Site, PostfixAdmin]) -> None:
+def test_postfixadmin_for_a_user_who_is_not_enrolled(
+    admin_panel: tuple[_Site, PostfixAdmin],
+) -> None:
     site, panel = admin_panel
     user = site.user(enrolled=False)
     panel.change(_login(panel, user), "password", "next one")

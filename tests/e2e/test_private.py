@@ -50,13 +50,13 @@ def lived_in() -> Iterator[Lab]:
         yield lab
 
 
-def test_no_word_of_a_mail_is_in_the_whole_folder(lived_in: Lab) -> None:
+def test_no_word_of_a_mail_is_on_disk(lived_in: Lab) -> None:
     queue = lived_in.place.path("postfix", "queue")
     assert search_folder(lived_in.dir, WORDS, skip=[queue]) == []
     assert count_files(lived_in.dir, skip=[queue]) > 30
 
 
-def test_the_search_finds_them_where_they_are(lived_in: Lab) -> None:
+def test_the_search_finds_words_that_are_there(lived_in: Lab) -> None:
     found = {word for word, _ in search_bytes(letter(ALICE), WORDS)}
     assert found == set(WORDS)
     # It is found in Dovecot's index cache, which is therefore on tmpfs.

@@ -81,7 +81,7 @@ def in_clear(site: Lab, user: str) -> list[str]:
 
 
 @pytest.mark.parametrize("user", GOOD, ids=lambda user: f"{user.split('@')[0]} {GOOD[user]}")
-def test_the_key_brings_its_plugin(site: Lab, user: str) -> None:
+def test_the_userdb_fields_load_mail_crypt(site: Lab, user: str) -> None:
     assert send_lmtp(site.lmtp, SENDER, [user], MAIL)[0][0] == 250
     assert f"to=<{user}>, action=relayed, keyid=" in site.log_text()
     (path,) = site.stored(user)
@@ -93,7 +93,7 @@ def test_the_key_brings_its_plugin(site: Lab, user: str) -> None:
 
 
 @pytest.mark.parametrize("user", BAD, ids=lambda user: f"{user.split('@')[0]} {BAD[user]}")
-def test_what_may_turn_sealing_off_defers(site: Lab, user: str) -> None:
+def test_fields_that_may_turn_sealing_off_defer(site: Lab, user: str) -> None:
     assert send_lmtp(site.lmtp, SENDER, [user], MAIL)[0][0] == 451
     assert in_clear(site, user) == []
     assert site.stored(user) == []

@@ -52,7 +52,7 @@ def doveadm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path / "doveadm"
 
 
-def test_a_pair_goes_when_no_mail_needs_it(doveadm: Path) -> None:
+def test_a_key_pair_is_removed_if_no_mail_needs_it(doveadm: Path) -> None:
     with Lab() as lab:
         doveadm.write_text(f'#!/bin/sh\nexec /usr/bin/doveadm -c {lab.dovecot.config} "$@"\n')
         doveadm.chmod(0o755)
@@ -86,7 +86,7 @@ def test_a_pair_goes_when_no_mail_needs_it(doveadm: Path) -> None:
         assert len(lab.inbox()) == 2
 
 
-def test_a_pair_stays_when_the_sessions_cannot_be_ended(doveadm: Path) -> None:
+def test_a_key_pair_is_kept_if_sessions_cannot_be_ended(doveadm: Path) -> None:
     with Lab() as lab:
         doveadm.write_text("#!/bin/sh\nexit 75\n")
         doveadm.chmod(0o755)
@@ -117,7 +117,7 @@ def test_a_login_that_dovecot_would_not_take_is_temporary_and_logged(tmp_path: P
         assert "40 key pairs do not fit into a login of Dovecot" in lab.log_text()
 
 
-def test_unenroll_ends_the_sessions_that_would_go_on_sealing(doveadm: Path) -> None:
+def test_unenroll_ends_sessions_that_would_continue_to_seal(doveadm: Path) -> None:
     """Mail that such a session saves after the keys are removed could never be read."""
     with Lab(auth="behind-passwd-file") as lab:
         doveadm.write_text(f'#!/bin/sh\nexec /usr/bin/doveadm -c {lab.dovecot.config} "$@"\n')

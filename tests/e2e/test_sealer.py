@@ -76,7 +76,7 @@ def enroll(lab: Lab, user: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_it_goes_on_after_kill_9_and_seals_everybody_who_is_enrolled(
+def test_it_continues_after_kill_9_and_seals_the_mail_of_all_enrolled_users(
     lab: Lab, sealer: Server
 ) -> None:
     for user, count in ((USER, 250), (OTHER, 3), (NEVER, 3)):
@@ -113,7 +113,7 @@ def test_it_goes_on_after_kill_9_and_seals_everybody_who_is_enrolled(
         assert os.path.basename(folder) != "tmp" or names == []
 
 
-def test_what_cannot_be_done_waits_and_says_why(lab: Lab, sealer: Server) -> None:
+def test_a_failure_is_reported_and_tried_again(lab: Lab, sealer: Server) -> None:
     fill(lab, USER, 2)
     enroll(lab, USER)
     lab.dovecot.stop()

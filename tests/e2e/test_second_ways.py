@@ -59,7 +59,7 @@ def test_a_new_password_opens_old_mail(lab: Lab, with_mail: str) -> None:
         Imap(lab.imap, with_mail, "password")
 
 
-def test_a_crash_of_the_agent_costs_a_session_only(lab: Lab, with_mail: str) -> None:
+def test_a_crash_of_the_agent_ends_only_sessions(lab: Lab, with_mail: str) -> None:
     with Imap(lab.imap, with_mail, "password") as imap:
         lab.restart_agent()
         assert imap.bodies()[0].endswith(TEXT), "an open connection has its key and needs no agent"
@@ -67,7 +67,7 @@ def test_a_crash_of_the_agent_costs_a_session_only(lab: Lab, with_mail: str) -> 
         assert imap.bodies()[0].endswith(TEXT)
 
 
-def test_a_lost_keyring_comes_back_from_a_backup(lab: Lab, with_mail: str) -> None:
+def test_a_lost_keyring_is_restored_from_a_backup(lab: Lab, with_mail: str) -> None:
     import os
 
     file = lab.place.path("keys.backup")

@@ -152,7 +152,7 @@ def test_one_user_changed_twenty_times_at_a_time_has_one_of_them(site: Site) -> 
     assert len(found) == len(USERS)
 
 
-def test_who_is_not_there_changes_nothing(site: Site) -> None:
+def test_an_unknown_user_changes_nothing(site: Site) -> None:
     before = site.hashes()
     for name in ("nobody@example.org", "x' OR '1'='1", "%", "# people", "user1@example.org:old"):
         assert site.set(name) in (65, 67), name
@@ -199,7 +199,7 @@ def test_a_query_that_would_change_more_is_rolled_back(site: Site) -> None:
     assert set(site.hashes().values()) == {"old"}
 
 
-def test_a_database_that_is_away(site: Site, request: pytest.FixtureRequest) -> None:
+def test_a_database_that_is_down(site: Site, request: pytest.FixtureRequest) -> None:
     options = json.loads(site.config.read_text())
     kind = options["database"]
     if kind in ("passwd-file", "sqlite"):
@@ -215,7 +215,7 @@ def test_a_database_that_is_away(site: Site, request: pytest.FixtureRequest) -> 
     assert site.set(USERS[0]) == 0
 
 
-def test_nobody_else_may_have_written_the_configuration_or_the_file(tmp_path: Path) -> None:
+def test_files_that_others_can_write_are_refused(tmp_path: Path) -> None:
     site = _passwd_file(tmp_path)
     site.config.chmod(0o666)
     assert site.set(USERS[0]) == 78
@@ -285,7 +285,7 @@ def test_a_file_that_others_can_change_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can make folders of another user")
-def test_a_folder_above_that_another_can_replace_is_refused(tmp_path: Path) -> None:
+def test_a_parent_folder_that_others_can_replace_is_refused(tmp_path: Path) -> None:
     """Its owner could replace it by a link to any folder of root: /etc, for /etc/passwd."""
     above = tmp_path / "panel"
     (above / "conf").mkdir(parents=True)
@@ -309,7 +309,7 @@ def test_an_acl_stays(tmp_path: Path) -> None:
     assert fits(site.hashes()[USERS[0]], "new")
 
 
-def test_what_a_killed_writer_left_goes_with_the_next_change(tmp_path: Path) -> None:
+def test_files_of_a_killed_writer_are_removed_by_the_next_change(tmp_path: Path) -> None:
     """A user who runs it with sudo can have it killed (setrlimit(2)): no copies may be left."""
     site = _passwd_file(tmp_path)
     code = os.path.join(readable_code(), "lib")

@@ -177,7 +177,7 @@ def test_the_owner_saves_and_reads(site: Lab) -> None:
 
 
 @pytest.mark.parametrize("user", [BOB, PLAIN])
-def test_a_sieve_script_files_nothing_into_it(site: Lab, user: str) -> None:
+def test_a_sieve_script_cannot_save_in_it(site: Lab, user: str) -> None:
     """The mail is not lost: it is in the user's own INBOX."""
     script = os.path.join(site.home(user), ".dovecot.sieve")
     os.makedirs(site.home(user), exist_ok=True)
@@ -201,7 +201,7 @@ def test_a_sieve_script_files_nothing_into_it(site: Lab, user: str) -> None:
     series(installed_version()) == "2.3",
     reason="2.3 takes a missing file for an empty one; `mailseal check-config` reports it",
 )
-def test_without_the_file_nobody_saves_into_it(site: Lab) -> None:
+def test_without_the_file_nobody_can_save_in_it(site: Lab) -> None:
     """A missing file gives no permission."""
     rules = site.place.path("shared", "mailseal-shared.acl")
     os.rename(rules, f"{rules}.away")

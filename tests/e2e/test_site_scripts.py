@@ -117,7 +117,7 @@ def first_bytes(paths: list[str]) -> list[bytes]:
     return found
 
 
-def test_check_config_notices_and_the_option_settles_it(site: Lab) -> None:
+def test_check_config_warns_and_the_option_helps(site: Lab) -> None:
     said = check_config(site)
     assert re.fullmatch(
         r"mailseal: warning: Dovecot has Sieve scripts for all users "
@@ -128,7 +128,7 @@ def test_check_config_notices_and_the_option_settles_it(site: Lab) -> None:
     assert check_config(site) == ""
 
 
-def test_the_script_files_spam_of_an_enrolled_user_and_it_lies_sealed(site: Lab) -> None:
+def test_the_script_sorts_spam_of_an_enrolled_user_and_it_is_sealed(site: Lab) -> None:
     configured(site, sieve="always")
     send(site.smtp, SENDER, [ALICE, PLAIN], SPAM)
     send(site.smtp, SENDER, [ALICE], HAM)
@@ -156,7 +156,7 @@ def test_a_relay_needs_no_agent(site: Lab) -> None:
     assert first_bytes(site.stored(ALICE, "Spam")[len(before) :]) == [b"CRYPTED"]
 
 
-def test_an_inbox_apart_gets_the_mail_sealed(site: Lab) -> None:
+def test_a_separate_inbox_gets_sealed_mail(site: Lab) -> None:
     configured(site)
     assert send_lmtp(site.lmtp, SENDER, [APART], HAM)[0][0] == 250
     assert f"to=<{APART}>, action=relayed" in site.log_text()
@@ -199,7 +199,7 @@ def test_folders_on_the_file_system_get_their_mail(site: Lab) -> None:
 
 
 @pytest.mark.parametrize("user", [NESTED, ALICE])
-def test_no_folder_takes_a_name_of_dovecots(site: Lab, user: str) -> None:
+def test_no_folder_has_the_name_of_a_file_of_dovecot(site: Lab, user: str) -> None:
     """Such mail is stored in INBOX, and Dovecot can still open the mailbox."""
     configured(site, detail_folder="create")
     with Imap(site.imap, user, "password") as imap:

@@ -70,14 +70,14 @@ def test_sdbox_is_delivered_by_dovecot(site: Lab, user: str) -> None:
     assert "Error: " not in log
 
 
-def test_the_listeners_of_the_site_stay_as_they_are(site: Lab) -> None:
+def test_the_listeners_of_the_site_are_not_changed(site: Lab) -> None:
     for name in ("lmtp", "auth-userdb"):
         path = os.path.join(site.dovecot.wanted.base_dir, name)
         found = os.stat(path)
         assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o600, 65534), name
 
 
-def test_the_mail_location_of_the_site_stays_as_it_is(site: Lab) -> None:
+def test_the_mail_location_of_the_site_is_not_changed(site: Lab) -> None:
     """Only the location of the index cache is added to it."""
     if series(installed_version()) == "2.4":
         assert site.dovecot.settings("mail_path") == "~/Maildir"

@@ -51,7 +51,7 @@ def test_a_false_end_does_not_split_a_mail(lab: Lab, user: str, end: bytes) -> N
 
 
 @pytest.mark.parametrize("end", NOT_ENDS, ids=repr)
-def test_nor_does_it_on_the_way_through_dovecot(behind_lab: Lab, end: bytes) -> None:
+def test_a_false_end_does_not_split_a_relayed_mail(behind_lab: Lab, end: bytes) -> None:
     """Mail for users who are not enrolled or have a Sieve script is relayed to Dovecot's LMTP."""
     before = len(behind_lab.stored(ALICE))
     replies = raw_data(
@@ -64,7 +64,7 @@ def test_nor_does_it_on_the_way_through_dovecot(behind_lab: Lab, end: bytes) -> 
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7])
-def test_the_true_end_is_found_however_it_is_cut(lab: Lab, user: str, size: int) -> None:
+def test_the_true_end_is_found_for_any_split(lab: Lab, user: str, size: int) -> None:
     mail = HEADERS + b"one\r\n..two\r\n"
     with smtplib.LMTP(*lab.lmtp, local_hostname="client.example.net") as client:
         client.ehlo()
@@ -86,7 +86,7 @@ def test_a_mail_of_dots_only(lab: Lab, user: str) -> None:
     assert lab.inbox(user)[0].endswith(b"\r\n.\r\n")
 
 
-def test_commands_behind_the_true_end_are_commands(lab: Lab, user: str) -> None:
+def test_commands_after_the_true_end_are_executed(lab: Lab, user: str) -> None:
     replies = raw_data(
         lab.lmtp, SENDER, [user], HEADERS + b"x\r\n.\r\nNOOP\r\nRCPT TO:<x@example.org>\r\n"
     )

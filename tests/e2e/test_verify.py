@@ -70,7 +70,7 @@ def _uids(lab: Lab, user: str, folder: str = "INBOX") -> list[int]:
     return [int(x) for x in next(a for a in answers if a.startswith(b"* SEARCH")).split()[2:]]
 
 
-def test_a_lived_in_mailbox_has_nothing_to_find(lab: Lab, user: str) -> None:
+def test_a_used_mailbox_has_no_findings(lab: Lab, user: str) -> None:
     """Deliveries, APPEND, COPY, MOVE, flags, keywords, folders in folders; new and read mail."""
     for number in range(5):
         _deliver(lab, user, TEXT + b"%d\r\n" % number)
@@ -117,7 +117,7 @@ def test_one_bit_that_dovecot_does_not_see(lab: Lab, user: str) -> None:
     assert b"WARNING: 1 mails of " in done.stderr
 
 
-def test_a_recovery_code_will_do_and_a_wrong_password_will_not(lab: Lab, user: str) -> None:
+def test_a_recovery_code_works_and_a_wrong_password_does_not(lab: Lab, user: str) -> None:
     _flip(_deliver(lab, user), -20)
     made = lab.mailseal("recovery-code", user, "--stdin", stdin=b"password\n")
     done = lab.mailseal("verify", user, "--stdin", stdin=made.stdout.splitlines()[0] + b"\n")
@@ -145,7 +145,7 @@ def test_keys_from_a_file_and_passwords_of_several_users(
     assert lab.mailseal("verify", "--all", "--tags").returncode == 64
 
 
-def test_what_lies_in_clear_is_named(lab: Lab, user: str) -> None:
+def test_mail_in_clear_is_reported(lab: Lab, user: str) -> None:
     _deliver(lab, user)
     maildir = lab.maildir(user)
     with lab.login(user) as imap:
@@ -290,7 +290,7 @@ def test_all_users_of_a_domain(lab: Lab) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_a_name_that_would_write_to_the_terminal(lab: Lab, user: str) -> None:
+def test_control_characters_in_a_name_are_escaped(lab: Lab, user: str) -> None:
     _deliver(lab, user)
     _write(f"{lab.maildir(user)}/new/1.\x1b[2J.host", b"Subject: x\n\n")
     done = lab.mailseal("verify", user)

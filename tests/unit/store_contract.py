@@ -66,7 +66,7 @@ class KeyringStoreContract(Contract):
         """Change a byte of the stored content."""
 
     @pytest.mark.parametrize("user", USERS)
-    def test_what_is_stored_comes_back(
+    def test_stored_keyrings_are_returned_unchanged(
         self, store: KeyringStore, open_store: Callable[[], KeyringStore], user: str
     ) -> None:
         keyring = make(user)
@@ -76,14 +76,14 @@ class KeyringStoreContract(Contract):
             assert opened.raw(user) == keyring.encode()
             assert opened.users() == [user]
 
-    def test_every_spelling_of_a_name_is_one_user(self, store: KeyringStore) -> None:
+    def test_upper_and_lower_case_are_one_user(self, store: KeyringStore) -> None:
         store.create(make())
         assert store.load("ALICE@Example.ORG") == store.load(USER)
         assert store.revision("Alice@example.org") == store.revision(USER)
         with pytest.raises(AlreadyEnrolled):
             store.create(make("Alice@Example.org"))
 
-    def test_nobody_is_there(self, store: KeyringStore) -> None:
+    def test_an_unknown_user(self, store: KeyringStore) -> None:
         for ask in (store.load, store.raw, store.load_revision):
             with pytest.raises(NotEnrolled):
                 ask("nobody")
@@ -100,7 +100,7 @@ class KeyringStoreContract(Contract):
             store.create(make())
         assert store.load(USER) == first
 
-    def test_another_content_has_another_revision(self, store: KeyringStore) -> None:
+    def test_different_content_has_a_different_revision(self, store: KeyringStore) -> None:
         first = make()
 
         def once_more() -> None:
@@ -125,7 +125,7 @@ class KeyringStoreContract(Contract):
         store.remove(USER)
         assert store.revision(USER) is None
 
-    def test_a_change_of_what_is_not_there_any_more_is_a_conflict(
+    def test_a_change_of_a_removed_keyring_is_a_conflict(
         self, store: KeyringStore, open_store: Callable[[], KeyringStore]
     ) -> None:
         first = make()
@@ -136,7 +136,7 @@ class KeyringStoreContract(Contract):
             store.save(make(password=b"other"), before=first)
         assert store.load(USER) == second
 
-    def test_of_many_changes_at_once_one_wins(
+    def test_one_of_many_simultaneous_changes_succeeds(
         self, store: KeyringStore, open_store: Callable[[], KeyringStore]
     ) -> None:
         first = make()
@@ -157,7 +157,7 @@ class KeyringStoreContract(Contract):
             thread.join()
         assert [store.load(USER)] == won
 
-    def test_who_holds_a_user_is_alone_and_may_hold_again(
+    def test_the_lock_is_exclusive_and_reentrant(
         self, store: KeyringStore, open_store: Callable[[], KeyringStore]
     ) -> None:
         first = make()
@@ -170,7 +170,7 @@ class KeyringStoreContract(Contract):
         other.join(10)
         assert store.load(USER).revision == 1
 
-    def test_damage_is_told_and_can_be_written_over(self, store: KeyringStore) -> None:
+    def test_damage_is_reported_and_can_be_replaced(self, store: KeyringStore) -> None:
         keyring = make()
         store.create(keyring)
         self.damage(store, USER)
@@ -183,7 +183,7 @@ class KeyringStoreContract(Contract):
         store.overwrite(keyring)
         assert store.load(USER) == keyring
 
-    def test_what_is_written_outlives_a_power_cut(self, store: KeyringStore) -> None:
+    def test_writes_survive_a_power_failure(self, store: KeyringStore) -> None:
         first = make()
         assert self.outlives_a_power_cut(lambda: store.create(first))
         assert self.outlives_a_power_cut(lambda: store.save(first, before=first))
@@ -191,7 +191,9 @@ class KeyringStoreContract(Contract):
         assert self.outlives_a_power_cut(lambda: store.remove(USER))
 
     @pytest.mark.parametrize("user", USERS)
-    def test_what_a_power_cut_leaves_is_swept(self, store: KeyringStore, user: str) -> None:
+    def test_files_left_by_a_power_failure_are_removed(
+        self, store: KeyringStore, user: str
+    ) -> None:
         first = make(user)
         store.create(first)
         self.cut_short(user, lambda: store.overwrite(make(user)))
@@ -236,13 +238,13 @@ class PublicKeysContract(Contract):
         assert there.lookup(user) is None and not there.is_marked(user)
         assert there.users() == []
 
-    def test_every_spelling_of_a_name_is_one_user(self, store: PublicKeys) -> None:
+    def test_upper_and_lower_case_are_one_user(self, store: PublicKeys) -> None:
         store.publish("Alice@Example.ORG", PrivateKey.generate().public)
         assert store.lookup(USER) is not None and store.is_marked("ALICE@example.org")
         store.withdraw("alicE@example.org")
         assert store.lookup(USER) is None
 
-    def test_suspended_is_neither_enrolled_nor_not(self, store: PublicKeys) -> None:
+    def test_a_suspended_user_is_neither_enrolled_nor_unknown(self, store: PublicKeys) -> None:
         key = PrivateKey.generate().public
         store.publish(USER, key)
         store.suspend(USER)
@@ -252,7 +254,7 @@ class PublicKeysContract(Contract):
         store.publish(USER, key)
         assert store.lookup(USER) == key and not store.is_suspended(USER)
 
-    def test_a_lost_or_damaged_key_is_never_not_enrolled(self, store: PublicKeys) -> None:
+    def test_a_lost_or_damaged_key_is_an_error(self, store: PublicKeys) -> None:
         store.publish(USER, PrivateKey.generate().public)
         self.damage(store, USER)
         with pytest.raises(MailsealError):
@@ -262,13 +264,13 @@ class PublicKeysContract(Contract):
             store.lookup(USER)
         assert store.is_marked(USER)
 
-    def test_what_is_written_outlives_a_power_cut(self, store: PublicKeys) -> None:
+    def test_writes_survive_a_power_failure(self, store: PublicKeys) -> None:
         key = PrivateKey.generate().public
         assert self.outlives_a_power_cut(lambda: store.publish(USER, key))
         assert self.outlives_a_power_cut(lambda: store.suspend(USER))
         assert self.outlives_a_power_cut(lambda: store.withdraw(USER))
 
-    def test_a_power_cut_never_makes_a_user_not_enrolled(self, store: PublicKeys) -> None:
+    def test_a_power_failure_never_removes_an_enrollment(self, store: PublicKeys) -> None:
         first, second = PrivateKey.generate().public, PrivateKey.generate().public
         store.publish(USER, first)
         self.cut_short(USER, lambda: store.publish(USER, second))

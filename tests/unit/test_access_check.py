@@ -112,7 +112,7 @@ class TestSockets:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="others may not look into the store")
-def test_the_store_has_been_forgotten(tmp_path: Path) -> None:
+def test_the_store_was_not_initialised(tmp_path: Path) -> None:
     config = configuration.parse(f"state_dir: {tmp_path}/state\nagent: {{user: root}}\n")
     ((level, text),) = ((found.level, found.text) for found in access_check.store(config))
     assert level == ERROR and text.endswith("run `mailseal init`")

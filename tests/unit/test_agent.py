@@ -246,14 +246,14 @@ def raw(agent: AgentProcess, data: bytes) -> bytes:
     ],
     ids=lambda data: repr(data[:20]),
 )
-def test_junk_gets_an_error_and_does_no_harm(agent: AgentProcess, data: bytes) -> None:
+def test_invalid_data_gets_an_error(agent: AgentProcess, data: bytes) -> None:
     answer = raw(agent, data)
     assert b"Traceback" not in answer
     assert answer == b"" or answer.startswith((b"error ", b"wrong"))
     assert agent.ask("status").status == "ok"
 
 
-def test_half_a_line_and_good_bye(agent: AgentProcess) -> None:
+def test_half_a_line_and_a_disconnect(agent: AgentProcess) -> None:
     assert raw(agent, b"unlock user=6") == b""
     assert agent.ask("status").status == "ok"
 
@@ -261,14 +261,14 @@ def test_half_a_line_and_good_bye(agent: AgentProcess) -> None:
 @pytest.mark.parametrize(
     "password", [b"", b"\0", b"p\0w", b"x" * 20_000, b"\xff\xfe", b"pw "], ids=repr
 )
-def test_passwords_that_are_wrong(agent: AgentProcess, password: bytes) -> None:
+def test_wrong_passwords(agent: AgentProcess, password: bytes) -> None:
     agent.ask("enroll", user=USER, password=b"pw")
     assert agent.ask("unlock", user=USER, password=password).status == "wrong"
     assert agent.ask("status").text("sessions") == "0"
 
 
 @pytest.mark.parametrize("user", [b"", b"\0", b"a\nb", b"\xff", b"x" * 255, b"nobody"], ids=repr)
-def test_users_that_are_none(agent: AgentProcess, user: bytes) -> None:
+def test_invalid_users(agent: AgentProcess, user: bytes) -> None:
     assert agent.ask("unlock", user=user, password=b"pw").status == "wrong"
     assert agent.ask("lookup", user=user).status == "unknown"
     behind = agent.ask("unlock", user=user, password=b"pw", behind=b"1")
@@ -314,7 +314,7 @@ def test_too_many_waiting_is_temporary_not_wrong(folder: Path) -> None:
         agent.stop()
 
 
-def test_status_and_changes_do_not_wait_for_guesses(folder: Path) -> None:
+def test_status_and_changes_do_not_wait_for_wrong_passwords(folder: Path) -> None:
     """After 16 wrong passwords, with one Argon2id at a time for them."""
     agent = AgentProcess(folder, "keys: {kdf: high-memory}\n")
     text = agent.config.read_text().replace("agent:\n", "agent:\n  parallel: 1\n  queue: 15\n")

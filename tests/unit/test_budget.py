@@ -61,7 +61,7 @@ def test_all_are_finished_whatever_the_order_and_never_beyond_the_limit(
     assert budget.grow(budget.begin(), LARGEST - budget.own)
 
 
-def test_a_small_mail_needs_no_room_of_others() -> None:
+def test_a_small_mail_does_not_need_shared_memory() -> None:
     budget = Budget(LIMIT, LARGEST, CLIENTS, 1000)
     for _ in range(3):
         Mail(budget, LARGEST).go_on()
@@ -74,7 +74,7 @@ def test_a_small_mail_needs_no_room_of_others() -> None:
     assert not budget.fits(LIMIT)
 
 
-def test_who_waits_too_long_is_refused_the_latest_first_and_serves_the_others() -> None:
+def test_mails_that_wait_too_long_are_refused_the_newest_first() -> None:
     budget = Budget(LIMIT, LARGEST, CLIENTS, -1)
     mails = [budget.begin() for _ in range(3)]
     for mail in mails:

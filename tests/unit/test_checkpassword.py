@@ -229,7 +229,7 @@ OTHER = f"--key={PrivateKey.generate().public.dovecot_string()}"
         ("bob", ["--behind-passdb"], {"CREDENTIALS_LOOKUP": "1"}, 111, b""),
     ],
 )
-def test_as_a_userdb_it_asks_nobody(
+def test_as_a_userdb_it_does_not_ask_the_agent(
     agent: FakeAgent,
     name: str,
     options: list[str],
@@ -264,7 +264,7 @@ def test_behind_another_passdb(
 
 
 @pytest.mark.parametrize("answer", [b"temporary reason=62\n", b"denied\n", b"unknown\n", b""])
-def test_who_is_not_enrolled_passes_whatever_the_agent_does(
+def test_users_who_are_not_enrolled_do_not_depend_on_the_agent(
     agent: FakeAgent, answer: bytes
 ) -> None:
     agent.answer = answer

@@ -28,7 +28,7 @@ def test_typed_in_capitals_with_spaces_and_look_alikes() -> None:
         assert codes.read("recovery", typed.encode()) == codes.read("recovery", code.encode())
 
 
-def test_every_single_mistyped_letter_is_seen() -> None:
+def test_every_mistyped_letter_is_detected() -> None:
     """With one code: for 1 of 32,768 mistyped codes the checksum is right by chance."""
     code = RECOVERY.replace("-", "")
     assert codes.read("recovery", code.encode()) == code.encode()
@@ -48,7 +48,7 @@ def test_kinds_are_not_mixed_up(kind: str) -> None:
 
 
 @pytest.mark.parametrize("junk", [b"", b"-", b"\xff" * 32, b"u" * 32, b"0" * 31, b"0" * 10_000_000])
-def test_junk_is_no_code(junk: bytes) -> None:
+def test_invalid_codes(junk: bytes) -> None:
     assert codes.read("app", junk) is None
 
 

@@ -203,7 +203,7 @@ def test_a_client_does_something_at_every_system_call(
     assert steps > 50
 
 
-def test_what_somebody_else_puts_there_is_kept_at_every_system_call(sealing: Box) -> None:
+def test_a_file_of_another_program_is_kept_at_every_system_call(sealing: Box) -> None:
     for _ in every_step(sealing.fill, sealing.convert_some, lambda _: replace(sealing)):
         assert sealing.mails()[f"cur/{FLAGGED}"] == b"theirs"
         sealing.convert_all()
@@ -212,7 +212,7 @@ def test_what_somebody_else_puts_there_is_kept_at_every_system_call(sealing: Box
 
 
 @pytest.mark.parametrize("between", (0, 1, 2))
-def test_theirs_comes_back_under_the_name_that_ours_has_been_given(
+def test_a_file_of_another_program_is_put_back_under_the_present_name(
     sealing: Box, between: int
 ) -> None:
     """Another file replaces the mail, and some system calls later a flag is set."""
@@ -286,7 +286,7 @@ def test_read_only_at_every_system_call(small_disk: Path) -> None:
     assert done.count(True) > 10
 
 
-def test_what_is_no_plain_mail_is_left_alone_and_named(sealing: Box) -> None:
+def test_files_that_cannot_be_converted_are_listed(sealing: Box) -> None:
     sealing.fill()
     cur = sealing.path / "cur"
     stranger = PrivateKey.generate("prime256v1")
@@ -380,7 +380,7 @@ def test_one_run_at_a_time(sealing: Box) -> None:
         sealing.convert()
 
 
-def test_several_processes_do_as_one(box: Box) -> None:
+def test_several_processes_have_the_same_result(box: Box) -> None:
     box.fill()
     wanted = dict(MAILS)
     key = {id(FORMS["seal"]): None, id(FORMS["unseal"]): KEY, id(FORMS["reseal"]): OLD}
@@ -414,7 +414,7 @@ def test_a_mail_that_was_changed_is_not_unsealed(tmp_path: Path) -> None:
     assert path.read_bytes() == changed
 
 
-def test_mail_that_comes_meanwhile_is_sealed_too(sealing: Box) -> None:
+def test_mail_that_arrives_meanwhile_is_sealed_too(sealing: Box) -> None:
     """Or it is moved to a folder that was converted already, or to a new one."""
     sealing.fill()
     later = iter((sealing.path / "cur" / "later:2,", sealing.path / ".New" / "cur" / "latest:2,"))

@@ -42,7 +42,7 @@ def in_pieces(wire: bytes, cuts: list[int]) -> tuple[list[bytes], bytes | None]:
 
 
 @given(BYTES, st.lists(st.integers(0, 60), max_size=20))
-def test_is_the_definition(body: bytes, cuts: list[int]) -> None:
+def test_same_result_as_the_definition(body: bytes, cuts: list[int]) -> None:
     wire = body + b"\r\n.\r\nNOOP\r\n"
     pieces, rest = in_pieces(wire, cuts)
     assert (b"".join(pieces), rest) == plainly(wire)
@@ -69,7 +69,7 @@ def test_stuffing_is_undone(body: bytes, cuts: list[int]) -> None:
 @pytest.mark.parametrize(
     "kin", [b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r\n.\r", b"\n\n.\n\n", b"\r\n.\r\r\n"]
 )
-def test_kin_of_the_end_are_text(kin: bytes) -> None:
+def test_similar_byte_sequences_do_not_end_a_mail(kin: bytes) -> None:
     pieces, rest = in_pieces(b"a" + kin + b"b\r\n.\r\n", list(range(20)))
     assert rest == b""
     assert b"".join(pieces).startswith(b"a")

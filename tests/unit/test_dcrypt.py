@@ -105,7 +105,7 @@ def test_anything_appended_is_refused() -> None:
         opened(SEALED + b"\0")
 
 
-def test_foreign_files_are_named_as_such() -> None:
+def test_files_of_other_formats_are_not_sealed() -> None:
     for foreign in (b"", b"From: a@b\n\nhi\n", b"CRYPTED\x03", b"\x00" * 500):
         with pytest.raises(NotSealed):
             opened(foreign)
@@ -122,7 +122,7 @@ def test_another_key_does_not_open() -> None:
 
 
 @pytest.mark.parametrize("size", [8 << 20, (8 << 20) + 1, 20 << 20])
-def test_nothing_comes_out_before_the_tag_is_checked(size: int) -> None:
+def test_nothing_is_returned_before_the_tag_is_checked(size: int) -> None:
     sealed = bytearray(seal(KEY.public, bytes(size)))
     sealed[-1] ^= 1
     pieces = open_sealed(io.BytesIO(bytes(sealed)), [KEY])

@@ -127,7 +127,7 @@ def check(tmp_path: Path) -> Check:
     return findings
 
 
-def test_nothing_to_say(check: Check) -> None:
+def test_no_findings(check: Check) -> None:
     assert check() == []
 
 
@@ -174,32 +174,32 @@ class TestPassdbs:
         assert level == ERROR and "Dovecot has no passdb for mailseal" in text
 
     @pytest.mark.parametrize("front", ["result_success = return-ok", "result_failure = continue"])
-    def test_another_one_in_front_answers_alone(self, check: Check, front: str) -> None:
+    def test_another_one_before_mailseal_ends_the_search(self, check: Check, front: str) -> None:
         """For example on an SQL server, where the file was included after the old passdb."""
         ((level, text),) = check(auth=chain(front=front))
         assert level == ERROR
         assert "the passdb passwd-file comes before mailseal's" in text
 
-    def test_the_old_one_is_still_in_front_of_the_snippet(self, check: Check) -> None:
+    def test_the_old_one_is_still_before_mailseals_file(self, check: Check) -> None:
         ((level, text),) = check(auth=passwd_file("passdb") + chain())
         assert level == ERROR and "comes before mailseal's" in text
 
-    def test_the_old_one_behind_does_no_harm(self, check: Check) -> None:
+    def test_the_old_one_after_mailseal_is_harmless(self, check: Check) -> None:
         assert check(passwd_file("passdb")) == []
 
-    def test_master_and_deny_passdbs_are_no_matter(self, check: Check) -> None:
+    def test_master_and_deny_passdbs_are_ignored(self, check: Check) -> None:
         for line in ("  master = yes\n", "  deny = yes\n"):
             assert check(auth=passwd_file("passdb", line) + chain()) == []
 
     @pytest.mark.parametrize("name", ["result_failure", "result_internalfail"])
-    def test_what_ours_needs_behind_another(self, check: Check, name: str) -> None:
+    def test_settings_of_mailseals_passdb_after_another_one(self, check: Check, name: str) -> None:
         lines = {"result_failure": "return-fail", "result_internalfail": "return-fail"}
         del lines[name]
         ours = "".join(f"  {key} = {value}\n" for key, value in lines.items())
         ((level, text),) = check(auth=chain(ours=ours))
         assert level == ERROR and f"needs {name} = " in text
 
-    def test_another_one_behind_ours_alone(self, check: Check) -> None:
+    def test_another_one_after_the_only_check(self, check: Check) -> None:
         own = snippet("auth-mailseal-only")
         assert check(auth=own) == []
         ((level, text),) = check(auth=own + passwd_file("passdb"))
@@ -213,19 +213,19 @@ class TestPassdbs:
         assert all("login.password_check" in text for _, text in alone + behind)
 
     @only_23
-    def test_the_helper_behind_nothing(self, check: Check) -> None:
+    def test_checkpassword_without_another_passdb(self, check: Check) -> None:
         ((level, text),) = check(auth=helper() + OUR_USERDB)
         assert level == ERROR and "no passdb comes before it" in text
 
     @only_23
-    def test_the_helper_wants_an_accepted_password(self, check: Check) -> None:
+    def test_checkpassword_needs_an_accepted_password(self, check: Check) -> None:
         front = passwd_file("passdb", "  result_success = continue-ok\n")
         assert check(auth=front + helper() + OUR_USERDB) == []
         ((level, text),) = check(auth=front + helper(skip="never") + OUR_USERDB)
         assert level == ERROR and "needs skip = unauthenticated" in text
 
     @only_23
-    def test_a_long_password_does_not_pass_the_helper_by(self, check: Check) -> None:
+    def test_a_long_password_must_not_skip_checkpassword(self, check: Check) -> None:
         """Dovecot does not run it for more than 512 bytes, which is a failure too."""
         front = passwd_file("passdb", "  result_success = continue-ok\n")
         lacking = helper().replace("  result_failure = return-fail\n", "")
@@ -245,16 +245,16 @@ class TestUserdbs:
         ((level, text),) = check(auth=auth)
         assert level == ERROR and "Dovecot has no userdb for mailseal" in text
 
-    def test_another_one_in_front_answers_alone(self, check: Check) -> None:
+    def test_another_one_before_mailseal_ends_the_search(self, check: Check) -> None:
         ((level, text),) = check(auth=passwd_file("userdb") + chain())
         assert level == ERROR and "the userdb passwd-file comes before mailseal's" in text
 
-    def test_a_userdb_behind_that_of_mailseal(self, check: Check) -> None:
+    def test_a_userdb_after_mailseals(self, check: Check) -> None:
         """It could change the user name after mailseal was asked."""
         ((level, text),) = check(auth=chain() + passwd_file("userdb"))
         assert level == ERROR and "the userdb passwd-file comes after mailseal's" in text
 
-    def test_ours_must_not_be_passed_over(self, check: Check) -> None:
+    def test_mailseals_userdb_must_not_be_skipped(self, check: Check) -> None:
         ((level, text),) = check(auth=chain(userdb="  skip = notfound\n"))
         assert level == ERROR and "result_internalfail = return-fail" in text
 
@@ -292,7 +292,7 @@ def test_mail_crypt_in_each_protocol(check: Check, protocol: str) -> None:
     assert text.startswith(f"Dovecot does not load mail_crypt in protocol {protocol}: ")
 
 
-def test_protocols_that_do_not_run_are_no_matter(check: Check) -> None:
+def test_protocols_that_do_not_run_are_ignored(check: Check) -> None:
     off = "mail_plugins = quota" if VERSION == "2.3" else "mail_plugins {\n mail_crypt = no\n }"
     assert check(f"protocols = imap lmtp\nprotocol pop3 {{\n  {off}\n}}\n") == []
 
@@ -338,7 +338,7 @@ class TestSieve:
         assert level == WARNING and "sieve in protocol lda only" in text
         assert check(sieve_in("lda", "lmtp")) == []
 
-    def test_always_wants_the_plugin(self, check: Check) -> None:
+    def test_sieve_always_needs_the_plugin(self, check: Check) -> None:
         assert check(sieve_in("lmtp"), SITE_SCRIPT, sieve="always") == []
         ((level, text),) = check(SITE_SCRIPT, sieve="always")
         assert level == ERROR and text.startswith("delivery.sieve is always, but Dovecot does not")
@@ -422,7 +422,7 @@ def test_an_inbox_path_that_is_set_but_empty(check: Check, block: str) -> None:
     assert check(f"{block}mail_inbox_path = ~/Maildir\n{'}' if block else ''}\n") == []
 
 
-def test_our_location_may_follow(check: Check) -> None:
+def test_the_same_location_is_accepted(check: Check) -> None:
     settings = {
         "2.3": "mail_location = maildir:/m/%d/%n:INDEXCACHE=/c/%u\n",
         "2.4": "mail_path = /m/%{user | domain}/%{user | username}\n",

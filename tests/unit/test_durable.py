@@ -102,7 +102,7 @@ def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
     assert (tmp_path / "d").stat().st_mode & 0o777 == 0o700
 
 
-def test_einval_of_a_folder_is_forgiven_and_nothing_else(
+def test_only_einval_of_a_folder_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(number: int) -> Callable[[int], None]:

@@ -122,7 +122,7 @@ def test_scalar_out_of_range_is_refused() -> None:
             PrivateKey.from_scalar("prime256v1", scalar)
 
 
-def test_repr_gives_nothing_away() -> None:
+def test_repr_shows_no_secret() -> None:
     assert KEY.scalar.hex() not in repr(KEY)
     assert KEY.key_id.hex() in repr(KEY)
 

@@ -68,7 +68,7 @@ def test_the_pause_grows_up_to_the_longest() -> None:
         assert not tries.wrong()
 
 
-def test_all_is_forgotten_in_time() -> None:
+def test_counts_are_reset_after_a_while() -> None:
     tries = Tries()
     while tries.wrong():
         pass
@@ -76,7 +76,7 @@ def test_all_is_forgotten_in_time() -> None:
     assert [tries.wrong() for _ in range(4)] == [True, True, True, False]
 
 
-def test_a_crowd_at_one_time_gets_no_more_tries() -> None:
+def test_simultaneous_attempts_are_counted_too() -> None:
     tries = Tries()
     let_in = []
     for _ in range(100):
@@ -101,7 +101,7 @@ def test_the_same_wrong_password_counts_once() -> None:
     assert [tries.wrong() for _ in range(3)] == [True, True, False]
 
 
-def test_an_attack_from_elsewhere_is_not_in_the_way_of_a_known_address() -> None:
+def test_an_attack_from_elsewhere_does_not_affect_a_known_address() -> None:
     tries = Tries()
     assert tries.right(ALICE, HOME)
     for number in range(300):
@@ -110,7 +110,7 @@ def test_an_attack_from_elsewhere_is_not_in_the_way_of_a_known_address() -> None
     assert not tries.right(ALICE, "198.51.101.1"), "an unknown address has to wait"
 
 
-def test_one_account_with_many_addresses_makes_nobody_elses_unknown() -> None:
+def test_one_account_with_many_addresses_does_not_push_out_others() -> None:
     tries = Tries()
     assert tries.right(ALICE, HOME)
     for number in range(150_000):
@@ -120,7 +120,7 @@ def test_one_account_with_many_addresses_makes_nobody_elses_unknown() -> None:
     assert tries.right(ALICE, HOME)
 
 
-def test_tries_that_cost_nothing_push_no_count_out() -> None:
+def test_attempts_that_cost_nothing_push_no_count_out() -> None:
     """If the queue is full, an attempt ends at once: many names must not remove a user's count."""
     tries = Tries()
     while tries.wrong(ALICE, FAR):

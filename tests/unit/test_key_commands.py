@@ -326,7 +326,7 @@ class TestEscrow:
         with running(tmp_path, options) as process:
             yield process
 
-    def test_it_is_a_second_way_in_and_visible(self, agent: AgentProcess) -> None:
+    def test_escrow_is_a_recovery_method_and_shown(self, agent: AgentProcess) -> None:
         done = agent.run("enroll", USER, stdin=b"pw\n")
         assert b"LOST MAIL" not in done.stderr
         assert b"escrow" in agent.run("status", USER).stdout
@@ -342,7 +342,7 @@ class TestEscrow:
         assert PrivateKey.parse(done.stdout.decode()).key_id == published.key_id
         assert enrolled.run("restore", "--check", *key, file).returncode == 0
 
-    def test_letting_a_user_back_in(self, enrolled: AgentProcess, tmp_path: Path) -> None:
+    def test_a_new_login_with_escrow(self, enrolled: AgentProcess, tmp_path: Path) -> None:
         file, out = str(tmp_path / "backup"), str(tmp_path / "out")
         enrolled.run("backup", file)
         key = ["--escrow-key", str(tmp_path / "escrow.pem")]
@@ -432,9 +432,7 @@ class TestUnenroll:
         assert seen == ["kept back", "temporary"]
         assert public.lookup(USER) is not None and opens(enrolled, b"pw")
 
-    def test_refuses_while_it_is_not_known_where_the_mail_lies(
-        self, enrolled: AgentProcess
-    ) -> None:
+    def test_refuses_if_the_mail_location_is_not_known(self, enrolled: AgentProcess) -> None:
         done = enrolled.run("unenroll", USER)
         assert done.returncode == 64 and b"is not known" in done.stderr
         assert opens(enrolled, b"pw")

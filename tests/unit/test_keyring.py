@@ -201,7 +201,7 @@ def test_the_digest_is_checked_by_itself() -> None:
         Keyring.parse(data, USER)
 
 
-def test_slots_within_a_keyring_cannot_trade_places() -> None:
+def test_slots_within_a_keyring_cannot_be_exchanged() -> None:
     """An app password must not become a login password, which may manage slots."""
     opened = make()
     slot, code = opened.add_code("app", "phone", CHEAP, now=1_700_000_001)
@@ -341,7 +341,7 @@ def test_a_slot_does_not_move_to_another_user_or_master_key() -> None:
         keyring.unlock(b"secret")
 
 
-def test_what_counts_as_a_second_way() -> None:
+def test_which_slots_are_recovery_methods() -> None:
     opened = make()
     assert not opened.keyring.has_second_way
     opened.add_code("app", "phone", CHEAP, now=1)

@@ -33,7 +33,7 @@ def conversation(wire: bytes, cuts: list[int]) -> Peer:
 
 
 @given(st.lists(st.integers(0, len(WHOLE)), max_size=30))
-def test_cutting_changes_nothing(cuts: list[int]) -> None:
+def test_same_result_for_any_split(cuts: list[int]) -> None:
     peer = conversation(WHOLE, cuts)
     assert peer.mails == [(["c@d", "e@f"], b".\r\nx\n.\ny\r\n"), (["c@d"], b"")]
     assert peer.out == conversation(WHOLE, []).out
@@ -113,7 +113,7 @@ NO_PATHS += ["<a\x7f@b>", '<"a@b>', "<@x>", f"<{'a' * 300}@b>", "<a@b> =x"]
 
 
 @pytest.mark.parametrize("text", NO_PATHS)
-def test_no_paths(text: str) -> None:
+def test_invalid_paths(text: str) -> None:
     with pytest.raises(Refused):
         parse_path(text.encode("latin-1"), sender=False)
 

@@ -83,7 +83,7 @@ def test_a_full_disk_fails_nothing_and_is_told_later(
     ]
 
 
-def test_nobody_waits_for_a_syslog_that_hangs(
+def test_a_syslog_that_hangs_delays_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "log"
@@ -107,9 +107,7 @@ def test_nobody_waits_for_a_syslog_that_hangs(
     assert syslog.recv(5000).endswith(lost)
 
 
-def test_a_syslog_that_was_started_anew_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_restarted_syslog_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "log"
     monkeypatch.setattr(logs, "_SYSLOG", str(path))
     for text in ("one", "two"):
@@ -122,7 +120,7 @@ def test_a_syslog_that_was_started_anew_is_found(
         path.unlink()
 
 
-def test_nobody_waits_for_a_reader_of_standard_error() -> None:
+def test_a_slow_reader_of_standard_error_delays_nothing() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from mailseal.logs import INFO, Log\n"
@@ -161,7 +159,7 @@ def test_root_makes_it_for_both_daemons(file: Path) -> None:
 
 
 @needs_root
-def test_a_second_name_elsewhere_stops_no_daemon(file: Path) -> None:
+def test_a_hard_link_elsewhere_does_not_stop_a_daemon(file: Path) -> None:
     """A daemon that may write to the file can hard-link it; the other one must still start."""
     Log(str(file), "program", user=(STRANGER, STRANGER), owner=(60602, STRANGER))
     theirs = file.with_name("theirs")

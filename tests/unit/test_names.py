@@ -27,7 +27,7 @@ NAMES = st.text(
         ("x" * 254, "x" * 254),
     ],
 )
-def test_one_spelling(given_name: str | bytes, expected: str) -> None:
+def test_the_normal_form(given_name: str | bytes, expected: str) -> None:
     assert normalise(given_name) == expected
 
 
@@ -47,7 +47,7 @@ def test_one_spelling(given_name: str | bytes, expected: str) -> None:
         "\ud800",
     ],
 )
-def test_names_that_cannot_be(bad: str | bytes) -> None:
+def test_invalid_names(bad: str | bytes) -> None:
     with pytest.raises(BadUserName):
         normalise(bad)
 
@@ -70,7 +70,7 @@ def test_file_names(user: str, expected: str) -> None:
 
 
 @given(NAMES, NAMES)
-def test_file_names_never_meet(one: str, other: str) -> None:
+def test_file_names_are_unique(one: str, other: str) -> None:
     same = normalise(one) == normalise(other)
     assert (file_name(one) == file_name(other)) is same
 

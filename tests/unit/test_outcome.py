@@ -34,7 +34,7 @@ def classes(kind: type[MailsealError] = MailsealError) -> Iterator[type[Mailseal
 
 
 @pytest.mark.parametrize("kind", [k for k in classes() if k.__module__ == errors.__name__])
-def test_what_each_error_says_to_a_peer(kind: type[MailsealError]) -> None:
+def test_the_reply_for_each_error(kind: type[MailsealError]) -> None:
     done = outcome.of(kind("for the log only"), TO)
     told = done.reply.wire().decode().removesuffix("\r\n")
     assert told == REPLIES.get(kind.__name__, "451 4.3.0 <a@b.example> temporary failure")

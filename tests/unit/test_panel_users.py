@@ -144,7 +144,7 @@ def test_every_other_verb_is_denied(agent: AgentProcess) -> None:
     assert opens(agent, b"pw")
 
 
-def test_root_for_the_web_server(agent: AgentProcess) -> None:
+def test_then_never_runs_as_root(agent: AgentProcess) -> None:
     """The COMMAND of --then runs as the panel's user, never as root."""
     where = agent.folder / "who"
     where.mkdir()
@@ -167,7 +167,7 @@ def test_another_uid_gets_nothing(agent: AgentProcess) -> None:
     assert opens(agent, b"pw")
 
 
-def test_who_logs_users_in_is_no_panel(agent: AgentProcess) -> None:
+def test_login_users_are_no_panel_users(agent: AgentProcess) -> None:
     change = protocol.encode("passwd", {"user": USER.encode(), "old": b"pw", "new": b"x"})
     unlock = protocol.encode("unlock", {"user": USER.encode(), "password": b"pw"})
     assert ask_as(LOGIN, agent, [change, unlock]) == ["denied", "ok"]
@@ -254,7 +254,7 @@ def test_guesses_of_a_panel_are_slowed_down(agent: AgentProcess) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_what_proves_nothing_ends_no_session_and_leaves_no_line(agent: AgentProcess) -> None:
+def test_a_request_without_a_secret_ends_no_session_and_is_not_logged(agent: AgentProcess) -> None:
     assert opens(agent, b"pw")
     before = agent.log_text()
     user = USER.encode()
@@ -274,7 +274,7 @@ def test_what_proves_nothing_ends_no_session_and_leaves_no_line(agent: AgentProc
     assert agent.log_text().count("\n") - before.count("\n") < 5
 
 
-def test_a_panel_names_no_address(agent: AgentProcess) -> None:
+def test_a_panel_cannot_report_an_address(agent: AgentProcess) -> None:
     """A panel could otherwise cause a ban or a delay for other addresses."""
     victim, others = "203.0.113.7", [b"user%d@example.org" % n for n in range(40)]
     for name in others:
@@ -291,7 +291,7 @@ def test_a_panel_names_no_address(agent: AgentProcess) -> None:
     assert agent.ask("unlock", **unlock).status == "ok"
 
 
-def test_an_attack_on_logins_keeps_nobody_from_the_panel(agent: AgentProcess) -> None:
+def test_an_attack_on_logins_does_not_affect_the_panel(agent: AgentProcess) -> None:
     fields = {"user": USER.encode(), "remote": b"203.0.113.7"}
     answers = [agent.ask("unlock", **fields, password=b"guess %d" % n).status for n in range(20)]
     assert answers[-1] == "temporary"
@@ -299,7 +299,7 @@ def test_an_attack_on_logins_keeps_nobody_from_the_panel(agent: AgentProcess) ->
     assert done.returncode == 0, done.stderr
 
 
-def test_a_panel_rekeys_nothing(agent: AgentProcess) -> None:
+def test_a_panel_cannot_rekey(agent: AgentProcess) -> None:
     """It refuses before the password has changed."""
     app = run_as(PANEL, agent, "app-password", USER, "a", "--stdin", stdin=b"pw\n")
     slot = app.stderr.decode().partition("slot ")[2].partition(";")[0]

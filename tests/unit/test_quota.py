@@ -86,7 +86,7 @@ def test_room(ask: Callable[..., None], service: Service, answer: bytes) -> None
         (b"552 5.2.2", None),
     ],
 )
-def test_full_is_what_the_administrator_calls_so(
+def test_the_text_for_a_full_mailbox_is_configurable(
     ask: Callable[..., None], answer: bytes, words: str | None
 ) -> None:
     """The option decides what happens to the mail, not the code in the text."""
@@ -113,7 +113,7 @@ def test_full_is_what_the_administrator_calls_so(
         b"",
     ],
 )
-def test_doubts_are_temporary(ask: Callable[..., None], answer: bytes) -> None:
+def test_unknown_results_are_temporary(ask: Callable[..., None], answer: bytes) -> None:
     with pytest.raises(TemporaryError) as caught:
         ask(answer, "reject")
     assert not isinstance(caught.value, MailboxFull)

@@ -29,7 +29,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("data", ODD.values(), ids=ODD)
-def test_what_is_odd_is_damaged(data: bytes, tmp_path: Path) -> None:
+def test_invalid_json_is_damaged(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(Damaged):
         record.read(data, "f", 1, {"format"})
     with pytest.raises(Damaged):

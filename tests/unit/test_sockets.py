@@ -67,7 +67,7 @@ def test_links_of_others_are_not_followed(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_a_name_that_is_swapped_all_the_time_gives_nothing_away(tmp_path: Path) -> None:
+def test_replacing_the_name_all_the_time_has_no_effect(tmp_path: Path) -> None:
     """The owner of the folder replaces the new socket by a link at once."""
     target = tmp_path / "shadow"
     target.write_text("root's own")

@@ -32,7 +32,7 @@ def test_results_and_errors_come_back(pools: ThreadPools) -> None:
         asyncio.run(pools.run(fail))
 
 
-def test_so_many_run_so_many_wait_and_one_more_is_refused(pools: ThreadPools) -> None:
+def test_the_queue_is_limited(pools: ThreadPools) -> None:
     gate = threading.Event()
 
     async def crowd() -> list[object]:
@@ -77,7 +77,7 @@ def test_memory_is_bounded_whatever_a_slot_asks_for(
     assert most == at_once
 
 
-def test_a_crowd_of_logins_is_in_the_way_of_nobody_else(pools: ThreadPools) -> None:
+def test_many_logins_do_not_delay_other_jobs(pools: ThreadPools) -> None:
     """The pool for logins is full: changes and quick jobs are done before any of the logins."""
     gate = threading.Event()
     done: list[str] = []

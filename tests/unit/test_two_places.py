@@ -84,7 +84,7 @@ class TestInTwoSteps:
         assert both(agent) == (True, False)
 
     @pytest.mark.parametrize("end", ["--commit", "--undo"])
-    def test_another_change_is_not_mine_to_end(self, agent: AgentProcess, end: str) -> None:
+    def test_another_change_cannot_be_ended(self, agent: AgentProcess, end: str) -> None:
         mine = begin(agent)
         agent.run("passwd", USER, "--undo", mine)
         begin(agent, new=b"another")
@@ -159,7 +159,7 @@ class TestThen:
         assert both(agent) == (True, False)
 
     @pytest.mark.parametrize("end", ["exit 1", "exit 75", "exit 127", "kill -9 $$", "kill -15 $$"])
-    def test_unknown_is_not_failed(self, agent: AgentProcess, end: str) -> None:
+    def test_an_unknown_outcome_is_not_a_failure(self, agent: AgentProcess, end: str) -> None:
         done = then(agent, end)
         assert done.returncode == 75 and b"is not known" in done.stderr
         assert b"both open the keyring" in done.stderr and both(agent) == (True, True)

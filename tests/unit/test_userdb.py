@@ -38,7 +38,7 @@ def test_expand() -> None:
 
 
 @pytest.mark.parametrize("user", ["../x@b", "a/b@c", "..@b", "a@..", ".@b", "a@b/c"])
-def test_names_do_not_walk(user: str) -> None:
+def test_names_cannot_leave_the_path(user: str) -> None:
     with pytest.raises(BadUserName):
         expand("/m/%d/%n", user)
     assert expand("~/Maildir", user, "/home/x") == "/home/x/Maildir"

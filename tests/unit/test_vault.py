@@ -149,7 +149,7 @@ def test_enroll_failed_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert taken_back > 15
 
 
-def test_login_finishes_an_enrollment_that_was_cut_short(tmp_path: Path) -> None:
+def test_login_completes_an_interrupted_enrollment(tmp_path: Path) -> None:
     finished = 0
     step = 0
     died = True
@@ -216,7 +216,7 @@ def test_two_passwd_at_once_one_wins(vault: Vault) -> None:
     assert opens(vault, b"new %d" % (1 - lost[0]))
 
 
-def test_a_foreign_public_key_stops_the_login_loudly(
+def test_a_foreign_public_key_refuses_the_login_with_an_error(
     vault: Vault, caplog: pytest.LogCaptureFixture
 ) -> None:
     vault.enroll(USER, b"pw")
@@ -417,7 +417,7 @@ class TestAChangeOfThePassword:
         assert self.vault.unlock(USER, b"old", vouched=True).settled
         assert self.open_with(b"old", b"new") == [b"old"]
 
-    def test_a_used_one_takes_the_old_one_away_at_once_or_late(
+    def test_a_login_with_the_new_password_removes_the_old_one(
         self, life: Lifecycle, clock: list[float]
     ) -> None:
         for wait, old, new in ((0, b"old", b"two"), (SETTLE_AFTER * 9, b"two", b"three")):

@@ -178,7 +178,7 @@ def test_an_unknown_user_costs_one_derivation_too(world: World) -> None:
     assert world.derivations == 1
 
 
-def test_a_guess_at_a_verb_ends_no_session(enrolled: World) -> None:
+def test_a_wrong_password_for_a_verb_ends_no_session(enrolled: World) -> None:
     enrolled.login(b"pw")
     for verb, fields in {
         "passwd": {"old": b"guess", "new": b"x"},
@@ -253,7 +253,7 @@ def test_an_unexpected_exception_is_temporary_and_shows_nothing(
     assert "secret text" not in caplog.text
 
 
-def test_app_passwords_share_the_session_and_fall_with_their_slot(enrolled: World) -> None:
+def test_app_passwords_share_the_session_and_end_with_their_slot(enrolled: World) -> None:
     _, app = enrolled.ask("app", user=USER, password=b"pw", label=b"phone")
     assert enrolled.login(b"pw") == enrolled.login(app["code"]) == "ok"
     enrolled.derivations = 0
@@ -317,7 +317,7 @@ class TestBehindAnotherPassdb:
         assert b"mailseal rewrap alice@example.org" in fields["reason"]
         assert "mailseal rewrap alice@example.org" in caplog.text
 
-    def test_never_keyless_by_pop3_which_would_hand_out_empty_mails(self, enrolled: World) -> None:
+    def test_pop3_without_the_key_is_refused(self, enrolled: World) -> None:
         changed = {"user": USER, "behind": b"1", "service": b"pop3"}
         assert enrolled.status_of("unlock", **changed, password=b"changed") == "temporary"
         assert enrolled.status_of("unlock", **changed, password=b"m", master=b"r") == "temporary"
@@ -345,9 +345,7 @@ class TestBehindAnotherPassdb:
         assert "no key: master user <root>" in caplog.text
         assert enrolled.derivations == 0
 
-    def test_staged_change_both_open_until_the_passdb_vouches_for_the_new_one(
-        self, enrolled: World
-    ) -> None:
+    def test_in_an_open_change_both_passwords_work_until_a_login(self, enrolled: World) -> None:
         change = {"user": USER, "old": b"pw", "new": b"new"}
         assert enrolled.status_of("passwd", **change, keep_old=b"1") == "ok"
         assert enrolled.login(b"pw") == enrolled.login(b"new") == "ok"

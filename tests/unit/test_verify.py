@@ -106,7 +106,7 @@ def test_mail_that_dovecot_has_compressed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])
-def test_the_shares_are_all_mails_once(maildir: str, jobs: int) -> None:
+def test_the_shares_contain_each_mail_once(maildir: str, jobs: int) -> None:
     sealed = dcrypt.seal(KEY.public, PLAIN)
     for number in range(40):
         part = ("cur", "new", ".Sent/cur", ".Sent/new")[number % 4]
@@ -125,7 +125,7 @@ def test_more_mails_than_one_report(maildir: str, monkeypatch: pytest.MonkeyPatc
     assert (_all(maildir).mails, len(set(_all(maildir).marks))) == (10, 10)
 
 
-def test_hard_links_are_no_replay_and_copies_are(maildir: str) -> None:
+def test_copies_are_reported_and_hard_links_are_not(maildir: str) -> None:
     one = _put(f"{maildir}/cur/1.host:2,", dcrypt.seal(KEY.public, PLAIN))
     os.link(one, f"{maildir}/.Sent/cur/2.host:2,")
     two = _put(f"{maildir}/cur/3.host:2,", dcrypt.seal(KEY.public, PLAIN))
