@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the key agent uses of other parts, for users who enroll themselves: the hook hands it over.
+"""Functions for the key agent, for users who enroll themselves; the hook passes them to it.
 
 `login` does not import `delivery` and `admin`.
 """
@@ -17,10 +17,10 @@ class Outside:
     """See login/from_config.py."""
 
     def check_password(self, config: Config, user: str, password: bytes) -> None:
-        """Raise WrongPassword unless Dovecot accepts it."""
+        """Raise WrongPassword if Dovecot does not accept it."""
         dovecot_login.check(config, user, password)
 
     def old_mail(self, config: Config, user: str) -> dict[str, Any] | None:
-        """What mailseal-sealer records about the user's existing mail; None if nothing."""
+        """The state of the user's existing mail, from mailseal-sealer; None if unknown."""
         job = Jobs(config.sealer_dir).load(user)
         return None if job is None else job.as_json()

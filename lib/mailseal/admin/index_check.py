@@ -15,11 +15,11 @@ from mailseal.errors import ConfigError
 _FIELD = "userdb:mailseal_index"
 _MAX_KEYS = "/proc/sys/kernel/keys/maxkeys"
 FEW_KEYS = 2000
-"""A user's folder takes one of these keys; Linux has 200."""
+"""Each unlocked folder needs one key; the default of Linux is 200."""
 
 
 def findings(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
-    """Why an index may not be encrypted.  None of it makes a login fail."""
+    """Findings about indexes that are not encrypted.  None of these makes a login fail."""
     folder = config.index.folder
     if folder is None or not config.dovecot_is_here:
         return
@@ -29,7 +29,7 @@ def findings(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
     try:
         location = doveconf.settings("imap").get("mail_location")
     except DoveconfError:
-        return  # said elsewhere
+        return  # reported elsewhere
     if location and _FIELD not in location:
         yield warning(
             f"index.folder is set, but Dovecot does not use it: add %{{{_FIELD}}} to the end of "
@@ -52,11 +52,11 @@ def _folder(config: Config, folder: str) -> Iterator[Finding]:
             yield error(f"index.folder: {folder} is not owned by {agent}; run `mailseal init`")
     except fscrypt.Unsupported:
         yield error(
-            f"index.folder: the file system of {folder} cannot encrypt; for ext4, switch it on "
+            f"index.folder: the file system of {folder} cannot encrypt; for ext4, turn it on "
             "with `tune2fs -O encrypt DEVICE`; see docs/index-privacy.md"
         )
     except ConfigError:
-        pass  # said elsewhere
+        pass  # reported elsewhere
     finally:
         os.close(fd)
 

@@ -58,11 +58,11 @@ class LoginChecks:
         self._checks.prepare()
         self._children = Children(on_one_disk=1)
         self._waiting: dict[str, float] = {}
-        """By user: not before this time (monotonic)."""
+        """For each user, the time before which nothing is done (monotonic)."""
         self._looked: float | None = None
 
     def look(self) -> None:
-        """Start checks for users who have logged in since the last look."""
+        """Start checks for users who have logged in since the last call."""
         for user, status in self._children.reap():
             if status:
                 self._waiting[user] = time.monotonic() + _RETRY
@@ -113,7 +113,7 @@ class LoginChecks:
             try:
                 result = self._checked(agent, user, place)
             except UsageError:
-                return  # the session has ended; the next one is checked
+                return  # the session has ended; the check is repeated at the next one
             except MailsealError as exc:
                 self._log.write(WARNING, f"user=<{user}>, mail not completely checked: {exc}")
                 raise SystemExit(EX_TEMPFAIL) from None

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""What mailseal-sealer does for users who asked the key agent: end sessions, store mail in clear.
+"""Requests of users that mailseal-sealer carries out: end sessions, store mail in clear.
 
-    kick()        end sessions; the users who leave
+    kick()        end sessions; returns the users who leave
     leave(user)   store a user's mail in clear, and remove the keys
 
 LEAVING
-    1  the mail is stored in clear, while the user can log in and gets mail, sealed as ever
-    2  new mail is deferred and logins wait; the user's sessions end
-    3  what came meanwhile is stored in clear
-    4  no sealed mail is left: the keys are removed.  If there is some, the user stays enrolled
+    1  the mail is stored in clear; the user can log in, and new mail is sealed
+    2  new mail is deferred and logins fail temporarily; the user's sessions are ended
+    3  mail that has arrived in the meantime is stored in clear
+    4  if no sealed mail is left, the keys are removed; otherwise the user stays enrolled
 
-    If this is killed, it goes on from the start; in step 2 or 3 mail waits until then.  The
+    If this is killed, it begins again; in steps 2 and 3 mail is deferred until then.  The
     private keys are in the memory of this process and of the one that works on the mail.
 
 FAILURES
-    None are raised: the log and the user's Job say what went wrong.
+    None are raised: the log and the user's Job contain the reason.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _TIMEOUT = 30.0
 
 
 class _Stays(Exception):
-    """The user does not want it any more."""
+    """The user has cancelled the request."""
 
 
 class Chores:
-    """The agent is asked each time; nothing is kept."""
+    """The requests.  Nothing is stored: the agent is asked each time."""
 
     def __init__(self, config: Config, jobs: Jobs, log: Callable[[int, str], None]) -> None:
         self._config = config
@@ -56,14 +56,14 @@ class Chores:
         self._silent = False
 
     def is_due(self, user: str) -> bool:
-        """Whether to begin now: not shortly after a failure."""
+        """Whether to begin now; not shortly after a failure."""
         job = self._jobs.load(user)
         again = job.again if job is not None and job.phase == UNSEALING else 0
         # If the clock was set back, do not wait longer because of it.
         return not 0 < again - time.time() <= _RETRY
 
     def kick(self) -> list[str]:
-        """End the sessions that are to end; the users who leave."""
+        """End the requested sessions; returns the users who leave."""
         if not self._config.agent.panel_users:
             return []
         try:
@@ -102,7 +102,7 @@ class Chores:
         except _Stays:
             self._log(INFO, f"user=<{user}>, stays")
         except MailsealError as exc:
-            self._log(WARNING, f"user=<{user}>, leaves, put off: {exc}")
+            self._log(WARNING, f"user=<{user}>, leaves, postponed: {exc}")
             again = int(time.time()) + _RETRY
             self._save(dataclasses.replace(job, problem=str(exc), again=again))
         else:
@@ -111,7 +111,7 @@ class Chores:
             self._log(INFO, f"user=<{user}>, has left, mails in clear={done}")
 
     def _in_clear(self, job: Job, place: Place, keys: Sequence[PrivateKey]) -> int:
-        """How many mails there are."""
+        """The number of mails."""
         options = self._config.seal
         work = Conversion("unsealing", jobs=options.processes, rate=options.limit_rate or 0)
         begun = told = time.monotonic()
@@ -153,4 +153,4 @@ class Chores:
         try:
             self._jobs.save(job)
         except MailsealError as exc:
-            self._log(WARNING, f"user=<{job.user}>, cannot note how far it is: {exc}")
+            self._log(WARNING, f"user=<{job.user}>, cannot record the progress: {exc}")

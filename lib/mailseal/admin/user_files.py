@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What mailseal-sealer knows of each user: one small JSON file.
+"""The records of mailseal-sealer: one small JSON file for each user.
 
 LAYOUT
     FOLDER/NAME.json    mode 0644 in a folder of mode 0711: open by name, no listing

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Dovecot's index of each enrolled user, in a folder that only this user's key opens."""
+"""Dovecot's index of each enrolled user: in an encrypted folder, or in memory."""

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""The index folders: one for each enrolled user, encrypted with a key of this user's own.
+"""The index folders: one for each enrolled user, each encrypted with its own key.
 
-    index/                      the agent's, the group of the mail, 2711
-        alice@example.org/      the agent's, 0700; an ACL lets in the owner of the mail
+    index/                      owner: the agent; group: that of the mail; mode 2711
+        alice@example.org/      owner: the agent; mode 0700; an ACL for the owner of the mail
 
 CONTRACT
-    unlock() makes the folder if it is not there, and gives the kernel its key.  lock() takes the
-    key away.  A folder with another key (after `mailseal rekey`) is put aside and made new: an
-    index can always be built again.  Nobody but the agent and root can put something else in the
-    place of a folder.  Nothing here is kept open: an open folder could not be locked.
+    unlock() makes the folder if it does not exist, and gives its key to the kernel.  lock() removes
+    the key from the kernel.  A folder with another key (after a rekey) is renamed and made again:
+    Dovecot can always build the index again.  Only the agent and root can replace a folder.
+    No folder is kept open here, because an open folder cannot be locked.
 
 FAILURES
-    Unsupported if this file system has no fscrypt, OSError for the rest.
+    Unsupported: the file system has no fscrypt.  OSError: other failures.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ASIDE, _NEW = ".gone.", ".new."
 
 
 def folder_name(user: str) -> str:
-    """The name of a user's index folder: file_name() without "%", which means something in
+    """The name of a user's index folder: file_name() without "%", which is special in
     Dovecot's settings.  Different users have different names."""
     return file_name(user).replace("%", "=")
 
@@ -42,7 +42,7 @@ class Folders:
         self._acl = _acl(owner)
 
     def path(self, name: str) -> str:
-        """Where a user's index is."""
+        """The path of a user's index folder."""
         return os.path.join(self.root, name)
 
     def unlock(self, name: str, key: bytes | bytearray) -> bytes:
@@ -59,12 +59,12 @@ class Folders:
             return identifier
 
     def lock(self, identifier: bytes) -> fscrypt.State:
-        """Take a key away: ABSENT, or BUSY while files are open."""
+        """Remove a key: ABSENT, or BUSY while files are open."""
         with self._open_root() as root:
             return fscrypt.remove_key(root, identifier)
 
     def sync(self) -> None:
-        """Write out what lock() would have to wait for."""
+        """Write all data to disk, so that lock() does not wait for it."""
         with self._open_root() as root:
             fscrypt.sync(root)
 
@@ -75,7 +75,7 @@ class Folders:
             return (identifier, fscrypt.state(root, identifier)) if identifier else None
 
     def open_ones(self) -> dict[str, bytes]:
-        """Name and identifier of each folder whose key is in the kernel, all or in part."""
+        """Name and identifier of each folder that is unlocked, completely or in part."""
         found = {}
         with self._open_root() as root:
             fscrypt.policy(root)
@@ -87,7 +87,7 @@ class Folders:
         return found
 
     def drop(self, name: str) -> None:
-        """Put a folder aside that nobody needs any more."""
+        """Rename a folder that is not needed any more."""
         with self._open_root() as root, contextlib.suppress(FileNotFoundError):
             self._put_aside(name, root)
 
@@ -100,7 +100,7 @@ class Folders:
             os.close(fd)
 
     def _policy_of(self, name: str, root: int) -> bytes | None:
-        """Empty for a folder that is not encrypted; None if there is none."""
+        """The identifier; empty if the folder is not encrypted, None if it does not exist."""
         try:
             fd = os.open(name, _FOLDER, dir_fd=root)
         except FileNotFoundError:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Index caches in memory: how large they are, and which of them go.
+"""Index caches in memory: measures, selects and removes them.
 
     /run/mailseal/cache/USER/.INBOX/dovecot.index.cache
 
-measure() and wipe() run as the owner of the mail (caches.py), who may be the attacker of others:
-they follow no link and leave folders where they are, because Dovecot may be about to use one.
-A cache that is gone is built again; a session that has it open goes on.
-over_limits() decides what goes when there is too much: the least recently used first.
+measure() and wipe() run as the owner of the mail (caches.py), who may attack other users.  So they
+follow no links, and do not remove folders, because Dovecot may be about to use them.
+Dovecot builds a removed cache again; sessions that have it open continue.
+over_limits() selects the caches to remove: the least recently used first.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from collections.abc import Iterator, Sequence
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEPTH = 4
-"""Folders below each other that are looked into: Dovecot has two for each user."""
+"""Depth of the search: Dovecot uses two levels of folders for each user."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cached:
-    """What one user has in memory.  `used`: seconds since 1970, of the newest file."""
+    """The cache of one user.  `used`: time of the newest file, in seconds since 1970."""
 
     name: str
     size: int
@@ -31,7 +31,7 @@ class Cached:
 
 
 def measure(root: str) -> list[Cached]:
-    """All users that have a file there."""
+    """All users with files in memory."""
     found = []
     for name in _names(root):
         size, used = 0, 0.0
@@ -46,7 +46,7 @@ def measure(root: str) -> list[Cached]:
 
 
 def wipe(root: str, name: str) -> int:
-    """Remove a user's files; how many there were."""
+    """Remove a user's files; returns their number."""
     count = 0
     if "/" not in name and name not in ("", ".", ".."):
         for folder, entry in _files(root, name):
@@ -57,7 +57,7 @@ def wipe(root: str, name: str) -> int:
 
 
 def over_limits(found: Sequence[Cached], per_user: int, total: int) -> list[str]:
-    """Whose caches go so that nobody has more than `per_user` and all not more than `total`."""
+    """The users whose caches must be removed for the limits `per_user` and `total`."""
     gone = [one.name for one in found if one.size > per_user]
     kept = sorted((one for one in found if one.size <= per_user), key=lambda one: one.used)
     size = sum(one.size for one in kept)

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""Asks Dovecot's anvil who is logged in: one entry for each imap and pop3 process that lives.
+"""Asks Dovecot's anvil who is logged in: it has one entry for each running imap and pop3 process.
 
-The processes announce themselves, hibernated sessions too, and Dovecot's master takes away the
-entries of a process that has ended, however it ended.  So anvil knows more than a login told us.
+The processes register themselves, hibernated sessions too, and Dovecot's master removes the
+entries of a process that has ended in any way.  So anvil knows when a session has ended.
 
 PROTOCOL
-    CONNECT-DUMP gives a line for each entry and an empty line.  2.3: service/address/user, pid,
+    CONNECT-DUMP returns a line for each entry and an empty line.  2.3: service/address/user, pid,
     count; lmtp has no address.  2.4: first the server's version and a line of field names, which
-    may be empty; then pid, user, service and more.  Fields are parted by TAB, escaped with 0x01.
+    may be empty; then pid, user, service and more.  Fields are separated by TAB, and escaped with
+    0x01.
 
 FAILURES
-    TemporaryError if anvil cannot be asked or gives no whole answer.
+    TemporaryError: anvil cannot be asked, or its answer is not complete.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mailseal.errors import BadUserName, TemporaryError
 from mailseal.keys.names import normalise
 
 _TIMEOUT = 10.0
-# imap-hibernate too.  LMTP and the rest use another index.
+# imap-hibernate too.  LMTP and all others use another index.
 _READERS = (b"imap", b"pop3")
 _UNESCAPED = {b"0": b"\0", b"1": b"\x01", b"t": b"\t", b"r": b"\r", b"n": b"\n"}
 _HELLO = {"2.3": b"VERSION\tanvil\t1\t0\n", "2.4": b"VERSION\tanvil-client\t2\t0\n\n"}
@@ -55,7 +56,7 @@ async def _ask(path: str, version: str) -> set[str]:
             else:
                 user, service = fields[1:3]
             if service.startswith(_READERS):
-                with contextlib.suppress(BadUserName):  # nobody of ours
+                with contextlib.suppress(BadUserName):  # not a user of mailseal
                     found.add(normalise(user))
         return found
     finally:

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Index caches in memory: wiped when a user's last connection has ended, and never too large.
+"""Index caches in memory: removed after a user's last connection has ended, and limited in size.
 
 CONTRACT
-    sweep() wipes the cache of each enrolled user whom anvil has not named for `wipe_after` seconds,
-    and the least recently used caches, of whomever, while there is more than the limits allow.
-    If anvil cannot be asked, only the limits count.  wipe() does it at once.
+    sweep() removes the cache of each enrolled user who has had no connection for `wipe_after`
+    seconds.  If a limit is exceeded, it also removes the least recently used caches of any users.
+    If anvil cannot be asked, only the limits apply.  wipe() removes a cache at once.
 
-    The agent cannot touch files of the mail's owner.  So start() leaves a process behind that
-    is this owner.  It begins before the agent has read any key, gets names from a pipe, and can
-    measure and wipe, nothing else.  It ends with the agent.
+    The agent cannot change files of the owner of the mail.  So start() starts a process that runs
+    as this owner, before the agent has read any key.  It reads names from a pipe, and can only
+    measure and remove caches.  It ends with the agent.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Keeper:
-    """The process that may touch the caches.  Calls block, and raise OSError if it has ended."""
+    """The process that can remove caches.  Calls block, and raise OSError if it has ended."""
 
     def __init__(self, connection: socket.socket, pid: int) -> None:
         self._stream = connection.makefile("rwb")
@@ -46,7 +46,7 @@ class Keeper:
 
     @classmethod
     def start(cls, root: str, uid: int, gid: int) -> Keeper:
-        """Begin the process; needs root, or to be that user."""
+        """Start the process; needs root, or the same user."""
         ours, theirs = socket.socketpair()
         pid = os.fork()
         if pid == 0:
@@ -58,12 +58,12 @@ class Keeper:
         return cls(ours, pid)
 
     def measure(self) -> list[Cached]:
-        """What is there."""
+        """The caches of all users."""
         answer = self._ask({"do": "measure"})
         return [Cached(str(name), int(size), float(used)) for name, size, used in answer]
 
     def wipe(self, names: list[str]) -> int:
-        """Remove the files of these users; how many there were."""
+        """Remove the files of these users; returns their number."""
         return int(self._ask({"do": "wipe", "names": names})) if names else 0
 
     def _ask(self, request: dict[str, object]) -> Any:
@@ -71,18 +71,18 @@ class Keeper:
         self._stream.flush()
         line = self._stream.readline()
         if not line:
-            raise BrokenPipeError(errno.EPIPE, "the process that keeps the caches has ended")
+            raise BrokenPipeError(errno.EPIPE, "the process for the index caches has ended")
         return json.loads(line)
 
 
 def _serve(connection: socket.socket, root: str, uid: int, gid: int) -> None:
-    """The process itself.  It keeps nothing of the agent's open: not its lock, not its sockets."""
+    """The process itself.  It closes all files of the agent, such as its lock and sockets."""
     fd = connection.detach()
     os.dup2(fd, 0)
     os.closerange(1, 4096)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # it ends with the agent, not before
+        signal.signal(number, signal.SIG_IGN)  # it ends when the agent ends
     if os.geteuid() == 0:
         drop_root(uid, gid)
     with socket.socket(fileno=0) as own, own.makefile("rwb") as stream:
@@ -97,7 +97,7 @@ def _serve(connection: socket.socket, root: str, uid: int, gid: int) -> None:
 
 
 class Caches:
-    """Decides what the Keeper wipes.  Not for several threads: the event loop owns it."""
+    """Decides which caches the Keeper removes.  Used by the event loop only."""
 
     def __init__(
         self,
@@ -120,11 +120,11 @@ class Caches:
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="caches")
 
     def note(self, user: str) -> None:
-        """A login is being answered."""
+        """Note a login."""
         self._seen[user] = self._clock()
 
     async def sweep(self, named: set[str] | None) -> None:
-        """Wipe what is too much, and the caches of all but these users; None: they are unknown."""
+        """Remove caches over the limits, and those of all but these users (None: unknown)."""
         now = self._clock()
         for user in named or ():
             self._seen[user] = now
@@ -134,7 +134,7 @@ class Caches:
         await self._quietly(lambda: self._tidy(users))
 
     async def wipe(self, user: str | None = None) -> None:
-        """Wipe the caches of one user, or of all who are enrolled, whether they are used or not."""
+        """Remove the caches of one user, or of all enrolled users, even if they are in use."""
         if user is None:
             self._seen.clear()
             await self._quietly(lambda: self._tidy(set()))
@@ -143,7 +143,7 @@ class Caches:
             await self._quietly(lambda: self._wipe_names(lambda name: _normal(name) == user))
 
     async def stop(self, named: set[str] | None) -> None:
-        """Wipe the caches of all but these users."""
+        """Remove the caches of all but these users."""
         self._seen.clear()
         await self.sweep(named)
         self._thread.shutdown()
@@ -171,7 +171,7 @@ class Caches:
 
 
 def _normal(name: str) -> str:
-    """The user whose folder this is; empty for a name that is nobody's."""
+    """The user of this folder; empty if it is not a user's folder."""
     try:
         return normalise(name)
     except BadUserName:
@@ -179,13 +179,13 @@ def _normal(name: str) -> str:
 
 
 def start(config: Config) -> Keeper | None:
-    """The Keeper for this configuration, before root is dropped; None if there is none to be."""
+    """Start the Keeper before root is dropped; None if the configuration needs none."""
     if config.index.cache is None:
         return None
     try:
         uid, gid = user_ids(config.delivery.user, "delivery.user")
     except ConfigError:
-        return None  # check-config says so
+        return None  # check-config reports it
     if os.geteuid() not in (0, uid):
         return None
     return Keeper.start(config.index.cache, uid, gid)

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""What users have asked for and mailseal-sealer does: it is root, and comes for it.
+"""Requests of users that mailseal-sealer carries out as root; it asks the agent for them.
 
-    leave   store the user's mail in clear and remove the keys; the private keys that this needs
-            wait here, in memory
+    leave   store the user's mail in clear and remove the keys; the private keys for this are kept
+            here, in memory
     kick    end the user's IMAP and POP3 sessions
 
 CONTRACT
-    Nothing of this is on a disk.  If the agent ends, keys that the service has not fetched are
-    gone, and the user has to ask again.  They are overwritten when the service is done, when
-    the user changes his mind, and after a day.
+    Nothing is stored on disk.  If the agent ends, keys that the service has not fetched are
+    lost, and the user must ask again.  Keys are overwritten when the service has finished, when
+    the user cancels the request, and after a day.
 
 VERBS (agent.admin_users)
-    chores        who leaves, who is to be kicked (this takes the names away)
+    chores        the users of both kinds; requests to end sessions are removed from the list
     leave_keys    user: the private keys
-    leave_done    user: forget all of this
+    leave_done    user: remove the request
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ALIVE = 60.0
 
 
 class Chores:
-    """Not for several threads: the event loop owns it."""
+    """All requests.  Used by the event loop only, not by several threads."""
 
     def __init__(
         self, notes: Notes, log: logging.Logger, *, clock: Callable[[], float] = time.monotonic
@@ -57,12 +57,12 @@ class Chores:
         return self._clock() - self._came < _ALIVE
 
     def leave(self, user: str, keys: Sequence[PrivateKey]) -> None:
-        """This user leaves."""
+        """Add a request to leave."""
         self.stay(user)
         self._leaving[user] = (self._clock(), pack(keys))
 
     def stay(self, user: str) -> bool:
-        """This user does not leave.  Whether he was about to."""
+        """Cancel a request to leave.  Returns whether there was one."""
         waiting = self._leaving.pop(user, None)
         if waiting is None:
             return False
@@ -70,11 +70,11 @@ class Chores:
         return True
 
     def leaves(self, user: str) -> bool:
-        """Whether the user's keys are here."""
+        """Whether there is a request to leave."""
         return user in self._leaving
 
     def kick(self, user: str) -> None:
-        """End this user's sessions."""
+        """Add a request to end this user's sessions."""
         self._kicked[user] = None
 
     async def _chores(self, fields: Fields) -> Answer:

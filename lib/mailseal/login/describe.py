@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What `mailseal status` shows of a user, as the agent knows it.  No secrets."""
+"""The agent's part of `mailseal status` for one user, without secrets."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What the agent makes of its configuration when it starts.
+"""Makes the agent's objects from the configuration, when it starts.
 
 FAILURES
-    ConfigError names the option.
+    ConfigError with the name of the option.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from mailseal.login.newcomers import CheckPassword
 
 
 class Outside(Protocol):
-    """What the agent uses of other parts of mailseal."""
+    """The functions of other parts of mailseal that the agent uses."""
 
     def check_password(self, config: Config, user: str, password: bytes) -> None:
         """Raise WrongPassword unless Dovecot accepts this user's password."""
         ...
 
     def old_mail(self, config: Config, user: str) -> dict[str, Any] | None:
-        """What mailseal-sealer records about the user's existing mail."""
+        """The state of the user's existing mail, as recorded by mailseal-sealer."""
         ...
 
 
 def password_check(config: Config, outside: Outside | None) -> CheckPassword | None:
-    """None if the keyring is the only password check: then nobody who is not enrolled exists."""
+    """None if the keyring is the only password check: then all users are enrolled."""
     if outside is None or config.login.password_check != "passdb":  # noqa: S105 - no password
         return None
     return functools.partial(outside.check_password, config)
@@ -47,7 +47,7 @@ def limits(config: Config) -> Limits:
 
 
 def uids(names: tuple[str, ...], option: str) -> frozenset[int]:
-    """The uids of users that an option names."""
+    """The uids of the users in an option."""
     return frozenset(user_ids(name, option)[0] for name in names)
 
 

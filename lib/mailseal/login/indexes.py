@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where the indexes of enrolled users are: in encrypted folders, or their caches in memory.
+"""The indexes of enrolled users: encrypted folders, and caches in memory.
 
 CONTRACT
     unlock() is called for each login before it is answered, and never fails.  sweep() is called
@@ -25,7 +25,7 @@ _SWEEP_EVERY = 10.0
 
 
 class Indexes:
-    """Both kinds; each may be None."""
+    """Both kinds of indexes; each may be None."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Indexes:
         return [] if self._folders is None else await self._folders.unlock(user, key)
 
     async def sweep(self) -> None:
-        """Lock and wipe what nobody uses."""
+        """Lock folders and remove caches that nobody uses."""
         named = await self._named()
         if self._folders is not None:
             await self._folders.sweep(named or set())
@@ -55,7 +55,7 @@ class Indexes:
             await self._caches.sweep(named)
 
     async def lock(self, user: str) -> list[str]:
-        """Lock and wipe; the user, if there are connections that need the folder."""
+        """Lock and remove a user's index.  Returns the user if connections need the folder."""
         connected = user in (await self._named() or ())
         if self._caches is not None:
             await self._caches.wipe(user)
@@ -63,7 +63,7 @@ class Indexes:
         return [user] if connected and locked else []
 
     async def lock_all(self) -> list[str]:
-        """Lock and wipe all; the users with connections that need their folders."""
+        """Lock and remove all indexes.  Returns users whose connections need their folders."""
         named = await self._named() or set()
         if self._caches is not None:
             await self._caches.wipe()
@@ -74,7 +74,7 @@ class Indexes:
         return connected
 
     async def stop(self) -> None:
-        """Lock and wipe what nobody uses.  The next agent does the rest."""
+        """Lock folders and remove caches that nobody uses.  The next agent does the rest."""
         named = await self._named()
         if self._folders is not None:
             await self._folders.stop(named or set())
@@ -88,7 +88,7 @@ class Indexes:
         return self._folders.describe(user)
 
     async def _named(self) -> set[str] | None:
-        """The users whom anvil names; None if it cannot be asked."""
+        """The users with connections; None if anvil cannot be asked."""
         with contextlib.suppress(TemporaryError):
             return await self._sessions()
         return None
@@ -101,7 +101,7 @@ def configured(
     is_enrolled: Callable[[str], bool],
     log: logging.Logger,
 ) -> Indexes:
-    """As the options say."""
+    """Make it from the options."""
 
     async def sessions() -> set[str]:
         return await anvil.logged_in(config.dovecot.anvil_socket, version)
@@ -116,13 +116,13 @@ def configured(
 
 
 def _folders(config: Config, version: str, log: logging.Logger) -> OpenFolders | None:
-    """With those that an earlier agent has left unlocked."""
+    """Make it, including the folders that an earlier agent has left unlocked."""
     if config.index.folder is None:
         return None
     try:
         owner = user_ids(config.delivery.user, "delivery.user")[0]
     except ConfigError as exc:
-        log.warning("indexes are not encrypted: %s", exc)  # logins go on
+        log.warning("indexes are not encrypted: %s", exc)  # logins continue
         return None
     folders = OpenFolders(
         Folders(config.index.folder, owner),

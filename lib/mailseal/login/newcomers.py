@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""Users who enroll themselves: the recovery code is made and typed back before anything is stored.
+"""Users who enroll themselves: they type a part of the recovery code before anything is stored.
 
-    begin     Dovecot says that the password is right; keys and a recovery code are made
+    begin     Dovecot accepts the password; keys and a recovery code are made
     finish    the user types two groups of the code and the password: keyring and public key
               are stored, in this order, with the slots of both
 
 CONTRACT
-    Between the two everything is in this process only.  If it ends there, or the user does not
-    come back within half an hour, nothing has happened: mail is stored as before.  After
+    Between the two, all data are only in this process.  If it ends, or if the user does not
+    continue within half an hour, nothing has changed: mail is stored as before.  After
     finish() the keyring opens with the password and with the code.
-    The code itself is not kept, only an HMAC of the two groups.
+    Only an HMAC of the two groups is kept, not the code.
 
 FAILURES
     WrongPassword.  AlreadyEnrolled.  BadPassword.  NotPermitted if no passdb checks passwords.
-    UsageError: not begun, or the groups are wrong; after some wrong ones it must begin anew.
+    UsageError: not begun, or wrong groups; after several wrong attempts the user must begin again.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Begun:
 
 
 class Newcomers:
-    """Those who are on the way.  For several threads."""
+    """The users who have begun.  Used by several threads."""
 
     def __init__(
         self,
@@ -72,16 +72,16 @@ class Newcomers:
 
     @property
     def possible(self) -> bool:
-        """Whether there is a passdb that can tell who a newcomer is."""
+        """Whether there is a passdb that can check the password of a new user."""
         return self._check is not None
 
     def prove(self, user: str, password: bytes) -> None:
-        """Raise WrongPassword unless Dovecot takes the password."""
+        """Raise WrongPassword if Dovecot does not accept the password."""
         if self._check is None:
             raise NotPermitted("users cannot enroll themselves: no passdb checks their passwords")
         try:
             self._check(user, password)
-        except NoSuchUser:  # which users there are is nothing to tell a stranger
+        except NoSuchUser:  # do not reveal which users exist
             raise WrongPassword(f"wrong password for {user}") from None
 
     def begin(self, user: str, password: bytes) -> tuple[str, Sequence[int]]:
@@ -110,7 +110,7 @@ class Newcomers:
         return code, asked
 
     def finish(self, user: str, password: bytes, typed: Sequence[str]) -> Keyring:
-        """Store it.  The caller has called prove() again: the password may have changed."""
+        """Store the keyring.  The caller has called prove() again: the password may be new."""
         with self._lock:
             begun = self._begun.get(user)
             if begun is None or self._is_late(begun):
@@ -123,7 +123,7 @@ class Newcomers:
                     raise UsageError("the code was typed wrongly too often", hint="begin again")
                 raise UsageError("these are not the groups of the recovery code")
         keyring = begun.opened.keyring
-        # The password of now must be the one that opens it.
+        # The present password must open the keyring.
         keyring.unlock(password, derive=self._vault.derive).wipe()
         self._vault.store_newcomer(keyring)
         with self._lock:

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""What the agent notes about users beside their keyrings.  No secrets.
+"""Notes of the agent about users, in addition to keyrings.  They contain no secrets.
 
 LAYOUT
-    FOLDER/old-mail/NAME    the user wants the mail of before the enrollment sealed; the time of the
-                            file says when
-    FOLDER/used/NAME.json   {SLOT: DAY}: on which day an app password was used last
+    FOLDER/old-mail/NAME    the user has asked to seal older mail; the time of the file is the time
+                            of the request
+    FOLDER/used/NAME.json   {SLOT: DAY}: the day of the last use of an app password
     Folders have mode 0711, files 0644 and 0600.
 
 CONTRACT
-    A day is written once for each slot.  All notes may be lost: then a last use is unknown, and
-    a wish has to be told again.
+    For each slot, there is one write each day.  All notes may be lost: then the last use is
+    unknown, and the user must ask again.
 
 FAILURES
-    want_old_mail() raises TemporaryError.  The rest never fails.
+    want_old_mail() raises TemporaryError.  All others never fail.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MAX_FILE = 1 << 16
 
 
 class Notes:
-    """The files.  Reading a wish needs no rights but execute on the folder."""
+    """The files.  Reading a request only needs execute permission on the folder."""
 
     def __init__(self, folder: str, *, clock: Callable[[], float] = time.time) -> None:
         self._old_mail = os.path.join(folder, "old-mail")
@@ -49,25 +49,25 @@ class Notes:
             durable.make_folder(folder, mode=0o711, owner=owner)
 
     def want_old_mail(self, user: str) -> None:
-        """Note the wish; told again, it is a new one."""
+        """Note the request; another one replaces it."""
         durable.replace(self._wish(user), b"", mode=0o644)
 
     def forget(self, user: str) -> None:
-        """The user is not enrolled any more."""
+        """Remove the notes of a user who is not enrolled any more."""
         self._days.pop(user, None)
         with contextlib.suppress(MailsealError):
             durable.remove(self._wish(user))
             durable.remove(self._days_of(user))
 
     def wants_old_mail(self, user: str) -> int:
-        """When this was told last, in nanoseconds since 1970; 0 if never."""
+        """Time of the last request, in nanoseconds since 1970; 0 if there is none."""
         try:
             return os.stat(self._wish(user), follow_symlinks=False).st_mtime_ns
         except OSError:
             return 0
 
     def note_use(self, user: str, slot_id: str) -> bool:
-        """A slot has opened the keyring.  True if save() has something to do."""
+        """Note that a slot has opened the keyring.  Returns whether save() is needed."""
         days = self._days.get(user)
         if days is None:
             days = self._days[user] = self._load(user)
@@ -80,7 +80,7 @@ class Notes:
         return True
 
     def save(self, user: str) -> None:
-        """Write the days of a user."""
+        """Write the days of one user."""
         data = json.dumps(self._days.get(user, {})).encode() + b"\n"
         with contextlib.suppress(MailsealError):
             durable.replace(self._days_of(user), data)

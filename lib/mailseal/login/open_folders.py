@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""Which index folders are unlocked: from before a login is answered until the last session ends.
+"""Unlocks index folders before a login is answered, and locks them after the last session.
 
 CONTRACT
-    unlock() gives the fields with which Dovecot uses the folder; none if it cannot be unlocked, and
-    then Dovecot uses the index of those who are not enrolled.  A fault here never fails a login.
-    sweep() locks the folder of each user whom Dovecot's anvil has not named for `lock_after`
-    seconds; a login counts as named.  So a folder is open for a user without a session for
-    `lock_after` seconds and the time between two sweeps at most.
-    Anvil may have forgotten, or cannot be asked: then the kernel decides.  If files of the folder
-    are open when its key is removed, the key is added again at once, and removed later.
+    unlock() returns the fields with which Dovecot uses the folder.  If it cannot be unlocked, it
+    returns none, and Dovecot uses the index of the mail location.  A failure here never makes a
+    login fail.
+    sweep() locks the folder of each user who has had no connection, according to Dovecot's anvil,
+    and no login for `lock_after` seconds.  So without a session a folder is unlocked at most for
+    `lock_after` seconds and the time between two sweeps.
+    If anvil cannot be asked or was restarted, the kernel decides: if files of the folder are open
+    when its key is removed, the key is added again at once, and removed later.
 
-    Keys outlive this process.  adopt() finds those that an earlier agent has added; sweep() locks
-    them like the others, but cannot add them again.
-    A lock that was asked for (`mailseal lock`, rekey) is not taken back: files that are open stay
-    readable in their sessions, and sweep() removes the key again until they are closed.
+    The kernel keeps keys after this process has ended.  adopt() finds the keys of an earlier agent;
+    sweep() locks their folders too, but cannot add the keys again.
+    A lock by a command (`mailseal lock USER`, a rekey) is not reverted: open files stay readable
+    in their sessions, and sweep() removes the key again until they are closed.
 
-    locking a folder blocks only a login of the same user, for 3 to 15 ms: what is not written yet
-    is written before, without a lock.
+    Locking a folder blocks only a login of the same user, for 3 to 15 ms: data that are not written
+    yet are written before, without a lock.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _LOCKS = 1024
 
 @dataclasses.dataclass
 class _Open:
-    """An unlocked folder.  Without a key it was adopted."""
+    """An unlocked folder.  It has no key if it was adopted."""
 
     identifier: bytes
     key: bytes | None
@@ -49,7 +50,7 @@ class _Open:
 
 
 class OpenFolders:
-    """The index folders of all users.  Not for several threads: the event loop owns it."""
+    """The index folders of all users.  Used by the event loop only, not by several threads."""
 
     def __init__(
         self,
@@ -90,7 +91,7 @@ class OpenFolders:
         return self._fields(self._folders.path(name))
 
     async def sweep(self, users: set[str]) -> None:
-        """Lock the folders of all but these users, who have connections."""
+        """Lock the folders of all users except these, who have connections."""
         if not self._open and not self._closing:
             return
         named = {folder_name(user) for user in users}
@@ -109,7 +110,7 @@ class OpenFolders:
                     await self._remove(name, identifier)
 
     async def lock(self, user: str) -> bool:
-        """Lock one folder, session or not; whether it was unlocked."""
+        """Lock one folder, even during a session.  Returns whether it was unlocked."""
         return await self._lock_name(folder_name(user))
 
     async def lock_all(self) -> None:
@@ -124,7 +125,7 @@ class OpenFolders:
         self._threads.shutdown()
 
     def adopt(self) -> int:
-        """Find the folders that an earlier agent has unlocked; how many."""
+        """Find the folders that an earlier agent has unlocked; returns their number."""
         try:
             found = self._folders.open_ones()
         except OSError as exc:
@@ -150,7 +151,7 @@ class OpenFolders:
         async with self._lock(name):
             one = self._open.get(name)
             if one is None or self._clock() - one.used < self._lock_after:
-                return  # a login came meanwhile
+                return  # there was a login in the meantime
             if await self._remove(name, one.identifier) is not State.BUSY:
                 del self._open[name]
                 self._log.info("index locked: %s", name)
@@ -177,7 +178,7 @@ class OpenFolders:
         return one is not None
 
     async def _remove(self, name: str, identifier: bytes) -> State | None:
-        """Remove a key; what could not be done now is left to the next sweep()."""
+        """Remove a key.  If this fails, the next sweep() tries again."""
         try:
             state = await self._run(lambda: self._folders.lock(identifier))
         except OSError as exc:
@@ -193,7 +194,7 @@ class OpenFolders:
         try:
             await self._run(job)
         except OSError as exc:
-            self._tell("the index folders' file system is not written out", exc)
+            self._tell("the file system of the index folders could not be synced", exc)
 
     async def _run(self, job: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, job)
@@ -210,7 +211,7 @@ class OpenFolders:
         return [("mailseal_index", f":INDEX={path}:INDEXCACHE={path}")]
 
     def _tell(self, what: str, exc: Exception) -> str:
-        """A warning, once for each reason: it would come with every login.  Returns the reason."""
+        """Log a warning once for each reason, and not at each login.  Returns the reason."""
         reason = getattr(exc, "strerror", None) or str(exc)
         if reason not in self._told:
             self._told.add(reason)

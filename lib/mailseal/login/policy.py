@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the options login.* say about logins."""
+"""The options login.* for logins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Policy:
     enroll_for: Sequence[str] = ()
     keyless: frozenset[str] = frozenset()
     keyring_decides: bool = False
-    """Whether there is no other password check, so that every login counts as vouched for."""
+    """Whether the keyring is the only password check, so a right password is always current."""
 
     def enrolls(self, user: str) -> bool:
         """Whether this user gets a key pair at the first login."""

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""The verbs with which users do things for themselves, through one of agent.panel_users.
+"""The verbs for users who manage their own keys, through one of agent.panel_users.
 
 CONTRACT
     Each needs the user's login password, except:
-      state       what sign_in gave; it shows, and changes nothing
-      begun       the same; which groups of the code enroll_finish asks for
-    A user who is not enrolled is proven by Dovecot's passdb, everybody else by the keyring.
+      state       needs the token of sign_in; it changes nothing
+      begun       the same; the groups of the code that enroll_finish needs
+    For a user who is not enrolled, Dovecot's passdb checks the password, otherwise the keyring.
 
 VERBS
     sign_in        password: a token for `state`, and the state
     state          token: the state, as JSON
     enroll_begin   password: a recovery code; nothing is stored yet
     enroll_finish  password, two groups of the code: the user is enrolled
-    seal_old       password: the mail of before the enrollment is to be sealed
-    leave          password: all mail is to be stored in clear, then the keys go
-    stay           password: this is not wanted any more
-    end_sessions   password: the sessions of agent and Dovecot
+    seal_old       password: asks to seal the mail from before the enrollment
+    leave          password: asks to store all mail in clear and to remove the keys
+    stay           password: cancels this request
+    end_sessions   password: ends the sessions in the agent and in Dovecot
     own_keys       password: the private keys in clear
 """
 
@@ -45,7 +45,7 @@ _Describe = Callable[[str], dict[str, Any]]
 
 
 class SelfService:
-    """Verbs for agent.panel_users, to be guarded against guesses by panel_verbs.py."""
+    """Verbs for agent.panel_users; panel_verbs.py limits the rate of wrong passwords."""
 
     def __init__(
         self,
@@ -112,14 +112,14 @@ class SelfService:
         return "ok", {"code": code.encode(), "asked": " ".join(map(str, asked)).encode()}
 
     async def _enroll_finish(self, fields: Fields) -> Answer:
-        """With `old_mail` the mail of before is to be sealed too."""
+        """With `old_mail` the older mail is sealed too."""
         user, password = user_of(fields), needed(fields, "password")
         typed = text_of(fields, "typed").split()
         await self._require_new(user)
         await self._pools.wait(lambda: self._newcomers.prove(user, password))
 
         def finish() -> str:
-            # Before the enrollment: a wish of somebody who is not enrolled is no work.
+            # Before the enrollment: a request of a user who is not enrolled has no effect.
             self._notes.forget(user)
             if "old_mail" in fields:
                 self._notes.want_old_mail(user)
@@ -129,7 +129,7 @@ class SelfService:
 
         key_id = await self._pools.change(finish)
         self._sessions.end(user)
-        # Sessions from before have no key: what they save would be in clear.
+        # Sessions from before the enrollment have no key and would save mail in clear.
         self._chores.kick(user)
         return "ok", {"key_id": key_id.encode()}
 
@@ -144,7 +144,7 @@ class SelfService:
         return "ok", {}
 
     async def _leave(self, fields: Fields) -> Answer:
-        """The keys stay in memory until mailseal-sealer has done it."""
+        """Keep the keys in memory until mailseal-sealer has finished."""
         user, password = user_of(fields), needed(fields, "password")
         if not self._newcomers.possible:
             raise NotPermitted("without keys the user could not log in any more")
@@ -155,7 +155,7 @@ class SelfService:
         return "ok", {}
 
     async def _stay(self, fields: Fields) -> Answer:
-        """What was stored in clear meanwhile is sealed again."""
+        """Cancel; mail that was stored in clear is sealed again."""
         user = await self._proven(fields, enrolled=True)
         self._chores.stay(user)
         await self._pools.quick(lambda: self._stays(user))
@@ -183,7 +183,7 @@ class SelfService:
         return "ok", {"keys": lines.encode()}
 
     async def _proven(self, fields: Fields, *, enrolled: bool = False) -> str:
-        """The user, whose password this is."""
+        """The user, after a check of the password."""
         user, password = user_of(fields), needed(fields, "password")
         if await self._pools.quick(lambda: self._vault.is_known(user)):
             await self._pools.change(lambda: self._vault.open(user, password).wipe())
@@ -221,7 +221,7 @@ class SelfService:
         return {"state": json.dumps(found).encode()}
 
     def _look(self, user: str) -> dict[str, Any]:
-        """What a user may see.  No secrets."""
+        """The state that a user may see, without secrets."""
         found: dict[str, Any] = {
             "user": user,
             "enrolled": self._vault.is_known(user),

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""The tags of a logged-in user's mails are checked, and the keys do not leave the agent's uid.
+"""Checks the tags of a logged-in user's mails, without passing keys to another uid.
 
     sessions    verb: the users whose sessions began within the last `newer` seconds
     check       verb: from now on this connection checks tags for `user`
 
 CONTRACT
-    The agent cannot read mail, and whoever reads mail gets no keys.  So the client (the owner of
-    the mail) opens each file and sends the descriptor, and a process of the agent's uid, to
-    which the agent gives the keys of this one session, reads the file and answers with the
-    result of the check: tag_check_process.py.  No content of a mail is sent back.
+    The agent cannot open mail files, and the owner of the mail gets no keys.  So the client (the
+    owner of the mail) opens each file and sends the descriptor.  A process with the agent's uid
+    (tag_check_process.py), which gets the keys of this session only, reads the file and returns
+    the result of the check, without any content of the mail.
     Only agent.admin_users may use these verbs.
     The process ends when the session ends, and when the client closes the connection.  It has the
     lowest CPU priority, and the agent does not wait for it: no login takes longer.
@@ -34,7 +34,7 @@ from mailseal.login.sessions import Session, Sessions
 from mailseal.login.verbs import Answer, Verb, text_of, user_of
 
 TAKEN = "taken"
-"""Instead of a status: another process answers on this connection from now on."""
+"""Used as a status: from now on another process answers on this connection."""
 
 _AT_ONCE = 8
 _MOST_LISTED = 2000
@@ -45,7 +45,7 @@ _PROCESS = (
 
 
 connection: ContextVar[asyncio.StreamWriter] = ContextVar("connection")
-"""The connection of the request that is being answered."""
+"""The connection of the current request."""
 
 
 class TagChecks:
@@ -73,7 +73,7 @@ class TagChecks:
         if len(self._running) >= _AT_ONCE:
             raise AgentUnavailable("too many mailboxes are being checked")
         writer = connection.get()
-        # What the client sends from now on is for the other process.
+        # Further requests of the client are for the other process.
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         descriptor = writer.get_extra_info("socket").fileno()
         process = await asyncio.to_thread(_started, session, descriptor)
@@ -86,7 +86,7 @@ class TagChecks:
 
 
 def _started(session: Session, descriptor: int) -> subprocess.Popen[bytes]:
-    """The keys go through a pipe, which has room for 64 KB: more than a keyring has."""
+    """Pass the keys through a pipe, which can hold 64 KB, more than the keys of a keyring."""
     keys = "\n".join(key.dovecot_string() for key in session.private_keys())
     library = os.path.dirname(os.path.dirname(mailseal.__file__))
     command = [sys.executable, "-I", "-c", _PROCESS, library]

@@ -5,20 +5,20 @@
         ...                              # no Dovecot lists the folder, or renames or removes a mail
 
 WHY
-    Dovecot lists cur/ and takes a mail that it does not see for expunged.  Later it finds it again
-    and gives it a new UID.  It keeps its own changes away from the listing with this lock.  We have
-    to do the same: a listing that takes more than one getdents(2) (some 300 mails) misses names
-    that are exchanged meanwhile on Btrfs (19 of 2,064 listings of 2,000 names) and on tmpfs (178
-    of 1,325), as these file systems move an exchanged name to another place in the order of the
-    listing.  On ext4 and XFS no listing missed one.
+    If Dovecot lists cur/ and a mail is missing, it treats the mail as expunged, and assigns a new
+    UID when the mail appears again.  With this lock it prevents changes by other Dovecot processes
+    during the listing, so mailseal needs it too.  A listing with more than one getdents(2) (over
+    300 mails) can miss names that are exchanged at the same time on Btrfs (19 of 2,064 listings of
+    2,000 names) and on tmpfs (178 of 1,325): they move an exchanged name to another position in the
+    listing.  This did not happen on ext4 and XFS.
 
 FORMAT (Dovecot's file-dotlock.c)
-    The file is the lock.  It holds "<pid>:<host name>".  Whoever finds the process gone, on the
-    same host, removes it at once; a lock of which that cannot be told is left over when it has not
-    changed for 120 seconds.
+    The file is the lock.  It contains "<pid>:<host name>".  If the process does not exist on the
+    same host any more, the lock is removed at once.  If this is unknown, the lock is
+    removed when it has not changed for 120 seconds.
 
 FAILURES
-    TemporaryError if the lock is not free for some minutes; DiskFull; what the block raises.
+    TemporaryError: the lock is not free for several minutes.  DiskFull.  Errors of the block.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from mailseal.errors import TemporaryError
 
 _STALE = 120.0
 _TIMEOUT = 180.0
-"""Seconds; _STALE is Dovecot's own."""
+"""Seconds; _STALE is Dovecot's value."""
 _PAUSE = 0.005
 
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
@@ -44,7 +44,7 @@ _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 
 @contextlib.contextmanager
 def held(uid_list: str) -> Iterator[None]:
-    """Hold the lock of the folder with this dovecot-uidlist, which need not be there yet."""
+    """Hold the lock of the folder with this dovecot-uidlist, which need not exist."""
     path = f"{uid_list}.lock"
     with durable.reporting(f"cannot lock {path}"):
         fd = _taken(path)
@@ -58,7 +58,7 @@ def held(uid_list: str) -> Iterator[None]:
 
 
 def _taken(path: str) -> int | None:
-    """The lock file, open; None if its folder is not there: Dovecot has not been here yet."""
+    """The open lock file; None if its folder does not exist: Dovecot has not used it yet."""
     give_up = time.monotonic() + _TIMEOUT
     try:
         fd = _without_name(os.path.dirname(path))
@@ -78,11 +78,11 @@ def _taken(path: str) -> int | None:
             if _is_left_over(path):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
-                # As Dovecot: who has come to the same conclusion removes the old one, not ours.
+                # As in Dovecot: another process that removes the old lock must not remove ours.
                 time.sleep(random.uniform(0.05, 0.1))  # noqa: S311 - no secret
             elif time.monotonic() > give_up:
                 raise TemporaryError(
-                    f"{path} is not free", hint="a Dovecot process holds it: see its log"
+                    f"{path} is not free", hint="a Dovecot process holds it; see Dovecot's log"
                 )
             time.sleep(_PAUSE)
     except BaseException:
@@ -92,9 +92,9 @@ def _taken(path: str) -> int | None:
 
 
 def _without_name(folder: str) -> int:
-    """A file that says who holds the lock, before the lock is there; -1 where that cannot be.
+    """Write the content of the lock file before it gets its name; -1 if this is not supported.
 
-    Killed between the two, we would leave a lock that nobody can tell from one in use.
+    Otherwise, after a kill between the two, the lock would seem to be in use.
     """
     try:
         fd = os.open(folder, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
@@ -114,7 +114,7 @@ def _is_left_over(path: str) -> bool:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return False  # gone; or not ours to judge: wait
+        return False  # removed, or unknown: wait
     try:
         pid, _, host = os.read(fd, 512).decode(errors="replace").strip().partition(":")
         found = os.fstat(fd)
@@ -129,7 +129,7 @@ def _is_left_over(path: str) -> bool:
 
 def _runs(pid: int) -> bool:
     if pid == os.getpid():
-        return False  # an earlier process with our number
+        return False  # an earlier process with the same pid
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""mailseal-web: the page on which users do things for themselves, and its JSON API."""
+"""mailseal-web: the web page on which users manage their own keys, and its JSON API."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What the page asks the key agent: one connection for each request, as uid web.user.
+"""The page's requests to the key agent: one connection for each, as uid web.user.
 
 FAILURES
-    The errors of the agent, as their classes.  AgentUnavailable.
+    Errors of the agent, with their classes.  AgentUnavailable.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from mailseal.admin.command import error_of
 from mailseal.login.client import AgentClient, Answer
 
 State = dict[str, Any]
-"""What a user may see of himself: see login/self_service.py."""
+"""The state that a user may see: see login/self_service.py."""
 
 _TIMEOUT = 60.0
 
 
 class Agent:
-    """The agent, asked for a client at this address."""
+    """The agent, for a client with this address."""
 
     def __init__(self, socket: str, remote: str) -> None:
         self._socket = socket
         self._remote = remote
 
     def ask(self, verb: str, user: str, **fields: str) -> Answer:
-        """One request that ends in "ok"."""
+        """Send one request; all statuses but "ok" raise an error."""
         raw = {name: value.encode("utf-8", "replace") for name, value in fields.items()}
         if self._remote:
             raw["remote"] = self._remote.encode("utf-8", "replace")[:100]
@@ -48,6 +48,6 @@ class Agent:
 
 
 def state_in(reply: Answer) -> State:
-    """The state in a reply."""
+    """The state in an answer."""
     found: State = json.loads(reply.fields["state"])
     return found

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The same for programs: JSON over HTTP, described by openapi.json.
+"""The API for programs: JSON over HTTP, described in openapi.json.
 
 CONTRACT
-    Each request is a POST of application/json and brings the user's password or recovery code;
-    there is no session and no cookie, so that no foreign page can send one.
-    The answer is {"error": CLASS, "message": TEXT} with one of the statuses of _STATUS, or what
-    was asked for.
+    Each request is a POST of application/json with the user's password or recovery code.  There
+    are no sessions and no cookies, so other web pages cannot send requests.
+    The response is the result, or {"error": CLASS, "message": TEXT} with a status in _STATUS.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ Fields = dict[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One address: the agent's verb, what it takes, and what comes back."""
+    """One address: the verb of the agent, its fields, and those of the response."""
 
     verb: str
     takes: tuple[str, ...] = ()
@@ -62,7 +61,7 @@ CALLS = {
 
 
 def add(app: Any, site: Site) -> None:
-    """Add the addresses to the application."""
+    """Add the API to the application."""
     from flask import make_response, request
 
     base = f"{site.prefix}/api/v1"
@@ -104,7 +103,7 @@ def _fields(request: Any) -> Fields:
     try:
         found = json.loads(request.get_data())
     except (ValueError, RecursionError):
-        raise UsageError("the body is no JSON") from None
+        raise UsageError("the body is not JSON") from None
     if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
         raise UsageError("the body must be an object of texts")
     return found

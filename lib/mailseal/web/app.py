@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The application: addresses, headers, and what happens when something goes wrong.
+"""The application: addresses, headers, and errors.
 
 CONTRACT
-    Every answer forbids scripts, frames and foreign content, and no page may be stored.
-    An unexpected error is logged with its class and line, never with its text, which could
-    hold what was typed.
+    All responses forbid scripts, frames and foreign content, and no page may be stored.
+    Unexpected errors are logged with class and line, but without their text, which could
+    contain typed secrets.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mailseal.web.views import codes, leave, passwords, start, turn_on
 from mailseal.web.visit import COOKIE, LANGUAGE_COOKIE, BadForm, SignIn, Site, Visit
 
 MAX_BODY = 16384
-"""Bytes of a request's body: a form has two passwords and a code at most."""
+"""Largest body of a request in bytes: a form has at most two passwords and a code."""
 
 _POLICY = "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'"
 _HEADERS = {
@@ -35,7 +35,7 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    # Not no-referrer: then browsers say "Origin: null" for our own forms.
+    # Not no-referrer: then browsers send "Origin: null" with the page's own forms.
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Sets a new password in the keyring and in the user database, as `mailseal passwd --then` does.
+"""Sets a new password in the keyring and the user database, like `mailseal passwd USER --then`.
 
 CONTRACT
     web.password_command gets the user as its last argument and the new password as a line on
@@ -7,7 +7,7 @@ CONTRACT
     admin/two_places.py.  If this process is killed in between, the next login decides.
 
 FAILURES
-    As two_places.py, and the agent's.
+    Errors of two_places.py and of the agent.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 def change(visit: Visit, state: State, old: str, new: str) -> None:
-    """With the old password."""
+    """Change it with the old password."""
     user, command = state["user"], _command(visit, state["user"])
     check_password(new.encode())
     if not state["enrolled"]:
-        visit.agent.sign_in(user, old)  # Dovecot says whether it is right
+        visit.agent.sign_in(user, old)  # Dovecot checks it
         two_places.set_elsewhere(command, new.encode(), lambda end: None)
     elif not command:
         visit.agent.ask("passwd", user, old=old, new=new)
@@ -38,10 +38,10 @@ def change(visit: Visit, state: State, old: str, new: str) -> None:
 
 
 def reset(visit: Visit, user: str, code: str, new: str) -> None:
-    """With the recovery code.
+    """Change it with the recovery code.
 
-    Where the password cannot be changed here, the postmaster has set a new one in the user
-    database; the keyring gets it too.
+    If the page cannot change the user database, the postmaster has set a new password there;
+    then it is set in the keyring too.
     """
     check_password(new.encode())
     if not visit.site.changes_passwords:

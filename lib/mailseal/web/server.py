@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""mailseal-web: the page for users.
+"""mailseal-web: a web page for users.
 
 SYNOPSIS
     mailseal-web [-c CONFIG]
 
 DESCRIPTION
-    Started as root it makes its socket, then becomes web.user for good.  It serves plain HTTP
-    on web.listen, for the web server in front of it, and asks the key agent; it has no access to
-    keys or mail.  All sessions are in its memory.  SIGTERM and SIGINT end it.
+    If it is started as root, it makes its socket and then becomes web.user permanently.  It serves
+    plain HTTP on web.listen, for a web server in front of it, and sends requests to the key agent.
+    It has no access to keys or mail.  Sessions are in memory.  SIGTERM and SIGINT end it.
 
 DIAGNOSTICS
-    Exit status 78 for a wrong configuration, also if web.listen is not set; 75 for what may pass.
+    Exit status 78 for a wrong configuration, also if web.listen is not set; 75 for a temporary
+    failure.
 
 LIMITS
-    A request has 16 KB at most, and web.request_timeout to come in; then its connection is closed.
+    A request has at most 16 KB and must be complete within web.request_timeout; otherwise the
+    connection is closed.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ _MAX_HEADER = 16384
 
 
 def main(argv: list[str], environ: Mapping[str, str]) -> int:
-    """The hook's work; the result is its exit status."""
+    """Run the server; returns the exit status."""
     parser = argparse.ArgumentParser(prog="mailseal-web", description="mailseal's page for users")
     parser.add_argument("-c", "--config", default=configuration.DEFAULT_PATH, metavar="FILE")
     try:
@@ -115,7 +117,7 @@ def _server(app: Any, listener: socket.socket, config: Config) -> Any:
     from waitress.server import create_server
 
     class Channel(HTTPChannel):  # type: ignore[misc]
-        """A request that drips in byte by byte has no more time than one that does not come."""
+        """Limits the total time of a request, also if its bytes arrive slowly."""
 
         begun = 0.0
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Who is signed in, and which forms are open.  All in memory: a restart signs everybody out.
+"""Sessions and open forms.  They are in memory: a restart signs all users out.
 
 CONTRACT
-    The cookie is a random number that names a session; signing in makes a new one.
-    Each form has a token that belongs to the session and to the form's address, and is
-    used once.  Who is not signed in has no session here: his tokens are made of his cookie
-    and the time, so that strangers can fill no memory.
-    A session holds no password and no code.
+    The cookie is a random number that identifies a session; each sign-in makes a new one.
+    Each form has a token for the session and the form's address, which can be used once.
+    Without a sign-in there is no session: tokens are computed from the cookie and the time, so
+    that strangers cannot use up memory.
+    A session contains no password and no code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 _FORMS = 64
-"""Open forms of one session; older ones have to be loaded again."""
+"""Largest number of open forms of one session; older ones must be loaded again."""
 _SESSIONS = 20_000
 _OF_ONE_USER = 20
 _FORM_FOR = 1800.0
@@ -37,11 +37,11 @@ class Session:
         self.started = self.used = now
         self.forms: OrderedDict[str, str] = OrderedDict()
         self.notice = ""
-        """What the next page tells."""
+        """A message for the next page."""
 
 
 class Sessions:
-    """All of them.  For several threads."""
+    """All sessions.  Used by several threads."""
 
     def __init__(
         self, *, idle: float, absolute: float, clock: Callable[[], float] = time.monotonic
@@ -54,7 +54,7 @@ class Sessions:
         self._by_name: OrderedDict[bytes, Session] = OrderedDict()
 
     def start(self, user: str, token: str) -> str:
-        """Sign in; the new cookie."""
+        """Sign in; returns the new cookie."""
         cookie = new_cookie()
         with self._lock:
             mine = [name for name, session in self._by_name.items() if session.user == user]
@@ -66,7 +66,7 @@ class Sessions:
         return cookie
 
     def find(self, cookie: str) -> Session | None:
-        """The session of this cookie, if it is not over."""
+        """The session of this cookie, if it has not ended."""
         with self._lock:
             name = _name(cookie)
             session = self._by_name.get(name)
@@ -86,7 +86,7 @@ class Sessions:
             self._by_name.pop(_name(cookie), None)
 
     def end_all(self, user: str) -> None:
-        """Sign this user out everywhere."""
+        """End all sessions of this user."""
         with self._lock:
             for name in [name for name, one in self._by_name.items() if one.user == user]:
                 del self._by_name[name]
@@ -104,7 +104,7 @@ class Sessions:
         return token
 
     def take_form(self, session: Session | None, cookie: str, path: str, token: str) -> bool:
-        """Whether this form may be worked on; of one who is signed in, once."""
+        """Whether this form is valid; within a session only once."""
         if session is not None:
             with self._lock:
                 return session.forms.pop(token, None) == path
@@ -122,10 +122,10 @@ class Sessions:
 
 
 def new_cookie() -> str:
-    """A number that nobody guesses."""
+    """A random number that cannot be guessed."""
     return secrets.token_urlsafe(32)
 
 
 def _name(cookie: str) -> bytes:
-    """What is kept of a cookie: how far a comparison gets tells nothing about it."""
+    """The stored hash of a cookie, so that the time of a comparison reveals nothing."""
     return hashlib.sha256(cookie.encode("utf-8", "replace")).digest()

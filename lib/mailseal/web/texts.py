@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The page's words in other languages: gettext's .po files, read as they are.
+"""Translations of the page: reads gettext's .po files directly.
 
     texts = Texts.load([folder, …], "en")
     texts.choose("de-AT,de;q=0.9,en;q=0.5")        "de"
     texts.say("de", "Sign in")                     "Anmelden"
 
-A language is a file LANGUAGE.po; one in a later folder adds to, and wins over, one in an earlier
-folder.  English is in the program.  What is not translated is shown in English.
+A language is a file LANGUAGE.po.  A file in a later folder adds to those in earlier folders and
+overrides them.  English is in the program.  Texts without a translation are shown in English.
 
 FAILURES
     ConfigError with file and line.

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""One request: who asks, in which language, and the ways to answer.
+"""One request: user, language, and the responses.
 
 CONTRACT
-    A form counts only if it comes from this page (Origin, Sec-Fetch-Site), and with the token that
-    this session was given for this address.  Secrets are taken from the body of a POST, never
-    from an address, and are kept in no session, no log and no cookie.
+    A form is valid only if it comes from this page (Origin, Sec-Fetch-Site) and has the token of
+    this session for this address.  Secrets are read from the body of a POST, never from an
+    address, and are not stored in a session, log or cookie.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ LANGUAGE_COOKIE = "__Host-mailseal-language"
 _COOKIE_FORM = re.compile(r"[A-Za-z0-9_-]{43}")
 
 Answer = Any
-"""What a view returns to Flask."""
+"""The return type of a view."""
 
 
 class BadForm(Exception):
-    """Not sent by this page, sent twice, or too late."""
+    """A form that is not from this page, was sent twice, or is too old."""
 
 
 class SignIn(Exception):
@@ -39,7 +39,7 @@ class SignIn(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """What all requests share."""
+    """The objects that all requests share."""
 
     config: Config
     texts: Texts
@@ -86,7 +86,7 @@ class Visit:
 
     @property
     def vouched_user(self) -> str | None:
-        """The user whom the web server has checked; None if it checks none."""
+        """The user that the web server has authenticated; None if it does not."""
         header = self.site.config.web.user_header
         return None if header is None else str(self._request.headers.get(header, "")).lower()
 
@@ -102,12 +102,12 @@ class Visit:
         return self.session
 
     def state(self) -> State:
-        """The state of who is signed in."""
+        """The state of the signed-in user."""
         session = self.signed_in()
         return self.agent.state(session.user, session.token)
 
     def posted(self) -> bool:
-        """Whether a form was sent; BadForm if it must not count."""
+        """Whether a form was sent; BadForm if it is not valid."""
         request = self._request
         if request.method != "POST":
             return False
@@ -122,11 +122,11 @@ class Visit:
 
     @property
     def is_post(self) -> bool:
-        """Whether a form came, if it counts or not."""
+        """Whether a form was sent, valid or not."""
         return bool(self._request.method == "POST")
 
     def query(self, name: str) -> str:
-        """A word of the address; never a secret."""
+        """A parameter in the address; never a secret."""
         return str(self._request.args.get(name, ""))[:64]
 
     def field(self, name: str) -> str:
@@ -163,7 +163,7 @@ class Visit:
         return make_response(render_template(template, **values), status)
 
     def go(self, path: str, notice: str = "") -> Answer:
-        """Another page, by GET: loading it again sends no form again."""
+        """Redirect to another page, so that a reload does not send the form again."""
         from flask import redirect
 
         if notice and self.session is not None:
@@ -180,5 +180,5 @@ class Visit:
         return answer
 
     def why(self, exc: MailsealError) -> str:
-        """An error, in words for the user."""
+        """An error page."""
         return self.say(words.of_error(exc))

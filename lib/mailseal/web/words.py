@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What users are told of errors, days and numbers.  All of it is translated by texts.py."""
+"""Texts for users about errors, days and numbers; texts.py translates them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def of_error(exc: MailsealError) -> str:
 
 
 def day(language: str, seconds: int | None) -> str:
-    """A day as people write it."""
+    """A date for people."""
     if seconds is None:
         return ""
     form = "%d.%m.%Y" if language.partition("_")[0] == "de" else "%Y-%m-%d"
@@ -71,5 +71,5 @@ def day(language: str, seconds: int | None) -> str:
 
 
 def number(language: str, value: int) -> str:
-    """A number with its thousands apart."""
+    """A number with separators for thousands."""
     return f"{value:,}".replace(",", "." if language.partition("_")[0] == "de" else ",")

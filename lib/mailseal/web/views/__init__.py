@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""The pages, by what users do on them."""
+"""The pages, by topic."""

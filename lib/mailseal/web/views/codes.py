@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Recovery codes, app passwords, the own key: shown or handed out once."""
+"""Recovery codes, app passwords, and the user's own key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mailseal.web.visit import Answer, BadForm, Visit
 
 
 def recovery_code(visit: Visit) -> Answer:
-    """A new one; it takes the place of the older one."""
+    """A new recovery code, which replaces the older one."""
     state = visit.state()
     warning, status = "", 200
     if visit.posted():
@@ -24,7 +24,7 @@ def recovery_code(visit: Visit) -> Answer:
 
 
 def code_as_file(visit: Visit) -> Answer:
-    """The code that the page before has shown, for keeping: it comes from there and goes back."""
+    """Download the code of the previous page, which sends it back."""
     session = visit.signed_in()
     if not visit.posted():
         return visit.go("/")
@@ -45,7 +45,7 @@ def code_as_file(visit: Visit) -> Answer:
 
 
 def app_passwords(visit: Visit) -> Answer:
-    """Which there are, and a new one."""
+    """The list of app passwords, and a form for a new one."""
     state = visit.state()
     warning, status, label = "", 200, ""
     if visit.posted():
@@ -63,7 +63,7 @@ def app_passwords(visit: Visit) -> Answer:
 
 
 def revoke(visit: Visit) -> Answer:
-    """One of them goes."""
+    """Remove an app password."""
     state = visit.state()
     slot = visit.query("slot") if not visit.is_post else visit.field("slot")
     way = next((w for w in state["ways_in"] if w["id"] == slot and w["kind"] == "app"), None)
@@ -81,7 +81,7 @@ def revoke(visit: Visit) -> Answer:
 
 
 def own_key(visit: Visit) -> Answer:
-    """The private keys, as `mailseal export-key --format dovecot` writes them."""
+    """The private keys, as from `mailseal export-key USER --format dovecot`."""
     state = visit.state()
     warning, status = "", 200
     if visit.posted():

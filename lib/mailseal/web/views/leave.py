@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Ending sessions, turning encryption off, and changing one's mind."""
+"""End sessions, turn encryption off, and cancel that."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mailseal.web.visit import Answer, Visit
 
 
 def end_sessions(visit: Visit) -> Answer:
-    """In the mail programs, in the key agent and here."""
+    """End sessions of mail programs, of the key agent and of the page."""
     state = visit.state()
     warning, status = "", 200
     if visit.posted():
@@ -24,7 +24,7 @@ def end_sessions(visit: Visit) -> Answer:
 
 
 def turn_off(visit: Visit) -> Answer:
-    """All mail is stored in clear, then the keys go."""
+    """All mail is stored in clear, then the keys are removed."""
     state = visit.state()
     if not state["enrolled"]:
         return visit.go("/")
@@ -43,7 +43,7 @@ def turn_off(visit: Visit) -> Answer:
 
 
 def stay(visit: Visit) -> Answer:
-    """Encryption stays on, and what was stored in clear meanwhile is encrypted again."""
+    """Encryption stays on, and mail that was stored in clear is sealed again."""
     state = visit.state()
     warning, status = "", 200
     if visit.posted():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Changing the password, and setting a new one with the recovery code."""
+"""Change the password, or set a new one with the recovery code."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from mailseal.web.visit import Answer, Visit
 
 
 def _new(visit: Visit) -> str:
-    """The new password, typed twice alike.  Raises UsageError."""
+    """The new password, which must be typed twice.  Raises UsageError."""
     if visit.field("new") != visit.field("again"):
         raise UsageError("the new passwords differ")
     return visit.field("new")
 
 
 def change(visit: Visit) -> Answer:
-    """In the keyring and in the user database."""
+    """Change it in the keyring and in the user database."""
     state = visit.state()
     if not visit.site.changes_passwords:
         return visit.go("/")
@@ -33,7 +33,7 @@ def change(visit: Visit) -> Answer:
 
 
 def reset(visit: Visit) -> Answer:
-    """For those who have forgotten it; nobody is signed in."""
+    """For users who have forgotten it; without a session."""
     warning, status, name = "", 200, ""
     if visit.posted():
         name = visit.field("user").strip()

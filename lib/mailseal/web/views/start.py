@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Signing in and out, the overview, the statement."""
+"""Sign in and out, overview, statement."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _GOING_ON = ("waiting", "sealing", "unsealing")
 
 
 def overview(visit: Visit) -> Answer:
-    """Everything that a user may see, and the ways to change it."""
+    """The complete state of the user, with links to all actions."""
     state = visit.state()
     old_mail = state["old_mail"]
     phase = "" if old_mail is None else old_mail["phase"]
     wanted = state["old_mail_wanted"] or state["old_mail_at_enrollment"]
     if state["enrolled"] and wanted and phase in ("", "off"):
-        phase, old_mail = "waiting", None  # what there is, is of an earlier enrollment
+        phase, old_mail = "waiting", None  # the record is from an earlier enrollment
     goes_on = state["leaving"] or (state["enrolled"] and phase in _GOING_ON)
     still = visit.query("still") == "1"
     answer = visit.show(
@@ -35,13 +35,13 @@ def overview(visit: Visit) -> Answer:
         reload=_RELOAD,
     )
     if goes_on and not still:
-        # Not a <meta>: it could not be switched off.
+        # Not a <meta>, which could not be turned off.
         answer.headers["Refresh"] = str(_RELOAD)
     return answer
 
 
 def progress(visit: Visit, job: dict[str, Any] | None) -> dict[str, Any]:
-    """Numbers and words for a bar."""
+    """Numbers and texts for a progress bar."""
     if job is None:
         return {"done": 0, "total": 0, "text": ""}
     done, total, seconds = job["done"], job["total"], job["seconds_left"]
@@ -88,7 +88,7 @@ def sign_out(visit: Visit) -> Answer:
 
 
 def statement(visit: Visit) -> Answer:
-    """What is stored about the user, as a file."""
+    """A file with all stored data about the user."""
     state = visit.state()
     lines = [
         visit.say("What {name} stores about the encryption of your mail", name=_name(visit)),

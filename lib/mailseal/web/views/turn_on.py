@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Turning encryption on: consequences, a recovery code, a part of it typed back.
+"""Turn encryption on: consequences, a recovery code, and a part of the code typed by the user.
 
-Until the last step nothing is stored: see login/newcomers.py.
+Nothing is stored before the last step: see login/newcomers.py.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from mailseal.errors import BadPassword, MailsealError, UsageError
 from mailseal.web.visit import Answer, Visit
 
 CONSEQUENCES = ("forget", "keep", "clients")
-"""What has to be confirmed, one by one: names of the checkboxes."""
+"""The checkboxes that must be ticked."""
 
 
 def explain(visit: Visit) -> Answer:
-    """What it means; then the recovery code, once."""
+    """The consequences, then the recovery code, which is shown once."""
     state = visit.state()
     if state["enrolled"]:
         return visit.go("/")
@@ -46,7 +46,7 @@ def _code(visit: Visit, user: str, *, old_mail: bool) -> Answer:
 
 
 def confirm(visit: Visit) -> Answer:
-    """Two groups of the code and the password: then it is on."""
+    """The user types two groups of the code and the password; then encryption is on."""
     session = visit.signed_in()
     if not visit.posted():
         return visit.go("/turn-on")
@@ -85,7 +85,7 @@ def confirm(visit: Visit) -> Answer:
 
 
 def old_mail(visit: Visit) -> Answer:
-    """Mail from before, if that was not wanted at first."""
+    """Seal older mail, if this was not chosen at first."""
     state = visit.state()
     warning, status = "", 200
     if visit.posted():
