@@ -393,6 +393,43 @@ def test_german_and_a_language_of_ones_own(site: Site) -> None:
     assert "Encryption of your mail" in tab.get().words, "it is remembered"
 
 
+def test_a_second_factor_in_front(site: Site, user: str) -> None:
+    """Only the user whom the web server names can sign in, and stay signed in."""
+    site.configure_web(**{"web.user_header": "X-Remote-User"})
+    try:
+        for named, status in ((None, 403), ("", 403), ("other@example.org", 403), (user, 200)):
+            headers = {} if named is None else {"X-Remote-User": named}
+            tab = Tab(site.web_socket, **headers)
+            assert tab.sign_in(user).status == status, named
+        assert user in tab.get().words
+        tab.headers["X-Remote-User"] = "other@example.org"
+        assert user not in tab.get().words
+        body = json.dumps({"user": user, "password": PASSWORD}).encode()
+        kind = {"Content-Type": "application/json"}
+        assert tab.ask("POST", "/mailseal/api/v1/state", body, kind).status == 403
+    finally:
+        site.configure_web()
+
+
+def test_a_theme(site: Site) -> None:
+    folder = Path(site.lab.place.path("theme"))
+    folder.mkdir()
+    (folder / "theme.css").write_text(":root { --accent: #123456; }")
+    (folder / "logo.svg").write_text(
+        '<svg viewBox="0 0 9 9" role="img"><path d="M1 1h7v7z"/></svg>'
+    )
+    site.configure_web(**{"web.theme": str(folder)})
+    try:
+        tab = Tab(site.web_socket)
+        page = tab.get()
+        assert "M1 1h7v7z" in page.text and page.headers["content-security-policy"] == POLICY
+        style = re.search(r'href="(/mailseal/style.css[^"]*)"', page.text)
+        assert style is not None and "#123456" in tab.ask("GET", style[1]).text
+    finally:
+        site.configure_web()
+    assert "M1 1h7v7z" not in Tab(site.web_socket).get().text
+
+
 def test_the_api_does_the_same(site: Site, user: str) -> None:
     tab = Tab(site.web_socket)
 
