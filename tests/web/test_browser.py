@@ -35,7 +35,7 @@ def made() -> Iterator[tuple[Site, Front, Roundcube]]:
     if what := panels_missing():
         pytest.skip(f"to test this, install: {what}")
     with contextlib.ExitStack() as stack:
-        made = Site(**{"seal.limit_rate": "700K"})
+        made = Site(**{"seal.limit_rate": "25K"})
         site = stack.enter_context(made)
         front = stack.enter_context(Front(site, "nginx"))
         panels = os.path.join(site.lab.hooks, "panels")

@@ -156,6 +156,20 @@ def test_each_change_wants_the_password(site: Site, signed_in: Tab, user: str) -
     assert [way["kind"] for way in site.state(user)["ways_in"]] == ["login", "recovery"]
 
 
+def test_no_page_fails_whatever_the_state(site: Site, signed_in: Tab, user: str) -> None:
+    from mailseal.web.app import VIEWS
+
+    for on in (False, True):
+        if on:
+            site.enroll(user)
+        for path in VIEWS:
+            if path != "/sign-out":
+                page = signed_in.get(path)
+                assert page.status == 200, (on, path, page.text)
+                page = signed_in.send(path, {"form": "x", "password": PASSWORD})
+                assert page.status in (200, 403), (on, path, page.text)
+
+
 def test_each_consequence_is_confirmed(site: Site, signed_in: Tab, user: str) -> None:
     for left_out in TICKED:
         ticked = {name: "1" for name in TICKED if name != left_out}

@@ -148,7 +148,7 @@ def _site(config: Config, folder: str) -> Site:
         raise ConfigError(f"option web.theme: {exc.filename}: {exc.strerror}") from None
     sessions = Sessions(idle=web.idle_timeout, absolute=web.absolute_timeout)
     name = hashlib.sha256(style.encode()).hexdigest()[:12]
-    return Site(config, texts, sessions, name, _themed(config, "logo.svg"), bool(web.theme))
+    return Site(config, texts, sessions, name, _themed(config, "logo.svg"))
 
 
 def _style(config: Config, folder: str) -> str:

@@ -46,7 +46,6 @@ class Site:
     sessions: Sessions
     style: str
     logo: str
-    has_theme: bool
 
     @property
     def prefix(self) -> str:

@@ -66,7 +66,9 @@ def revoke(visit: Visit) -> Answer:
     """Remove an app password."""
     state = visit.state()
     slot = visit.query("slot") if not visit.is_post else visit.field("slot")
-    way = next((w for w in state["ways_in"] if w["id"] == slot and w["kind"] == "app"), None)
+    way = next(
+        (w for w in state.get("ways_in", ()) if w["id"] == slot and w["kind"] == "app"), None
+    )
     warning, status = "", 200
     if visit.posted() and way is not None:
         try:
