@@ -21,6 +21,7 @@ PROGRAMS = {
     "mailseal-lmtp": "mailseal.delivery.daemon.supervisor",
     "mailseal-sealer": "mailseal.admin.sealer",
     "mailseal-set-hash": "mailseal.panel.set_hash",
+    "mailseal-web": "mailseal.web.server",
 }
 """Programs that have no commands, each with the module whose docstring describes it."""
 
