@@ -200,13 +200,13 @@ class Index:
         None,
         "Directory in which each enrolled user gets an encrypted folder for Dovecot's index, for "
         "example /var/lib/mailseal/index.  It must be on ext4 or f2fs with the feature encrypt.  "
-        "null: indexes are where Dovecot's settings put them.  See docs/index-privacy.md.",
+        "null: Dovecot's settings decide where indexes are.  See docs/index-privacy.md.",
     )
     lock_after: int = option(
         duration,
         "60s",
-        "A user's index folder is locked, and the index cache in memory wiped, this long after the "
-        "last IMAP or POP3 connection has ended.  A login whose connection has not begun after "
+        "A user's index folder is locked, and the index cache in memory removed, this long after "
+        "the last IMAP or POP3 connection has ended.  A login whose connection has not begun after "
         "this time finds the folder locked, so do not set it below the time that Dovecot may take "
         "to start a session.",
     )
@@ -214,7 +214,7 @@ class Index:
         optional(absolute_path),
         "/run/mailseal/cache",
         "Directory of the index caches in memory (INDEXCACHE or mail_cache_path in Dovecot's "
-        "settings), with a folder for each user.  The agent wipes the caches of enrolled users "
+        "settings), with a folder for each user.  The agent removes the caches of enrolled users "
         "without connections.  null: it does not.",
     )
     cache_per_user: int = option(
@@ -226,8 +226,8 @@ class Index:
     cache_total: int = option(
         size,
         "1G",
-        "Largest size of all index caches in memory.  Beyond it, those that were not used for "
-        "the longest time are removed.",
+        "Largest size of all index caches in memory.  Above this limit, the least recently used "
+        "caches are removed.",
     )
 
 
@@ -553,14 +553,14 @@ class Verify:
         optional(duration),
         None,
         "After a login, mailseal-sealer checks the tags of all mail of the user, if the last check "
-        "is longer ago than this time.  `mailseal status` shows the result.  null: no checks.  A "
+        "is older than this time.  `mailseal status` shows the result.  null: no checks.  A "
         "check reads all mail of the user from the disk; 7d is a good value if that is acceptable.",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Web:
-    """web: the page on which users turn sealing on by themselves, mailseal-web (docs/web.md)."""
+    """web: mailseal-web, the page on which users manage encryption (docs/web.md)."""
 
     listen: str | None = option(
         optional(socket_name),
@@ -593,15 +593,15 @@ class Web:
         "How users reach you, for example a mail address.  It is shown below each page.",
     )
     language: str = option(
-        text("a language code, as en or de"),
+        text("a language code, for example en or de"),
         "en",
-        "Language of the page if the browser asks for none that there is.",
+        "Language of the page if none of the browser's languages is available.",
     )
     theme: str | None = option(
         optional(absolute_path),
         None,
-        "A folder with any of theme.css, which comes after the page's own style; logo.svg, which "
-        "stands above each page; and LANGUAGE.po, translations.",
+        "A folder with your own files: theme.css, which is added to the page's style; logo.svg, "
+        "which is shown above each page; LANGUAGE.po, translations.",
     )
     password_command: tuple[str, ...] = option(
         list_of(text("a word of the command")),
@@ -613,13 +613,13 @@ class Web:
     user_header: str | None = option(
         optional(text("the name of an HTTP header")),
         None,
-        "A header in which the web server gives the name of a user whom it has checked, by a TLS "
-        "client certificate or an SSO.  If it is set, only that user can sign in.",
+        "A header in which the web server passes the name of a user that it has authenticated, "
+        "with a TLS client certificate or SSO.  If it is set, only that user can sign in.",
     )
     address_header: str = option(
         text("the name of an HTTP header"),
         "X-Real-IP",
-        "The header in which the web server gives the address of the client.  Wrong passwords "
+        "The header in which the web server passes the address of the client.  Wrong passwords "
         "are counted for this address.",
     )
     idle_timeout: int = option(
@@ -631,8 +631,8 @@ class Web:
     request_timeout: int = option(
         duration,
         "20s",
-        "A request that is not complete after this time is dropped, and so is an answer that "
-        "nobody takes.",
+        "A connection is closed if a request is not complete, or a response is not read, within "
+        "this time.",
     )
     connections: int = option(
         number(10, 10000),

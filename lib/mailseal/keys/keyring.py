@@ -7,15 +7,14 @@ FORMAT (keyring_file.py describes the file)
     keys              oldest first, the last one seals new mail: id, curve, created, public (DER),
                       nonce and sealed (the private number under AES-256-GCM)
     keys_tag          HMAC-SHA256 over the list of keys
-    slots             see slot.py; slots.py has their kinds
+    slots             see slot.py and slots.py
 
 INTEGRITY
     The digest of the file detects accidental changes.  The associated data detect
-    deliberate changes: each private key is bound to user, id, curve, position and time, each slot
-    to user, id and parameters; keys_tag to the whole list of keys, and each slot's tag to that
-    slot.  Without the master key, nothing can be swapped or added, and no key pair can be
-    removed.  A user who can write the file can remove a slot.  If an older file is put
-    back, the file does not show it; after rekey() an older file cannot open later keys.
+    deliberate changes: a private key is bound to user, id, curve, position and time, a slot
+    to user, id and parameters; keys_tag authenticates the list of keys, and a slot's tag that
+    slot.  Without the master key, nothing can be exchanged or added, and no key pair removed; but
+    a slot can be removed, or an older file put back.  It cannot open keys from after a rekey().
 
 FAILURES
     parse() raises Damaged or NewerFormat.  Opening raises WrongPassword or Damaged.
