@@ -17,6 +17,7 @@ help:
 	@echo 'make bench    measure delivery, login and reading; writes build/bench.json'
 	@echo 'make soak     seal, reseal and unseal 5,000 mails while IMAP clients are active'
 	@echo 'make install  install below PREFIX=/usr/local, start nothing; make uninstall removes it'
+	@echo 'make deb      build/deb/mailseal_*.deb, for Debian 12 and 13'
 	@echo 'make clean    remove files that the other targets have made here, except .venv'
 
 demo:
@@ -47,6 +48,14 @@ bench:
 soak:
 	@tests/bootstrap test
 	@$(LAB) -m tests.e2e.existing
+
+# From the files that git knows, in a folder of its own: what else lies here does not get in.
+deb:
+	@tests/bootstrap deb
+	@rm -rf build/deb && mkdir -p build/deb/mailseal
+	@git ls-files -z | xargs -0 cp --parents -p -t build/deb/mailseal
+	@cd build/deb/mailseal && dpkg-buildpackage -us -uc -b >../build.log 2>&1 || { tail -20 ../build.log >&2; exit 1; }
+	@ls build/deb/*.deb
 
 clean:
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

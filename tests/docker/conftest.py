@@ -143,8 +143,8 @@ def site(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Site:
 
 # In this order: the tests that remove mailseal are the last ones.
 _ORDER = (
-    *("mail", "services", "sealer", "web", "debug_logs", "two_hosts", "kinds", "upgrade"),
-    *("install", "leaving", "native"),
+    *("mail", "services", "sealer", "web", "debug_logs", "two_hosts", "kinds", "package"),
+    *("upgrade", "install", "leaving", "native"),
 )
 
 

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import ast
+import importlib.util
 from collections.abc import Iterator
+from pathlib import Path
 
 from mailseal import __version__
 from mailseal.admin.cli import build_parser
@@ -47,7 +49,11 @@ def _beginning(name: str, section: int, purpose: str) -> Iterator[str]:
 
 
 def _docstring(module: str) -> tuple[str, dict[str, list[str]]]:
-    first, sections = roff.sections(importlib.import_module(module).__doc__ or "")
+    # Not imported: Flask, for one, need not be installed where the pages are made.
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None  # noqa: S101 - our own module
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    first, sections = roff.sections(ast.get_docstring(tree, clean=False) or "")
     return first.partition(": ")[2], sections
 
 

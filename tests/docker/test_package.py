@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: MIT
+"""The .deb: built twice alike, checked by lintian, installed, upgraded, removed and purged."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docker.conftest import SUITES
+from tests.docker.site import Site
+from tests.lab.place import REPOSITORY
+
+USER = "alice@example.org"
+STATE = "/var/lib/mailseal"
+CONF = "/etc/mailseal/mailseal.yaml"
+
+
+def _build(folder: Path, version: str | None = None, **environ: str) -> Path:
+    """`make deb` in a clone of the files that git knows."""
+    folder.mkdir()
+    files = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, check=True
+    )
+    copy = ["xargs", "-0", "cp", "--parents", "-p", "-t", str(folder)]
+    subprocess.run(copy, input=files.stdout, cwd=REPOSITORY, check=True)
+    if version:
+        log = folder / "debian" / "changelog"
+        log.write_text(log.read_text().replace("(0.1.0)", f"({version})", 1))
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
+    done = subprocess.run(
+        ["make", "deb"], cwd=folder, capture_output=True, text=True, env={**os.environ, **environ}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / done.stdout.split()[-1]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _build(tmp_path_factory.mktemp("deb") / "mailseal")
+
+
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _build(tmp_path_factory.mktemp("deb") / "mailseal", "0.1.1")
+
+
+@pytest.fixture(params=list(SUITES))
+def host(request: pytest.FixtureRequest, hosts: dict[str, Site], package: Path) -> Iterator[Site]:
+    """A server with Postfix and Dovecot, on which mailseal is not installed."""
+    site = hosts["kinds" + request.param.replace(".", "")]
+    assert site.status("command -v mailseal") != 0
+    yield site
+    site.run(f"rm -rf {STATE}; dpkg -P mailseal 2>/dev/null || true; rm -f /root/*.deb")
+
+
+def _install(site: Site, package: Path) -> str:
+    with package.open("rb") as stream:
+        site.run("cat > /root/mailseal.deb", stdin=stream.read())
+    return site.run("DEBIAN_FRONTEND=noninteractive dpkg -i /root/mailseal.deb 2>&1")
+
+
+def _pid(site: Site) -> str:
+    return site.run("systemctl show -p MainPID --value mailseal-agent").strip()
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_the_same_files_make_the_same_package(package: Path, tmp_path: Path) -> None:
+    again = _build(tmp_path / "elsewhere", TZ="Asia/Tokyo", LC_ALL="C.UTF-8", USER="somebody")
+    assert (
+        hashlib.sha256(again.read_bytes()).digest() == hashlib.sha256(package.read_bytes()).digest()
+    )
+
+
+def test_lintian_finds_nothing(package: Path) -> None:
+    done = subprocess.run(
+        ["lintian", "--fail-on", "error,warning", package], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout == "", done.stdout
+
+
+def test_install_upgrade_remove_purge(host: Site, package: Path, newer: Path) -> None:
+    site = host
+    _install(site, package)
+    # Nothing is started or enabled before it is configured.
+    assert site.run("mailseal --version").strip() == "mailseal 0.1.0"
+    for unit in ("mailseal-agent", "mailseal-lmtp", "mailseal-sealer"):
+        assert site.run(f"systemctl is-active {unit} || true").strip() == "inactive"
+        assert site.run(f"systemctl is-enabled {unit} || true").strip() == "disabled"
+    assert site.run("stat -c %U:%a /run/mailseal").strip() == "root:755"
+    site.run("mailseal init; systemctl enable --now mailseal-agent")
+    site.run(f"mailseal enroll {USER} --stdin --unchecked", stdin=b"the password of alice\n")
+    site.run(f"echo '# ours' >> {CONF}")
+    keyring = site.run(f"sha256sum {STATE}/keys/*.json")
+
+    # An upgrade restarts what runs, starts nothing else, and keeps configuration and keyrings.
+    before = _pid(site)
+    _install(site, newer)
+    assert _pid(site) not in (before, "0")
+    assert site.run("systemctl is-active mailseal-lmtp || true").strip() == "inactive"
+    assert site.run(f"tail -1 {CONF}").strip() == "# ours"
+    assert site.run(f"sha256sum {STATE}/keys/*.json") == keyring
+    assert USER in site.run("mailseal status")
+
+    # Removal stops it, keeps the keyrings and says so; a purge refuses while there are any.
+    said = site.run("dpkg -r mailseal 2>&1")
+    assert "the keyrings in /var/lib/mailseal were kept" in said
+    assert site.run("systemctl is-active mailseal-agent || true").strip() == "inactive"
+    assert site.status("dpkg -P mailseal") != 0
+    assert "hint: " in site.run("dpkg -P mailseal 2>&1 || true")
+    assert site.run(f"sha256sum {STATE}/keys/*.json") == keyring
+
+    # After the last user has left, a purge removes everything.
+    _install(site, package)
+    site.run("systemctl enable --now mailseal-agent")
+    site.run(f"mailseal unenroll {USER} --kicked --force 'all sealed mail of {USER} is lost'")
+    assert USER not in site.run("mailseal status")
+    site.run("dpkg -P mailseal 2>&1")
+    left = site.run(
+        f"ls -d {STATE} /etc/mailseal /usr/lib/mailseal /run/mailseal 2>/dev/null || true"
+    )
+    assert left == ""
