@@ -24,6 +24,7 @@ from mailseal.crypto.eckeys import PrivateKey
 from mailseal.mailbox import whole
 from mailseal.mailbox.convert import Tally, convert
 from mailseal.mailbox.exchange import LEFT_OVER
+from mailseal.mailbox.folders import Folder
 from mailseal.mailbox.forms import Form, Reseal, Seal, Unseal
 from tests.unit.steps import at_step, every_step, kill
 
@@ -431,6 +432,32 @@ def test_mail_that_arrives_meanwhile_is_sealed_too(sealing: Box) -> None:
     assert report.tally.converted == 4 and report.folders == 2
     sealing.require_converted()
     assert dcrypt.is_sealed((sealing.path / ".New" / "cur" / "latest:2,").read_bytes())
+
+
+def test_mails_that_are_known_may_be_moved_all_the_time(
+    sealing: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a large mailbox with clients at work there is no pass without that."""
+    monkeypatch.setattr(whole, "_PATIENCE", 0.0)
+    sealing.fill()
+    sealed = dcrypt.seal(KEY.public, b"Subject: b\n\n")
+    cur = sealing.path / "cur"
+    for number in range(9):
+        (cur / f"160000000{number}.M1P1.host,S=12,W=14:2,S").write_bytes(sealed)
+    groups, passes = whole._groups, itertools.count()
+
+    def moved(folder: Folder, uid_list: str, size: int) -> Iterator[whole._Group]:
+        for group in groups(folder, uid_list, size):
+            # Between the listing and the first look at a mail.
+            if 0 < (number := next(passes)) < 9:
+                old = cur / f"160000000{number}.M1P1.host,S=12,W=14:2,S"
+                old.rename(cur / f"165000000{number}.M1P1.host,S=12,W=14:2,S")
+            yield group
+
+    monkeypatch.setattr(whole, "_groups", moved)
+    report = sealing.convert()
+    assert report.nothing_left and report.gone == 1, report
+    sealing.require_converted()
 
 
 def test_a_copy_that_is_under_way_is_waited_for(sealing: Box) -> None:
