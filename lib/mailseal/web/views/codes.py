@@ -38,7 +38,7 @@ def code_as_file(visit: Visit) -> Answer:
         "",
         visit.say(
             "With this code you can set a new password if you have forgotten yours. Whoever has it "
-            "can read your mail: keep it where nobody else comes, and not on the mail server."
+            "can read your mail: keep it where nobody else can find it, and not on the mail server."
         ),
     ]
     return visit.download("recovery-code.txt", "\n".join(lines) + "\n")

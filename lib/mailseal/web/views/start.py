@@ -100,7 +100,7 @@ def statement(visit: Visit) -> Answer:
         return visit.download("statement.txt", "\n".join(lines) + "\n")
     since, pairs = words.day(visit.language, state["since"]), state["key_pairs"]
     lines += [
-        visit.say("Encryption is on since {day}.", day=since),
+        visit.say("Encryption has been on since {day}.", day=since),
         visit.say("Key pairs: {number}. Key id: {id}", number=pairs, id=state["key_id"]),
         "",
         visit.say("Ways in, each with the day on which it was made:"),
