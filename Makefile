@@ -6,7 +6,7 @@ SHELL := /bin/bash
 LAB   := PYTHONPATH=lib:. PYTHONDONTWRITEBYTECODE=1 exec /usr/bin/python3
 VENV  := .venv/bin
 
-.PHONY: help demo lab test check audit bench soak clean
+.PHONY: help demo lab test check audit bench soak soak-hosts clean
 
 help:
 	@echo 'make demo     deliver a mail, show the sealed file, read the mail with IMAP and POP3'
@@ -16,6 +16,7 @@ help:
 	@echo 'make audit    crash the servers, search their raw disk for every word of the mail (ARGS=--prove)'
 	@echo 'make bench    measure delivery, login and reading; writes build/bench.json'
 	@echo 'make soak     seal, reseal and unseal 5,000 mails while IMAP clients are active'
+	@echo 'make soak-hosts  run two hosts over one database while each part fails in turn (SECONDS=600)'
 	@echo 'make install  install below PREFIX=/usr/local, start nothing; make uninstall removes it'
 	@echo 'make deb      build/deb/mailseal_*.deb, for Debian 12 and 13'
 	@echo 'make clean    remove files that the other targets have made here, except .venv'
@@ -48,6 +49,11 @@ bench:
 soak:
 	@tests/bootstrap test
 	@$(LAB) -m tests.e2e.existing
+
+soak-hosts:
+	@tests/bootstrap test
+	@$(LAB) -m tests.e2e.hosts_soak
+	SOAK_HOSTS=1 $(VENV)/python -m pytest tests/docker/test_database.py
 
 # From the files that git knows, in a folder of its own: what else lies here does not get in.
 deb:

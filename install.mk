@@ -37,7 +37,8 @@ FIT = sed -e 's|/usr/lib/mailseal/dovecot-conf|$(SHAREDIR)/dovecot-conf|g' \
 PACKAGE_FILES = $(shell cd lib && find mailseal -type f ! -name '*.pyc' | LC_ALL=C sort)
 PANEL_FILES = $(shell cd hooks/panels && find . -type f | LC_ALL=C sort)
 TEXT_FILES = $(shell find dovecot-conf postfix-conf web-conf docs -type f | LC_ALL=C sort)
-UNITS = mailseal-agent.service mailseal-lmtp.service mailseal-sealer.service mailseal-web.service
+UNITS = mailseal-agent.service mailseal-lmtp.service mailseal-sealer.service mailseal-replica.service \
+	mailseal-web.service
 
 .PHONY: install uninstall
 

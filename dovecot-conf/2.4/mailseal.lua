@@ -199,7 +199,9 @@ local function verify_refused(request, password)
     return auth.PASSDB_RESULT_USER_UNKNOWN, "not an app password"
   end
   local state, problem = published(request.user)
-  if state == nil then return auth.PASSDB_RESULT_INTERNAL_FAILURE, problem end
+  if state == nil or state == "unknown" then
+    return auth.PASSDB_RESULT_INTERNAL_FAILURE, problem
+  end
   if state == "none" then return auth.PASSDB_RESULT_USER_UNKNOWN, "not enrolled" end
   local status, fields = unlock(request, password, { { "app", "1" } })
   if status == nil then return auth.PASSDB_RESULT_INTERNAL_FAILURE, fields end
@@ -219,13 +221,13 @@ local function verify_accepted(request, password)
   local extra, master = { { "behind", "1" } }, request.master_user
   if master and master ~= "" then extra[#extra + 1] = { "master", master } end
   local seconds = nil
-  if state == "none" then
+  if state == "none" or state == "unknown" then
     if not keys.exists(public_dir .. "/enroll-at-login") then return auth.PASSDB_RESULT_OK, {} end
     seconds = short_timeout
   end
   local status, fields = unlock(request, password, extra, seconds)
   if status == "ok" then return auth.PASSDB_RESULT_OK, key_fields(fields) end
-  if status == "unknown" or state == "none" then return auth.PASSDB_RESULT_OK, {} end
+  if status == "unknown" or state ~= "enrolled" then return auth.PASSDB_RESULT_OK, {} end
   if status == nil then return auth.PASSDB_RESULT_INTERNAL_FAILURE, fields end
   return auth.PASSDB_RESULT_INTERNAL_FAILURE, agent.explain(status, fields)
 end
@@ -275,11 +277,25 @@ local function refusal(request, key, given)
     .. "asked, and before any userdb changes the name?"
 end
 
+-- The replica of the public keys cannot say whether the user is enrolled.  Mail for the user waits.
+-- The user can log in and read: without any fields, Dovecot refuses to save mail.  Not by POP3: if
+-- the user is enrolled on another host, Dovecot would hand out empty mails.
+local function uncertain(request, given, why)
+  local auth, mechanism = dovecot.auth, request.mechanism or request.mech
+  local is_login = mechanism and mechanism ~= ""
+  if only or given or not is_login or service_of(request) == "pop3" then
+    return auth.USERDB_RESULT_INTERNAL_FAILURE, why
+  end
+  request:log_warning("no mail can be saved in this session: " .. why)
+  return auth.USERDB_RESULT_OK, {}
+end
+
 local function lookup(request)
   local auth = dovecot.auth
   local state, key = published(request.user)
   if state == nil then return auth.USERDB_RESULT_INTERNAL_FAILURE, key end
   local given = request.userdb[public_field()]
+  if state == "unknown" then return uncertain(request, given, key) end
   if state == "none" then
     if only then return auth.USERDB_RESULT_USER_UNKNOWN, "not enrolled" end
     if given then

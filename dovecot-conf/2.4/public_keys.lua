@@ -10,7 +10,9 @@
 --     look_up(folder, user) returns one of
 --       "enrolled", spki, key_id     in hex
 --       "none"                       the user is certainly not enrolled: the folder is the right
---                                    store, there is no key file and no enrolled mark
+--                                    store, there is no key file and no enrolled mark, and of a
+--                                    replica the lease is in force (mailseal/keys/lease.py)
+--       "unknown", sentence          the same, but the lease of the replica has ended
 --       "long name"                  the file name is shortened with a hash: ask the agent
 --       nil, sentence                everything else: no store, a missing key, a damaged file
 
@@ -24,6 +26,7 @@ local ENOENT, EACCES = 2, 13
 keys.NOT_ONE_SPELLING = "the user name has capital letters, and an enrolled user has the same name in "
   .. "lower case: auth_username_format must convert names to lower case"
 local FOLDER_MARK = "mailseal public keys, version 1\n"
+local REPLICA_MARK = "^mailseal public keys, replica, version 1\n(.*)$"
 local KEY_FILE = '^{\n "format": "mailseal%-public%-key",\n "version": 1,\n "user": (".-"),\n'
   .. ' "key_id": "([0-9a-f]+)",\n "spki": "([0-9a-f]+)"\n}\n$'
 
@@ -83,6 +86,24 @@ local function is_folder(path)
   return stream ~= nil or number == EACCES
 end
 
+-- Seconds since the start of the machine, whatever time namespace this is: CLOCK_BOOTTIME.
+local function uptime()
+  local now = tonumber((read_file("/proc/uptime") or ""):match("^(%d+%.%d+) "))
+  local seconds, nanoseconds =
+    (read_file("/proc/self/timens_offsets") or ""):match("boottime%s+(-?%d+)%s+(%d+)")
+  if now and seconds then now = now - tonumber(seconds) - tonumber(nanoseconds) / 1e9 end
+  return now
+end
+
+-- Whether a folder with this mark may say "not enrolled" now.
+local function is_current(mark)
+  if mark == FOLDER_MARK then return true end
+  local boot, till = mark:match(REPLICA_MARK):match("^([0-9a-f-]+) (%d+%.%d+)\n$")
+  if not boot or read_file("/proc/sys/kernel/random/boot_id") ~= boot .. "\n" then return false end
+  local now = uptime()
+  return now ~= nil and now < tonumber(till)
+end
+
 function keys.look_up(folder, user)
   local lower = user:gsub("[A-Z]", string.lower)
   local name = file_name(lower)
@@ -91,14 +112,17 @@ function keys.look_up(folder, user)
   local content, problem = read_file(path)
   if problem then return nil, problem end
   if not content then
+    -- In this order: lease, mark, clock.
+    local mark, ill = read_file(folder .. "/mailseal-public-keys")
     local marked, odd = keys.exists(folder .. "/enrolled/" .. name)
     if odd then return nil, odd end
     if marked then return nil, "the public key is missing; run `mailseal repair " .. lower .. "`" end
-    local mark, ill = read_file(folder .. "/mailseal-public-keys")
-    if mark ~= FOLDER_MARK or not is_folder(folder .. "/enrolled") then
+    local right = mark and (mark == FOLDER_MARK or mark:find(REPLICA_MARK))
+    if not right or not is_folder(folder .. "/enrolled") then
       return nil, folder .. " is not a folder of public keys" .. (ill and ": " .. ill or "")
     end
-    return "none"
+    if is_current(mark) then return "none" end
+    return "unknown", "the replica of the public keys is not current"
   end
   local owner, key_id, spki = content:match(KEY_FILE)
   if owner ~= json_string(lower) or #key_id ~= 64 or #spki % 2 ~= 0 then

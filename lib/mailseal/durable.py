@@ -123,16 +123,21 @@ def replace(
     owner: tuple[int, int] | None = None,
     acl: bytes | None = None,
     alone: bool = False,
+    sync: bool = True,
 ) -> None:
-    """Replace the content of `path` atomically: readers see the old bytes or the new ones."""
+    """Replace the content of `path` atomically: readers see the old bytes or the new ones.
+
+    Without `sync` a crash may leave anything, until sync_file_system().
+    """
     temporary = path + LEFT_OVER if alone else _temporary_of(path)
     if alone:
         sweep(path)
     with reporting(f"cannot write {path}"):
-        _write_new(temporary, data, mode, owner, acl)
+        _write_new(temporary, data, mode, owner, acl, sync=sync)
         try:
             os.rename(temporary, path)
-            sync_folder(os.path.dirname(path) or ".")
+            if sync:
+                sync_folder(os.path.dirname(path) or ".")
         except OSError:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
@@ -207,12 +212,25 @@ def sweep(path: str) -> bool:
     return True
 
 
-def remove(path: str) -> None:
-    """Unlink durably.  The file need not exist."""
+def remove(path: str, *, sync: bool = True) -> None:
+    """Unlink durably, or without `sync` until sync_file_system().  The file need not exist."""
     with reporting(f"cannot remove {path}"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-        sync_folder(os.path.dirname(path) or ".")
+        if sync:
+            sync_folder(os.path.dirname(path) or ".")
+
+
+def sync_file_system(path: str) -> None:
+    """Sync all that was written to the file system of this folder: syncfs(2)."""
+    with reporting(f"cannot sync {path}"):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if _libc.syncfs(fd) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), path)
+        finally:
+            os.close(fd)
 
 
 def make_folder(path: str, *, mode: int = 0o700, owner: tuple[int, int] | None = None) -> None:
@@ -234,13 +252,19 @@ def make_folder(path: str, *, mode: int = 0o700, owner: tuple[int, int] | None =
 
 
 def _write_new(
-    path: str, data: bytes, mode: int, owner: tuple[int, int] | None, acl: bytes | None = None
+    path: str,
+    data: bytes,
+    mode: int,
+    owner: tuple[int, int] | None,
+    acl: bytes | None = None,
+    *,
+    sync: bool = True,
 ) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         if acl is not None:
             os.setxattr(fd, ACL, acl)
-        _fill(fd, data, mode, owner)
+        _fill(fd, data, mode, owner, sync=sync)
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(path)
@@ -249,12 +273,15 @@ def _write_new(
         os.close(fd)
 
 
-def _fill(fd: int, data: bytes, mode: int, owner: tuple[int, int] | None) -> None:
+def _fill(
+    fd: int, data: bytes, mode: int, owner: tuple[int, int] | None, *, sync: bool = True
+) -> None:
     os.fchmod(fd, mode)
     if owner is not None:
         os.fchown(fd, *owner)
     write_all(fd, data)
-    sync_file(fd)
+    if sync:
+        sync_file(fd)
 
 
 def _temporary_of(path: str) -> str:

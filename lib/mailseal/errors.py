@@ -163,6 +163,10 @@ class AgentUnavailable(TemporaryError):
     """The key agent does not answer, or is too busy."""
 
 
+class StoreUnreachable(TemporaryError):
+    """The database with the keys does not answer."""
+
+
 class TooManyGuesses(TemporaryError):
     """There were too many wrong passwords; this one was not checked."""
 

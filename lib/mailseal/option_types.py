@@ -181,6 +181,17 @@ def _header_rule(value: Any) -> str:
 header_rule = Kind(_header_rule, '"HEADER: VALUE => FOLDER"')
 
 
+def _store(value: Any) -> str:
+    if value != "files":
+        from mailseal.database_address import parse  # few files have one
+
+        parse(_text(value))
+    return str(value)
+
+
+store = Kind(_store, "files, or the address of a database without a password")
+
+
 def _network(value: Any) -> str:
     import ipaddress  # only few files need it
 

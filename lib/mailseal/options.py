@@ -29,6 +29,7 @@ from mailseal.option_types import (
     optional,
     size,
     socket_name,
+    store,
     text,
     user_or_uid,
     word_or,
@@ -233,8 +234,22 @@ class Index:
 
 @dataclasses.dataclass(frozen=True)
 class Keys:
-    """keys: parameters of new key pairs and slots."""
+    """keys: where they are stored, and parameters of new key pairs and slots."""
 
+    store: str = option(
+        store,
+        "files",
+        "Where keyrings and public keys are stored.  files: in state_dir.  "
+        "postgresql:///DATABASE or mysql:///DATABASE: in a database on this host, reached by its "
+        "unix socket, with postgresql://USER@HOST,HOST/DATABASE on another one.  Change it if "
+        "several hosts use the same keys; see docs/several-hosts.md.",
+    )
+    store_password: str | None = option(
+        optional(absolute_path),
+        None,
+        "A file with the password of the database user, which nobody but root and agent.user can "
+        "read.  null: the database knows the user by the socket or by a certificate.",
+    )
     curve: str = option(
         choice("prime256v1", "secp384r1", "secp521r1"),
         "prime256v1",
@@ -254,6 +269,41 @@ class Keys:
         "Path of the organisation's public key (PEM).  If it is set, each keyring gets a slot that "
         "the organisation's private key opens.  Keep the private key on another machine; see "
         "docs/keys.md.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Replica:
+    """replica: mailseal-replica, which copies the public keys from the database to this host."""
+
+    user: str = option(
+        user_or_uid,
+        "mailseal-replica",
+        "The user that mailseal-replica runs as.  It owns the folder of public keys if keys.store "
+        "is a database.",
+    )
+    store: str | None = option(
+        optional(store),
+        None,
+        "The database, if mailseal-replica reaches it by another address or user than keys.store.",
+    )
+    store_password: str | None = option(
+        optional(absolute_path),
+        None,
+        "A file with the password of that database user, which nobody but root and replica.user "
+        "can read.",
+    )
+    name: str | None = option(
+        optional(text("a name")),
+        None,
+        "Name of this host in `mailseal hosts`.  null: its host name.",
+    )
+    lease: int = option(
+        number(5, 60),
+        30,
+        "Seconds for which a copy that was current is taken for current.  If the database is down "
+        "for longer, mail for users who are not enrolled is deferred.  If a host is down, "
+        "`mailseal enroll` waits for that long, and a little more, the first time.",
     )
 
 
@@ -656,6 +706,7 @@ class Options:
     agent: Agent = Agent()
     index: Index = Index()
     keys: Keys = Keys()
+    replica: Replica = Replica()
     login: Login = Login()
     delivery: Delivery = Delivery()
     seal: Seal = Seal()

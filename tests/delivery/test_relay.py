@@ -12,6 +12,7 @@ import pytest
 from mailseal.delivery.dovecot.relay import Relay
 from mailseal.delivery.lmtp.syntax import Address, Reply
 from mailseal.delivery.message import Envelope
+from mailseal.errors import TemporaryError
 from tests.delivery.store import mail
 from tests.listener import serve, unix_listener
 
@@ -143,3 +144,18 @@ def test_a_clear_refusal_is_passed_on(
     reply, server = delivered([*GOOD[:where], refused, *rest])
     assert (reply.code, reply.enhanced, reply.text) == (code, f"{code // 100}.2.3", "no")
     assert server.taken == []
+
+
+def test_what_turns_out_at_the_last_moment_stops_the_mail(tmp_path: Path) -> None:
+    """The user is enrolled when only the end of the mail is missing: nothing is stored."""
+    server = Server(str(tmp_path / "lmtp"), GOOD)
+    relay = Relay(server.path, 0.5, "mx.example.org", "there")
+    envelope = Envelope(Address("s", "example.com"), "client", "", "mx.example.org")
+
+    def still() -> None:
+        raise TemporaryError("enrolled just now")
+
+    with pytest.raises(TemporaryError):
+        relay.deliver(envelope, TO, mail(BODY, 5), still)
+    assert relay.deliver(envelope, TO, mail(BODY, 5)).code == 250
+    assert len(server.taken) == 1 and server.connections == 2

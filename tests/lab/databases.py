@@ -6,10 +6,11 @@ from __future__ import annotations
 import glob
 import os
 import shutil
+import signal
 import subprocess
 
 from tests.lab.place import LabError
-from tests.lab.process import Server
+from tests.lab.process import Server, wait_until
 
 POSTGRES = max(glob.glob("/usr/lib/postgresql/*/bin"), default="/usr/lib/postgresql/15/bin")
 """The folder with PostgreSQL's programs."""
@@ -18,22 +19,39 @@ TABLE = "CREATE TABLE users (address varchar(254) PRIMARY KEY, password varchar(
 
 
 class Postgresql:
-    """Accepts every connection to its socket; `connect` has the arguments of psycopg.connect()."""
+    """Accepts every connection to its socket; `connect` has the arguments of psycopg.connect().
 
-    def __init__(self, data: str, socket: str, log: str) -> None:
+    `standby_of`: it follows that one until promote(), and that one waits for it at each commit.
+    """
+
+    def __init__(
+        self, data: str, socket: str, log: str, *, standby_of: Postgresql | None = None
+    ) -> None:
         """Makes the folders `data` and `socket`; the path of `socket` must be short."""
         self._socket = socket
         for path in (data, socket):
             os.mkdir(path)
             shutil.chown(path, "postgres", "postgres")
         os.chmod(socket, 0o755)
-        self._run("initdb", "-D", data, "-A", "trust", "-N", "-E", "UTF8")
+        if standby_of is None:
+            self._run("initdb", "-D", data, "-A", "trust", "-N", "-E", "UTF8")
+        else:
+            options = ["-h", standby_of._socket, "-U", "postgres", "-c", "fast", "-R"]
+            self._run("pg_basebackup", "-D", data, *options)
+            os.chmod(data, 0o700)
         command = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
         command += [f"{POSTGRES}/postgres", "-D", data, "-k", socket]
         command += ["-c", "listen_addresses=", "-c", "fsync=off"]
         self._server = Server("PostgreSQL", command, log)
         self.connect = {"host": socket, "dbname": "postgres", "user": "postgres"}
         self.start()
+        if standby_of is not None:
+            standby_of.sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            standby_of.sql("SELECT pg_reload_conf()")
+            wait_until(
+                lambda: "sync\n" in standby_of.sql("SELECT sync_state FROM pg_stat_replication"),
+                "the standby follows",
+            )
 
     def start(self) -> None:
         self._server.start(until=[f"{self._socket}/.s.PGSQL.5432"])
@@ -42,12 +60,19 @@ class Postgresql:
                 self.sql("SELECT 1")
                 return
             except LabError as exc:
-                if "starting up" not in str(exc) or attempt == 99:
+                if not any(w in str(exc) for w in ("starting up", "recovery")) or attempt == 99:
                     raise
                 subprocess.run(["sleep", "0.1"], check=True)
 
-    def stop(self) -> None:
-        self._server.stop()
+    def stop(self, sig: signal.Signals = signal.SIGINT) -> None:
+        """SIGINT does not wait for clients."""
+        self._server.stop(sig)
+
+    def promote(self) -> None:
+        """From now on it is a primary."""
+        self.sql("ALTER SYSTEM SET synchronous_standby_names = ''")
+        self.sql("SELECT pg_reload_conf()")
+        self.sql("SELECT pg_promote()")
 
     def sql(self, text: str) -> str:
         """The result of a statement: one line for each row, columns separated by a bar."""
@@ -79,8 +104,8 @@ class Mariadb:
     def start(self) -> None:
         self._server.start(until=[self._socket], timeout=60)
 
-    def stop(self) -> None:
-        self._server.stop()
+    def stop(self, sig: signal.Signals = signal.SIGTERM) -> None:
+        self._server.stop(sig)
 
     def sql(self, text: str, database: str = "mail") -> str:
         """The result of a statement: one line for each row, columns separated by TAB."""
@@ -90,7 +115,9 @@ class Mariadb:
 
 def _output(command: list[str], user: str | None = None) -> str:
     identity = {"user": user, "group": user, "extra_groups": []} if user else {}
-    done = subprocess.run(command, capture_output=True, text=True, cwd="/", **identity)  # type: ignore[call-overload]
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", cwd="/", **identity
+    )  # type: ignore[call-overload]
     if done.returncode:
         raise LabError(f"{command[0]}: {done.stderr.strip()[-500:]}")
     return str(done.stdout)

@@ -31,9 +31,9 @@ from typing import Any
 from mailseal.login.client import AgentClient
 from tests.lab.dovecot import Dovecot, Wanted
 from tests.lab.imap import Imap
-from tests.lab.place import AGENT_UID, MAIL_UID, LabError, Place, free_ports
+from tests.lab.place import AGENT_UID, MAIL_UID, REPLICA_UID, LabError, Place, free_ports
 from tests.lab.postfix import Postfix
-from tests.lab.process import Server
+from tests.lab.process import Server, wait_until
 
 ALICE = "alice@example.org"
 BOB = "bob@example.org"
@@ -51,6 +51,7 @@ class Options:
     postfix_page   the page of postfix-conf/ whose commands are run
     config_extra   mailseal options by their names: "section.option"
     kdf            Argon2id profile of new keyrings
+    stores         URLs of a database for the agent and for the replica; None: keys in files
     directory      the lab's folder, which is kept; None: a temporary one
     """
 
@@ -61,6 +62,7 @@ class Options:
     postfix_page: str = "virtual-transport"
     config_extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     kdf: str = "insecure-testing"
+    stores: tuple[str, str] | None = None
     directory: str | None = None
 
 
@@ -110,6 +112,7 @@ class Lab:
         self.write_config(options.config_extra)
         self.agent = self._daemon("mailseal-agent", "agent.log")
         self.delivery = self._daemon("mailseal-lmtp", "lmtp.log")
+        self.replica = self._daemon("mailseal-replica", "replica.log")
 
     def _daemon(self, hook: str, log: str) -> Server:
         command = [os.path.join(self.hooks, hook), "-c", self.config_path]
@@ -136,6 +139,7 @@ class Lab:
             "delivery.listen": [self.lmtp_socket, "{}:{}".format(*self.lmtp)],
             "delivery.deliver_socket": self.deliver_socket,
             "delivery.hostname": "lab.example.org",
+            **self._stores(),
             **extra,
         }
         tree: dict[str, Any] = {}
@@ -145,6 +149,12 @@ class Lab:
         with open(self.config_path, "w", encoding="utf-8") as stream:
             os.fchmod(stream.fileno(), 0o644)
             yaml.safe_dump(tree, stream, sort_keys=False)
+
+    def _stores(self) -> dict[str, Any]:
+        if self.options.stores is None:
+            return {}
+        agent, replica = self.options.stores
+        return {"keys.store": agent, "replica.store": replica, "replica.user": REPLICA_UID}
 
     @property
     def _password_check(self) -> str:
@@ -166,6 +176,8 @@ class Lab:
                 check=True,
                 stdout=subprocess.DEVNULL,
             )
+            if self.options.stores is not None:
+                self.start_replica()
             self.start_agent()
             self._enroll_all()
             self.dovecot.start()
@@ -183,6 +195,7 @@ class Lab:
         with contextlib.ExitStack() as last_first:
             last_first.callback(atexit.unregister, self.place.remove)
             last_first.callback(self.place.remove)
+            last_first.callback(self.replica.stop)
             last_first.callback(self.agent.stop)
             last_first.callback(self.dovecot.stop)
             last_first.callback(self.delivery.stop)
@@ -197,6 +210,12 @@ class Lab:
 
     def start_agent(self) -> None:
         self.agent.start(until=[self.agent_socket])
+
+    def start_replica(self) -> None:
+        """Return when there has been a whole copy."""
+        self.replica.start(until=[])
+        folder = self.place.path("state", "public")
+        wait_until(lambda: os.path.exists(f"{folder}/position"), "mailseal-replica has a copy")
 
     def stop_agent(self) -> None:
         self.agent.stop()

@@ -28,6 +28,7 @@ import tempfile
 
 MAIL_UID = 60601
 AGENT_UID = 60602
+REPLICA_UID = 60605
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _TMPFS = ("/dev/shm", "/run")
 _MARK = "lab.json"

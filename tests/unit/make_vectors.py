@@ -19,7 +19,7 @@ from mailseal.crypto import dcrypt, kdf
 from mailseal.crypto.eckeys import PrivateKey
 from mailseal.keys import backup, keyring_file
 from mailseal.keys.keyring import Opened
-from mailseal.keys.public import _encode
+from mailseal.keys.public import encode
 from mailseal.keys.slot import tag_of
 from mailseal.keys.slots import UnknownSlot
 
@@ -68,14 +68,14 @@ def sealed_mail() -> Iterator[Vector]:
 
 def public_keys() -> Iterator[Vector]:
     key, other = PrivateKey.generate().public, PrivateKey.generate().public
-    good = _encode(USER, key)
+    good = encode(USER, key)
 
     def changed(**fields: Any) -> bytes:
         return json.dumps({**json.loads(good), **fields}, indent=1).encode() + b"\n"
 
     cases = {
         "": (good, "ok"),
-        "another user's": (_encode("bob@example.org", key), "Damaged"),
+        "another user's": (encode("bob@example.org", key), "Damaged"),
         "key id of another key": (changed(key_id=other.key_id.hex()), "Damaged"),
         "newer version": (changed(version=2), "NewerFormat"),
         "another format": (changed(format="mailseal-keyring"), "Damaged"),

@@ -11,7 +11,8 @@ import pytest
 
 from mailseal.crypto.eckeys import PrivateKey, PublicKey
 from mailseal.errors import Damaged, MailsealError, NewerFormat, TemporaryError
-from mailseal.keys.public import FOLDER_MARK, PublicStore
+from mailseal.keys.lease import FOLDER_MARK
+from mailseal.keys.public import PublicStore
 
 USER = "alice@example.org"
 

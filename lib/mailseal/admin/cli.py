@@ -76,8 +76,10 @@ def build_parser() -> _MainParser:
         config_commands,
         convert_commands,
         enroll,
+        host_commands,
         key_commands,
         mail_commands,
+        move_store,
         pair_commands,
         slot_commands,
         status,
@@ -102,6 +104,8 @@ def build_parser() -> _MainParser:
         unenroll,
         verify,
         mail_commands,
+        host_commands,
+        move_store,
         config_commands,
     )
     for module in modules:

@@ -37,12 +37,20 @@ def register(commands: Commands) -> None:
         help="do not check sockets: use this before Dovecot is started with new settings",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    commands.add(
+    parser = commands.add(
         "init",
         init,
         "make the folders for keys; run it once, at installation",
         group="operation",
         example="mailseal init",
+    )
+    parser.add_argument(
+        "--store",
+        nargs="?",
+        const="",
+        metavar="URL",
+        help="make or upgrade the tables in the database instead, as the user who runs this "
+        "command; URL: another way to it than keys.store",
     )
     commands.add(
         "print-config",
@@ -85,8 +93,36 @@ def init(context: Context) -> int:
     """Make the folders.  Running it again changes nothing."""
     from mailseal.login import startup
 
+    if context.arguments.store is not None:
+        return _init_store(context)
     folder = startup.init(context.config)
     sys.stdout.write(f"{folder} is ready for keys\n")
+    return 0
+
+
+def _init_store(context: Context) -> int:
+    """The tables, and what agents and replicas may do with them."""
+    from mailseal.errors import UsageError
+    from mailseal.keys import opening
+    from mailseal.keys.sql import database as tables
+    from mailseal.keys.sql import schema
+
+    config = context.config
+    store = context.arguments.store or config.keys.store
+    if store == opening.FILES:
+        raise UsageError("keys.store is files", hint="see docs/several-hosts.md")
+    database = opening.database(store, config.keys.store_password, any_schema=True)
+    found = schema.migrate(database)
+    roles = [
+        opening.role(url, user)
+        for url, user in (
+            (config.keys.store, config.agent.user),
+            (config.replica.store or config.keys.store, config.replica.user),
+        )
+    ]
+    schema.grant(database, *roles)
+    word = "made" if not found else "upgraded" if found < tables.SCHEMA_VERSION else "there already"
+    sys.stdout.write(f"{database.address}: tables {word}, for the roles {' and '.join(roles)}\n")
     return 0
 
 

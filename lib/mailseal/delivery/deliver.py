@@ -7,6 +7,7 @@ Functions here do not raise: errors are outcomes.
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from mailseal.delivery import outcome
 from mailseal.delivery.dovecot.relay import Relay
@@ -31,13 +32,21 @@ def relay_one(
 ) -> Outcome:
     """Relay the mail to Dovecot, which seals it, or stores it in clear if not enrolled."""
     try:
-        if route.key is None and router.key_of(route.user) is not None:
-            raise TemporaryError(f"{route.user} was enrolled while the mail was received")
-        reply = relay.deliver(envelope, route.address, message)
+        still = None
+        if route.key is None:
+            still = partial(_require_no_key, router, route.user)
+            still()
+        reply = relay.deliver(envelope, route.address, message, still)
     except Exception as exc:
         return outcome.of(exc, route.address)
     action, key_id = ("clear", None) if route.key is None else ("relayed", route.key.key_id)
     return Outcome(reply, action, key_id, f"{route.why}; {reply.text}")
+
+
+def _require_no_key(router: Router, user: str) -> None:
+    """Mail in clear is not stored if it is not certain any more that the user has no key."""
+    if router.key_of(user) is not None:
+        raise TemporaryError(f"{user} was enrolled while the mail was received")
 
 
 def log_one(

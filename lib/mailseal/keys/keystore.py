@@ -5,6 +5,7 @@ LAYOUT
     FOLDER/NAME.json     the keyring
     FOLDER/NAME.json#tmp a new one while it is written, or left by a power failure
     FOLDER/locks/XX      lock files, shared by all users whose file name hashes to XX
+    FOLDER/moved         the keyrings have moved to the store that this file names
 
 CONTRACT
     See KeyringStore in stores.py.
@@ -28,7 +29,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 from mailseal import durable
-from mailseal.errors import AlreadyEnrolled, BadUserName, Conflict, Damaged, NotEnrolled
+from mailseal.errors import (
+    AlreadyEnrolled,
+    BadUserName,
+    Conflict,
+    Damaged,
+    NotEnrolled,
+    TemporaryError,
+)
 from mailseal.keys import record
 from mailseal.keys.keyring import Keyring
 from mailseal.keys.names import file_name, normalise, user_of_file
@@ -104,6 +112,9 @@ class Keystore:
         with self.locked(user):
             durable.remove(self._path(user))
 
+    def end_sessions(self, user: str | None) -> None:
+        """Nothing: there is one agent."""
+
     def sweep(self, user: str) -> list[str]:
         """Remove the user's temporary file after a power failure; its name.  Under locked()."""
         path = self._path(user)
@@ -164,18 +175,54 @@ class Keystore:
         """Hold the user's lock.  A thread may take it again.  It ends with the process."""
         return self._locked_name(file_name(user))
 
+    def close(self, where: str) -> None:
+        """The keyrings have moved: nobody changes them here any more."""
+        with contextlib.ExitStack() as held:
+            for stripe in range(256):
+                held.enter_context(self._locked_stripe(f"{stripe:02x}"))
+            durable.replace(self._moved, f"{where}\n".encode(), alone=True)
+
+    def is_closed(self) -> bool:
+        """Whether the keyrings have moved away."""
+        return os.path.lexists(self._moved)
+
+    def open(self) -> None:
+        """As before."""
+        durable.remove(self._moved)
+
+    @property
+    def _moved(self) -> str:
+        return os.path.join(self.folder, "moved")
+
+    def _require_open(self) -> None:
+        with durable.reporting(f"cannot read {self._moved}"):
+            try:
+                with open(self._moved, encoding="utf-8") as stream:
+                    where = stream.readline().strip()
+            except FileNotFoundError:
+                return
+        raise TemporaryError(
+            f"the keys have moved to {where}",
+            hint="set keys.store in mailseal.yaml, and restart mailseal's services",
+        )
+
     @contextlib.contextmanager
     def _locked_name(self, name: str) -> Iterator[None]:
-        stripe = hashlib.sha256(name.encode()).hexdigest()[:2]
+        with self._locked_stripe(hashlib.sha256(name.encode()).hexdigest()[:2]):
+            self._require_open()
+            yield
+
+    @contextlib.contextmanager
+    def _locked_stripe(self, stripe: str) -> Iterator[None]:
         held: set[str] = self._held.__dict__.setdefault("stripes", set())
         if stripe in held:
             yield
             return
         path = os.path.join(self.folder, "locks", stripe)
-        with durable.reporting(f"cannot lock the keyring {name}"):
+        with durable.reporting(f"cannot lock {path}"):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            with durable.reporting(f"cannot lock the keyring {name}"):
+            with durable.reporting(f"cannot lock {path}"):
                 fcntl.flock(fd, fcntl.LOCK_EX)
             held.add(stripe)
             yield

@@ -3,7 +3,8 @@
 
 LAYOUT
     FOLDER/mailseal-public-keys   shows that this is the store, and not an empty
-                                  mount point
+                                  mount point; or that it is a replica, and how long
+                                  it is certainly current (lease.py)
     FOLDER/NAME.json              format, version, user, key id, public key
     FOLDER/enrolled/NAME          the user is enrolled, even if the key is missing;
                                   not empty while the user is being unenrolled
@@ -12,14 +13,16 @@ LAYOUT
 CONTRACT
     lookup() returns None only if it is certain that the user is not
     enrolled: the folder is the right one, there is no key file and no enrolled
-    mark.  In all other cases without a valid key it raises, so that mail is deferred
-    and never stored in clear if a key file is lost or damaged.
+    mark; and of a replica the lease is in force.  In all other cases without a
+    valid key it raises, so that mail is deferred and never stored in clear if a key
+    file is lost or damaged.
     publish() sets the mark before the key, withdraw() removes the key before
     the mark: a crash in between leaves "enrolled, key missing", which defers.
 
 FAILURES
     Damaged: the content of the key file is wrong.  NewerFormat: written by a
-    newer version of mailseal.  TemporaryError: unreadable, missing, or the wrong folder.
+    newer version of mailseal.  TemporaryError: unreadable, missing, the wrong folder, or a replica
+    without a lease.
 """
 
 from __future__ import annotations
@@ -28,11 +31,13 @@ import contextlib
 import json
 import os
 import stat
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from mailseal import durable
 from mailseal.errors import Damaged, NewerFormat, TemporaryError
-from mailseal.keys import record
+from mailseal.keys import lease, record
+from mailseal.keys.lease import FOLDER_MARK
 from mailseal.keys.names import file_name, normalise, user_of_file
 
 if TYPE_CHECKING:
@@ -40,8 +45,6 @@ if TYPE_CHECKING:
 
 FORMAT = "mailseal-public-key"
 VERSION = 1
-FOLDER_MARK = "mailseal-public-keys"
-_MARK_TEXT = b"mailseal public keys, version 1\n"
 _LEAVING = b"is being unenrolled\n"
 _FIELDS = {"format", "version", "user", "key_id", "spki"}
 _MAX_FILE = 16384
@@ -57,14 +60,24 @@ class PublicStore:
         self._cache: dict[str, tuple[tuple[int, int, int], PublicKey]] = {}
         # Normalising and escaping took 7 % of the delivery daemon's time for a small mail.
         self._names: dict[str, str] = {}
+        self._lease = lease.Lease(folder)
 
-    def prepare(self, owner: tuple[int, int] | None = None) -> None:
-        """Make the folders and the folder mark if they are missing."""
+    def prepare(self, owner: tuple[int, int] | None = None, *, replica: bool = False) -> None:
+        """Make the folders and the folder mark if they are missing.
+
+        A new `replica` has no lease yet.
+        """
         durable.make_folder(self.folder, mode=0o711, owner=owner)
         durable.make_folder(self._enrolled_folder, mode=0o711, owner=owner)
         mark = os.path.join(self.folder, FOLDER_MARK)
         if not os.path.exists(mark):
-            durable.replace(mark, _MARK_TEXT, mode=0o644, owner=owner)
+            text = lease.REPLICA_TEXT if replica else lease.STORE_TEXT
+            durable.replace(mark, text, mode=0o644, owner=owner)
+
+    def become_store(self) -> None:
+        """The folder was a replica, and is the store itself from now on."""
+        mark = os.path.join(self.folder, FOLDER_MARK)
+        durable.replace(mark, lease.STORE_TEXT, mode=0o644)
 
     def is_ready(self) -> bool:
         """Whether this is a store, and not an empty mount point."""
@@ -104,7 +117,7 @@ class PublicStore:
         try:
             if is_new or os.path.getsize(mark):
                 durable.replace(mark, b"", mode=0o644, alone=True)
-            durable.replace(self._key_path(name), _encode(user, key), mode=0o644, alone=True)
+            durable.replace(self._key_path(name), encode(user, key), mode=0o644, alone=True)
         except TemporaryError:
             # With a mark but no key, mail for a user who is not enrolled would be deferred.
             if is_new and not os.path.lexists(self._key_path(name)):
@@ -123,6 +136,10 @@ class PublicStore:
         name = file_name(user)
         durable.replace(self._mark_path(name), _LEAVING, mode=0o644, alone=True)
         durable.remove(self._key_path(name))
+
+    def unaware(self, user: str, *, of_key: bool) -> list[str]:
+        """Nobody: all hosts read this folder."""
+        return []
 
     def sweep(self, user: str) -> list[str]:
         """Remove the user's temporary files after a power failure; their names."""
@@ -161,6 +178,46 @@ class PublicStore:
             raise durable.error_of(exc, f"cannot tell whether {user} is enrolled") from None
         return True
 
+    def take(self, changes: Iterable[tuple[str, PublicKey | None, bool]]) -> None:
+        """Many changes at a time, synced together: user, key, and whether the mark stays.
+
+        After a crash some are done and others not, and files may be empty; then do them again.
+        """
+        for user, key, marked in changes:
+            name = file_name(user)
+            path, mark = self._key_path(name), self._mark_path(name)
+            if key is not None:
+                durable.replace(mark, b"", mode=0o644, alone=True, sync=False)
+                data = encode(normalise(user), key)
+                durable.replace(path, data, mode=0o644, alone=True, sync=False)
+                continue
+            if marked:
+                durable.replace(mark, _LEAVING, mode=0o644, alone=True, sync=False)
+            durable.remove(path, sync=False)
+            if not marked:
+                durable.remove(mark, sync=False)
+            self._cache.pop(name, None)
+        durable.sync_file_system(self.folder)
+
+    def has_file(self, user: str) -> bool:
+        """Whether there is a key file, in whatever state."""
+        return os.path.lexists(self._key_path(file_name(user)))
+
+    def strangers(self, known: Iterable[str]) -> list[str]:
+        """File names of users who have a mark or a key and are not among the known users."""
+        names = {file_name(user) for user in known}
+        found: set[str] = set()
+        for folder, end in ((self.folder, ".json"), (self._enrolled_folder, "")):
+            with durable.reporting(f"cannot list {folder}"):
+                entries = os.listdir(folder)
+            found |= {entry.removesuffix(end) for entry in entries if entry.endswith(end)}
+        return sorted(n for n in found - names if not n.endswith(durable.LEFT_OVER))
+
+    def take_key_away(self, name: str) -> None:
+        """Let mail wait for whoever has this file name."""
+        durable.replace(self._mark_path(name), _LEAVING, mode=0o644, alone=True)
+        durable.remove(self._key_path(name))
+
     def users(self) -> list[str]:
         """Every user with a readable key file, sorted.  Needs read permission on the folder."""
         found = []
@@ -183,42 +240,30 @@ class PublicStore:
         return os.path.join(self._enrolled_folder, name)
 
     def _must_be_not_enrolled(self, user: str) -> None:
-        """If there is no key file: raise unless the user is certainly not enrolled."""
+        """With no key file there: raise unless the user is certainly not enrolled.
+
+        In this order: lease, mark, clock (lease.py).
+        """
+        until = self._lease.until()
         if self.is_marked(user):
             raise TemporaryError(
                 f"the public key of {user} is missing", hint=f"run `mailseal repair {user}`"
             )
-        mark = os.path.join(self.folder, FOLDER_MARK)
         try:
-            ok = stat.S_ISREG(os.stat(mark).st_mode)
-            ok = ok and stat.S_ISDIR(os.stat(self._enrolled_folder).st_mode)
-        except OSError as exc:
-            raise TemporaryError(
-                f"{self.folder} is not a folder of public keys: {exc.strerror}",
-                hint="is state_dir right, and mounted? `mailseal init` makes a new one",
-            ) from None
+            ok = stat.S_ISDIR(os.stat(self._enrolled_folder).st_mode)
+        except OSError:
+            ok = False
         if not ok:
             raise TemporaryError(f"{self.folder} is not a folder of public keys")
+        if self._lease.expired(until):
+            raise TemporaryError(
+                f"it is not certain that {user} is not enrolled: the replica of the public keys is "
+                "not current",
+                hint=lease.HINT,
+            )
 
     def _read(self, path: str, user: str) -> PublicKey:
-        from mailseal.crypto.eckeys import PublicKey
-
-        data = self._bytes(path)
-        try:
-            fields = _fields(data)
-        except Damaged as exc:
-            raise Damaged(f"the public key of {user} is damaged: {exc}") from None
-        except NewerFormat as exc:
-            raise NewerFormat(f"the public key of {user} {exc}", hint=exc.hint) from None
-        if fields["user"] != user:
-            raise Damaged(f"the public key file of {user} belongs to another user")
-        try:
-            key = PublicKey.from_spki(bytes.fromhex(fields["spki"]))
-        except (Damaged, ValueError):
-            raise Damaged(f"the public key of {user} is damaged") from None
-        if key.key_id.hex() != fields["key_id"] or _encode(user, key) != data:
-            raise Damaged(f"the public key of {user} is damaged")
-        return key
+        return decode(self._bytes(path), user)
 
     def _bytes(self, path: str) -> bytes:
         with durable.reporting(f"cannot read {path}"):
@@ -231,7 +276,29 @@ class PublicStore:
                 os.close(fd)
 
 
-def _encode(user: str, key: PublicKey) -> bytes:
+def decode(data: bytes, user: str) -> PublicKey:
+    """The content of a key file that should be this user's.  Raises Damaged, NewerFormat."""
+    from mailseal.crypto.eckeys import PublicKey
+
+    try:
+        fields = _fields(data)
+    except Damaged as exc:
+        raise Damaged(f"the public key of {user} is damaged: {exc}") from None
+    except NewerFormat as exc:
+        raise NewerFormat(f"the public key of {user} {exc}", hint=exc.hint) from None
+    if fields["user"] != user:
+        raise Damaged(f"the public key file of {user} belongs to another user")
+    try:
+        key = PublicKey.from_spki(bytes.fromhex(fields["spki"]))
+    except (Damaged, ValueError):
+        raise Damaged(f"the public key of {user} is damaged") from None
+    if key.key_id.hex() != fields["key_id"] or encode(user, key) != data:
+        raise Damaged(f"the public key of {user} is damaged")
+    return key
+
+
+def encode(user: str, key: PublicKey) -> bytes:
+    """The content of a key file."""
     content = {
         "format": FORMAT,
         "version": VERSION,

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The contracts of the keyring store and the public key store, and how both change together.
 
-Keystore (keystore.py) and PublicStore (public.py) keep files.  Another implementation has
-the same methods and passes the same tests: tests/unit/store_contract.py.
+Keystore (keystore.py) and PublicStore (public.py) keep files, sql/ keeps rows of a database.
+Another implementation has the same methods and passes the same tests:
+tests/unit/store_contract.py.
 
 CONTRACT OF BOTH
     Methods may block on a disk or a network: the event loop never calls them.
@@ -25,7 +26,7 @@ ORDER OF WRITES (only Change writes)
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import NewType, Protocol
 
@@ -89,6 +90,13 @@ class KeyringStore(Protocol):
         """Delete the keyring permanently.  It need not exist."""
         ...
 
+    def end_sessions(self, user: str | None) -> None:
+        """Give the user's content, None: everybody's, another revision if there are other agents.
+
+        So none of them goes on with a session.
+        """
+        ...
+
     def sweep(self, user: str) -> list[str]:
         """Remove what a power failure has left of a write for this user; names for the log.
 
@@ -123,6 +131,10 @@ class PublicKeys(Protocol):
         """All users with a readable key, sorted."""
         ...
 
+    def strangers(self, known: Iterable[str]) -> list[str]:
+        """Who is marked as enrolled and not among these, as names of the store's own."""
+        ...
+
     def publish(self, user: str, key: PublicKey) -> None:
         """Replace the key.  At no moment does the user seem not to be enrolled."""
         ...
@@ -133,6 +145,14 @@ class PublicKeys(Protocol):
 
     def withdraw(self, user: str) -> None:
         """Remove the user: from now on not enrolled."""
+        ...
+
+    def unaware(self, user: str, *, of_key: bool) -> list[str]:
+        """Names of hosts that may still act on what there was before the last change of the user.
+
+        With `of_key` also those that may seal with an older key; without it only those that may
+        say "not enrolled".  First asked after that change.
+        """
         ...
 
     def sweep(self, user: str) -> list[str]:

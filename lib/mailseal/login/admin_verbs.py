@@ -10,30 +10,33 @@ CONTRACT
 
 from __future__ import annotations
 
-import bisect
-import json
 import logging
-import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mailseal.crypto.eckeys import PublicKey
-from mailseal.errors import ChangeGone, MailsealError, NotEnrolled, UsageError, WrongPassword
+from mailseal.errors import (
+    AlreadyEnrolled,
+    ChangeGone,
+    MailsealError,
+    NotEnrolled,
+    UsageError,
+    WrongPassword,
+)
 from mailseal.keys.slot import Slot
-from mailseal.login import protocol
-from mailseal.login.describe import describe
+from mailseal.login.everywhere import Everywhere
+from mailseal.login.host_verbs import HostVerbs
 from mailseal.login.indexes import Indexes
 from mailseal.login.lifecycle import Lifecycle
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions
+from mailseal.login.status_verb import StatusVerb
 from mailseal.login.thread_pools import ThreadPools, asked_by_panel
 from mailseal.login.vault import Vault
 from mailseal.login.verbs import Answer, Verb, needed, note_enrollment, text_of, user_of
 
-STATUS_PAGE = 200
-"""Largest number of users in one answer to `status`."""
-
-_LIST_FRESH = 60.0
+if TYPE_CHECKING:
+    from mailseal.keys.sql.hosts import Hosts
 
 _T = TypeVar("_T")
 
@@ -50,14 +53,14 @@ class AdminVerbs:
         pools: ThreadPools,
         log: logging.Logger,
         indexes: Indexes | None = None,
+        hosts: Hosts | None = None,
     ) -> None:
         self._vault = vault
-        self._indexes = indexes
+        self._everywhere = Everywhere(vault.public, pools)
         self._life = Lifecycle(vault)
         self._sessions = sessions
         self._pools = pools
         self._log = log
-        self._listing: tuple[float, list[str]] = (0.0, [])
         self.verbs: dict[str, Verb] = {
             "enroll": self._enroll,
             "passwd": self._passwd,
@@ -77,10 +80,10 @@ class AdminVerbs:
             "restore": self._restore,
             "suspend": self._suspend,
             "unenroll": self._unenroll,
-            "status": self._status,
-            "lock": self._lock,
+            "status": StatusVerb(vault, sessions, pools, indexes).answer,
             "find": self._find,
             "repair": self._repair,
+            **HostVerbs(vault.store, sessions, pools, log, indexes, hosts).verbs,
         }
 
     async def _do(self, user: str, what: str, job: Callable[[], _T], *, quick: bool = False) -> _T:
@@ -118,9 +121,14 @@ class AdminVerbs:
 
     async def _enroll(self, fields: Fields) -> Answer:
         user, password = user_of(fields), needed(fields, "password")
-        keyring = await self._pools.change(lambda: self._vault.enroll(user, password))
+        try:
+            keyring = await self._pools.change(lambda: self._vault.enroll(user, password))
+        except AlreadyEnrolled:
+            await self._everywhere.enrolled(user)
+            raise
         self._sessions.end(user)
         note_enrollment(self._log, keyring)
+        await self._everywhere.enrolled(user)
         answer = {"user": user.encode(), "key_id": keyring.current.key_id.hex().encode()}
         return "ok", {**answer, "second_way": b"1"} if keyring.has_second_way else answer
 
@@ -193,6 +201,8 @@ class AdminVerbs:
         """With `check` nothing is changed; it only checks whether the change is possible."""
         user, password = user_of(fields), needed(fields, "password")
         key_id, check = needed(fields, "key_id"), "check" in fields
+        if not check:
+            await self._everywhere.key(user)
         job = lambda: self._life.drop_key(user, password, key_id, check=check)  # noqa: E731
         what = f"drop-key {key_id.hex()[:16]}{' (check)' if check else ''}"
         await self._do(user, what, job)
@@ -227,11 +237,14 @@ class AdminVerbs:
         user, data = user_of(fields), needed(fields, "keyring")
         force = "force" in fields
         job = lambda: self._life.restore(user, data, force=force)  # noqa: E731
-        return "ok", {"found": (await self._do(user, "restore", job, quick=True)).encode()}
+        found = await self._do(user, "restore", job, quick=True)
+        await self._everywhere.enrolled(user)
+        return "ok", {"found": found.encode()}
 
     async def _suspend(self, fields: Fields) -> Answer:
         user = user_of(fields)
         await self._do(user, "suspend", lambda: self._life.suspend(user), quick=True)
+        await self._everywhere.key(user)
         return "ok", {}
 
     async def _unenroll(self, fields: Fields) -> Answer:
@@ -244,58 +257,6 @@ class AdminVerbs:
         await self._do(user, "unenroll", lambda: self._life.unenroll(user), quick=True)
         return "ok", {}
 
-    async def _status(self, fields: Fields) -> Answer:
-        """One user, or the next page of all users, after `after`."""
-        if "user" in fields:
-            later = [user_of(fields)]
-            if not await self._pools.quick(lambda: self._vault.is_known(later[0])):
-                raise NotEnrolled(f"{later[0]} is not enrolled")
-        else:
-            after = fields.get("after", b"").decode("utf-8", "replace")
-            listed = await self._listed(again=bool(after))
-            later = listed[bisect.bisect_right(listed, after) :]
-        found = await self._pools.quick(lambda: self._page(later))
-        answer = {"sessions": str(len(self._sessions)).encode()}
-        answer["users"] = f"[{', '.join(found)}]".encode()
-        return "ok", {**answer, "more": b"1"} if len(found) < len(later) else answer
-
-    def _page(self, users: list[str]) -> list[str]:
-        """Entries of `status` in JSON for as many of these users as fit into an answer."""
-        found: list[str] = []
-        size = 0
-        for user in users[:STATUS_PAGE]:
-            text = json.dumps(describe(user, self._vault, self._sessions, self._indexes))
-            size += len(text) + 2
-            if found and size > protocol.MAX_PAGE:
-                break
-            found.append(text)
-        return found
-
-    async def _listed(self, *, again: bool) -> list[str]:
-        """All users, sorted.  Further pages use the same list for a while."""
-        at, listed = self._listing
-        if not again or time.monotonic() - at > _LIST_FRESH:
-            listed = await self._pools.quick(self._vault.users)
-            self._listing = (time.monotonic(), listed)
-        return listed
-
-    async def _lock(self, fields: Fields) -> Answer:
-        """Ends sessions.  The answer names the users whose connections should end now, too."""
-        connected: list[str] = []
-        if "user" in fields:
-            user = user_of(fields)
-            count = int(self._sessions.end(user))
-            if self._indexes is not None:
-                connected = await self._indexes.lock(user)
-            self._log.info("lock: user=<%s>, sessions ended=%d", user, count)
-        else:
-            count = self._sessions.end_all()
-            if self._indexes is not None:
-                connected = await self._indexes.lock_all()
-            self._log.info("lock: all users, sessions ended=%d", count)
-        answer = {"ended": str(count).encode()}
-        return "ok", {**answer, "connected": "\n".join(connected).encode()} if connected else answer
-
     async def _find(self, fields: Fields) -> Answer:
         key_id = needed(fields, "key_id")
         user = await self._pools.quick(lambda: self._vault.find(key_id))
@@ -306,6 +267,7 @@ class AdminVerbs:
     async def _repair(self, fields: Fields) -> Answer:
         user = user_of(fields)
         found = await self._do(user, "repair", lambda: self._vault.repair(user), quick=True)
+        await self._everywhere.enrolled(user)
         return "ok", {"found": found.encode()}
 
 

@@ -39,14 +39,14 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from mailseal import config as configuration
 from mailseal.config import Config
 from mailseal.crypto import kdf
 from mailseal.daemon import drop_root, notify, open_log, user_ids
 from mailseal.errors import MailsealError, UsageError, print_error
-from mailseal.keys.keystore import Keystore
-from mailseal.keys.public import PublicStore
+from mailseal.keys import opening
 from mailseal.login import caches, from_config, hardening, indexes, protocol, startup
 from mailseal.login.admin_verbs import AdminVerbs
 from mailseal.login.callers import Caller, Callers
@@ -65,6 +65,9 @@ from mailseal.login.thread_pools import ThreadPools
 from mailseal.login.vault import Vault
 from mailseal.login.verbs import error_answer
 from mailseal.logs import Log
+
+if TYPE_CHECKING:
+    from mailseal.keys.sql.database import Database
 
 # Seconds after which the connection of a silent client is closed.
 _SILENCE = 300
@@ -222,7 +225,7 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
     os.umask(0o077)
     lines = open_log(config, "mailseal-agent", (uid, gid))
     log = logger(lines)
-    store, public = Keystore(config.keys_dir), PublicStore(config.public_dir)
+    store, public, database = opening.stores(config)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stopped_early)  # until the loop handles them
     startup.require_store(config)
@@ -253,15 +256,22 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
             derive=pools.derive,
             log=log,
         )
-        vault.sweep()
-        vault.publication.publish_missing()
-        startup.tell_enrollment(config)
+        hosts = None
+        if database is None:
+            vault.sweep()
+            vault.publication.publish_missing()
+            startup.tell_enrollment(config)
+        else:
+            database.connection()  # fails now rather than at the first login
+            from mailseal.keys.sql.hosts import Hosts
+
+            hosts = Hosts(database)
         idle, absolute = config.agent.idle_timeout, config.agent.absolute_timeout
         sessions = Sessions(idle=idle, absolute=absolute)
         guesses = Guesses(from_config.limits(config), log=log)
         placed = indexes.configured(config, version, keeper, vault.is_known, log)
         chores = Chores(notes, log)
-        admin_verbs = AdminVerbs(vault, sessions, pools, log, placed).verbs
+        admin_verbs = AdminVerbs(vault, sessions, pools, log, placed, hosts).verbs
         self_service = SelfService(
             vault,
             pools,
@@ -290,7 +300,7 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
         )
         agent = Agent(service, callers=callers, log=log)
         log.info("listening on %s for Dovecot %s, uid=%d", config.agent.socket, version, uid)
-        asyncio.run(_serve(agent, listener, lines))
+        asyncio.run(_serve(agent, listener, lines, database))
     with contextlib.suppress(OSError):
         os.unlink(config.agent.socket)
     os.close(lock)
@@ -300,9 +310,20 @@ def _stopped_early(_number: int, _frame: object) -> None:
     sys.exit(0)
 
 
-async def _serve(agent: Agent, listener: socket.socket, lines: Log) -> None:
+async def _serve(
+    agent: Agent, listener: socket.socket, lines: Log, database: Database | None
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    if database is not None:
+        from mailseal.login.watch import Changed, Watch
+
+        service = agent.service
+
+        def changed(changes: Changed) -> None:
+            loop.call_soon_threadsafe(service.stored.changed, changes)
+
+        Watch(database, service.vault.store, changed, service.log).start()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, lines.reopen)

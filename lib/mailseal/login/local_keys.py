@@ -14,10 +14,12 @@ CONTRACT
 from __future__ import annotations
 
 import os
+import time
 
 from mailseal.errors import TemporaryError
 
 FOLDER_MARK = b"mailseal public keys, version 1\n"
+REPLICA_MARK = b"mailseal public keys, replica, version 1\n"
 ENROLL_MARK = "enroll-at-login"
 _MAX_FILE_NAME = 200
 _MAX_FILE = 16384
@@ -69,16 +71,45 @@ def file_name(user: bytes) -> str:
 
 
 def _must_be_not_enrolled(folder: str, name: str) -> None:
+    # In this order: lease, mark, clock (keys/lease.py).
+    mark = _read(f"{folder}/mailseal-public-keys") or b""
     try:
         os.stat(f"{folder}/enrolled/{name}")
     except FileNotFoundError:
-        is_store = _read(f"{folder}/mailseal-public-keys") == FOLDER_MARK
-        if is_store and os.path.isdir(f"{folder}/enrolled"):
-            return
-        raise TemporaryError(f"{folder} is not a folder of public keys") from None
+        if not os.path.isdir(f"{folder}/enrolled"):
+            raise TemporaryError(f"{folder} is not a folder of public keys") from None
+        _must_be_current(folder, mark)
+        return
     except OSError as exc:
         raise TemporaryError(f"cannot read {folder}/enrolled: {exc.strerror}") from None
     raise TemporaryError("the public key is missing", hint=f"run `mailseal repair {name}`")
+
+
+def _must_be_current(folder: str, mark: bytes) -> None:
+    if mark == FOLDER_MARK:
+        return
+    if not mark.startswith(REPLICA_MARK):
+        raise TemporaryError(f"{folder} is not a folder of public keys")
+    # BOOT-ID SECONDS, with two decimals and a line end: what is cut off is no lease.
+    boot, _, until = mark[len(REPLICA_MARK) :].partition(b" ")
+    boots = (_read("/proc/sys/kernel/random/boot_id") or b"").strip()
+    whole = until[-1:] == b"\n" and until[-4:-3] == b"."
+    if boot and boot == boots and whole and _uptime() < float(until):
+        return
+    raise TemporaryError(
+        "the replica of the public keys is not current",
+        hint="see `systemctl status mailseal-replica` on this host",
+    )
+
+
+def _uptime() -> float:
+    """CLOCK_BOOTTIME of the machine, whatever time namespace this is."""
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    for line in (_read("/proc/self/timens_offsets") or b"").splitlines():
+        words = line.split()
+        if words[0] == b"boottime":
+            now -= int(words[1]) + int(words[2]) / 1e9
+    return now
 
 
 def _read(path: str) -> bytes | None:

@@ -21,12 +21,10 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Mapping
 
-from mailseal.crypto.eckeys import PublicKey
 from mailseal.errors import (
     AlreadyEnrolled,
     BadPassword,
     BadUserName,
-    Damaged,
     MailsealError,
     TemporaryError,
     UsageError,
@@ -43,6 +41,7 @@ from mailseal.login.notes import Notes
 from mailseal.login.policy import Policy
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions
+from mailseal.login.stored import Stored
 from mailseal.login.thread_pools import ThreadPools
 from mailseal.login.vault import Unlocked, Vault
 from mailseal.login.verbs import Answer, Verb, error_answer, note_enrollment
@@ -81,6 +80,7 @@ class LoginVerbs:
         self.version = version
         self.policy = policy
         self.log = log
+        self.stored = Stored(vault, sessions, pools, log)
         self.login_verbs: dict[str, Verb] = {"unlock": self._unlock, "lookup": self._lookup}
         self.admin_verbs = admin_verbs
         self.panel_verbs = panel_verbs or {}
@@ -137,7 +137,7 @@ class LoginVerbs:
             if "app" in fields and codes.read("app", password) is None:
                 result = "wrong"
                 return "wrong", {}
-            new = behind and await self.pools.look(lambda: self.vault.is_new(user))
+            new = behind and await self.stored.is_new(user)
             if new and not await self._enrolled_at_login(user, password, fields):
                 result = "not enrolled"
                 return "unknown", {}
@@ -206,12 +206,12 @@ class LoginVerbs:
         """
         if not 0 < len(password) <= MAX_OPENING or b"\0" in password:
             raise WrongPassword("this is not a valid password")
-        revision = await self.pools.look(lambda: self.vault.revision(user))
+        revision = await self.stored.revision(user)
         mac = self.sessions.mac(user, password)
         found = self.sessions.find(user, mac, revision)
         if found is not None:
             keys, index_key = found[0].private_keys(), bytes(found[0].index)
-            await self._check_public(user, [key.public for key in keys])
+            await self.stored.check_public(user, [key.public for key in keys])
             self.guesses.note_right(user, remote)
             await self._note_use(user, found[1])
             return login_fields(self.version, keys), "cached", index_key
@@ -272,15 +272,6 @@ class LoginVerbs:
     def _known_wrong(self, mac: bytes, revision: Revision | None) -> bool:
         until, seen = self._wrong.get(mac, (0.0, None))
         return time.monotonic() < until and seen == revision
-
-    async def _check_public(self, user: str, keys: list[PublicKey]) -> None:
-        """Check the public key at each login.  Usually one stat; repairs are done in a thread."""
-        try:
-            published = await self.pools.look(lambda: self.vault.published(user))
-        except (Damaged, TemporaryError):
-            published = None
-        if published is None or published.key_id != keys[-1].key_id:
-            await self.pools.quick(lambda: self.vault.check_public(user, keys))
 
     def _stale(self, user: str) -> Answer:
         """The other passdb has accepted the password, but it does not open the keyring."""

@@ -31,6 +31,7 @@ from typing import Any
 
 from mailseal.errors import AlreadyEnrolled, NotEnrolled, NotPermitted
 from mailseal.login.chores import Chores
+from mailseal.login.everywhere import Everywhere
 from mailseal.login.lifecycle import Lifecycle
 from mailseal.login.newcomers import Newcomers
 from mailseal.login.notes import Notes
@@ -129,6 +130,7 @@ class SelfService:
 
         key_id = await self._pools.change(finish)
         self._sessions.end(user)
+        await Everywhere(self._vault.public, self._pools).enrolled(user)
         # Sessions from before the enrollment have no key and would save mail in clear.
         self._chores.kick(user)
         return "ok", {"key_id": key_id.encode()}

@@ -127,6 +127,11 @@ class Sessions:
             session.wipe()
         return session is not None
 
+    def revision(self, user: str) -> Revision | None:
+        """Of the keyring that the user's session was opened from, or None."""
+        session = self._by_user.get(user)
+        return None if session is None or self._over(session) else session.revision
+
     def end_all(self) -> int:
         """End all sessions.  Returns their number."""
         count = len(self._by_user)

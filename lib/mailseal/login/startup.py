@@ -27,6 +27,7 @@ from mailseal.config import Config
 from mailseal.crypto.eckeys import PublicKey
 from mailseal.daemon import user_ids
 from mailseal.errors import ConfigError, Damaged, MailsealError, TemporaryError
+from mailseal.keys import opening
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
 from mailseal.login.local_keys import ENROLL_MARK
@@ -45,8 +46,14 @@ def init(config: Config) -> str:
     if not os.path.isdir(os.path.dirname(state)):
         raise ConfigError(f"option state_dir: {os.path.dirname(state)} does not exist")
     durable.make_folder(state, mode=0o711)
-    Keystore(config.keys_dir).prepare(owner)
-    PublicStore(config.public_dir).prepare(owner)
+    if config.keys.store == opening.FILES:
+        Keystore(config.keys_dir).prepare(owner)
+        PublicStore(config.public_dir).prepare(owner)
+    else:
+        uid, gid = user_ids(config.replica.user, "replica.user")
+        owner = (uid, gid) if os.geteuid() == 0 else None
+        PublicStore(config.public_dir).prepare(owner, replica=True)
+        uid, gid = user_ids(config.agent.user, "agent.user")
     if config.index.folder is not None:
         _prepare_index(config.index.folder, config, uid, root=owner is not None)
     return state
@@ -69,6 +76,8 @@ def _prepare_index(path: str, config: Config, uid: int, *, root: bool) -> None:
 
 def require_store(config: Config) -> None:
     """Raise TemporaryError if there is no store: its file system may be mounted later."""
+    if config.keys.store != opening.FILES:
+        return  # the tables are looked at when the database is reached
     if not PublicStore(config.public_dir).is_ready() or not os.path.isdir(config.keys_dir):
         raise TemporaryError(
             f"option state_dir: {config.state_dir} is not a store of keys",
@@ -94,6 +103,7 @@ def tell_enrollment(config: Config) -> None:
     the agent about users who are not enrolled.
     """
     path = os.path.join(config.public_dir, ENROLL_MARK)
+    # mailseal-replica calls this if the keys are in a database: then the folder is its own.
     if config.login.enroll == "at-login":
         durable.replace(path, b"", mode=0o644)
     else:
@@ -146,12 +156,13 @@ def _lock(path: str) -> int:
 
 def dovecot_version(config: Config) -> str:
     """ "2.3" or "2.4": from the configuration, or from `dovecot --version`."""
-    import subprocess
 
     configured = config.dovecot.version
     if configured != "auto":
         return configured
     hint = "set dovecot.version to 2.3 or 2.4"
+    import subprocess
+
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
     try:
         said = subprocess.run(

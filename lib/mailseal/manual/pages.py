@@ -22,6 +22,7 @@ PROGRAMS = {
     "mailseal-deliver": "mailseal.delivery.pipe",
     "mailseal-lmtp": "mailseal.delivery.daemon.supervisor",
     "mailseal-sealer": "mailseal.admin.sealer",
+    "mailseal-replica": "mailseal.admin.replica",
     "mailseal-set-hash": "mailseal.panel.set_hash",
     "mailseal-web": "mailseal.web.server",
 }

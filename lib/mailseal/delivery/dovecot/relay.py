@@ -27,6 +27,8 @@ from mailseal.errors import TemporaryError
 
 TYPE_CHECKING = False  # `typing` takes 3 ms to import; type checkers know the name
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mailseal.config import Config
 
 _LINE = re.compile(r"(\d{3})([ -])(?:([245]\.\d{1,3}\.\d{1,3}) )?(.*)", re.DOTALL)
@@ -88,8 +90,18 @@ class _Connection:
             if match[2] == " ":
                 return Reply(int(match[1]), match[3] or "", "\n".join(texts))
 
-    def deliver(self, envelope: Envelope, recipient: Address, message: Message) -> Reply:
-        """Run one transaction.  After a failure, the connection is reset or unusable."""
+    def deliver(
+        self,
+        envelope: Envelope,
+        recipient: Address,
+        message: Message,
+        still: Callable[[], None] | None,
+    ) -> Reply:
+        """Run one transaction.  After a failure, the connection is reset or unusable.
+
+        `still` is called when only the end of the mail is missing; if it raises, nothing is
+        stored.
+        """
         if envelope.utf8 and not self.utf8 and not (recipient.ascii and envelope.sender.ascii):
             return Reply(550, "5.6.7", "the server does not support SMTPUTF8")
         options = " BODY=8BITMIME" if self.body_8bit else ""
@@ -129,6 +141,12 @@ class _Connection:
                     piece = re.sub(rb"(?<!\r)\n", b"\r\n", piece)
                 self._peer.send(stuffed(piece, at_line_start))
                 at_line_start = piece.endswith(b"\n")
+        if still is not None:
+            try:
+                still()
+            except BaseException:
+                self.close()
+                raise
         self._peer.send(b".\r\n")
         return self._reply()
 
@@ -146,13 +164,22 @@ class Relay:
         self._idle: list[_Connection] = []
         self._lock = threading.Lock()
 
-    def deliver(self, envelope: Envelope, recipient: Address, message: Message) -> Reply:
-        """The server's reply for this recipient; see CONTRACT.  Never raises for its failures."""
+    def deliver(
+        self,
+        envelope: Envelope,
+        recipient: Address,
+        message: Message,
+        still: Callable[[], None] | None = None,
+    ) -> Reply:
+        """The server's reply for this recipient; see CONTRACT.  Never raises for its failures.
+
+        What `still` raises at the last moment is raised here, and nothing is stored.
+        """
         try:
             connection = self._kept() or self._new()
         except TemporaryError as broken:
             return Reply(451, "4.4.1", f"{self._name}: {broken}")
-        return self._deliver(connection, envelope, recipient, message)
+        return self._deliver(connection, envelope, recipient, message, still)
 
     def deliver_if_there(
         self, envelope: Envelope, recipient: Address, message: Message, queue_id: str | None
@@ -169,10 +196,15 @@ class Relay:
         return self._deliver(connection, envelope, recipient, message)
 
     def _deliver(
-        self, connection: _Connection, envelope: Envelope, recipient: Address, message: Message
+        self,
+        connection: _Connection,
+        envelope: Envelope,
+        recipient: Address,
+        message: Message,
+        still: Callable[[], None] | None = None,
     ) -> Reply:
         try:
-            reply = connection.deliver(envelope, recipient, message)
+            reply = connection.deliver(envelope, recipient, message, still)
         except Broken as broken:
             return Reply(451, "4.4.2", f"{self._name}: {broken}")
         connection.idle_since = time.monotonic()

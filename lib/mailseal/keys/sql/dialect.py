@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: MIT
+"""What differs between the databases: connecting, locks, notifications, meanings of errors.
+
+Everything else is SQL that both understand, with %s for a parameter.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Protocol
+
+from mailseal.database_address import Address
+from mailseal.errors import ConfigError
+
+CONNECT_WITHIN = 3
+"""Seconds for a connection to one host."""
+
+STATEMENT_WITHIN = 10
+"""Seconds after which the server gives up a statement, or waiting for a lock."""
+
+CHANNEL = "mailseal"
+
+
+class Meaning(enum.Enum):
+    """What an exception of a driver says."""
+
+    LOST = "the connection is broken, or its server is not the primary (any more)"
+    TAKEN = "a row with this key exists"
+    BUSY = "a time limit, a deadlock, or another write that came first"
+    OTHER = "anything else"
+
+
+class Dialect(Protocol):
+    """One kind of database.  A connection commits each statement, but for BEGIN … COMMIT."""
+
+    name_type: str
+    bytes_type: str
+    table_end: str
+    notifies: bool
+    """Whether wait() returns at once when something has changed."""
+
+    def connect(self, address: Address, password: str | None) -> Any:
+        """A connection to the host that takes writes."""
+        ...
+
+    def meaning(self, exc: Exception) -> Meaning:
+        """Of an exception of the driver's."""
+        ...
+
+    def fileno(self, connection: Any) -> int:
+        """The descriptor of its socket."""
+        ...
+
+    def lock(self, cursor: Any, number: int) -> bool:
+        """Take a lock that ends with the connection; False if somebody keeps it too long."""
+        ...
+
+    def unlock(self, cursor: Any, number: int) -> None:
+        """Release it."""
+        ...
+
+    def notify(self, cursor: Any) -> None:
+        """Tell those who wait, when this transaction is committed."""
+        ...
+
+    def listen(self, cursor: Any) -> None:
+        """Prepare for wait()."""
+        ...
+
+    def wait(self, connection: Any, seconds: float) -> None:
+        """Until something has changed, or for this time."""
+        ...
+
+
+def of(address: Address) -> Dialect:
+    """The dialect; the driver is imported here.  Raises ConfigError if it is not installed."""
+    package = {"postgresql": "python3-psycopg", "mysql": "python3-pymysql"}[address.kind]
+    try:
+        if address.kind == "postgresql":
+            from mailseal.keys.sql.postgresql import Postgresql
+
+            return Postgresql()
+        from mailseal.keys.sql.mariadb import Mariadb
+
+        return Mariadb()
+    except ImportError:
+        raise ConfigError(
+            f"option keys.store: {address.kind} needs the package {package}",
+            hint=f"apt-get install {package}",
+        ) from None

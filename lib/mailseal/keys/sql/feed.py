@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: MIT
+"""Whose keys were changed, in the order of the changes.
+
+A position is the number and the stamp of a change.  If the database does not know that change, it
+has lost it (a standby that had not got everything, an old backup), or has forgotten it long ago:
+then everything may have changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from mailseal.errors import TemporaryError
+from mailseal.keys.sql.database import Database
+
+_KEPT = 100_000
+"""Changes that are remembered."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """After this change; 0 is before the first one."""
+
+    number: int = 0
+    stamp: bytes = b""
+
+
+class Feed:
+    """Of one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def now(self) -> Position:
+        """After all changes that are committed.  Raises TemporaryError if the keys have moved."""
+        row = self._database.row("SELECT last_change, stamp, moved_to FROM mailseal_state")
+        if row is None:
+            raise TemporaryError("the database has lost the tables of mailseal")
+        if row[2]:
+            raise TemporaryError(
+                f"the keys have moved from this database to {row[2]}",
+                hint="set keys.store in mailseal.yaml, and restart mailseal's services",
+            )
+        return Position(int(row[0]), bytes(row[1]))
+
+    def knows(self, position: Position) -> bool:
+        """Whether the position is part of this database's history."""
+        if position.number == 0:
+            return True
+        found = self._database.row(
+            "SELECT 1 FROM mailseal_changes WHERE number = %s AND stamp = %s",
+            position.number,
+            position.stamp,
+        )
+        return found is not None
+
+    def since(self, position: Position) -> tuple[Position, list[str] | None]:
+        """Where we are now, and whose keys were changed; None for everybody's."""
+        now = self.now()
+        if now == position:
+            return now, []
+        rows = self._database.rows(
+            "SELECT name FROM mailseal_changes WHERE number > %s ORDER BY number", position.number
+        )
+        names = {bytes(name).decode("utf-8", "replace") for (name,) in rows}
+        return now, None if "" in names or not self.knows(position) else sorted(names)
+
+    def forget_old(self) -> None:
+        """Keep the last changes only."""
+        self._database.statement(
+            "DELETE FROM mailseal_changes WHERE number < %s", self.now().number - _KEPT
+        )

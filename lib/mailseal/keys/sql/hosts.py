@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: MIT
+"""Which hosts have a replica of the public keys, and what they may not know yet.
+
+A host says "not enrolled" only while its lease is in force, and its lease began before it asked
+for changes (replica.py).  So after a change was committed, each host either has confirmed it, or
+its lease ends within the lease's length.  No two clocks are compared: each host measures lengths
+with its own.
+
+    margin      clocks run at different speeds while they are corrected: chrony slows or speeds
+                up by 8.4 % at most.  Two hosts, one up and one down: 20 %, and a second
+    of_key      a key that seals is used without a lease.  Only a confirmation tells that a host
+                does not use an older one any more
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+
+from mailseal.errors import TemporaryError
+from mailseal.keys.sql.database import Database
+
+_FORGET = 86400.0
+"""Seconds after which a host without a sign of life is forgotten."""
+
+_REMEMBERED = 10000
+
+
+def _now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def with_margin(lease: float) -> float:
+    """Seconds after which a lease of another host has ended certainly."""
+    return lease * 1.2 + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """A row.  `silent`: seconds for which this process has seen no sign of life."""
+
+    id: str
+    name: str
+    lease: int
+    applied: int
+    beat: int
+    seen: str
+    silent: float = 0.0
+
+
+class Hosts:
+    """The table, as one process sees it; for any number of threads."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = _now) -> None:
+        self._database = database
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._beats: dict[str, tuple[int, float]] = {}
+        self._asked: dict[int, float] = {}
+
+    def all(self) -> list[Host]:
+        """All hosts, by name."""
+        asked = self._clock()
+        rows = self._database.rows(
+            "SELECT id, name, lease, applied, beat, seen FROM mailseal_hosts ORDER BY name, id"
+        )
+        now = self._clock()
+        found = []
+        with self._lock:
+            for id_, name, lease, applied, beat, seen in rows:
+                known = self._beats.get(str(id_))
+                if known is None or known[0] != beat:
+                    # Seen after the answer: so the sign of life was given before.
+                    known = self._beats[str(id_)] = (int(beat), now)
+                silent = max(0.0, asked - known[1])
+                values = (str(id_), str(name), int(lease), int(applied), int(beat), str(seen))
+                found.append(Host(*values, silent))
+            gone = self._beats.keys() - {host.id for host in found}
+            for id_ in gone:
+                del self._beats[id_]
+        return found
+
+    def unaware(self, change: int, *, of_key: bool) -> list[str]:
+        """Names of the hosts that may act on what was there before this change.
+
+        Asked for the first time after the change was committed.
+        """
+        with self._lock:
+            if len(self._asked) > _REMEMBERED:
+                self._asked.clear()
+            first = self._asked.setdefault(change, self._clock())
+        waited = self._clock() - first
+        names = []
+        for host in self.all():
+            ended = max(waited, host.silent) > with_margin(host.lease)
+            if host.applied < change and (of_key or not ended):
+                names.append(host.name)
+        return names
+
+    def forget_silent(self) -> list[str]:
+        """Remove hosts without a sign of life for a day: their leases ended long ago."""
+        return [host.name for host in self.all() if host.silent > _FORGET and self._remove(host)]
+
+    def forget(self, name: str) -> int:
+        """Remove a host that will never seal again; how many rows it had.
+
+        Raises TemporaryError as long as it may have a lease.
+        """
+        found = [host for host in self.all() if host.name == name]
+        for host in found:
+            if host.silent <= with_margin(host.lease):
+                raise TemporaryError(
+                    f"{name} may be alive: its last sign of life was seen {host.silent:.0f} s ago",
+                    hint=f"stop mailseal-replica there, and try again in "
+                    f"{with_margin(host.lease) - host.silent:.0f} s",
+                )
+        return sum(self._remove(host) for host in found)
+
+    def _remove(self, host: Host) -> bool:
+        return bool(
+            self._database.statement(
+                "DELETE FROM mailseal_hosts WHERE id = %s AND beat = %s", host.id, host.beat
+            )
+        )

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""PostgreSQL, by psycopg 3."""
+
+from __future__ import annotations
+
+import select
+from typing import Any
+
+import psycopg
+
+from mailseal.database_address import Address
+from mailseal.keys.sql.dialect import CHANNEL, CONNECT_WITHIN, STATEMENT_WITHIN, Meaning
+
+_SYSTEM_ROOTS = "/etc/ssl/certs/ca-certificates.crt"
+
+# statement_timeout does not end a COMMIT that waits for a standby: PostgreSQL stops that clock
+# before it commits.  synchronous_commit: what was acknowledged survives a crash.
+_SESSION = (
+    f"-c statement_timeout={STATEMENT_WITHIN}s -c lock_timeout={STATEMENT_WITHIN}s "
+    f"-c idle_in_transaction_session_timeout={3 * STATEMENT_WITHIN}s "
+    "-c default_transaction_isolation=read\\ committed"
+)
+_KEEPALIVE = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": STATEMENT_WITHIN * 1000,
+}
+
+
+class Postgresql:
+    """See Dialect."""
+
+    name_type = "bytea"
+    bytes_type = "bytea"
+    table_end = ""
+    notifies = True
+
+    def connect(self, address: Address, password: str | None) -> Any:
+        given: dict[str, Any] = {"dbname": address.database, "user": address.user_name}
+        if address.hosts:
+            given["host"] = ",".join(host for host, _ in address.hosts)
+            given["port"] = ",".join(str(port) for _, port in address.hosts)
+        if address.is_remote:
+            given.update(sslmode="verify-full", sslrootcert=_SYSTEM_ROOTS)
+        given.update(address.options)
+        if password is not None:
+            given["password"] = password
+        connection = psycopg.connect(
+            autocommit=True,
+            connect_timeout=CONNECT_WITHIN,
+            options=_SESSION,
+            target_session_attrs="read-write",
+            application_name="mailseal",
+            **_KEEPALIVE,
+            **given,
+        )
+        # A pooler or a plan from before a migration must not matter.
+        connection.prepare_threshold = None
+        if connection.execute("SHOW synchronous_commit").fetchone() == ("off",):
+            connection.execute("SET synchronous_commit = on")
+        return connection
+
+    def meaning(self, exc: Exception) -> Meaning:
+        if isinstance(exc, psycopg.errors.UniqueViolation):
+            return Meaning.TAKEN
+        busy = (
+            psycopg.errors.QueryCanceled,
+            psycopg.errors.LockNotAvailable,
+            psycopg.errors.TransactionRollback,
+        )
+        if isinstance(exc, busy):
+            return Meaning.BUSY
+        # 25006: a primary that has become a standby.
+        lost = (
+            psycopg.OperationalError,
+            psycopg.InterfaceError,
+            psycopg.errors.ReadOnlySqlTransaction,
+        )
+        return Meaning.LOST if isinstance(exc, lost) else Meaning.OTHER
+
+    def fileno(self, connection: Any) -> int:
+        return int(connection.fileno())
+
+    def lock(self, cursor: Any, number: int) -> bool:
+        try:
+            cursor.execute("SELECT pg_advisory_lock(%s)", (number,))
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
+            return False
+        return True
+
+    def unlock(self, cursor: Any, number: int) -> None:
+        cursor.execute("SELECT pg_advisory_unlock(%s)", (number,))
+
+    def notify(self, cursor: Any) -> None:
+        cursor.execute(f"NOTIFY {CHANNEL}")
+
+    def listen(self, cursor: Any) -> None:
+        cursor.execute(f"LISTEN {CHANNEL}")
+
+    def wait(self, connection: Any, seconds: float) -> None:
+        pgconn = connection.pgconn
+        if pgconn.notifies() is None:
+            select.select([connection.fileno()], [], [], seconds)
+            pgconn.consume_input()
+        while pgconn.notifies() is not None:
+            pass

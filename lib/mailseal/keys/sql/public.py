@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: MIT
+"""The public keys in a database, for agents.  Delivery reads a replica of them (replica.py).
+
+CONTRACT
+    See PublicKeys in stores.py.  A row says what became of a user and stays for ever; no row means
+    that the user was never enrolled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+
+from mailseal.crypto.eckeys import PublicKey
+from mailseal.errors import BadUserName, Damaged, NewerFormat, TemporaryError
+from mailseal.keys.names import normalise
+from mailseal.keys.public import decode, encode
+from mailseal.keys.sql.database import Database
+from mailseal.keys.sql.hosts import Hosts
+
+ENROLLED, SUSPENDED, WITHDRAWN = "enrolled", "suspended", "withdrawn"
+
+
+class SqlPublicKeys:
+    """Public keys by user, and who is enrolled."""
+
+    def __init__(self, database: Database, hosts: Hosts) -> None:
+        self._database = database
+        self._hosts = hosts
+
+    def lookup(self, user: str) -> PublicKey | None:
+        """The key that seals; None only if the user is certainly not enrolled."""
+        user = normalise(user)
+        state, body = self._row(user)
+        if state == WITHDRAWN:
+            return None
+        if state == SUSPENDED or body is None:
+            raise TemporaryError(
+                f"the public key of {user} is missing", hint=f"run `mailseal repair {user}`"
+            )
+        return decode(body, user)
+
+    def _row(self, user: str) -> tuple[str, bytes | None]:
+        row = self._database.row(
+            "SELECT state, body FROM mailseal_public_keys WHERE name = %s", user.encode()
+        )
+        if row is None:
+            return WITHDRAWN, None
+        return str(row[0]), None if row[1] is None else bytes(row[1])
+
+    def is_marked(self, user: str) -> bool:
+        """Whether the user is enrolled, whatever the state of the key."""
+        return self._row(normalise(user))[0] != WITHDRAWN
+
+    def is_suspended(self, user: str) -> bool:
+        """Whether suspend() was the last that happened."""
+        return self._row(normalise(user))[0] == SUSPENDED
+
+    def users(self) -> list[str]:
+        """Everybody who has a readable key, sorted."""
+        found = []
+        for name, body in self._database.rows(
+            "SELECT name, body FROM mailseal_public_keys WHERE state = %s AND body IS NOT NULL",
+            ENROLLED,
+        ):
+            with contextlib.suppress(BadUserName, Damaged, NewerFormat):
+                user = normalise(bytes(name))
+                decode(bytes(body), user)
+                found.append(user)
+        return sorted(found)
+
+    def strangers(self, known: Iterable[str]) -> list[str]:
+        """Who is marked as enrolled and not among these."""
+        rows = self._database.rows(
+            "SELECT name FROM mailseal_public_keys WHERE state <> %s", WITHDRAWN
+        )
+        return sorted({bytes(name).decode("utf-8", "replace") for (name,) in rows} - set(known))
+
+    def publish(self, user: str, key: PublicKey) -> None:
+        """From now on this key seals."""
+        user = normalise(user)
+        self._put(user, ENROLLED, encode(user, key))
+
+    def suspend(self, user: str) -> None:
+        """From now on lookup() raises TemporaryError, until publish() or withdraw()."""
+        self._put(normalise(user), SUSPENDED, None)
+
+    def withdraw(self, user: str) -> None:
+        """From now on the user is not enrolled."""
+        self._put(normalise(user), WITHDRAWN, None)
+
+    def _put(self, user: str, state: str, body: bytes | None) -> None:
+        name = user.encode()
+        with self._database.write(user) as write:
+            write.execute("DELETE FROM mailseal_public_keys WHERE name = %s", name)
+            write.execute(
+                "INSERT INTO mailseal_public_keys (name, state, body, change_number) "
+                "VALUES (%s, %s, %s, %s)",
+                name,
+                state,
+                body,
+                write.change,
+            )
+
+    def unaware(self, user: str, *, of_key: bool) -> list[str]:
+        """Hosts that may still act on what was there before: see PublicKeys."""
+        row = self._database.row(
+            "SELECT change_number FROM mailseal_public_keys WHERE name = %s",
+            normalise(user).encode(),
+        )
+        return [] if row is None else self._hosts.unaware(int(row[0]), of_key=of_key)
+
+    def sweep(self, user: str) -> list[str]:
+        """Nothing: what was not committed is not there."""
+        return []
+
+    def left_over(self) -> list[str]:
+        """Nobody."""
+        return []

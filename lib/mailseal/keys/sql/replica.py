@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: MIT
+"""Keeps a folder of public keys on this host like the ones in the database.
+
+CONTRACT
+    step() asks for changes, puts them on the disk, and renews the lease (keys/lease.py), in this
+    order:
+        1  takes the time
+        2  gives a sign of life: a write, which only the primary commits, and which fails if the
+           database does not know the last change that is on this disk
+        3  asks for all changes since then, and puts them on the disk
+        4  renews the lease: it ends so many seconds after the time taken in 1
+        5  confirms the changes
+    So everything that was committed before 1 is on the disk when a lease says so, and a user
+    whom this host does not know was not enrolled at 1.  Who enrolls a user waits until each host
+    has confirmed, or its lease has ended (hosts.py).
+    A user is only ever taken away by a row that says so.  If the database does not know users
+    that are here (it has lost them), their mail waits.
+
+FAILURES
+    MailsealError: the lease is not renewed.  What is on the disk stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Callable
+
+from mailseal import durable
+from mailseal.crypto.eckeys import PublicKey
+from mailseal.errors import BadUserName, Damaged, MailsealError, NewerFormat, TemporaryError
+from mailseal.keys import lease
+from mailseal.keys.names import normalise, user_of_file
+from mailseal.keys.public import PublicStore, decode
+from mailseal.keys.sql.database import Database
+from mailseal.keys.sql.feed import Feed, Position
+from mailseal.keys.sql.public import ENROLLED, WITHDRAWN
+
+_PAGE = 1000
+_FEW = 8
+"""Changes that are synced one by one; more are synced together."""
+
+_Change = tuple[str, PublicKey | None, bool]
+
+
+class Replica:
+    """One folder.  Not for several processes: the service holds a lock."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: PublicStore,
+        *,
+        name: str,
+        seconds: int,
+        log: logging.Logger,
+        now: Callable[[], float] | None = None,
+    ) -> None:
+        self._database = database
+        self._feed = Feed(database)
+        self._store = store
+        self._name = name
+        self._seconds = seconds
+        self._log = log
+        self._now = now or lease.Clock().now
+        self._position = _read_position(self._path("position"))
+        self._id = self._read_id()
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether there has been a whole copy of the database here."""
+        return self._position.number > 0 or os.path.exists(self._path("position"))
+
+    def is_due(self) -> bool:
+        """Whether something has changed.  Asks the database, and gives no sign of life."""
+        return self._feed.now() != self._position
+
+    def step(self) -> None:
+        """Once; see the contract.  One server gives all answers, or none counts."""
+        with self._database.pinned():
+            self._step(self._now())
+
+    def _step(self, began: float) -> None:
+        whole = not self._sign_of_life()
+        if whole:
+            if self._position.number:
+                self._log.error(
+                    "the database does not know what this host got from it: comparing everything"
+                )
+            self._position = Position()
+        now = self._feed.now()
+        known = self._copy()
+        if whole:
+            self._doubt_strangers(known)
+        self._position = now
+        durable.replace(
+            self._path("position"),
+            f"{now.number} {now.stamp.hex()}\n".encode(),
+            mode=0o644,
+            alone=True,
+        )
+        lease.write(self._store.folder, began + self._seconds)
+        self._confirm()
+
+    def _sign_of_life(self) -> bool:
+        """Whether the database knows the position; it says so in the statement that writes."""
+        for _ in range(2):
+            if self._confirm(and_live=True):
+                return True
+            if self._database.statement(
+                "UPDATE mailseal_hosts SET applied = 0, beat = beat + 1, name = %s, "
+                "lease = GREATEST(lease, %s), seen = CURRENT_TIMESTAMP WHERE id = %s",
+                self._name,
+                self._seconds,
+                self._id,
+            ):
+                return False
+            self._database.statement(
+                "INSERT INTO mailseal_hosts (id, name, lease, applied, beat, seen) "
+                "VALUES (%s, %s, %s, 0, 1, CURRENT_TIMESTAMP)",
+                self._id,
+                self._name,
+                self._seconds,
+            )
+        raise TemporaryError("the database does not keep the row of this host")
+
+    def _confirm(self, *, and_live: bool = False) -> bool:
+        at = self._position
+        if at.number == 0 and not self.is_filled:
+            return False
+        return bool(
+            self._database.statement(
+                "UPDATE mailseal_hosts SET applied = %s, beat = beat + %s, name = %s, "
+                "lease = GREATEST(lease, %s), seen = CURRENT_TIMESTAMP WHERE id = %s AND "
+                "(EXISTS (SELECT 1 FROM mailseal_changes WHERE number = %s AND stamp = %s) "
+                "OR EXISTS (SELECT 1 FROM mailseal_state WHERE last_change = 0 AND %s = 0))",
+                at.number,
+                int(and_live),
+                self._name,
+                self._seconds,
+                self._id,
+                at.number,
+                at.stamp,
+                at.number,
+            )
+        )
+
+    def _copy(self) -> set[str]:
+        """Put all that has changed on the disk; whose keys they were."""
+        seen: set[str] = set()
+        after = self._position.number
+        while True:
+            rows = self._database.rows(
+                "SELECT name, state, body, change_number FROM mailseal_public_keys "
+                "WHERE change_number > %s ORDER BY change_number LIMIT %s",
+                after,
+                _PAGE,
+            )
+            changes = [c for row in rows if (c := self._change(*row[:3])) is not None]
+            self._take([change for change in changes if not self._has(change)])
+            seen.update(user for user, _, _ in changes)
+            if len(rows) < _PAGE:
+                return seen
+            after = int(rows[-1][3])
+
+    def _change(self, name: bytes, state: str, body: bytes | None) -> _Change | None:
+        try:
+            user = normalise(bytes(name))
+        except BadUserName:
+            self._log.error("the database has a user whose name is not allowed")
+            return None
+        if state == WITHDRAWN:
+            return user, None, False
+        if state != ENROLLED or body is None:
+            return user, None, True
+        try:
+            return user, decode(bytes(body), user), True
+        except (Damaged, NewerFormat) as exc:
+            self._log.error("%s; mail for this user waits", exc)
+            return user, None, True
+
+    def _has(self, change: _Change) -> bool:
+        user, key, marked = change
+        try:
+            if key is None:
+                return self._store.is_suspended(user) if marked else self._is_gone(user)
+            return self._store.lookup(user) == key and not self._store.is_suspended(user)
+        except MailsealError:
+            return False
+
+    def _is_gone(self, user: str) -> bool:
+        return not self._store.is_marked(user) and not self._store.has_file(user)
+
+    def _take(self, changes: list[_Change]) -> None:
+        if len(changes) > _FEW:
+            self._store.take(changes)
+            return
+        for user, key, marked in changes:
+            if key is not None:
+                self._store.publish(user, key)
+            elif marked:
+                self._store.suspend(user)
+            else:
+                self._store.withdraw(user)
+
+    def _doubt_strangers(self, known: set[str]) -> None:
+        for name in self._store.strangers(known):
+            self._store.take_key_away(name)
+            self._log.error(
+                "user=<%s> is enrolled here and not in the database: mail waits; restore the "
+                "keyring from a backup, or enroll and unenroll the user",
+                user_of_file(name) or name,
+            )
+
+    def _read_id(self) -> str:
+        """Which row is this host's: another one after each start of the machine.
+
+        So hosts that are copies of one another do not take each other's.
+        """
+        path, boot = self._path("host"), lease.boot_id()
+        with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as stream:
+            found, its_boot = stream.read().split()
+            if its_boot == boot:
+                return found
+        made = secrets.token_hex(16)
+        durable.replace(path, f"{made} {boot}\n".encode(), mode=0o644, alone=True)
+        return made
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._store.folder, name)
+
+
+def _read_position(path: str) -> Position:
+    try:
+        with open(path, encoding="ascii") as stream:
+            number, stamp = (stream.read().rstrip("\n") + " ").split(" ")[:2]
+        return Position(int(number), bytes.fromhex(stamp))
+    except (FileNotFoundError, ValueError):
+        return Position()
+    except OSError as exc:
+        raise durable.error_of(exc, f"cannot read {path}") from None

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""Waits until a change of a public key is known on all hosts that need to know it.
+
+CONTRACT
+    enrolled() returns when no host takes the user for not enrolled: each has confirmed the change,
+    or its lease has ended, or its mail waits.
+    key() returns when no host seals with an older key: each has confirmed the change.
+    With keys in files both return at once.
+
+FAILURES
+    TemporaryError: the change is stored, but what this module waits for is not certain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from mailseal.errors import StoreUnreachable, TemporaryError
+from mailseal.keys.stores import PublicKeys
+from mailseal.login.thread_pools import ThreadPools
+
+_LOOK = 0.1
+_PATIENCE = 90.0
+"""Seconds: longer than the longest lease with its margin, shorter than a command waits."""
+
+_PATIENCE_KEY = 20.0
+
+
+class Everywhere:
+    """For the agent's verbs."""
+
+    def __init__(self, public: PublicKeys, pools: ThreadPools) -> None:
+        self._public = public
+        self._pools = pools
+
+    async def enrolled(self, user: str) -> None:
+        """See the contract."""
+        names = await self._wait(user, _PATIENCE, of_key=False)
+        if names:
+            raise TemporaryError(
+                f"{user} is enrolled, but these hosts may not know it: {names}",
+                hint=f"run `mailseal repair {user}`; see docs/several-hosts.md",
+            )
+
+    async def key(self, user: str) -> None:
+        """See the contract."""
+        names = await self._wait(user, _PATIENCE_KEY, of_key=True)
+        if names:
+            raise TemporaryError(
+                f"these hosts may still seal mail of {user} with an older key: {names}",
+                hint="start mailseal-replica there; for a host that will never come back, run "
+                "`mailseal hosts --forget NAME`",
+            )
+
+    async def _wait(self, user: str, patience: float, *, of_key: bool) -> str:
+        end = time.monotonic() + patience
+        while True:
+            try:
+                names = await self._pools.quick(lambda: self._public.unaware(user, of_key=of_key))
+            except StoreUnreachable as exc:
+                raise TemporaryError(
+                    f"the change is stored, but it is not certain that all hosts know it: {exc}",
+                    hint=f"when the database answers, run `mailseal repair {user}`",
+                ) from None
+            if not names or time.monotonic() > end:
+                return ", ".join(names)
+            await asyncio.sleep(_LOOK)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""Ends sessions whose keyring another host's agent has changed or locked.
+
+CONTRACT
+    A thread of its own asks the database; the event loop never waits for it.  A session that a
+    login uses is compared with the database at that login anyway: this is for private keys in
+    memory, which `mailseal lock --all` on any host removes within seconds.
+    While the database is down, sessions stay.
+
+PostgreSQL tells at once when something has changed; MariaDB is asked every _EVERY seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from mailseal.errors import MailsealError
+from mailseal.keys.sql.database import Database
+from mailseal.keys.sql.feed import Feed, Position
+from mailseal.keys.sql.hosts import Hosts
+from mailseal.keys.stores import KeyringStore, Revision
+
+_EVERY = 1.0
+_TIDY = 3600.0
+
+Changed = Mapping[str, Revision | None] | None
+"""Whose keyring has changed, with the revision that it has now; None for everybody's."""
+
+
+class Watch:
+    """The thread.  `changed` is called in it."""
+
+    def __init__(
+        self,
+        database: Database,
+        keyrings: KeyringStore,
+        changed: Callable[[Changed], None],
+        log: logging.Logger,
+    ) -> None:
+        self._database = database
+        self._keyrings = keyrings
+        self._changed = changed
+        self._log = log
+        self._feed = Feed(database)
+        self._hosts = Hosts(database)
+        self._position: Position | None = None
+        self._is_down = False
+        self._tidied = 0.0
+
+    def start(self) -> None:
+        """Begin; it ends with the process."""
+        threading.Thread(target=self._run, name="watch", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self.look()
+                if self._is_down:
+                    self._log.info("the database answers again")
+                self._is_down = False
+                self._database.wait(_EVERY)
+            except MailsealError as exc:
+                if not self._is_down:
+                    self._log.warning("%s; logins with a session go on", exc)
+                self._is_down = True
+                time.sleep(_EVERY)
+
+    def look(self) -> None:
+        """Once."""
+        if self._position is None:
+            self._position = self._feed.now()
+            return
+        now, names = self._feed.since(self._position)
+        if names is None:
+            self._changed(None)
+        elif names:
+            self._changed({name: self._keyrings.revision(name) for name in names})
+        self._position = now
+        if time.monotonic() - self._tidied > _TIDY:
+            self._tidied = time.monotonic()
+            self._feed.forget_old()
+            for name in self._hosts.forget_silent():
+                self._log.info("host %s gave no sign of life for a day: forgotten", name)

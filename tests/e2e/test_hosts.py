@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: MIT
+"""Two hosts, each with Postfix, Dovecot, an agent and a replica, over one PostgreSQL."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from mailseal.login.client import AgentClient, Answer
+from tests.lab import Lab, clusters, proxy
+from tests.lab.clusters import Keys
+from tests.lab.imap import Imap, Refused
+from tests.lab.process import Server, wait_until
+from tests.lab.smtp import send
+
+MAGIC = b"CRYPTED\x03\x07"
+LEASE = 6
+PLAIN = "plain@example.org"
+
+
+@dataclasses.dataclass
+class Host:
+    """A lab, and its way to the database."""
+
+    lab: Lab
+    way: Server
+
+    def ask(self, verb: str, **fields: bytes) -> Answer:
+        with AgentClient(self.lab.agent_socket, 120) as agent:
+            return agent.request(verb, **fields)
+
+    def unlock(self, user: str, password: bytes = b"password") -> str:
+        return self.ask("unlock", user=user.encode(), password=password).status
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[str]:
+    path = tempfile.mkdtemp(prefix="mailseal-hosts-")
+    os.chmod(path, 0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def keys(folder: str) -> Iterator[Keys]:
+    found = clusters.postgresql(folder)
+    found.with_roles()
+    yield found
+    found.server.stop()
+
+
+@contextlib.contextmanager
+def made(keys: Keys, folder: str, name: str, servers: Sequence[str] = ()) -> Iterator[Host]:
+    """A host whose connections to the database, or to each of its `servers`, can be cut."""
+    way = f"{folder}/{name}"
+    os.mkdir(way)
+    os.chmod(way, 0o755)
+    pairs: list[str] = []
+    for number, target in enumerate(servers or (keys.server.connect["host"],)):
+        os.mkdir(f"{way}/{number}")
+        pairs += [f"{way}/{number}/.s.PGSQL.5432", f"{target}/.s.PGSQL.5432"]
+    server = Server("proxy", [sys.executable, proxy.__file__, *pairs], f"{way}/log")
+    server.start(until=pairs[::2])
+    hosts = ",".join(os.path.dirname(path) for path in pairs[::2])
+    agent, replica = (url.partition("?")[0] + f"?host={hosts}" for url in keys.roles())
+    try:
+        with Lab(
+            {},
+            auth="behind-passwd-file",
+            plain_users={PLAIN: "password"},
+            stores=(agent, replica),
+            config_extra={"replica.name": name, "replica.lease": LEASE},
+        ) as lab:
+            yield Host(lab, server)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(server.pid, signal.SIGCONT)
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def hosts(keys: Keys, folder: str) -> Iterator[tuple[Host, Host]]:
+    with made(keys, folder, "one") as one, made(keys, folder, "two") as two:
+        yield one, two
+
+
+def add(hosts: tuple[Host, Host], user: str) -> None:
+    """A user of both Dovecots, not enrolled."""
+    for host in hosts:
+        lab = host.lab
+        lab.users[user] = "password"
+        lab.dovecot.write_users({**lab.users, **lab.options.plain_users})
+    time.sleep(1.1)  # Dovecot looks at the file's time once a second
+
+
+def in_clear(lab: Lab, user: str) -> list[bytes]:
+    """Mails of the user that are not sealed."""
+    found = []
+    for path in lab.stored(user):
+        with open(path, "rb") as stream:
+            if not (data := stream.read()).startswith(MAGIC):
+                found.append(data)
+    return found
+
+
+def deliver(lab: Lab, user: str, text: str = "x") -> None:
+    mail = f"Subject: {text}\r\n\r\n{text}\r\n".encode()
+    send(lab.smtp, "eve@example.net", [user], mail)
+
+
+def test_a_user_of_one_host_is_one_of_the_other(hosts: tuple[Host, Host]) -> None:
+    one, _ = hosts
+    add(hosts, "anna@example.org")
+    assert one.ask("enroll", user=b"anna@example.org", password=b"password").status == "ok"
+    for host in hosts:
+        deliver(host.lab, "anna@example.org")
+        deliver(host.lab, PLAIN)
+        host.lab.wait_delivered()
+        assert not in_clear(host.lab, "anna@example.org") and in_clear(host.lab, PLAIN)
+        assert len(host.lab.inbox("anna@example.org")) == 1
+    listed = one.lab.mailseal("hosts").stdout.decode()
+    assert [line.split(":")[0] for line in listed.splitlines()] == ["one", "two"]
+    assert one.lab.mailseal("hosts", "--forget", "two").returncode == 75, "it is alive"
+    assert one.lab.mailseal("hosts", "--forget", "three").returncode == 67
+
+
+def test_what_one_agent_changes_the_other_sees(hosts: tuple[Host, Host]) -> None:
+    one, two = hosts
+    user = "berta@example.org"
+    name = user.encode()
+    assert one.ask("enroll", user=name, password=b"password").status == "ok"
+    for host in hosts:
+        assert host.unlock(user) == "ok"
+    assert one.ask("passwd", user=name, old=b"password", new=b"second").status == "ok"
+    assert two.unlock(user) == "wrong" and two.unlock(user, b"second") == "ok"
+    before = two.ask("status", user=name).fields["users"]
+    assert one.ask("rotate", user=name, password=b"second").status == "ok"
+    assert two.unlock(user, b"second") == "ok"
+    assert two.ask("status", user=name).fields["users"] != before
+    made = one.ask("app", user=name, password=b"second", label=b"phone")
+    assert two.unlock(user, made.fields["code"]) == "ok"
+    assert one.ask("revoke", user=name, slot=made.fields["slot"]).status == "ok"
+    assert two.unlock(user, made.fields["code"]) == "wrong"
+
+
+@pytest.mark.parametrize("whose", ["one", "all"])
+def test_lock_on_one_host_ends_the_sessions_on_all(hosts: tuple[Host, Host], whose: str) -> None:
+    one, two = hosts
+    user = f"cleo-{whose}@example.org"
+    assert one.ask("enroll", user=user.encode(), password=b"password").status == "ok"
+    for host in hosts:
+        assert host.unlock(user) == "ok"
+    fields = {"user": user.encode()} if whose == "one" else {}
+    assert one.ask("lock", **fields).status == "ok"
+    wait_until(
+        lambda: b'"session": null' in two.ask("status", user=user.encode()).fields["users"],
+        "the other agent has forgotten the keys",
+    )
+    assert two.unlock(user) == "ok"
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("what", ["the way to the database", "the replica"])
+def test_after_enroll_no_host_stores_in_clear(hosts: tuple[Host, Host], what: str) -> None:
+    """Mail comes in all the time, on both hosts, while one of them knows nothing of it."""
+    one, two = hosts
+    user = f"dora-{what.split()[-1]}@example.org"
+    add(hosts, user)
+    sent: dict[str, int] = {"one": 0, "two": 0}
+    enrolled = threading.Event()
+    end = threading.Event()
+
+    def load(name: str, host: Host) -> None:
+        while not end.is_set():
+            when = "after" if enrolled.is_set() else "before"
+            deliver(host.lab, user, when)
+            sent[name] += 1
+            time.sleep(0.05)
+
+    threads = [threading.Thread(target=load, args=pair) for pair in (("one", one), ("two", two))]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_until(lambda: in_clear(two.lab, user), "mail is delivered in clear before")
+        pids = {"the way to the database": two.way.pid, "the replica": two.lab.replica.pid}
+        with stopped(pids[what]):
+            assert one.ask("enroll", user=user.encode(), password=b"password").status == "ok"
+            enrolled.set()
+            time.sleep(2)
+        time.sleep(2)
+    finally:
+        end.set()
+        for thread in threads:
+            thread.join()
+    for name, host in (("one", one), ("two", two)):
+        wait_until(lambda host=host: _flushed(host.lab), "the queue is empty", timeout=60)  # type: ignore[misc]
+        clear = in_clear(host.lab, user)
+        assert len(host.lab.stored(user)) == sent[name], "lost or doubled"
+        assert not [data for data in clear if b"Subject: after" in data], "IN CLEAR"
+
+
+def _flushed(lab: Lab) -> bool:
+    lab.postfix.flush()
+    return not lab.postfix_queue()
+
+
+def test_a_database_that_is_down(hosts: tuple[Host, Host], keys: Keys) -> None:
+    one, _ = hosts
+    user, other = "emil@example.org", "fred@example.org"
+    add(hosts, user)
+    for name in (user, other):
+        assert one.ask("enroll", user=name.encode(), password=b"password").status == "ok"
+    with one.lab.login(user) as imap:
+        assert imap.bodies() == []
+    keys.server.stop(signal.SIGKILL)
+    try:
+        assert one.unlock(user) == "ok"
+        with one.lab.login(user) as imap:
+            assert imap.bodies() == []
+        assert one.unlock(user, b"wrong") == "temporary" == one.unlock(other)
+        failed = one.ask("passwd", user=user.encode(), old=b"password", new=b"second")
+        assert failed.status == "error" and failed.text("class") == "StoreUnreachable"
+        deliver(one.lab, user)
+        one.lab.wait_delivered()
+        assert not in_clear(one.lab, user)
+        time.sleep(LEASE + 0.5)
+        # Whoever is not enrolled can read, but nothing is stored in clear.
+        with Imap(one.lab.imap, PLAIN, "password") as imap:
+            before = len(imap.bodies())
+            with pytest.raises(Refused):
+                imap.append("INBOX", b"Subject: saved\r\n\r\nsaved\r\n")
+        deliver(one.lab, PLAIN, "waits")
+        deliver(one.lab, user)
+        wait_until(lambda: len(one.lab.stored(user)) == 2, "mail for an enrolled user goes on")
+        wait_until(lambda: "status=deferred" in one.lab.log_text(), "the other one waits")
+        assert len(one.lab.stored(PLAIN)) == before
+    finally:
+        keys.server.start()
+    wait_until(lambda: one.unlock(other) == "ok", "the agent is connected again")
+    wait_until(lambda: _flushed(one.lab), "mail for users who are not enrolled goes on")
+    assert len(one.lab.stored(PLAIN)) == before + 1
+    with Imap(one.lab.imap, PLAIN, "password") as imap:
+        imap.append("INBOX", b"Subject: saved\r\n\r\nsaved\r\n")

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: MIT
+"""Primaries that change and servers that hang: nothing that was acknowledged is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mailseal import database_address
+from mailseal.crypto.eckeys import PrivateKey
+from mailseal.errors import MailsealError, StoreUnreachable
+from mailseal.keys import opening
+from mailseal.keys.sql import database as database_module
+from mailseal.keys.sql import schema
+from mailseal.keys.sql.database import Database
+from mailseal.keys.stores import KeyStores
+from tests.lab.clusters import Keys
+from tests.lab.databases import Postgresql
+from tests.lab.process import wait_until
+from tests.unit.store_contract import make
+from tests.unit.test_replica import Host
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Postgresql, Postgresql, str]]:
+    """A primary, its standby, and a URL with both."""
+    with tempfile.TemporaryDirectory(prefix="mailseal-pair-") as folder:
+        os.chmod(folder, 0o755)
+        first = Postgresql(f"{folder}/one", f"{folder}/1", f"{folder}/one.log")
+        url = f"postgresql://postgres@/postgres?host={first.connect['host']}"
+        with contextlib.ExitStack() as running:
+            running.callback(first.stop)
+            schema.migrate(Database(database_address.parse(url), any_schema=True))
+            place = (f"{folder}/two", f"{folder}/2", f"{folder}/two.log")
+            second = Postgresql(*place, standby_of=first)
+            running.callback(second.stop)
+            # The standby first: it is not taken as long as it is one.
+            hosts = f"{second.connect['host']},{first.connect['host']}"
+            yield first, second, f"postgresql://postgres@/postgres?host={hosts}"
+
+
+def test_a_failover_under_load_loses_nothing_that_was_acknowledged(
+    pair: tuple[Postgresql, Postgresql, str], tmp_path: Path
+) -> None:
+    first, second, url = pair
+    acknowledged: dict[str, int] = {}
+    failures = 0
+    end = threading.Event()
+    keyring = make()
+
+    def change(number: int) -> None:
+        nonlocal failures
+        stores = KeyStores(*opening.rows(Database(database_address.parse(url))))
+        n = 0
+        while not end.is_set():
+            n += 1
+            user = f"user{number}.{n}@example.org"
+            mine = make(user) if n % 10 == 0 else None
+            try:
+                if mine is not None:
+                    with stores.transaction(user) as transaction:
+                        transaction.create(mine)
+                        transaction.save(mine, before=mine)
+                    acknowledged[user] = 1
+                else:
+                    stores.public.publish(user, keyring.current)
+                    acknowledged[user] = 0
+            except MailsealError:
+                failures += 1
+                time.sleep(0.02)
+
+    class Cluster:
+        def open(self) -> Database:
+            return Database(database_address.parse(url))
+
+    host = Host(Cluster(), tmp_path / "public")  # type: ignore[arg-type]
+
+    def copy() -> None:
+        while not end.is_set():
+            with contextlib.suppress(MailsealError):
+                host.replica.step()
+
+    threads = [threading.Thread(target=change, args=(number,)) for number in range(4)]
+    threads.append(threading.Thread(target=copy))
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(acknowledged) > 40, "the load runs")
+    first.stop(signal.SIGKILL)
+    before = len(acknowledged)
+    time.sleep(0.5)
+    second.promote()
+    wait_until(lambda: len(acknowledged) > before + 40, "the load goes on")
+    end.set()
+    for thread in threads:
+        thread.join()
+    assert failures
+    keyrings, public = opening.rows(Database(database_address.parse(url)))
+    for user, revision in acknowledged.items():
+        assert public.lookup(user) is not None
+        if revision:
+            assert keyrings.load(user).revision == revision
+    host.replica.step()
+    assert set(host.store.users()) >= set(acknowledged)
+
+
+def test_a_primary_that_becomes_read_only_is_left(pair: tuple[Postgresql, Postgresql, str]) -> None:
+    """The connection is not broken; the server refuses to write."""
+    first, second, url = pair
+    _, public = opening.rows(Database(database_address.parse(url)))
+    key = PrivateKey.generate().public
+    public.publish("alice", key)
+    second.promote()
+    first.sql("ALTER SYSTEM SET synchronous_standby_names = ''")
+    first.sql("ALTER SYSTEM SET default_transaction_read_only = on")
+    first.sql("SELECT pg_reload_conf()")
+    wait_until(lambda: first.sql("SHOW default_transaction_read_only") == "on\n", "read only")
+    wait_until(lambda: second.sql("SELECT pg_is_in_recovery()") == "f\n", "promoted")
+    public.publish("bob", key)
+    assert "2" in second.sql("SELECT count(*) FROM mailseal_public_keys")
+
+
+def test_a_commit_that_no_standby_confirms_is_not_acknowledged(
+    pair: tuple[Postgresql, Postgresql, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "_PATIENCE", 1.0)
+    _, second, url = pair
+    _, public = opening.rows(Database(database_address.parse(url)))
+    second.stop(signal.SIGKILL)
+    with pytest.raises(StoreUnreachable):
+        public.publish("alice", PrivateKey.generate().public)
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_a_server_that_does_not_answer_is_given_up(
+    server: Keys, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """In the middle of a session, without a word; then it comes again."""
+    monkeypatch.setattr(database_module, "_PATIENCE", 1.0)
+    database = server.open()
+    keyrings, _ = opening.rows(database)
+    assert keyrings.users() == []
+    if how == "killed":
+        server.server.stop(signal.SIGKILL)
+    else:
+        _signal_all(server, signal.SIGSTOP)
+    try:
+        with pytest.raises(StoreUnreachable):
+            keyrings.users()
+        with pytest.raises(StoreUnreachable):
+            keyrings.create(make())
+    finally:
+        _signal_all(server, signal.SIGCONT) if how == "stopped" else server.server.start()
+    wait_until(lambda: _answers(database), "the database answers again")
+    keyrings.create(make())
+
+
+def _answers(database: Database) -> bool:
+    with contextlib.suppress(StoreUnreachable):
+        return bool(database.row("SELECT 1"))
+    return False
+
+
+def _signal_all(server: Keys, number: signal.Signals) -> None:
+    """To the server and its children: PostgreSQL's have sessions of their own."""
+    leader = server.server._server.pid
+    children = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()
+    for pid in (leader, *map(int, children)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def test_a_lock_is_lost_with_its_connection_and_then_nothing_is_written(server: Keys) -> None:
+    database = server.open()
+    keyrings, _ = opening.rows(database)
+    first = make()
+    keyrings.create(first)
+    with keyrings.locked(first.user):
+        database.close()
+        with pytest.raises(StoreUnreachable):
+            keyrings.save(first, before=first)
+    assert keyrings.load(first.user) == first
+    assert keyrings.save(first, before=first).revision == 1
