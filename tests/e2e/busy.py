@@ -57,6 +57,7 @@ def fetch_all(imap: Imap, folder: str) -> tuple[bytes, State]:
             found[int(match[1])] = Mail(flags, match[3], body)
         else:
             assert b"BODY[]" not in line, line
+    assert list(found) == sorted(found), folder
     return validity, found
 
 

@@ -17,6 +17,7 @@ from mailseal.crypto import dcrypt
 from tests.e2e.busy import Mailbox
 from tests.e2e.mails import HEADERS, ODD, cpython_mails, crlf, of_size
 from tests.lab import Lab
+from tests.lab.place import MAIL_UID
 from tests.lab.smtp import send
 
 SENDER = "eve@example.net"
@@ -31,6 +32,7 @@ def fill(lab: Lab, name: str, password: str, folders: Sequence[str], count: int 
     with Mailbox(lab, name, password, ()).login() as imap:
         for folder in folders[1:]:
             imap.command(b'CREATE "%s"' % folder.encode())
+            imap.command(b'SUBSCRIBE "%s"' % folder.encode())
         for number, (folder, mail) in enumerate(zip(itertools.cycle(folders), mails)):
             date = b"%02d-Mar-2019 09:08:07 +0000" % (number % 28 + 1)
             imap.command(
@@ -38,6 +40,10 @@ def fill(lab: Lab, name: str, password: str, folders: Sequence[str], count: int 
             )
         imap.select("INBOX")
         imap.command(b'COPY 1:* "%s"' % folders[1].encode())
+    acl = os.path.join(lab.maildir(name, folders[1]), "dovecot-acl")
+    with open(acl, "w", encoding="ascii") as stream:
+        stream.write("user=bob@example.org lr\n")
+    os.chown(acl, MAIL_UID, MAIL_UID)
     send(lab.smtp, SENDER, [name], HEADERS + b"arrived in clear\r\n")
     lab.wait_delivered()
     assert sum(map(is_sealed, files(lab, name))) == 0
@@ -51,6 +57,16 @@ def files(lab: Lab, user: str) -> list[str]:
         if os.path.basename(folder) in ("cur", "new"):
             found += [os.path.join(folder, name) for name in names]
     return sorted(found)
+
+
+def beside(lab: Lab, user: str) -> dict[str, bytes]:
+    """What must not change, beside the mails: subscriptions and ACL files."""
+    found = {}
+    for folder, _, names in os.walk(lab.maildir(user)):
+        for name in {"subscriptions", "dovecot-acl"}.intersection(names):
+            with open(os.path.join(folder, name), "rb") as stream:
+                found[stream.name] = stream.read()
+    return found
 
 
 def left_over(lab: Lab, user: str) -> list[str]:
@@ -80,7 +96,8 @@ def throughout(lab: Lab, user: str, secret: str, folders: Sequence[str], *, rate
     How many things the clients have done.
     """
     box = Mailbox(lab, user, secret, folders)
-    before = box.mails()
+    before, kept = box.mails(), beside(lab, user)
+    assert len(kept) == 2
     arrived: list[bytes] = []
     password = secret.encode() + b"\n"
     steps = {
@@ -119,6 +136,7 @@ def throughout(lab: Lab, user: str, secret: str, folders: Sequence[str], *, rate
         assert box.operations - operations > 20
         box.require_as_remembered(arrived)
         assert left_over(lab, user) == []
+        assert beside(lab, user) == kept
         if command != "unseal":
             # An IMAP session from before seals, too: it began after the enrollment.
             clear = [path for path in files(lab, user) if not is_sealed(path)]
