@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.delivery.daemon import Client, Daemon
+from tests.lab.process import wait_until
 from tests.listener import serve, unix_listener
 
 ALICE = "alice@example.org"
@@ -39,10 +40,7 @@ def workers(daemon: Daemon) -> list[int]:
 
 
 def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never became true"
-        time.sleep(0.02)
+    wait_until(condition, "the condition is true", timeout=seconds)
 
 
 def test_a_killed_worker_is_replaced_and_logged() -> None:

@@ -9,7 +9,7 @@ import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,6 +17,7 @@ from tests.lab import Imap, Lab
 from tests.lab.dovecot import installed_version
 from tests.lab.place import MAIL_UID
 from tests.lab.postfix import page_commands
+from tests.lab.process import wait_until
 from tests.lab.smtp import send, send_lmtp
 
 SENDER = "eve@example.net"
@@ -96,13 +97,6 @@ def user(lab: Lab) -> str:
     name = f"u{time.monotonic_ns()}@example.org"
     lab.add_user(name)
     return name
-
-
-def eventually(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never became true"
-        time.sleep(0.05)
 
 
 def dovecot_lmtp(lab: Lab, recipient: str, mail: bytes) -> None:
@@ -368,11 +362,14 @@ def test_the_pipe_page(lab: Lab, user: str) -> None:
         send(lab.smtp, SENDER, [user], MAIL)
         lab.wait_delivered()
         send(lab.smtp, SENDER, ["ghost@example.org"], MAIL)
-        eventually(lambda: "dsn=5.1.1, status=bounced (user unknown)" in lab.log_text())
+        wait_until(
+            lambda: "dsn=5.1.1, status=bounced (user unknown)" in lab.log_text(), "it bounces"
+        )
         lab.delivery.stop()
         send(lab.smtp, SENDER, [user], MAIL)
-        eventually(
-            lambda: re.search("relay=mailseal-deliver.*dsn=4.3.5, status=defer", lab.log_text())
+        wait_until(
+            lambda: re.search("relay=mailseal-deliver.*dsn=4.3.5, status=defer", lab.log_text()),
+            "it is deferred",
         )
         lab.start_delivery()
         lab.postfix.flush()

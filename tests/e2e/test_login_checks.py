@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.mails import HEADERS
 from tests.lab import ALICE, BOB, Imap, Lab
-from tests.lab.process import Server
+from tests.lab.process import Server, wait_until
 from tests.lab.smtp import send
 
 SENDER = "eve@example.net"
@@ -41,10 +41,7 @@ def checked(lab: Lab, user: str) -> dict[str, Any] | None:
 
 
 def wait(what: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    wait_until(what, "the mail is checked", timeout=60)
 
 
 def test_the_tags_of_who_logs_in_are_checked(lab: Lab, sealer: Server) -> None:

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.lab import Imap, Lab
 from tests.lab.dovecot import installed_version, series
+from tests.lab.search import files_with
 from tests.lab.smtp import send_lmtp
 
 SENDER = "eve@example.net"
@@ -69,17 +69,6 @@ def site() -> Iterator[Lab]:
         yield made
 
 
-def in_clear(site: Lab, user: str) -> list[str]:
-    """All files of the user that contain a word of the mail."""
-    found = []
-    for where, _, names in os.walk(site.home(user)):
-        for name in names:
-            with open(os.path.join(where, name), "rb") as stream:
-                if b"tangerine" in stream.read():
-                    found.append(name)
-    return found
-
-
 @pytest.mark.parametrize("user", GOOD, ids=lambda user: f"{user.split('@')[0]} {GOOD[user]}")
 def test_the_userdb_fields_load_mail_crypt(site: Lab, user: str) -> None:
     assert send_lmtp(site.lmtp, SENDER, [user], MAIL)[0][0] == 250
@@ -87,7 +76,7 @@ def test_the_userdb_fields_load_mail_crypt(site: Lab, user: str) -> None:
     (path,) = site.stored(user)
     with open(path, "rb") as stream:
         assert stream.read(7) == b"CRYPTED"
-    assert in_clear(site, user) == []
+    assert files_with(site.home(user), b"tangerine") == []
     with Imap(site.imap, user, "password") as imap:
         assert [body.endswith(MAIL) for body in imap.bodies()] == [True]
 
@@ -95,7 +84,7 @@ def test_the_userdb_fields_load_mail_crypt(site: Lab, user: str) -> None:
 @pytest.mark.parametrize("user", BAD, ids=lambda user: f"{user.split('@')[0]} {BAD[user]}")
 def test_fields_that_may_turn_sealing_off_defer(site: Lab, user: str) -> None:
     assert send_lmtp(site.lmtp, SENDER, [user], MAIL)[0][0] == 451
-    assert in_clear(site, user) == []
+    assert files_with(site.home(user), b"tangerine") == []
     assert site.stored(user) == []
     field = BAD[user].removeprefix("userdb_")
     said = (  # by mailseal's userdb, or by mailseal-lmtp

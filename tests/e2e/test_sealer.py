@@ -19,7 +19,7 @@ from tests.e2e.busy import Mailbox
 from tests.e2e.mails import HEADERS, of_size
 from tests.lab import Imap, Lab
 from tests.lab.place import MAIL_UID
-from tests.lab.process import Server
+from tests.lab.process import Server, wait_until
 
 SECRET = "password"
 USER, OTHER, NEVER = "sam@example.org", "sue@example.org", "never@example.org"
@@ -65,10 +65,7 @@ def state(lab: Lab, user: str) -> dict[str, Any]:
 
 
 def wait(what: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    wait_until(what, "mailseal-sealer has done it", timeout=60)
 
 
 def enroll(lab: Lab, user: str) -> None:

@@ -7,7 +7,6 @@ This is mbox, in Dovecot's settings or in a userdb field.
 from __future__ import annotations
 
 import contextlib
-import os
 import smtplib
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import pytest
 
 from tests.lab import ALICE, Imap, Lab, LabError, Refused
 from tests.lab.dovecot import installed_version, series
+from tests.lab.search import files_with
 from tests.lab.smtp import send_lmtp
 
 OWN = "own@example.org"
@@ -54,17 +54,6 @@ def door(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def in_clear(lab: Lab, user: str) -> list[str]:
-    """All files below the user's home that contain a word of the mail."""
-    found = []
-    for where, _, names in os.walk(lab.home(user)):
-        for name in names:
-            with open(os.path.join(where, name), "rb") as stream:
-                if b"tangerine" in stream.read():
-                    found.append(name)
-    return found
-
-
 def lda(lab: Lab, user: str, folder: str) -> int:
     command = [LDA, "-c", lab.dovecot.config, "-o", "lda_mailbox_autocreate=yes"]
     command += ["-d", user, "-f", SENDER, "-m", folder]
@@ -99,7 +88,7 @@ def test_mbox_in_dovecots_own_settings(door: str, where: str) -> None:
     with Lab(auth=door, plain_users=users, dovecot_extra=text) as lab:
         lab.dovecot.write_users({**users, **lab.users}, {OWN: A_MAILDIR})
         assert save_in_every_way(lab, ALICE, folder) == []
-        assert in_clear(lab, ALICE) == []
+        assert files_with(lab.home(ALICE), b"tangerine") == []
         assert "mail_crypt_cannot_seal_mbox" in lab.dovecot.log_text()
         enrolled = lab.mailseal("enroll", PLAIN, "--stdin", stdin=b"password\n")
         assert enrolled.returncode == 75 and b"which mail_crypt cannot seal" in enrolled.stderr
@@ -113,12 +102,12 @@ def test_mbox_in_dovecots_own_settings(door: str, where: str) -> None:
             enrolled = lab.mailseal("enroll", OWN, "--stdin", stdin=b"password\n")
             assert enrolled.returncode == 0, enrolled.stderr
             assert set(save_in_every_way(lab, OWN, folder)) == {"imap", "doveadm", "lda", "lmtp"}
-            assert in_clear(lab, OWN) == []
+            assert files_with(lab.home(OWN), b"tangerine") == []
         else:
             with lab.login() as imap:
                 imap.append("INBOX", MAIL)
                 assert imap.bodies("INBOX") == [MAIL]
-            assert in_clear(lab, ALICE) == []
+            assert files_with(lab.home(ALICE), b"tangerine") == []
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +123,7 @@ def test_mbox_in_a_userdb_field(lab: Lab, field: str) -> None:
     lab.dovecot.write_users(users, dict.fromkeys(users, field))
     try:
         assert save_in_every_way(lab, ALICE, "INBOX") == []
-        assert in_clear(lab, ALICE) == []
+        assert files_with(lab.home(ALICE), b"tangerine") == []
         assert "may turn sealing off" in lab.log_text()
         assert set(save_in_every_way(lab, PLAIN, "INBOX")) >= {"imap", "doveadm", "lda"}
     finally:

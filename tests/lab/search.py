@@ -70,6 +70,17 @@ def search_folder(folder: str, words: Iterable[str], *, skip: Iterable[str] = ()
     return hits
 
 
+def files_with(folder: str, word: bytes) -> list[str]:
+    """Names of the files below a folder that contain these bytes."""
+    found = []
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(where, name), "rb") as stream:
+                if word in stream.read():
+                    found.append(name)
+    return found
+
+
 def count_files(folder: str, *, skip: Iterable[str] = ()) -> int:
     """Number of files that a search of the folder reads."""
     left_out = {os.path.abspath(path) for path in skip}

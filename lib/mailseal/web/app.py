@@ -20,7 +20,7 @@ from mailseal.config import Config
 from mailseal.errors import ConfigError, MailsealError, NotPermitted
 from mailseal.logs import ERROR, INFO, Log
 from mailseal.web import api
-from mailseal.web.sessions import Sessions
+from mailseal.web.sessions import WebSessions
 from mailseal.web.texts import Texts
 from mailseal.web.views import codes, leave, passwords, start, turn_on
 from mailseal.web.visit import COOKIE, LANGUAGE_COOKIE, BadForm, SignIn, Site, Visit
@@ -146,7 +146,7 @@ def _site(config: Config, folder: str) -> Site:
         texts = Texts.load(folders, web.language)
     except OSError as exc:
         raise ConfigError(f"option web.theme: {exc.filename}: {exc.strerror}") from None
-    sessions = Sessions(idle=web.idle_timeout, absolute=web.absolute_timeout)
+    sessions = WebSessions(idle=web.idle_timeout, absolute=web.absolute_timeout)
     name = hashlib.sha256(style.encode()).hexdigest()[:12]
     return Site(config, texts, sessions, name, _themed(config, "logo.svg"))
 

@@ -24,7 +24,6 @@ import argparse
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -33,7 +32,7 @@ from mailseal import config as configuration
 from mailseal import sockets
 from mailseal.config import Config, socket_address
 from mailseal.daemon import drop_root, group_id, notify, open_log, user_ids
-from mailseal.errors import EX_OK, ConfigError, MailsealError
+from mailseal.errors import EX_OK, ConfigError, MailsealError, print_error
 from mailseal.login import hardening
 from mailseal.logs import INFO
 from mailseal.web.app import MAX_BODY, make
@@ -50,9 +49,7 @@ def main(argv: list[str], environ: Mapping[str, str]) -> int:
     try:
         run(configuration.load(parser.parse_args(argv).config), environ)
     except MailsealError as exc:
-        sys.stderr.write(f"mailseal-web: error: {exc}\n")
-        if exc.hint:
-            sys.stderr.write(f"mailseal-web: hint: {exc.hint}\n")
+        print_error("mailseal-web", exc)
         return exc.exit_status
     return EX_OK
 

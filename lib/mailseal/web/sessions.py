@@ -27,7 +27,7 @@ _OF_ONE_USER = 20
 _FORM_FOR = 1800.0
 
 
-class Session:
+class WebSession:
     """One browser of a user."""
 
     def __init__(self, user: str, token: str, now: float) -> None:
@@ -40,7 +40,7 @@ class Session:
         """A message for the next page."""
 
 
-class Sessions:
+class WebSessions:
     """All sessions.  Used by several threads."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Sessions:
         self._clock = clock
         self._key = os.urandom(32)
         self._lock = threading.Lock()
-        self._by_name: OrderedDict[bytes, Session] = OrderedDict()
+        self._by_name: OrderedDict[bytes, WebSession] = OrderedDict()
 
     def start(self, user: str, token: str) -> str:
         """Sign in; returns the new cookie."""
@@ -62,10 +62,10 @@ class Sessions:
                 del self._by_name[name]
             while len(self._by_name) >= _SESSIONS:
                 self._by_name.popitem(last=False)
-            self._by_name[_name(cookie)] = Session(user, token, self._clock())
+            self._by_name[_name(cookie)] = WebSession(user, token, self._clock())
         return cookie
 
-    def find(self, cookie: str) -> Session | None:
+    def find(self, cookie: str) -> WebSession | None:
         """The session of this cookie, if it has not ended."""
         with self._lock:
             name = _name(cookie)
@@ -91,7 +91,7 @@ class Sessions:
             for name in [name for name, one in self._by_name.items() if one.user == user]:
                 del self._by_name[name]
 
-    def new_form(self, session: Session | None, cookie: str, path: str) -> str:
+    def new_form(self, session: WebSession | None, cookie: str, path: str) -> str:
         """A token for a form that is sent to this path."""
         if session is None:
             at = str(int(self._clock()))
@@ -103,7 +103,7 @@ class Sessions:
                 session.forms.popitem(last=False)
         return token
 
-    def take_form(self, session: Session | None, cookie: str, path: str, token: str) -> bool:
+    def take_form(self, session: WebSession | None, cookie: str, path: str, token: str) -> bool:
         """Whether this form is valid; within a session only once."""
         if session is not None:
             with self._lock:

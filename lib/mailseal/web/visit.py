@@ -18,7 +18,7 @@ from mailseal.errors import MailsealError
 from mailseal.login.guesses import place_of
 from mailseal.web import words
 from mailseal.web.agent import Agent, State
-from mailseal.web.sessions import Session, Sessions, new_cookie
+from mailseal.web.sessions import WebSession, WebSessions, new_cookie
 from mailseal.web.texts import Texts
 
 COOKIE = "__Host-mailseal"
@@ -43,7 +43,7 @@ class Site:
 
     config: Config
     texts: Texts
-    sessions: Sessions
+    sessions: WebSessions
     style: str
     logo: str
 
@@ -69,7 +69,7 @@ class Visit:
         self.agent = Agent(site.config.agent.socket, remote if place_of(remote) is not None else "")
         cookie = request.cookies.get(COOKIE, "")
         self.cookie: str = cookie if _COOKIE_FORM.fullmatch(cookie) else ""
-        self.session: Session | None = site.sessions.find(self.cookie) if self.cookie else None
+        self.session: WebSession | None = site.sessions.find(self.cookie) if self.cookie else None
         vouched = self.vouched_user
         if self.session is not None and vouched not in (None, self.session.user):
             site.sessions.end(self.cookie)
@@ -94,7 +94,7 @@ class Visit:
         said = self.site.texts.say(self.language, text)
         return said.format(**values) if values else said
 
-    def signed_in(self) -> Session:
+    def signed_in(self) -> WebSession:
         """The session.  SignIn if there is none."""
         if self.session is None:
             raise SignIn
