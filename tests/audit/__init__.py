@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""`make audit`: is any word of an enrolled user's mail on the disk?  See tests.audit.__main__."""
+"""`make audit`: searches a raw disk for words of mail.  See tests.audit.__main__."""

@@ -7,22 +7,22 @@ SYNOPSIS
     make audit ARGS='--prove'
 
 DESCRIPTION
-    A real Postfix, Dovecot and mailseal run on a disk of their own: ext4 in a file.  Mails with
-    words that are nowhere else, in each header, body and attachment, arrive by SMTP.  Clients
-    list, search, sort, copy, move and save mail, with IMAP and POP3; a Sieve script files it; a
-    user's mail in clear is sealed.  In the middle of this everything is killed.  Then the raw disk,
-    each log and the tmpfs are searched for the words, in all forms that they may have: see
-    tests.audit.words.  A user who is not enrolled must be found, or the search would prove nothing.
+    A real Postfix, Dovecot and mailseal run on a separate disk: ext4 in a file.  Mails with
+    unique words in each header, body and attachment arrive by SMTP.  Clients list, search, sort,
+    copy, move and save mail, with IMAP and POP3; a Sieve script sorts it; mail in clear is sealed.
+    In the middle of this, all processes are killed.  Then the raw disk, all logs and the tmpfs
+    are searched for the words, in all encodings: see tests.audit.words.  Words of a user who is
+    not enrolled must be found, which shows that the search works.
 
     --queue=fscrypt   Postfix's queue and the logs are in encrypted folders; the default
-    --queue=plain     they are not: what they leave on the disk is counted, and no fault
-    --prove           switches off each protection in turn, and must find words each time
+    --queue=plain     they are not: words that they leave on the disk are counted, but not a fault
+    --prove           turns off each protection in turn, and must find words each time
 
     It needs root, loop devices and Debian's e2fsprogs.
 
 DIAGNOSTICS
-    A table; the same in build/audit.json.  Status 0: no word of an enrolled user was found, and
-    the control user was.  1: words were found, or the control user was not.  2: it cannot run here.
+    A table; the same in build/audit.json.  Status 0: no word of an enrolled user was found, but
+    words of the control user were.  1: otherwise.  2: it cannot run here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tests.lab.process import interrupt_on_signals
 
 
 def main(argv: list[str]) -> int:
-    """Run it; the exit status."""
+    """Run it; returns the exit status."""
     interrupt_on_signals()
     parser = argparse.ArgumentParser(prog="make audit")
     parser.add_argument("--queue", choices=("fscrypt", "plain"), default="fscrypt")
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
 
 
 def _say(line: str) -> None:
-    """Progress, apart from the table."""
+    """Print the progress to standard error."""
     print(line, file=sys.stderr, flush=True)
 
 

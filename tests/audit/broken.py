@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Each protection, switched off: the audit must then find words, and where is known.
+"""Turns off each protection: then the audit must find words in a known place.
 
-An audit that finds nothing proves something only if it finds what is there.
+This shows that an audit without findings is meaningful.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _LOG = {
 
 
 class WithoutShredding(Day):
-    """`mailseal seal` alone: what was in clear is removed, and stays in free blocks."""
+    """`mailseal seal` without --shred: removed mail in clear stays in free blocks."""
 
     shred = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Broken:
-    """What is switched off, how, and a row of the table that must have words then."""
+    """What is turned off, how, and the row of the table that must have words then."""
 
     name: str
     setup: Setup
@@ -42,7 +42,7 @@ class Broken:
 
 
 def _as_if_encrypted(result: Result) -> None:
-    """Judge a queue that is not encrypted as one that should be."""
+    """Treat a queue without encryption as one that should be encrypted."""
     result.encrypted_queue = True
     for row in ("queue", "queue, free blocks"):
         if result.examples[row]:
@@ -50,7 +50,7 @@ def _as_if_encrypted(result: Result) -> None:
 
 
 def protections() -> list[Broken]:
-    """All of them, for the Dovecot that is installed."""
+    """All of them, for the installed Dovecot."""
     version = series(installed_version())
     off = "local function sealing_fields(key)\n"
     return [
@@ -92,7 +92,7 @@ def protections() -> list[Broken]:
 
 
 def main(say: Callable[[str], None]) -> int:
-    """Switch each off in turn; the exit status."""
+    """Turn off each in turn; returns the exit status."""
     missed = 0
     for broken in protections():
         say(f"switched off: {broken.name}")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A day on a mail server, with all that could leave words on its disk; then everything crashes.
+"""A day on a mail server, with all actions that could leave words on its disk, and a crash.
 
-After each step what waits in memory is written to the disk: a temporary file that lives for
-a second leaves nothing there on a quiet machine, and its words on a busy one.
+After each step the memory is written to the disk: otherwise a temporary file that exists for a
+second would leave words only on a busy machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIEVE = "scripts@example.org"
 EARLIER = "earlier@example.org"
 """Has mail in clear, and is enrolled then: `mailseal seal --shred`."""
 CONTROL = "control@example.org"
-"""Not enrolled: must be found, or the search finds nothing."""
+"""Not enrolled: must be found, which shows that the search works."""
 USERS = (ALICE, SIEVE, EARLIER, CONTROL)
 PASSWORD = "rhubarb-and-custard"
 
@@ -42,7 +42,7 @@ if header :contains "List-Id" "example" { fileinto :create "Lists"; addflag "\\\
 
 
 class Day:
-    """What happens to one lab."""
+    """The actions in one lab."""
 
     shred: Sequence[str] = ("--shred",)
 
@@ -52,7 +52,7 @@ class Day:
         self._whose = whose
 
     def live(self) -> None:
-        """All of it; the servers are dead afterwards."""
+        """Do all actions; afterwards the servers are killed."""
         for step in self._steps():
             step()
             for disk in self._disks:
@@ -102,7 +102,7 @@ class Day:
         return Imap(self._lab.imap, user, PASSWORD)
 
     def _read(self, user: str, *, move: bool = True) -> None:
-        """What clients do: list, search, sort, save, copy and move."""
+        """The actions of clients: list, search, sort, save, copy and move."""
         owner = self._whose[user]
         with self._login(user) as imap:
             folder = "Lists" if user == SIEVE else "INBOX"
@@ -112,7 +112,7 @@ class Day:
             imap.command(b"FETCH 1:* (UID FLAGS ENVELOPE BODYSTRUCTURE BODY RFC822.SIZE)")
             imap.command(b"FETCH 1:* (BODY.PEEK[HEADER.FIELDS (COMMENTS X-AUDIT LIST-ID)])")
             for name in (b"PREVIEW", b"SNIPPET", b"PREVIEW (LAZY)"):
-                with contextlib.suppress(Refused):  # not every version has each
+                with contextlib.suppress(Refused):  # not all versions have all of these
                     imap.command(b"FETCH 1:* (%s)" % name)
             for kind, part in ((b"SUBJECT", "subject"), (b"BODY", "body base64")):
                 found = imap.command(b'SEARCH %s "%s"' % (kind, owner.word(part).encode()))
@@ -126,7 +126,7 @@ class Day:
             imap.command(b"FETCH 1:* (BODY.PEEK[] BODY.PEEK[1] BINARY.PEEK[7])")
             imap.append("Sent", saved(owner))
             imap.append("Sent", letter(owner, user, number=4, large=True))
-            with contextlib.suppress(Refused):  # there from the second time on
+            with contextlib.suppress(Refused):  # it exists from the second time on
                 imap.command(b"CREATE Archive")
             imap.command(b"COPY 1:* Archive")
             if move:
@@ -142,7 +142,7 @@ class Day:
                 pop3.mail(number)
 
     def _read_slowly(self, user: str) -> None:
-        """A client that stops in the middle of a mail: what Dovecot has decrypted for it waits."""
+        """A client that stops in the middle of a mail, which Dovecot has decrypted."""
         with socket.create_connection(self._lab.imap, 30) as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             slow.sendall(
@@ -158,9 +158,9 @@ class Day:
             self._sync()
 
     def _seal_earlier(self) -> None:
-        """Mail in clear is there, read and listed; then the user is enrolled, and it is sealed.
+        """Mail in clear is read and listed; then the user is enrolled, and it is sealed.
 
-        Nothing is moved before: in 2.4 the mail that was there is deleted, and in free blocks.
+        Nothing is moved before: in 2.4 this deletes the file, which stays in free blocks.
         """
         self._read(EARLIER, move=False)
         for arguments, given in (
@@ -172,7 +172,7 @@ class Day:
                 raise LabError(f"mailseal {arguments[0]}: {done.stderr.decode(errors='replace')}")
 
     def _crash(self) -> None:
-        """kill -9 of everything, while clients are at work and mail arrives."""
+        """kill -9 of all processes, while clients are active and mail arrives."""
         lab = self._lab
         imap = self._login(ALICE)
         imap.select("Archive")

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""A disk of our own: a file with ext4 in it, mounted by a loop device, and then read raw.
+"""A separate disk: a file with ext4, mounted with a loop device, and then read raw.
 
 CONTRACT
-    Disk.make() mounts it, unmount() ends that, and words() searches every block that was ever
-    written: of files, of deleted files, of the journal.  Blocks that were never written are
-    holes of the file, and are not read.
-    Each hit has the path of the file that the block belongs to; FREE or JOURNAL if it is none.
+    Disk.make() mounts it, unmount() unmounts it, and words() searches all blocks that were ever
+    written: of files, deleted files and the journal.  Blocks that were never written are
+    holes in the file and are not read.
+    Each hit has the path of the block's file, or FREE or JOURNAL.
 
 FAILURES
-    LabError with a hint where loop devices or the file system are not to be had.
+    LabError with a hint if there are no loop devices or no such file system.
 """
 
 from __future__ import annotations
@@ -68,23 +68,23 @@ class Disk:
         self._binds.append(path)
 
     def sync(self) -> None:
-        """Write to the disk all that waits in memory, of this file system only."""
+        """Write this file system to the disk."""
         with _opened(self.folder) as fd:
             ctypes.CDLL(None).syncfs(fd)
 
     def trim(self) -> None:
-        """Tell the disk which blocks are free, as on an SSD; here they become holes."""
+        """Discard free blocks, as on an SSD; here they become holes."""
         _run("fstrim", self.folder)
 
     def unmount(self) -> None:
-        """Unmount it, so that all is written and the kernel forgets its keys."""
+        """Unmount it: all data are written, and the kernel removes its keys."""
         for path in (*self._binds[::-1], self.folder):
             if os.path.ismount(path):
                 _run("umount", path)
         self._binds.clear()
 
     def words(self, whose: Sequence[Owner]) -> list[tuple[Hit, str]]:
-        """Every hit in the raw blocks, with the path of its file.  Only when unmounted."""
+        """All hits in the raw blocks, with the paths of their files.  It must be unmounted."""
         hits = list(self._raw(whose))
         paths = self._paths({hit.offset // _BLOCK for hit in hits})
         return [(hit, paths[hit.offset // _BLOCK]) for hit in hits]
@@ -94,7 +94,7 @@ class Disk:
         with open(self.image, "rb") as stream:
             for start, end in _extents(stream.fileno()):
                 for at in range(start, end, _CHUNK):
-                    # The margin before it: a word may begin in one chunk and end in the next.
+                    # With a margin: a word may begin in one chunk and end in the next.
                     first = max(start, at - MARGIN)
                     data = os.pread(stream.fileno(), min(end, at + _CHUNK) - first, first)
                     for hit in find(data, whose):
@@ -104,7 +104,7 @@ class Disk:
                             yield there
 
     def _paths(self, blocks: set[int]) -> dict[int, str]:
-        """The file of each block, by debugfs."""
+        """The file of each block, from debugfs."""
         inodes: dict[int, int] = {}
         for batch in _batches(sorted(blocks)):
             said = self._debugfs("icheck " + " ".join(map(str, batch)))
@@ -126,7 +126,7 @@ class Disk:
 
 
 def encrypt_folder(folder: str) -> None:
-    """Make an empty folder an encrypted one (fscrypt), with a key that nobody keeps.
+    """Encrypt an empty folder (fscrypt), with a key that is not stored anywhere.
 
     struct fscrypt_add_key_arg and fscrypt_policy_v2 of linux/fscrypt.h.
     """
@@ -147,9 +147,9 @@ def encrypt_folder(folder: str) -> None:
 
 
 def _extents(fd: int) -> Iterator[tuple[int, int]]:
-    """Begin and end of what is not a hole, in bytes."""
+    """Start and end of the parts that are not holes, in bytes."""
     at = 0
-    with contextlib.suppress(OSError):  # ENXIO: nothing but a hole is left
+    with contextlib.suppress(OSError):  # ENXIO: only a hole is left
         while True:
             at = os.lseek(fd, at, os.SEEK_DATA)
             end = os.lseek(fd, at, os.SEEK_HOLE)

@@ -41,7 +41,7 @@ sieve_script personal {
 }
 """,
 }
-# Answers of vacation go to a domain that is not ours.
+# Replies of vacation go to another domain.
 _POSTFIX = {
     "default_transport": "discard:",
     "smtpd_recipient_restrictions": "permit_mynetworks, reject_unauth_destination",
@@ -50,12 +50,12 @@ _POSTFIX = {
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """How the lab of an audit differs from the one that the documentation describes.
+    """The differences of an audit's lab from the documented configuration.
 
     encrypted_queue  whether queue and logs are in encrypted folders
-    dovecot          text in Dovecot's language, last; @DISK@ is a folder on the disk
+    dovecot          configuration text for Dovecot, at the end; @DISK@ is a folder on the disk
     config           mailseal options
-    patches          what to replace in mailseal's own files: path, old text, new text
+    patches          changes of mailseal's files: path, old text, new text
     day              for a shorter day
     """
 
@@ -67,7 +67,7 @@ class Setup:
 
 
 def audit(setup: Setup, say: Callable[[str], None]) -> Result:
-    """Do it all.  Raises LabError where it cannot."""
+    """Run the audit.  Raises LabError."""
     whose = {owner.name: owner for owner in owners(USERS)}
     result = Result(installed_version(), setup.encrypted_queue)
     with _disks(setup.encrypted_queue) as (folder, store, queue):
@@ -82,7 +82,7 @@ def audit(setup: Setup, say: Callable[[str], None]) -> Result:
             say("all is dead; searching logs and memory")
             _search_files(result, lab, list(whose.values()))
             lab.stop()
-        queue.unmount()  # first: it is mounted inside the other
+        queue.unmount()  # first, because it is mounted inside the other one
         store.unmount()
         for disk, place in ((store, place_of), (queue, place_in_queue)):
             say(f"searching {disk.image}")
@@ -94,7 +94,7 @@ def audit(setup: Setup, say: Callable[[str], None]) -> Result:
 
 @contextlib.contextmanager
 def _disks(encrypted_queue: bool) -> Iterator[tuple[str, Disk, Disk]]:
-    """The lab's folder on the store's disk, with queue and logs on a disk of their own."""
+    """The lab's folder on the disk of the mail store; queue and logs are on another disk."""
     work = tempfile.mkdtemp(prefix="mailseal-audit-", dir="/tmp")
     os.chmod(work, 0o711)
     made: list[Disk] = []
@@ -144,7 +144,7 @@ def _patch(path: str, old: str, new: str) -> None:
 
 
 def _search_files(result: Result, lab: Lab, whose: Sequence[Owner]) -> None:
-    """The logs as a reader sees them, also if they are encrypted on the disk; and the tmpfs."""
+    """The text of the logs, even if they are encrypted on the disk, and the tmpfs."""
     logs = {"dovecot": "log of Dovecot", "postfix": "log of Postfix"}
     for path in _files(lab.place.path("log")):
         program = os.path.basename(path).partition("-")[0].partition(".")[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Mails with a word of their own in each part, in the encodings that mail has."""
+"""Mails with a unique word in each part, in all encodings of mail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LARGE = 60_000
 
 
 def letter(owner: Owner, to: str, *, number: int = 1, large: bool = False) -> bytes:
-    """A mail whose every part has its word; lines end with CRLF.
+    """A mail with a unique word in each part; lines end with CRLF.
 
     `large`: over 8 KB in each part, which Dovecot decrypts into a temporary file.
     """
@@ -78,19 +78,19 @@ def letter(owner: Owner, to: str, *, number: int = 1, large: bool = False) -> by
 
 
 def sender(owner: Owner) -> str:
-    """The envelope sender too."""
+    """The envelope sender, with a word too."""
     return f"{owner.word('From address')}@example.net"
 
 
 def saved(owner: Owner) -> bytes:
-    """What a client saves in Sent."""
+    """The mail that a client saves in Sent."""
     return b"Subject: a copy\r\nFrom: <me@example.org>\r\n\r\n%s" % _text(
         owner.word("saved by the client"), 200
     )
 
 
 def _text(word: str, times: int) -> bytes:
-    """Lines in which the word stands at changing places, so that every alignment occurs."""
+    """Lines with the word at different positions, so that each alignment occurs."""
     lines = (f"{'+' * (n % 7)} line {n} says {word} and goes on" for n in range(times))
     return "".join(f"{line}\r\n" for line in lines).encode()
 

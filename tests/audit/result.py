@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What an audit has found: hits for each place and user, the table, the JSON, the verdict."""
+"""The result of an audit: hits for each place and user, as table and JSON, and the verdict."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PLACES = (
     "memory (tmpfs)",
 )
 
-# Logs have these by default: of SMTP, and of the answers of Sieve's vacation.
+# By default logs contain these: of SMTP, and of replies of Sieve's vacation.
 _LOGGED = {
     "log of Postfix": (
         {"From address", "Message-ID"},
@@ -49,7 +49,7 @@ _LOGGED = {
     "log of Dovecot": ({"From address"}, "Sieve's vacation logs whom it answers, and whom not"),
 }
 
-# The first that matches a path counts.
+# The first one that matches a path is used.
 _OF_PATH = (
     (r"(^|/)log/", "logs on the disk"),
     (r"^/?lab/tmp/", "temporary files"),
@@ -104,7 +104,7 @@ class Result:
                     self.leaked.add(place)
 
     def informs(self, place: str) -> str:
-        """Why hits there are no fault of mailseal's; "" where there must be none."""
+        """Why hits there are not a fault of mailseal; "" if there must be none."""
         if place == "memory (tmpfs)":
             return "not on the disk; after a crash, until the next login or reboot"
         if not self.encrypted_queue and (place.startswith("queue") or place == "logs on the disk"):
@@ -112,11 +112,11 @@ class Result:
         return ""
 
     def leaks(self) -> list[str]:
-        """The places where words of protected users were found and must not be."""
+        """The places with forbidden words of protected users."""
         return [place for place in PLACES if place in self.leaked]
 
     def blind(self) -> bool:
-        """Whether the control user was not found: then nothing is proven."""
+        """Whether the control user was not found; then the search does not work."""
         return not self.counts["store"][CONTROL]
 
     @property

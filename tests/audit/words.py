@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Words that occur nowhere else, and how they are found in bytes, whatever encodes them.
+"""Unique words, and a search for them in bytes, in all encodings.
 
 Each owner has two random strings of eight letters, HEAD and TAIL.  A word is HEAD, two letters
-that say which part of the mail it stands in, and TAIL.  So a search needs only two strings for
-each owner, and finds a word of which an index has cut off one end.
+for the part of the mail, and TAIL.  So a search needs only two strings for each owner, and also
+finds a word that an index has truncated.
 
 CONTRACT
     find() reports a word in plain text (capital and small letters are the same), in UTF-16, in
     base64 at each of the three alignments (also of UTF-16), in quoted-printable, also if a line
     end is in the middle of it, and inside gzip, zlib, bzip2, xz and zstd data whose beginning is in
-    the bytes.  The middle of a compressed stream cannot be read by anybody without its beginning.
+    the bytes.  The middle of a compressed stream cannot be read without its beginning.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ PARTS = (
     "saved by the client",
 )
 MARGIN = 256
-"""Longest that a word is in any form, in bytes, with room."""
+"""Largest size of a word in any encoding, in bytes, with a margin."""
 
 _UNPACKED = 1 << 18
 _PACKED = rb"\x1f\x8b\x08|\x78[\x01\x5e\x9c\xda]|BZh[1-9]1AY&SY|\xfd7zXZ\x00|\x28\xb5\x2f\xfd"
 
 
 class Owner(NamedTuple):
-    """Whose words."""
+    """The owner of words."""
 
     name: str
     head: str
@@ -75,7 +75,7 @@ class Owner(NamedTuple):
 
 
 class Hit(NamedTuple):
-    """A word, or one end of it; `part` is "?" where the middle was not there."""
+    """A word or one end of it; `part` is "?" if the middle is missing."""
 
     offset: int
     owner: str
@@ -84,7 +84,7 @@ class Hit(NamedTuple):
 
 
 def owners(names: Sequence[str]) -> list[Owner]:
-    """Fresh words for each name."""
+    """New words for each name."""
     letters = random.SystemRandom()
 
     def fresh() -> str:
@@ -98,7 +98,7 @@ def find(data: bytes, whose: Sequence[Owner]) -> list[Hit]:
     hits = _straight(data, whose)
     hits += _over_line_ends(data, whose, len(hits))
     for match in re.finditer(_PACKED, data):
-        # Two bytes are soon found in ciphertext: first see whether it is what it looks like.
+        # Two bytes occur in ciphertext by chance: check first whether it really is a stream.
         start = data[match.start() : match.start() + 4096]
         if match[0][:2] in (b"BZ", b"\xfd7") or len(_unpack(start)) > 16:
             unpacked = _unpack(data[match.start() : match.start() + _UNPACKED])
@@ -124,7 +124,7 @@ def _straight(data: bytes, whose: Sequence[Owner]) -> list[Hit]:
 
 
 def _over_line_ends(data: bytes, whose: Sequence[Owner], straight: int) -> Iterator[Hit]:
-    """What only shows when line ends, and the soft ones of quoted-printable, are taken out."""
+    """Words that are found only without line ends and soft line breaks."""
     if b"\n" not in data or len(_straight(_joined(data), whose)) <= straight:
         return
     for start in range(0, len(data), 4096):
@@ -142,7 +142,7 @@ def _joined(data: bytes) -> bytes:
 
 @functools.cache
 def _needles(owner: Owner) -> tuple[tuple[bytes, str, bool], ...]:
-    """What betrays an owner's words: bytes, form, whether these are base64."""
+    """The byte sequences of an owner's words, with their encoding, and whether this is base64."""
     found: dict[bytes, tuple[str, bool]] = {}
     for text in (owner.head, owner.tail):
         found[text.encode()] = ("plain", False)
@@ -152,14 +152,14 @@ def _needles(owner: Owner) -> tuple[tuple[bytes, str, bool], ...]:
         raw = owner.head.encode(encoding)
         for before in range(3):
             whole = base64.b64encode(bytes(before) + raw)
-            # The characters at the ends depend on the neighbours too.
+            # The characters at the ends depend on other characters.
             needle = whole[(before * 8 + 5) // 6 : (before + len(raw)) * 8 // 6]
             found.setdefault(needle, (f"base64 of {encoding[:6]}", True))
     return tuple((needle, *about) for needle, about in found.items())
 
 
 def _part(data: bytes, at: int, owner: Owner, form: str) -> str | None:
-    """The part that a word's middle names; None for a TAIL whose HEAD is there as well."""
+    """The part in the middle of a word; None for a TAIL if its HEAD was found too."""
     head = owner.head.encode()
     if form.startswith("base64"):
         starts = [max(0, at - back) for back in range(5)]
@@ -188,7 +188,7 @@ def _decoded(text: bytes) -> bytes:
 
 
 def _unpack(data: bytes) -> bytes:
-    """What a compressed stream at the beginning of the bytes holds, as far as it can be read."""
+    """The content of a compressed stream at the start of the bytes, as far as it can be read."""
     makers: dict[bytes, Callable[[], object]] = {
         b"\x1f\x8b": lambda: zlib.decompressobj(31),
         b"\x78": lambda: zlib.decompressobj(15),
@@ -202,7 +202,7 @@ def _unpack(data: bytes) -> bytes:
 
 
 def _fed(reader: object, data: bytes) -> bytes:
-    """Feed little by little, so that what comes before damage is kept."""
+    """Decompress in small parts, so that the content before damage is kept."""
     out = b""
     with contextlib.suppress(zlib.error, OSError, EOFError, lzma.LZMAError, ValueError):
         for start in range(0, len(data), 2048):
@@ -218,7 +218,7 @@ class _Buffer(ctypes.Structure):
 
 @functools.cache
 def _libzstd() -> ctypes.CDLL | None:
-    """Dovecot's packages depend on it; without it nothing here can have written zstd."""
+    """Dovecot's packages depend on zstd; without it nothing can have written it."""
     try:
         library = ctypes.CDLL("libzstd.so.1")
     except OSError:

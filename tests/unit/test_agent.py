@@ -301,8 +301,8 @@ def test_too_many_waiting_is_temporary_not_wrong(folder: Path) -> None:
         statuses: list[str] = []
 
         def login(number: int) -> None:
-            reply = agent.ask("unlock", user=b"u%d" % number, password=b"pw")
-            statuses.append(reply.status)
+            answer = agent.ask("unlock", user=b"u%d" % number, password=b"pw")
+            statuses.append(answer.status)
 
         threads = [threading.Thread(target=login, args=(n,)) for n in range(6)]
         for thread in threads:
