@@ -6,7 +6,7 @@ SHELL := /bin/bash
 LAB   := PYTHONPATH=lib:. PYTHONDONTWRITEBYTECODE=1 exec /usr/bin/python3
 VENV  := .venv/bin
 
-.PHONY: help demo lab test check audit bench soak soak-hosts clean
+.PHONY: help demo lab test check audit bench soak soak-index soak-hosts clean
 
 help:
 	@echo 'make demo     deliver a mail, show the sealed file, read the mail with IMAP and POP3'
@@ -17,6 +17,7 @@ help:
 	@echo 'make bench    measure delivery, login and reading; writes build/bench.json'
 	@echo 'make soak     seal, reseal and unseal 5,000 mails while IMAP clients are active'
 	@echo 'make soak-hosts  run two hosts over one database while each part fails in turn (SECONDS=600)'
+	@echo 'make soak-index  log users in and out at random for ten minutes while servers are killed'
 	@echo 'make install  install below PREFIX=/usr/local, start nothing; make uninstall removes it'
 	@echo 'make deb      build/deb/mailseal_*.deb, for Debian 12 and 13'
 	@echo 'make clean    remove files that the other targets have made here, except .venv'
@@ -54,6 +55,10 @@ soak-hosts:
 	@tests/bootstrap test
 	@$(LAB) -m tests.e2e.hosts_soak
 	SOAK_HOSTS=1 $(VENV)/python -m pytest tests/docker/test_database.py
+
+soak-index:
+	@tests/bootstrap test
+	@$(LAB) -m tests.e2e.index_soak
 
 # From the files that git knows, in a folder of its own: what else lies here does not get in.
 deb:

@@ -140,13 +140,14 @@ class Dovecot:
             raise LabError(f"doveadm {args[0]} ended with {done.returncode}: {error}")
         return done.stdout
 
-    def process(self, name: str) -> int:
-        """The pid of a process of this Dovecot, by the name of its program; 0 if there is none."""
+    def processes(self, name: str) -> list[int]:
+        """The pids of the processes of this Dovecot with this program."""
+        found = []
         for pid in members(self._server.pid):
             with contextlib.suppress(OSError), open(f"/proc/{pid}/comm", "rb") as stream:
                 if stream.read().strip() == name.encode():
-                    return pid
-        return 0
+                    found.append(pid)
+        return found
 
     def settings(self, name: str, *filters: str) -> str:
         """The value of one setting, from doveconf."""

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: MIT
+"""`make soak-index`: users log in and out at random while everything else is killed.
+
+    python -m tests.e2e.index_soak [SECONDS [USERS]]
+
+Mail arrives all the time.  Now and then the agent, Dovecot or an imap process is killed, and the
+machine's caches are dropped.  Each listing must show exactly the mails that had arrived.  Looked at
+every second: an index folder is open only if its user has a connection, or had one in the last
+`window` seconds; at the end no key is left in the kernel, and the caches in memory are gone or
+within their limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+
+from mailseal.index import memory
+from mailseal.index.folders import Folders, folder_name
+from mailseal.index.fscrypt import State
+from tests.lab import Imap, Lab, LabError, Refused
+from tests.lab.place import MAIL_UID
+from tests.lab.process import interrupt_on_signals
+from tests.lab.smtp import send
+from tests.lab.volume import encrypting_volume
+
+LOCK_AFTER = 5.0
+SWEEP = LOCK_AFTER / 2
+RESTART = 3.0
+"""Seconds in which a killed agent answers again on a busy machine."""
+
+WINDOW = LOCK_AFTER + SWEEP + RESTART + 2
+"""Seconds that a folder may be open without a connection: one sweep late, one restart, a busy
+machine's delay."""
+
+CACHE_LIMIT = 4 << 20
+_DOWN = (Refused, OSError, LabError)
+
+
+class Soak:
+    """One run."""
+
+    def __init__(self, lab: Lab, volume: str, users: list[str]) -> None:
+        self.lab = lab
+        self.users = users
+        self.folders = Folders(f"{volume}/index", MAIL_UID)
+        self.arrived: Counter[str] = Counter()
+        self.connected: Counter[str] = Counter()
+        self.last: dict[str, float] = {}
+        self.lock = threading.Lock()
+        self.done: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.longest = 0.0
+        self.largest = 0
+        self.end = 0.0
+
+    def run(self, seconds: float, clients: int) -> None:
+        self.end = time.monotonic() + seconds
+        jobs = [self._deliver, self._kill, self._watch, *[self._client] * clients]
+        threads = [threading.Thread(target=self._guarded, args=(job,)) for job in jobs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _guarded(self, job: object) -> None:
+        try:
+            job()  # type: ignore[operator]
+        except Exception as exc:
+            self.wrong.append(f"{getattr(job, '__name__', job)}: {exc!r}")
+
+    def _going(self) -> bool:
+        return time.monotonic() < self.end
+
+    def _client(self) -> None:
+        while self._going():
+            user = random.choice(self.users)
+            before = self.arrived[user]
+            with self.lock:
+                self.connected[user] += 1
+            try:
+                self._session(user, before)
+            except _DOWN as exc:
+                self.done["refused"] += 1
+                self._explain(user, exc)
+            finally:
+                with self.lock:
+                    self.connected[user] -= 1
+                    self.last[user] = time.monotonic()
+            time.sleep(random.uniform(0, 0.5))
+
+    def _explain(self, user: str, exc: Exception) -> None:
+        """A killed server ends a connection; no server may answer NO to a SELECT or FETCH."""
+        if "SERVERBUG" in str(exc):
+            self.wrong.append(f"{user}: {exc}")
+
+    def _session(self, user: str, before: int) -> None:
+        with Imap(self.lab.imap, user, "password") as imap:
+            self.done["logins"] += 1
+            for _ in range(random.choice((1, 1, 1, 3))):
+                count = imap.select()
+                shown = []
+                if count:
+                    for line in imap.command(b"FETCH 1:* (ENVELOPE)"):
+                        if b"ENVELOPE" in line:
+                            shown.append(line.split(b'"')[3].decode())
+                numbers = sorted(int(subject.rpartition(" ")[2]) for subject in shown)
+                if numbers != list(range(len(numbers))) or len(numbers) < before:
+                    self.wrong.append(f"{user}: {before} mails, listed {numbers}")
+                self.done["listings"] += 1
+                time.sleep(random.choice((0, 0, 0.2, WINDOW + 2 if random.random() < 0.05 else 0)))
+
+    def _deliver(self) -> None:
+        numbers: Counter[str] = Counter()
+        while self._going():
+            user = random.choice(self.users)
+            mail = (
+                f"Date: Fri, 27 Nov 2026 12:00:00 +0000\nFrom: eve@example.net\nTo: {user}\n"
+                f"Subject: Number {numbers[user]}\n\nText\n"
+            )
+            send(self.lab.smtp, "eve@example.net", [user], mail.encode())
+            self.lab.wait_delivered(timeout=60)
+            numbers[user] += 1
+            self.arrived[user] = numbers[user]
+            self.done["mails"] += 1
+
+    def _kill(self) -> None:
+        kinds = ["agent", "restart agent", "imap", "imap", "imap", "dovecot", "anvil", "caches"]
+        while self._going():
+            time.sleep(random.uniform(1, 5))
+            kind = random.choice(kinds)
+            self.done[f"killed {kind}" if kind != "caches" else "dropped caches"] += 1
+            with contextlib.suppress(ProcessLookupError):
+                self._kill_one(kind)
+
+    def _kill_one(self, kind: str) -> None:
+        lab = self.lab
+        if kind == "agent":
+            lab.agent.stop(signal.SIGKILL)
+            lab.start_agent()
+        elif kind == "restart agent":
+            lab.restart_agent()
+        elif kind == "dovecot":
+            lab.dovecot.restart()
+        elif kind == "caches":
+            os.sync()
+            with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as stream:
+                stream.write("2")
+        elif pids := lab.dovecot.processes(kind):
+            os.kill(random.choice(pids), signal.SIGKILL)
+
+    def _watch(self) -> None:
+        """Until some time after the end: all must be locked then."""
+        while time.monotonic() < self.end + WINDOW:
+            now = time.monotonic()
+            for user in self.users:
+                found = self.folders.state(folder_name(user))
+                with self.lock:
+                    away = not self.connected[user] and now - self.last.get(user, now)
+                if found and found[1] is State.PRESENT and away:
+                    self.longest = max(self.longest, away)
+                    if away > WINDOW:
+                        self.wrong.append(f"{user}: open {away:.1f} s after the last connection")
+            size = sum(one.size for one in memory.measure(self.lab.place.quick_path("cache")))
+            self.largest = max(self.largest, size)
+            time.sleep(1)
+
+    def verdict(self) -> dict[str, object]:
+        """What was done, and what was wrong."""
+        states = {user: self.folders.state(folder_name(user)) for user in self.users}
+        left = [user for user, found in states.items() if found and found[1] is not State.ABSENT]
+        if left:
+            self.wrong.append(f"keys left in the kernel: {left}")
+        if self.largest > 2 * CACHE_LIMIT:
+            self.wrong.append(f"caches in memory had {self.largest} bytes")
+        return {
+            "done": dict(self.done),
+            "longest_open_without_connection_s": round(self.longest, 1),
+            "window_s": WINDOW,
+            "keys_left": len(left),
+            "largest_cache_in_memory_kib": self.largest >> 10,
+            "wrong": self.wrong[:20],
+        }
+
+
+def main(arguments: list[str]) -> int:
+    """Prints JSON; the exit status is 1 if anything was wrong."""
+    interrupt_on_signals()
+    seconds = float(arguments[0]) if arguments else 600
+    count = int(arguments[1]) if len(arguments) > 1 else 300
+    users = [f"soak{number}@example.org" for number in range(count)]
+    try:
+        with encrypting_volume(1 << 30) as volume:
+            extra = {
+                "index.folder": f"{volume}/index",
+                "index.lock_after": f"{LOCK_AFTER:.0f}s",
+                "index.cache_total": CACHE_LIMIT,
+            }
+            with Lab(dict.fromkeys(users, "password"), config_extra=extra) as lab:
+                soak = Soak(lab, volume, users)
+                soak.run(seconds, clients=8)
+                verdict = soak.verdict()
+                errors = Counter(
+                    line.split("Error: ")[1][:60]
+                    for line in lab.dovecot.log_text().splitlines()
+                    if "Error: " in line
+                )
+                verdict["dovecot_errors"] = dict(errors.most_common(12))
+    except LabError as exc:
+        sys.stderr.write(f"mailseal: error: {exc}\n")
+        return 1
+    json.dump(verdict, sys.stdout, indent=1)
+    sys.stdout.write("\n")
+    return 1 if verdict["wrong"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
