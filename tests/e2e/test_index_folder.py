@@ -15,6 +15,7 @@ import pytest
 from mailseal.index import fscrypt
 from mailseal.index.folders import Folders, folder_name
 from mailseal.index.fscrypt import State
+from mailseal.login.client import AgentClient
 from tests.lab import Imap, Lab, LabError, Pop3
 from tests.lab.place import MAIL_UID
 from tests.lab.process import wait_until
@@ -244,6 +245,23 @@ def test_rekey_makes_a_new_folder(index_lab: Lab, user: str) -> None:
         wait_until(lambda: fscrypt.state(fd, before[0]) is State.ABSENT, "the old key is gone")
     finally:
         os.close(fd)
+    wait_until(
+        lambda: not [name for name in os.listdir(folders.root) if name.startswith(".")],
+        "the old folder is removed, although it is locked",
+    )
+
+
+def test_unenrolled_user_leaves_no_folder(index_lab: Lab, user: str) -> None:
+    with index_lab.login(user) as imap:
+        imap.select()
+    assert os.path.exists(_path(index_lab, user))
+    with AgentClient(index_lab.agent_socket, 60) as agent:
+        assert agent.request("unenroll", user=user.encode()).status == "ok"
+    root = os.path.dirname(_path(index_lab, user))
+    wait_until(
+        lambda: not [n for n in os.listdir(root) if n.startswith(".") or n == folder_name(user)],
+        "the folder is removed",
+    )
 
 
 @pytest.mark.parametrize("harm", ["cut", "garbage", "removed", "empty folder"])

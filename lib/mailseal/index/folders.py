@@ -91,6 +91,24 @@ class Folders:
         with self._open_root() as root, contextlib.suppress(FileNotFoundError):
             self._put_aside(name, root)
 
+    def aside(self) -> list[str]:
+        """The folders that were put aside, or never came into use, and have no key any more.
+
+        What is in them belongs to the owner of the mail, who can remove it although it is locked.
+        """
+        with self._open_root() as root:
+            names = [name for name in os.listdir(root) if name.startswith((_ASIDE, _NEW))]
+        return [name for name in names if self._has_no_key(name)]
+
+    def remove(self, name: str) -> None:
+        """Remove a folder that is empty; OSError if it is not."""
+        with self._open_root() as root:
+            os.rmdir(name, dir_fd=root)
+
+    def _has_no_key(self, name: str) -> bool:
+        found = self.state(name)
+        return found is None or found[1] is fscrypt.State.ABSENT
+
     @contextlib.contextmanager
     def _open_root(self) -> Iterator[int]:
         fd = os.open(self.root, _FOLDER)

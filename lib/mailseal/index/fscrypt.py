@@ -82,6 +82,11 @@ def add_key(fd: int, key: bytes | bytearray) -> bytes:
     try:
         _ioctl(fd, _ADD_KEY, arg)
         return bytes(arg[8 : 8 + IDENTIFIER_SIZE])
+    except OSError as exc:
+        if exc.errno != errno.EDQUOT:
+            raise
+        text = "the kernel takes no more keys of this user, see kernel.keys.maxkeys"
+        raise OSError(errno.EDQUOT, text) from None
     finally:
         arg[_ADD.size :] = bytes(len(key))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Index caches in memory: measures, selects and removes them.
+"""Index caches in memory: measures, selects and removes them.  Empties old index folders.
 
     /run/mailseal/cache/USER/.INBOX/dovecot.index.cache
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -54,6 +55,20 @@ def wipe(root: str, name: str) -> int:
                 os.unlink(entry, dir_fd=folder)
                 count += 1
     return count
+
+
+def empty(root: str, name: str) -> None:
+    """Remove all that is in a folder, as far as that can be done."""
+    if "/" in name or name in ("", ".", ".."):
+        return
+    path = os.path.join(root, name)
+    with contextlib.suppress(OSError), os.scandir(path) as entries:
+        inside = [(one.name, one.is_dir(follow_symlinks=False)) for one in entries]
+        for entry, is_folder in inside:
+            if is_folder:
+                shutil.rmtree(os.path.join(path, entry), ignore_errors=True)
+            else:
+                os.unlink(os.path.join(path, entry))
 
 
 def over_limits(found: Sequence[Cached], per_user: int, total: int) -> list[str]:

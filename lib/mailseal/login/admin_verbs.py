@@ -255,6 +255,8 @@ class AdminVerbs:
                 raise NotEnrolled(f"{user} is not enrolled")
             return "ok", {}
         await self._do(user, "unenroll", lambda: self._life.unenroll(user), quick=True)
+        if self._indexes is not None:
+            await self._indexes.forget(user)
         return "ok", {}
 
     async def _find(self, fields: Fields) -> Answer:

@@ -17,6 +17,7 @@ import asyncio
 import concurrent.futures
 import ctypes
 import errno
+import functools
 import json
 import logging
 import os
@@ -66,6 +67,10 @@ class Keeper:
         """Remove the files of these users; returns their number."""
         return int(self._ask({"do": "wipe", "names": names})) if names else 0
 
+    def empty(self, root: str, name: str) -> None:
+        """Remove what is in a folder that was put aside (folders.py)."""
+        self._ask({"do": "empty", "root": root, "name": name})
+
     def _ask(self, request: dict[str, object]) -> Any:
         self._stream.write(json.dumps(request).encode() + b"\n")
         self._stream.flush()
@@ -88,8 +93,11 @@ def _serve(connection: socket.socket, root: str, uid: int, gid: int) -> None:
     with socket.socket(fileno=0) as own, own.makefile("rwb") as stream:
         for line in stream:
             request = json.loads(line)
-            if request["do"] == "wipe":
-                answer: object = sum(memory.wipe(root, name) for name in request["names"])
+            if request["do"] == "empty":
+                memory.empty(request["root"], request["name"])
+                answer: object = None
+            elif request["do"] == "wipe":
+                answer = sum(memory.wipe(root, name) for name in request["names"])
             else:
                 answer = [[one.name, one.size, one.used] for one in memory.measure(root)]
             stream.write(json.dumps(answer).encode() + b"\n")
@@ -142,6 +150,11 @@ class Caches:
             self._seen.pop(user, None)
             await self._quietly(lambda: self._wipe_names(lambda name: _normal(name) == user))
 
+    async def empty(self, root: str, names: list[str]) -> None:
+        """Remove what is in these folders, if there is a process that can."""
+        for name in names:
+            await self._quietly(functools.partial(self._keeper.empty, root, name))
+
     async def stop(self, named: set[str] | None) -> None:
         """Remove the caches of all but these users."""
         self._seen.clear()
@@ -161,7 +174,7 @@ class Caches:
     def _wipe_names(self, wanted: Callable[[str], bool]) -> None:
         self._keeper.wipe([one.name for one in self._keeper.measure() if wanted(one.name)])
 
-    async def _quietly(self, job: Callable[[], None]) -> None:
+    async def _quietly(self, job: Callable[[], object]) -> None:
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, job)
         except (OSError, ValueError, MailsealError) as exc:

@@ -53,6 +53,8 @@ class Indexes:
             await self._folders.sweep(named or set())
         if self._caches is not None:
             await self._caches.sweep(named)
+            if self._folders is not None:
+                await self._folders.tidy(self._caches.empty)
 
     async def lock(self, user: str) -> list[str]:
         """Lock and remove a user's index.  Returns the user if connections need the folder."""
@@ -72,6 +74,13 @@ class Indexes:
         connected = sorted(user for user in named if self._folders.is_open(user))
         await self._folders.lock_all()
         return connected
+
+    async def forget(self, user: str) -> None:
+        """The user is not enrolled any more."""
+        if self._caches is not None:
+            await self._caches.wipe(user)
+        if self._folders is not None:
+            await self._folders.forget(user)
 
     async def stop(self) -> None:
         """Lock folders and remove caches that nobody uses.  The next agent does the rest."""

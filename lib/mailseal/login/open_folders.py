@@ -24,7 +24,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -71,6 +73,7 @@ class OpenFolders:
         self._locks = [asyncio.Lock() for _ in range(_LOCKS)]
         self._told: set[str] = set()
         self._problem = ""
+        self._untidy = True
         self._threads = concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix="indexes")
 
     async def unlock(self, user: str, key: bytes) -> list[tuple[str, str]]:
@@ -86,6 +89,7 @@ class OpenFolders:
             before = self._open.get(name)
             if before is not None and before.identifier != identifier:
                 self._closing[before.identifier] = name
+                self._untidy = True
             self._closing.pop(identifier, None)
             self._open[name] = _Open(identifier, key, self._clock())
         return self._fields(self._folders.path(name))
@@ -117,6 +121,27 @@ class OpenFolders:
         """Lock all folders."""
         for name in list(self._open):
             await self._lock_name(name)
+
+    async def forget(self, user: str) -> None:
+        """The user is not enrolled any more: lock the folder, and put it aside."""
+        await self.lock(user)
+        with contextlib.suppress(OSError):
+            await self._run(lambda: self._folders.drop(folder_name(user)))
+        self._untidy = True
+
+    async def tidy(self, empty: Callable[[str, list[str]], Awaitable[None]]) -> None:
+        """Remove folders that were put aside: `empty` removes what is in them."""
+        if not self._untidy or self._closing:
+            return
+        self._untidy = False
+        try:
+            names = await self._run(self._folders.aside)
+        except OSError:
+            return
+        await empty(self._folders.root, names)
+        for name in names:
+            with contextlib.suppress(OSError):  # at the next start again
+                await self._run(functools.partial(self._folders.remove, name))
 
     async def stop(self, users: set[str]) -> None:
         """Lock the folders of all but these users.  The next agent adopts the rest."""

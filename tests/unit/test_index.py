@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""Index folders and caches: what does not need a Dovecot."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mailseal import config as configuration
+from mailseal.admin import index_check
+from mailseal.doveconf import Doveconf
+from mailseal.errors import TemporaryError
+from mailseal.index import fscrypt, memory
+from mailseal.index.folders import Folders, folder_name
+from mailseal.index.memory import Cached
+from mailseal.login import anvil
+from tests.lab import LabError
+from tests.lab.dovecot import installed_version
+from tests.lab.place import MAIL_UID, readable_code
+from tests.lab.volume import encrypting_volume
+
+
+@pytest.fixture(scope="module")
+def volume() -> Iterator[str]:
+    try:
+        with encrypting_volume(32 << 20) as folder:
+            yield folder
+    except LabError as exc:
+        pytest.skip(f"no file system with fscrypt can be made here: {exc}")
+
+
+def test_names_of_folders() -> None:
+    """One for each user, and nothing in it that Dovecot's settings would expand or split."""
+    users = ["alice@example.org", "a%b", "a=b", "a:b", "..", "/", "ä", "x" * 254, "X" * 254]
+    names = [folder_name(user) for user in users]
+    assert len(set(names)) == len(users) - 1  # capital letters are the same user
+    assert names[0] == "alice@example.org"
+    assert not set("%:/ ") & set("".join(names))
+
+
+def test_a_folder_that_is_another_key_is_made_anew(volume: str) -> None:
+    folders = Folders(volume, MAIL_UID)
+    first = folders.unlock("user", bytes(64))
+    Path(folders.path("user"), "old").write_text("text")
+    second = folders.unlock("user", bytes(range(64)))
+    assert first != second
+    assert os.listdir(folders.path("user")) == []
+    assert folders.lock(second) is fscrypt.State.ABSENT
+    assert folders.aside() == []  # its key is still there
+    assert folders.lock(first) is fscrypt.State.ABSENT
+    (aside,) = folders.aside()
+    memory.empty(volume, aside)
+    folders.remove(aside)
+    assert folders.open_ones() == {}
+
+
+def test_the_kernel_takes_no_more_keys(volume: str) -> None:
+    """As a uid that is not root; the error names the setting, and nothing is left unlocked."""
+    program = (
+        "import os, sys\n"
+        "from mailseal.index import fscrypt\n"
+        "fd = os.open(sys.argv[1], os.O_RDONLY)\n"
+        "os.setresuid(60699, 60699, 60699)\n"
+        "added = []\n"
+        "try:\n"
+        "    while len(added) < 100_000: added.append(fscrypt.add_key(fd, os.urandom(64)))\n"
+        "except OSError as exc:\n"
+        "    print(exc.strerror)\n"
+        "for one in added: assert fscrypt.remove_key(fd, one) is fscrypt.State.ABSENT\n"
+        "fscrypt.add_key(fd, bytes(64))\n"
+        "fscrypt.remove_key(fd, added[0])\n"
+    )
+    lib = os.path.join(readable_code(), "lib")
+    done = subprocess.run(
+        [sys.executable, "-c", program, volume],
+        env={"PYTHONPATH": lib},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "kernel.keys.maxkeys" in done.stdout
+
+
+def test_which_caches_go() -> None:
+    found = [Cached("a", 10, 3), Cached("b", 10, 1), Cached("c", 10, 2), Cached("d", 50, 9)]
+    assert memory.over_limits(found, 40, 30) == ["d"]
+    assert memory.over_limits(found, 40, 20) == ["d", "b"]
+    assert memory.over_limits(found, 100, 15) == ["b", "c", "a", "d"]
+    assert memory.over_limits([], 1, 1) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "reply", "users"),
+    [
+        (
+            "2.3",
+            b"imap/127.0.0.1/a@b\t12\t1\npop3/::1/C@d\t13\t2\nlmtp/x\t14\t1\n\n",
+            {"a@b", "c@d"},
+        ),
+        ("2.3", b"imap/127.0.0.1/a/b\t1\t1\n\n", {"a/b"}),
+        ("2.3", b"\n", set()),
+        (
+            "2.4",
+            b"VERSION\tanvil-server\t2\t0\n\n1\ta@b\timap\t::1\tguid\t\n2\tx\tlmtp\t\tguid\t\n\n",
+            {"a@b"},
+        ),
+        ("2.4", b"VERSION\tanvil-server\t2\t0\nfield\n1\ta\timap-hibernate\t\tg\t\tz\n\n", {"a"}),
+    ],
+)
+def test_who_is_logged_in(tmp_path: Path, version: str, reply: bytes, users: set[str]) -> None:
+    assert asyncio.run(_asked(tmp_path, version, reply)) == users
+
+
+@pytest.mark.parametrize("reply", [b"", b"imap/::1/a\t1\t1\n", b"imap"])
+def test_an_answer_that_is_not_whole(tmp_path: Path, reply: bytes) -> None:
+    """Half a list would lock folders of users with connections."""
+    with pytest.raises(TemporaryError):
+        asyncio.run(_asked(tmp_path, "2.3", reply))
+
+
+async def _asked(folder: Path, version: str, reply: bytes) -> set[str]:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"CONNECT-DUMP\n")
+        writer.write(reply)
+        await writer.drain()
+        writer.close()
+
+    path = str(folder / "anvil")
+    async with await asyncio.start_unix_server(answer, path):
+        return await anvil.logged_in(path, version)
+
+
+def test_check_config(tmp_path: Path, volume: str) -> None:
+    """Read by the doveconf here; 2.4 has no mail_location that could lack the field."""
+    dovecot = {
+        "2.3": "ssl = no\nmail_location = maildir:~/Maildir{}\n",
+        "2.4": "dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\nssl = no\n"
+        "mail_driver = maildir\nmail_path = ~/Maildir\n",
+    }[installed_version()[:3]]
+
+    def found(folder: str, field: str = "%{userdb:mailseal_index}") -> list[str]:
+        (tmp_path / "dovecot.conf").write_text(dovecot.format(field))
+        doveconf = Doveconf(("doveconf", "-c", str(tmp_path / "dovecot.conf")))
+        config = configuration.parse(f"agent: {{user: 0}}\nindex: {{folder: {folder}}}\n")
+        listed = [one.text for one in index_check.findings(config, doveconf)]
+        return [text for text in listed if "kernel.keys.maxkeys" not in text]
+
+    assert found(volume) == []
+    if "mail_location" in dovecot:
+        assert "does not use it" in found(volume, "")[0]
+    assert "run `mailseal init`" in found(f"{volume}/none")[0]
+    if os.stat(tmp_path).st_dev != os.stat(volume).st_dev:
+        assert "tune2fs" in found(str(tmp_path))[0]
