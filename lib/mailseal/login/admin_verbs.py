@@ -56,6 +56,7 @@ class AdminVerbs:
         hosts: Hosts | None = None,
     ) -> None:
         self._vault = vault
+        self._indexes = indexes
         self._everywhere = Everywhere(vault.public, pools)
         self._life = Lifecycle(vault)
         self._sessions = sessions
