@@ -21,12 +21,13 @@ _SETUP = """\
 set -e
 mount --bind "$FSTAB" /etc/fstab
 systemctl() { :; }
+systemd-tmpfiles() { :; }
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _possible() -> None:
-    """Loop devices and fscrypt."""
+@pytest.fixture(scope="module")
+def loop_devices() -> None:
+    """Skips where a file system with fscrypt cannot be made."""
     if os.environ.get("MAILSEAL_VOLUME"):
         pytest.skip("no loop devices here: MAILSEAL_VOLUME is set")
     try:
@@ -39,8 +40,9 @@ def _possible() -> None:
 def _run(folder: Path, step: str, check: str) -> None:
     """In a mount name space of its own, so that nothing is left mounted."""
     text = commands("do", "2.3", (step,), PAGE)
-    assert "/var/lib/mailseal" in text
-    text = text.replace("/var/lib/mailseal", f"{folder}/mailseal")
+    for path in ("/var/lib/mailseal", "/run/mailseal"):
+        text = text.replace(path, f"{folder}/mailseal")
+    assert f"{folder}/mailseal" in text
     (folder / "mailseal").mkdir(exist_ok=True)
     fstab = folder / "fstab"
     fstab.write_text("")
@@ -72,10 +74,12 @@ def _encrypts(folder: Path) -> str:
     return _ENCRYPTS.format(folder=folder, lib=lib)
 
 
+@pytest.mark.usefixtures("loop_devices")
 def test_a_file_system_of_its_own(tmp_path: Path) -> None:
     _run(tmp_path, "volume", _encrypts(tmp_path))
 
 
+@pytest.mark.usefixtures("loop_devices")
 def test_the_feature_is_switched_on_later(tmp_path: Path) -> None:
     """While the file system is mounted, and with files on it."""
     image = tmp_path / "image"
@@ -91,3 +95,16 @@ def test_the_feature_is_switched_on_later(tmp_path: Path) -> None:
         check=True,
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
     )
+
+
+def test_memory_with_a_limit(tmp_path: Path) -> None:
+    for name in ("cache", "tmp"):
+        (tmp_path / "mailseal" / name).mkdir(parents=True)
+    old = tmp_path / "mailseal" / "cache" / "old"
+    old.write_text("text")
+    check = ""
+    for name in ("cache", "tmp"):
+        shown = f"$(findmnt -n -b -o FSTYPE,SIZE {tmp_path}/mailseal/{name} | xargs)"
+        check += f'[ "{shown}" = "tmpfs {1 << 30}" ]\n'
+    _run(tmp_path, "memory", check)
+    assert not old.exists()  # it would have stayed, under the new file system
