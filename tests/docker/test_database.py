@@ -1,21 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""The commands of docs/several-hosts.md on a whole system: into PostgreSQL, and back into files."""
+"""The commands of docs/several-hosts.md on a whole system: into PostgreSQL, and back.
+
+`make soak-hosts` runs it.
+"""
 
 from __future__ import annotations
-
-import os
-
-import pytest
 
 from tests.docker.page import commands
 from tests.docker.site import Site
 from tests.docker.test_mail import MAGIC, a_mail, deliver, fresh_word, with_word
 
 PAGE = "several-hosts.md"
-
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("SOAK_HOSTS"), reason="make soak-hosts runs it: it installs PostgreSQL"
-)
 
 
 def check(site: Site) -> None:

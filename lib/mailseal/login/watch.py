@@ -7,7 +7,7 @@ CONTRACT
     memory, which `mailseal lock --all` on any host removes within seconds.
     While the database is down, sessions stay.
 
-PostgreSQL tells at once when something has changed; MariaDB is asked every _EVERY seconds.
+PostgreSQL tells at once when something has changed; MariaDB is asked a few times a second.
 """
 
 from __future__ import annotations
