@@ -227,15 +227,19 @@ def test_killed_while_leaving_and_then_staying(site: Site) -> None:
     assert done.returncode == 0
     site.lab.agent.stop(signal.SIGTERM)
     site.lab.start_agent()
-    _suspend(site, user)
+    site.ok("leave", user=user, password=PASSWORD)
+    assert _as_root(site, "suspend", user) == "ok"
     assert site.reads(user) is None
     site.ok("stay", user=user, password=PASSWORD)
     assert site.reads(user)
+    # The service comes too late to remove the keys: the user has changed his mind.
+    assert _as_root(site, "leave_done", user) == "error"
+    assert site.reads(user) and site.state(user)["enrolled"]
 
 
-def _suspend(site: Site, user: str) -> None:
+def _as_root(site: Site, verb: str, user: str) -> str:
     with AgentClient(site.lab.agent_socket, 60) as agent:
-        assert agent.request("suspend", user=user.encode()).status == "ok"
+        return agent.request(verb, user=user.encode()).status
 
 
 def test_no_key_of_who_leaves_is_on_the_disk(site: Site) -> None:

@@ -142,12 +142,14 @@ class Chores:
             self._in_clear(job, place, keys)
             if left := sealed_mail.count([place.maildir]).total():
                 raise TemporaryError(f"{left} mails could not be stored in clear")
+            try:
+                self._ask("leave_done", user=user)
+            except NotEnrolled:
+                raise _Stays from None
         except BaseException:
-            self._ask("repair", user=user)
+            with contextlib.suppress(NotEnrolled):
+                self._ask("repair", user=user)
             raise
-        with contextlib.suppress(NotEnrolled):  # killed between this and the next line
-            self._ask("unenroll", user=user)
-        self._ask("leave_done", user=user)
 
     def _save(self, job: Job) -> None:
         try:

@@ -270,8 +270,8 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
         sessions = Sessions(idle=idle, absolute=absolute)
         guesses = Guesses(from_config.limits(config), log=log)
         placed = indexes.configured(config, version, keeper, vault.is_known, log)
-        chores = Chores(notes, log)
         admin_verbs = AdminVerbs(vault, sessions, pools, log, placed, hosts).verbs
+        chores = Chores(notes, admin_verbs["unenroll"], log)
         self_service = SelfService(
             vault,
             pools,

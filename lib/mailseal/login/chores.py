@@ -13,17 +13,18 @@ CONTRACT
 VERBS (agent.admin_users)
     chores        the users of both kinds; requests to end sessions are removed from the list
     leave_keys    user: the private keys
-    leave_done    user: remove the request
+    leave_done    user: unenroll, and forget the keys; an error if the user stays now
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 
 from mailseal.crypto.eckeys import PrivateKey
-from mailseal.errors import NotEnrolled
+from mailseal.errors import NotEnrolled, TemporaryError
 from mailseal.login.notes import Notes
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import pack, unpack
@@ -37,13 +38,21 @@ class Chores:
     """All requests.  Used by the event loop only, not by several threads."""
 
     def __init__(
-        self, notes: Notes, log: logging.Logger, *, clock: Callable[[], float] = time.monotonic
+        self,
+        notes: Notes,
+        unenroll: Verb,
+        log: logging.Logger,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`unenroll` is the verb for administrators."""
         self._notes = notes
+        self._unenroll = unenroll
         self._log = log
         self._clock = clock
         self._leaving: dict[str, tuple[float, bytearray]] = {}
         self._kicked: dict[str, None] = {}
+        self._finishing: set[str] = set()
         self._came = -_ALIVE
         self.verbs: dict[str, Verb] = {
             "chores": self._chores,
@@ -61,13 +70,16 @@ class Chores:
         self.stay(user)
         self._leaving[user] = (self._clock(), pack(keys))
 
-    def stay(self, user: str) -> bool:
-        """Cancel a request to leave.  Returns whether there was one."""
+    def stay(self, user: str) -> None:
+        """This user does not leave.  Raises TemporaryError if the keys are being removed now."""
+        if user in self._finishing:
+            raise TemporaryError(f"{user} is being unenrolled at this moment")
+        self._forget_keys(user)
+
+    def _forget_keys(self, user: str) -> None:
         waiting = self._leaving.pop(user, None)
-        if waiting is None:
-            return False
-        waiting[1][:] = bytes(len(waiting[1]))
-        return True
+        if waiting is not None:
+            waiting[1][:] = bytes(len(waiting[1]))
 
     def leaves(self, user: str) -> bool:
         """Whether there is a request to leave."""
@@ -80,7 +92,7 @@ class Chores:
     async def _chores(self, fields: Fields) -> Answer:
         self._came = self._clock()
         for user in [u for u, (at, _) in self._leaving.items() if self._came - at > _FOR]:
-            self.stay(user)
+            self._forget_keys(user)
         kicked, self._kicked = self._kicked, {}
         return "ok", {"leave": _lines(self._leaving), "kick": _lines(kicked)}
 
@@ -94,7 +106,15 @@ class Chores:
 
     async def _done(self, fields: Fields) -> Answer:
         user = user_of(fields)
-        self.stay(user)
+        if user not in self._leaving:
+            raise NotEnrolled(f"{user} does not leave any more")
+        self._finishing.add(user)
+        try:
+            with contextlib.suppress(NotEnrolled):
+                await self._unenroll({"user": user.encode()})
+        finally:
+            self._finishing.discard(user)
+        self._forget_keys(user)
         self._notes.forget(user)
         return "ok", {}
 
