@@ -36,7 +36,7 @@ def made() -> Iterator[tuple[Site, Front, Roundcube]]:
     if what := panels_missing():
         pytest.skip(f"to test this, install: {what}")
     with contextlib.ExitStack() as stack:
-        made = Site(**{"seal.limit_rate": "25K"})
+        made = Site(**{"seal.limit_rate": "60K"})
         site = stack.enter_context(made)
         front = stack.enter_context(Front(site, "nginx"))
         panels = os.path.join(site.lab.hooks, "panels")
