@@ -37,8 +37,9 @@ RESTART = 3.0
 """Seconds in which a killed agent answers again on a busy machine."""
 
 WINDOW = LOCK_AFTER + SWEEP + RESTART + 2
-"""Seconds that a folder may be open without a connection: one sweep late, one restart, a busy
-machine's delay."""
+"""Seconds that a folder may be open without a connection: one sweep late, and a busy machine's
+delay.  They begin anew when an agent has been started: it may have to wait for a login that the
+one before has answered."""
 
 CACHE_LIMIT = 4 << 20
 _DOWN = (Refused, OSError, LabError)
@@ -57,6 +58,7 @@ class Soak:
         self.lock = threading.Lock()
         self.done: Counter[str] = Counter()
         self.wrong: list[str] = []
+        self.started = 0.0
         self.longest = 0.0
         self.largest = 0
         self.end = 0.0
@@ -126,10 +128,21 @@ class Soak:
                 f"Subject: Number {numbers[user]}\n\nText\n"
             )
             send(self.lab.smtp, "eve@example.net", [user], mail.encode())
-            self.lab.wait_delivered(timeout=60)
+            self._wait_delivered()
             numbers[user] += 1
             self.arrived[user] = numbers[user]
             self.done["mails"] += 1
+
+    def _wait_delivered(self) -> None:
+        """Postfix waits longer and longer before it tries a server again that was down."""
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                return self.lab.wait_delivered(timeout=5)
+            except LabError:
+                if time.monotonic() > deadline:
+                    raise
+                self.lab.postfix.flush()
 
     def _kill(self) -> None:
         kinds = ["agent", "restart agent", "imap", "imap", "imap", "dovecot", "anvil", "caches"]
@@ -145,8 +158,10 @@ class Soak:
         if kind == "agent":
             lab.agent.stop(signal.SIGKILL)
             lab.start_agent()
+            self.started = time.monotonic()
         elif kind == "restart agent":
             lab.restart_agent()
+            self.started = time.monotonic()
         elif kind == "dovecot":
             lab.dovecot.restart()
         elif kind == "caches":
@@ -163,7 +178,8 @@ class Soak:
             for user in self.users:
                 found = self.folders.state(folder_name(user))
                 with self.lock:
-                    away = not self.connected[user] and now - self.last.get(user, now)
+                    since = max(self.last.get(user, now), self.started)
+                    away = 0.0 if self.connected[user] else now - since
                 if found and found[1] is State.PRESENT and away:
                     self.longest = max(self.longest, away)
                     if away > WINDOW:
