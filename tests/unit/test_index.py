@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from mailseal.index import fscrypt, memory
 from mailseal.index.folders import Folders, folder_name
 from mailseal.index.memory import Cached
 from mailseal.login import anvil
+from mailseal.login.caches import Caches, Keeper
 from tests.lab import LabError
 from tests.lab.dovecot import installed_version
 from tests.lab.place import MAIL_UID, readable_code
@@ -93,6 +95,37 @@ def test_which_caches_go() -> None:
     assert memory.over_limits(found, 40, 20) == ["d", "b"]
     assert memory.over_limits(found, 100, 15) == ["b", "c", "a", "d"]
     assert memory.over_limits([], 1, 1) == []
+
+
+def test_whose_caches_are_wiped(tmp_path: Path) -> None:
+    """A name that is nobody's, and a user of whom nothing is known, keep nobody's cache there."""
+    asked: list[str] = []
+
+    def is_enrolled(user: str) -> bool:
+        asked.append(user)
+        if user == "unknown":
+            raise TemporaryError("the database is down")
+        return user == "alice"
+
+    for name in ("alice", "bob", "unknown", "\x01", "in-use"):
+        (tmp_path / name / ".INBOX").mkdir(parents=True)
+        (tmp_path / name / ".INBOX" / "dovecot.index.cache").write_text("text")
+
+    async def sweeps() -> None:
+        log = logging.getLogger("test")
+        keeper = Keeper.start(str(tmp_path), os.getuid(), os.getgid())
+        caches = Caches(keeper, is_enrolled, limits=(1 << 20, 1 << 20), wipe_after=60, log=log)
+        await caches.sweep(None)  # anvil cannot be asked
+        assert len(list(tmp_path.glob("*/.INBOX/*"))) == 5
+        await caches.sweep({"in-use"})
+        await caches.sweep({"in-use"})
+        await caches.stop({"in-use"})
+
+    asyncio.run(sweeps())
+    left = {path.parent.parent.name for path in tmp_path.glob("*/.INBOX/*")}
+    assert left == {"bob", "unknown", "\x01", "in-use"}
+    assert asked.count("bob") == 1
+    assert asked.count("unknown") == 3
 
 
 @pytest.mark.parametrize(

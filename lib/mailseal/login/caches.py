@@ -35,6 +35,7 @@ from mailseal.index.memory import Cached
 from mailseal.keys.names import normalise
 
 _PR_SET_PDEATHSIG = 1
+_PLAIN_FOR = 600.0
 
 
 class Keeper:
@@ -124,12 +125,14 @@ class Caches:
         self._log = log
         self._clock = clock
         self._seen: dict[str, float] = {}
+        self._plain: dict[str, float] = {}
         self._problem = ""
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="caches")
 
     def note(self, user: str) -> None:
         """Note a login."""
         self._seen[user] = self._clock()
+        self._plain.pop(user, None)
 
     async def sweep(self, named: set[str] | None) -> None:
         """Remove caches over the limits, and those of all but these users (None: unknown)."""
@@ -168,8 +171,25 @@ class Caches:
             self._log.info("index caches too large, wiped: %d", len(gone))
         if users is not None:
             unused = [one.name for one in found if _normal(one.name) not in users]
-            gone += [name for name in unused if self._is_enrolled(_normal(name))]
+            gone += [name for name in unused if self._is_ours(_normal(name))]
         self._keeper.wipe(gone)
+
+    def _is_ours(self, user: str) -> bool:
+        """Whether the user is enrolled; False if that is not known.
+
+        A "no" is kept for a while: a site may have many users who are not enrolled, whose caches
+        stay, and a look-up may be a query of a database.
+        """
+        now = self._clock()
+        if not user or now - self._plain.get(user, -_PLAIN_FOR) < _PLAIN_FOR:
+            return False
+        try:
+            enrolled = self._is_enrolled(user)
+        except MailsealError:
+            return False
+        if not enrolled:
+            self._plain[user] = now
+        return enrolled
 
     def _wipe_names(self, wanted: Callable[[str], bool]) -> None:
         self._keeper.wipe([one.name for one in self._keeper.measure() if wanted(one.name)])
