@@ -60,7 +60,7 @@ soak-index:
 	@tests/bootstrap test
 	@$(LAB) -m tests.e2e.index_soak
 
-# From the files that git knows, in a folder of its own: what else lies here does not get in.
+# Built in a separate folder from the files in git, so that no other files get into the package.
 deb:
 	@tests/bootstrap deb
 	@rm -rf build/deb && mkdir -p build/deb/mailseal

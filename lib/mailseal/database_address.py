@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""The address of a database, as it stands in `keys.store`.
+"""The address of a database, as written in `keys.store`.
 
     postgresql:///mailseal                               unix socket, peer authentication
     postgresql://mailseal@db1.example.org,db2.example.org/mailseal?sslrootcert=/etc/ssl/db.pem
     mysql:///mailseal?socket=/run/mysqld/mysqld.sock
     mysql://mailseal@db.example.org:3307/mailseal?ssl_ca=/etc/ssl/db.pem
 
-Without a user it is the one that the program runs as.  Of several hosts the one that takes writes
-is used.  A password is never part of the address: the configuration can be read by everybody.
-The certificate of a host that is not this one is verified, unless the address says otherwise.
+Without a user, the user that the program runs as is used.  Of several hosts, the one that accepts
+writes is used.  The address never contains a password: everybody can read the configuration.
+The certificate of another host is verified, unless the address says otherwise.
 
 FAILURES
-    ValueError, without text: the kind of option says what is allowed.
+    ValueError without text: the option type says what is allowed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _OPTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Address:
-    """Where a database is.  `hosts` is empty for a unix socket."""
+    """The address of a database.  `hosts` is empty for a unix socket."""
 
     kind: str
     user: str | None
@@ -57,7 +57,7 @@ class Address:
 
     @property
     def is_remote(self) -> bool:
-        """Whether a host is not this one, so that others may listen on the way."""
+        """Whether a host is another machine, so that the connection could be tapped."""
         return not all(_is_this_host(host) for host, _ in self.hosts)
 
 

@@ -183,7 +183,7 @@ header_rule = Kind(_header_rule, '"HEADER: VALUE => FOLDER"')
 
 def _store(value: Any) -> str:
     if value != "files":
-        from mailseal.database_address import parse  # few files have one
+        from mailseal.database_address import parse  # few configurations have one
 
         parse(_text(value))
     return str(value)

@@ -240,15 +240,15 @@ class Keys:
         store,
         "files",
         "Where keyrings and public keys are stored.  files: in state_dir.  "
-        "postgresql:///DATABASE or mysql:///DATABASE: in a database on this host, reached by its "
-        "unix socket, with postgresql://USER@HOST,HOST/DATABASE on another one.  Change it if "
-        "several hosts use the same keys; see docs/several-hosts.md.",
+        "postgresql:///DATABASE or mysql:///DATABASE: in a database on this host, over its unix "
+        "socket.  postgresql://USER@HOST,HOST/DATABASE: in a database on another host.  Change it "
+        "if several hosts use the same keys; see docs/several-hosts.md.",
     )
     store_password: str | None = option(
         optional(absolute_path),
         None,
-        "A file with the password of the database user, which nobody but root and agent.user can "
-        "read.  null: the database knows the user by the socket or by a certificate.",
+        "A file with the password of the database user, which only root and agent.user can read.  "
+        "null: the database identifies the user by the socket or by a certificate.",
     )
     curve: str = option(
         choice("prime256v1", "secp384r1", "secp521r1"),
@@ -285,13 +285,14 @@ class Replica:
     store: str | None = option(
         optional(store),
         None,
-        "The database, if mailseal-replica reaches it by another address or user than keys.store.",
+        "The database, if mailseal-replica uses another address or user than keys.store.  null: "
+        "keys.store.",
     )
     store_password: str | None = option(
         optional(absolute_path),
         None,
-        "A file with the password of that database user, which nobody but root and replica.user "
-        "can read.",
+        "A file with the password of that database user, which only root and replica.user can "
+        "read.  null: no password.",
     )
     name: str | None = option(
         optional(text("a name")),
@@ -301,9 +302,10 @@ class Replica:
     lease: int = option(
         number(5, 60),
         30,
-        "Seconds for which a copy that was current is taken for current.  If the database is down "
-        "for longer, mail for users who are not enrolled is deferred.  If a host is down, "
-        "`mailseal enroll` waits for that long, and a little more, the first time.",
+        "Seconds for which a copy counts as current after it was compared with the database.  If "
+        "the database is down for longer, mail for users who are not enrolled is deferred.  If a "
+        "host is down, the first `mailseal enroll` waits a little longer than this.  Raise it if a "
+        "failover of the database takes longer.",
     )
 
 

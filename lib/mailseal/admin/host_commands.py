@@ -21,13 +21,13 @@ def register(commands: Commands) -> None:
         example="mailseal hosts",
     )
     parser.add_argument(
-        "--forget", metavar="NAME", help="a host that will never deliver mail again"
+        "--forget", metavar="NAME", help="remove a host that will never deliver mail again"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def hosts(context: Context) -> int:
-    """One line for each host."""
+    """List the hosts, one on each line, or remove one."""
     if context.arguments.forget is not None:
         context.ask("forget_host", name=context.arguments.forget.encode())
         sys.stdout.write(f"{context.arguments.forget} is forgotten\n")

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 """mailseal move-store: move the keys from files into a database, or back.
 
-It runs as root while the agent serves.  From the moment when the old store is closed until
-mailseal's services run with the new one, changes (enrollments, new passwords) fail temporarily;
-logins and deliveries go on.
+It runs as root while the agent runs.  After the keys are copied, changes (enrollments, new
+passwords) fail temporarily until mailseal's services are restarted with the new store.  Logins and
+deliveries are not interrupted.
 
 FAILURES
-    As keys/moving.py.  After a failure the old store is in use as before.
+    See keys/moving.py.  After a failure the old store stays in use.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ def register(commands: Commands) -> None:
         "--to", required=True, metavar="STORE", help="files, or the URL of a database"
     )
     parser.add_argument(
-        "--password-file", metavar="FILE", help="the password of that database's user"
+        "--password-file", metavar="FILE", help="file with the password of the database user"
     )
     parser.add_argument(
         "--undo",
         action="store_true",
-        help="open the store in keys.store for changes again, and move nothing",
+        help="allow changes in the store of keys.store again; moves nothing",
     )
 
 
 def move(context: Context) -> int:
-    """Copy, close, compare.  The administrator then changes keys.store."""
+    """Copy the keys, close the old store, and compare.  The administrator then sets keys.store."""
     from mailseal.daemon import user_ids
     from mailseal.keys.moving import Move
     from mailseal.keys.public import PublicStore
@@ -60,7 +60,7 @@ def move(context: Context) -> int:
     except ValueError:
         raise UsageError(f"--to takes {store.takes}") from None
     if arguments.to == config.keys.store and not arguments.undo:
-        raise UsageError("keys.store is that store already")
+        raise UsageError("keys.store is already this store")
     if os.geteuid() != 0:
         raise NotPermitted("move-store must be run as root")
     uid, gid = user_ids(config.agent.user, "agent.user")
@@ -111,7 +111,7 @@ def _tell(text: str) -> None:
 
 @contextlib.contextmanager
 def _as(uid: int, gid: int) -> Iterator[None]:
-    """The owner of the keyrings, who is also known to the database."""
+    """Become the owner of the keyrings, whom the database knows too."""
     os.setegid(gid)
     os.seteuid(uid)
     try:

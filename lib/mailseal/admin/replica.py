@@ -6,14 +6,14 @@ SYNOPSIS
 
 DESCRIPTION
     For keys in a database (`keys.store`).  Runs in the foreground, as replica.user, which owns the
-    folder of public keys.  It copies the public keys from the database, and says in the folder how
-    long the copy is certainly current (keys/lease.py).  mailseal-lmtp, Dovecot's Lua script and
-    the checkpassword program read the folder only.
-    While the database is down, mail for enrolled users is still sealed; when the lease has ended,
-    mail for all others is deferred.
+    folder of public keys.  It copies the public keys from the database to the folder, and writes
+    into the folder until when the copy is certainly current: the lease (keys/lease.py).
+    mailseal-lmtp, Dovecot's Lua script and the checkpassword program read only the folder.
+    While the database is down, mail for enrolled users is still sealed.  After the lease has
+    expired, mail for all other users is deferred.
 
-    SIGTERM, SIGINT  end; the lease goes on, so a restart defers no mail
-    NOTIFY_SOCKET    gets READY=1 when there has been a whole copy, WATCHDOG=1, and STOPPING=1
+    SIGTERM, SIGINT  stop; the lease stays valid, so a restart defers no mail
+    NOTIFY_SOCKET    gets READY=1 after the first complete copy, WATCHDOG=1, and STOPPING=1
 
 DIAGNOSTICS
     Exit status 78 for a wrong configuration, 75 if it cannot start otherwise.
@@ -51,7 +51,7 @@ from mailseal.login.log import logger
 
 _POLL = 1.0
 _RENEWALS = 6
-"""In the time of a lease: four may fail before it ends."""
+"""Renewals during one lease: four may fail before it expires."""
 
 
 class Stop(BaseException):
@@ -59,7 +59,7 @@ class Stop(BaseException):
 
 
 class Service:
-    """The loop around Replica."""
+    """Calls Replica in a loop."""
 
     def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
         self._config = config
@@ -86,7 +86,7 @@ class Service:
         self._renewed = float("-inf")
 
     def run(self) -> int:
-        """Until told to stop."""
+        """Run until stopped."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
         try:
@@ -139,7 +139,7 @@ def _stop(*_: object) -> NoReturn:
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """The hook's work; the result is its exit status."""
+    """Run mailseal-replica; returns the exit status."""
     parser = argparse.ArgumentParser("mailseal-replica", description="copies the public keys")
     parser.add_argument("-c", "--config", default=configuration.DEFAULT_PATH, metavar="FILE")
     options = parser.parse_args(argv)

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""The mark of a folder of public keys, and the lease of one that is a replica.
+"""The mark of a folder of public keys, and the lease of a folder that is a replica.
 
-The mark is the file FOLDER_MARK in the folder.  One of two:
+The mark is the file FOLDER_MARK in the folder.  It has one of two forms:
 
     mailseal public keys, version 1                the store itself
 
     mailseal public keys, replica, version 1       a copy of a database (docs/several-hosts.md)
-    BOOT-ID SECONDS                                the lease; missing before the first one
+    BOOT-ID SECONDS                                the lease; missing before the first copy
 
 CONTRACT
-    A copy says "not enrolled" only while its lease is in force: on the same boot of the same
-    machine, until its CLOCK_BOOTTIME reaches SECONDS.  This clock counts while the machine sleeps,
-    nobody can set it, and /proc/uptime shows it to programs in Lua.
-    Readers take the lease first, then look whether the user is there, and look at the clock last.
-    So what has been confirmed to be on the disk is found, or the lease has ended.
-    SECONDS are those of the machine, not those of a time namespace.
-    The lease is not synced: after a crash of the machine it is not in force anyway.
+    A copy says "not enrolled" only while its lease is valid: on the same boot of the same
+    machine, until its CLOCK_BOOTTIME reaches SECONDS.  This clock also runs while the machine
+    sleeps, nobody can set it, and Lua can read it from /proc/uptime.
+    Readers read the lease first, then look up the user, and read the clock last.  So they find
+    every user whose key was confirmed to be on disk, or see that the lease has expired.
+    SECONDS is the time of the machine, not that of a time namespace.
+    The lease is not synced: after a crash of the machine it is not valid anyway.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ HINT = "see `systemctl status mailseal-replica` on this host"
 
 
 def boot_id() -> str:
-    """Of this start of the machine."""
+    """The id of this boot of the machine."""
     with durable.reporting(f"cannot read {_BOOT_ID}"), open(_BOOT_ID, encoding="ascii") as stream:
         return stream.read().strip()
 
@@ -69,11 +69,11 @@ class Clock:
 
 
 def parse(data: bytes, boot: str) -> float:
-    """Until when a folder with this mark may say "not enrolled".  Raises TemporaryError."""
+    """Time until which a folder with this mark may say "not enrolled".  Raises TemporaryError."""
     if data == STORE_TEXT:
         return FOREVER
     if not data.startswith(REPLICA_TEXT):
-        raise TemporaryError("the mark of the folder of public keys is damaged, or newer")
+        raise TemporaryError("the mark of the folder of public keys is damaged or too new")
     match = _LEASE.fullmatch(data[len(REPLICA_TEXT) :])
     if match is None or match[1].decode() != boot:
         return NONE
@@ -81,7 +81,7 @@ def parse(data: bytes, boot: str) -> float:
 
 
 def write(folder: str, until: float | None) -> None:
-    """Make the folder a replica; its lease, None for none."""
+    """Mark the folder as a replica with this lease; None: without a lease."""
     text = REPLICA_TEXT
     if until is not None:
         text += f"{boot_id()} {until:.2f}\n".encode()
@@ -89,7 +89,7 @@ def write(folder: str, until: float | None) -> None:
 
 
 class Lease:
-    """The lease of a folder, for a reader.  For several threads."""
+    """The lease of a folder, as a reader uses it.  Several threads may share it."""
 
     def __init__(self, folder: str) -> None:
         self._path = os.path.join(folder, FOLDER_MARK)
@@ -98,7 +98,7 @@ class Lease:
         self._known: tuple[tuple[int, int, int], float] | None = None
 
     def until(self) -> float:
-        """Until when, by the clock of expired(); taken before a user is looked for.
+        """The end of the lease, in the time of expired(); call it before looking up a user.
 
         Raises TemporaryError if there is no mark: an empty mount point is no store.
         """
@@ -125,7 +125,7 @@ class Lease:
         return known[1]
 
     def expired(self, until: float) -> bool:
-        """Whether it has ended by now."""
+        """Whether this end of a lease has passed."""
         if until == FOREVER:
             return False
         if self._clock is None:

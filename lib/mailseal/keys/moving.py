@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Moves keyrings and public keys from one store to another, while mail and logins go on.
+"""Moves keyrings and public keys from one store to another during normal operation.
 
 CONTRACT
-    1  everything is copied, while the old store is in use
-    2  the old store is closed for changes: they fail temporarily, reading goes on
-    3  what has changed in the meantime is copied, and each record of both stores is compared
-    If something fails, the old store is opened again.  The new store must be empty, or hold what
-    an earlier, unfinished move has left: records of users whom the old store does not have are an
-    error.  Only a store from which the keys had moved away before is an old copy (`replaces`):
-    there, such records are removed.
+    1  all records are copied while the old store is in use
+    2  the old store is closed for changes: changes fail temporarily, reads still work
+    3  records that have changed since step 1 are copied, and each record of both stores is
+       compared
+    If a step fails, the old store is opened again.  The new store must be empty, or contain the
+    records of an earlier, unfinished move.  Records of users who are not in the old store are an
+    error, except if the keys were once moved away from the new store (`replaces`): then it is an
+    old copy, and such records are removed.
 
 FAILURES
     Damaged: a record cannot be read, or the two stores differ.  TemporaryError as the stores.
@@ -26,7 +27,7 @@ from mailseal.keys.stores import KeyringStore, KeyStores, PublicKeys
 
 
 class Gate(Protocol):
-    """What closes a store for changes."""
+    """Closes a store for changes."""
 
     def close(self, where: str) -> None: ...
     def open(self) -> None: ...
@@ -34,7 +35,7 @@ class Gate(Protocol):
 
 
 class Move:
-    """One move.  `tell` gets a sentence now and then."""
+    """One move.  `tell` is called with a sentence about each step."""
 
     def __init__(
         self,
@@ -52,7 +53,7 @@ class Move:
         self._replaces = replaces
 
     def run(self, where: str) -> int:
-        """Returns how many users have moved.  `where` is the new store, for people."""
+        """Returns the number of moved users.  `where` names the new store in messages."""
         if not self._replaces:
             self._refuse_others()
         self._tell(f"{self._copy()} records copied")
@@ -72,7 +73,7 @@ class Move:
     def _refuse_others(self) -> None:
         if others := set(self._users(self._new)) - set(self._users(self._old)):
             raise Damaged(
-                f"the new store has {len(others)} users whom the old one does not have, "
+                f"the new store has {len(others)} users who are not in the old one, "
                 f"for example {min(others)}",
                 hint="move into an empty store",
             )
@@ -113,12 +114,12 @@ class Move:
             )
         for user in users:
             if _record(self._old, user) != _record(self._new, user):
-                raise Damaged(f"{user} differs in the two stores; nothing was switched")
+                raise Damaged(f"{user} differs in the two stores; the old store stays in use")
         return len(users)
 
 
 def _record(stores: tuple[KeyringStore, PublicKeys], user: str) -> tuple[bytes | None, str]:
-    """The keyring, and what the store of public keys says."""
+    """The keyring, and the state in the store of public keys."""
     keyrings, public = stores
     data = None
     with contextlib.suppress(NotEnrolled):
@@ -129,5 +130,5 @@ def _record(stores: tuple[KeyringStore, PublicKeys], user: str) -> tuple[bytes |
         return data, ""
     key = public.lookup(user)
     if key is None:
-        raise TemporaryError(f"the keys of {user} are being changed just now", hint="try again")
+        raise TemporaryError(f"the keys of {user} are being changed", hint="try again")
     return data, key.key_id.hex()

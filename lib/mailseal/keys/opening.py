@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The stores that the configuration names.
+"""Opens the stores that the configuration names.
 
 FAILURES
-    ConfigError: a package is missing, or the file with the password is not as it should be.
-    The stores themselves are not touched: a database is reached when it is first asked.
+    ConfigError: a package is missing, or the file with the password cannot be used.
+    Opening does not access the stores: a database is connected to when it is first used.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ FILES = "files"
 
 
 def files(config: Config) -> tuple[Keystore, PublicStore]:
-    """The folders of state_dir."""
+    """The stores in the folders of state_dir."""
     return Keystore(config.keys_dir), PublicStore(config.public_dir)
 
 
 def stores(config: Config) -> tuple[KeyringStore, PublicKeys, Database | None]:
-    """Keyrings and public keys for the agent, and the database that they are in."""
+    """Keyrings and public keys for the agent, and their database."""
     if config.keys.store == FILES:
         return *files(config), None
     found = database(config.keys.store, config.keys.store_password)
@@ -47,7 +47,7 @@ def rows(found: Database) -> tuple[KeyringStore, PublicKeys]:
 
 
 def database(store: str, password_file: str | None, *, any_schema: bool = False) -> Database:
-    """The database at this address."""
+    """The database with this address."""
     from mailseal.database_address import parse
     from mailseal.keys.sql.database import Database
 
@@ -63,7 +63,7 @@ def role(store: str, user: str) -> str:
 
 
 def for_replica(config: Config) -> Database:
-    """The database as mailseal-replica reaches it.  Raises ConfigError if there is none."""
+    """The database with the address of mailseal-replica.  Raises ConfigError if there is none."""
     store = config.replica.store or config.keys.store
     if store == FILES:
         raise ConfigError(

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Waits until a change of a public key is known on all hosts that need to know it.
+"""Waits until all hosts that need a change of a public key have it.
 
 CONTRACT
-    enrolled() returns when no host takes the user for not enrolled: each has confirmed the change,
-    or its lease has ended, or its mail waits.
-    key() returns when no host seals with an older key: each has confirmed the change.
-    With keys in files both return at once.
+    enrolled() returns when no host considers the user not enrolled: each host has confirmed the
+    change, or its lease has expired, or it defers the mail.
+    key() returns when no host seals with an older key: each host has confirmed the change.
+    If the keys are in files, both return at once.
 
 FAILURES
-    TemporaryError: the change is stored, but what this module waits for is not certain.
+    TemporaryError: the change is stored, but it is not certain that all hosts have it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from mailseal.login.thread_pools import ThreadPools
 
 _LOOK = 0.1
 _PATIENCE = 90.0
-"""Seconds: longer than the longest lease with its margin, shorter than a command waits."""
+"""Seconds.  Longer than the longest lease with its margin; commands wait longer than this."""
 
 _PATIENCE_KEY = 20.0
 
 
 class Everywhere:
-    """For the agent's verbs."""
+    """Used by the agent's verbs."""
 
     def __init__(self, public: PublicKeys, pools: ThreadPools) -> None:
         self._public = public

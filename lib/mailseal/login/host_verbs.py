@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Admin verbs about sessions on all hosts, and about the hosts themselves."""
+"""Admin verbs: lock on all hosts, list hosts, forget a host."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class HostVerbs:
         }
 
     async def _lock(self, fields: Fields) -> Answer:
-        """Here first; then on the other hosts, which takes a second or two.
+        """End the sessions here, then on the other hosts, which takes a second or two.
 
-        The answer names the users whose connections to this host should end now, too.
+        The answer names the users whose connections to this host should be ended too.
         """
         user = user_of(fields) if "user" in fields else None
         count = self._sessions.end_all() if user is None else int(self._sessions.end(user))

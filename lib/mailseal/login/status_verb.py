@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The agent's verb `status`: what there is of one user, or of all, without secrets."""
+"""The agent's verb `status`: what is stored of one user or of all users, without secrets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LIST_FRESH = 60.0
 
 
 class StatusVerb:
-    """The verb, and the list of users that its pages come from."""
+    """The verb, and the list of users from which its pages are made."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class StatusVerb:
         return "ok", {**answer, "more": b"1"} if len(found) < len(later) else answer
 
     def _page(self, users: list[str]) -> list[str]:
-        """Entries of `status` in JSON for as many of these users as fit into an answer."""
+        """Status entries in JSON, for as many of these users as fit into one answer."""
         found: list[str] = []
         size = 0
         for user in users[:STATUS_PAGE]:
@@ -67,7 +67,7 @@ class StatusVerb:
         return found
 
     async def _listed(self, *, again: bool) -> list[str]:
-        """All users, sorted.  Further pages use the same list for a while."""
+        """All users, sorted.  The next pages use the same list, for a limited time."""
         at, listed = self._listing
         if not again or time.monotonic() - at > _LIST_FRESH:
             listed = await self._pools.quick(self._vault.users)

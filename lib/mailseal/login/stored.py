@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What a login compares with the store, and what still works while a database is down.
+"""Compares sessions with the store at each login, also while a database is down.
 
 CONTRACT
-    At each login the session is compared with the stored keyring and the public key, so that what
-    was changed on any host counts.  While the database is down, users who have a session log in
-    with it; for the others StoreUnreachable is raised, a temporary failure.
+    At each login the session is compared with the stored keyring and the public key, so a change
+    on any host takes effect.  While the database is down, users who have a session can log in with
+    it.  For all others StoreUnreachable is raised: a temporary failure.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Stored:
-    """For the login verbs; on the event loop."""
+    """Used by the login verbs, on the event loop."""
 
     def __init__(
         self, vault: Vault, sessions: Sessions, pools: ThreadPools, log: logging.Logger
@@ -35,7 +35,7 @@ class Stored:
         self._log = log
 
     async def revision(self, user: str) -> Revision | None:
-        """Of the stored keyring; while the database is down, of the one that a session has."""
+        """Revision of the stored keyring, or, while the database is down, that of the session."""
         try:
             return await self._pools.look(lambda: self._vault.revision(user))
         except StoreUnreachable:
@@ -44,7 +44,7 @@ class Stored:
             return revision
 
     async def is_new(self, user: str) -> bool:
-        """Whether there is nothing of this user."""
+        """Whether nothing is stored of this user."""
         try:
             return await self._pools.look(lambda: self._vault.is_new(user))
         except StoreUnreachable:
@@ -53,7 +53,7 @@ class Stored:
             return False
 
     async def check_public(self, user: str, keys: list[PublicKey]) -> None:
-        """At every login, cached or not.  Normally one stat; repairs are left to a thread."""
+        """Called at every login, cached or not.  Normally one stat(); repairs run in a thread."""
         try:
             published = await self._pools.look(lambda: self._vault.published(user))
         except StoreUnreachable:
@@ -64,7 +64,7 @@ class Stored:
             await self._pools.quick(lambda: self._vault.check_public(user, keys))
 
     def changed(self, changes: Changed) -> None:
-        """Another host's agent has changed these keyrings: end their sessions."""
+        """End the sessions of these keyrings, which another host's agent has changed."""
         if changes is None:
             count = self._sessions.end_all()
             self._log.info("another host: all users, sessions ended=%d", count)

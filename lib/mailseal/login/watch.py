@@ -2,12 +2,12 @@
 """Ends sessions whose keyring another host's agent has changed or locked.
 
 CONTRACT
-    A thread of its own asks the database; the event loop never waits for it.  A session that a
-    login uses is compared with the database at that login anyway: this is for private keys in
-    memory, which `mailseal lock --all` on any host removes within seconds.
+    A separate thread asks the database; the event loop never waits for it.  Each login compares
+    its session with the database anyway.  This thread removes private keys from memory within
+    seconds when `mailseal lock --all` is run on any host.
     While the database is down, sessions stay.
 
-PostgreSQL tells at once when something has changed; MariaDB is asked a few times a second.
+PostgreSQL notifies of a change at once; MariaDB is asked a few times a second.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _EVERY = 1.0
 _TIDY = 3600.0
 
 Changed = Mapping[str, Revision | None] | None
-"""Whose keyring has changed, with the revision that it has now; None for everybody's."""
+"""Users with changed keyrings, and their new revisions; None: all users."""
 
 
 class Watch:
-    """The thread.  `changed` is called in it."""
+    """The thread, which calls `changed`."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Watch:
         self._tidied = 0.0
 
     def start(self) -> None:
-        """Begin; it ends with the process."""
+        """Start the thread; it ends with the process."""
         threading.Thread(target=self._run, name="watch", daemon=True).start()
 
     def _run(self) -> None:
@@ -64,12 +64,12 @@ class Watch:
                 self._database.wait(_EVERY)
             except MailsealError as exc:
                 if not self._is_down:
-                    self._log.warning("%s; logins with a session go on", exc)
+                    self._log.warning("%s; users with a session can still log in", exc)
                 self._is_down = True
                 time.sleep(_EVERY)
 
     def look(self) -> None:
-        """Once."""
+        """Ask the database one time."""
         if self._position is None:
             self._position = self._feed.now()
             return
@@ -83,4 +83,4 @@ class Watch:
             self._tidied = time.monotonic()
             self._feed.forget_old()
             for name in self._hosts.forget_silent():
-                self._log.info("host %s gave no sign of life for a day: forgotten", name)
+                self._log.info("host %s was silent for a day: forgotten", name)

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""Connections to the database: one for each thread, opened when needed and again when lost.
+"""Connections to the database: one for each thread, opened when needed, reopened when lost.
 
 CONTRACT
-    rows() is one reading statement; it is tried once more on a new connection if the old one is
-    broken.  write() is one transaction: it has a number, larger than those of all transactions
-    that were committed before, and is committed when the block ends, so that it survives a
-    crash.  Numbers are in the order of the commits: the row that counts them stays locked until
-    then.  locked() keeps others out until the block ends or the connection breaks; then the
-    writes in the block fail, because they use the same connection.
-    While the database is down, one thread at a time tries to reach it, every _PAUSE seconds; the
-    others fail at once.  So logins that do not need it do not wait.
+    rows() runs one statement that reads.  If the connection is broken, it is run again on a new
+    one.  write() is one transaction.  It has a number, larger than the numbers of all
+    transactions committed before.  It is committed when the block ends; then it survives a
+    crash.  The numbers have the order of the commits, because the row that counts them stays
+    locked until the commit.  locked() holds a lock until the block ends or the connection breaks.
+    If it breaks, the writes in the block fail, because they use the same connection.
+    While the database is down, one thread at a time tries to connect, every _PAUSE seconds; the
+    other threads fail at once.  So logins that do not need the database do not wait.
 
 FAILURES
-    StoreUnreachable: nothing is known, and for a write neither whether it was committed.
+    StoreUnreachable: no answer; a write may or may not have been committed.
     TemporaryError: BUSY, another schema, or the keys have moved to another store.
-    Errors never contain values of a statement.
+    Errors never contain the values of a statement.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Taken(Exception):
 
 
 class Write:
-    """A transaction.  `change` is its number, `stamp` eight random bytes that tell it from a
-    transaction with the same number in a database that has lost it."""
+    """A transaction.  `change` is its number.  `stamp` is eight random bytes: they distinguish it
+    from another transaction with the same number, if the database has lost this one."""
 
     def __init__(self, cursor: Any, change: int, stamp: bytes) -> None:
         self._cursor = cursor
@@ -61,7 +61,7 @@ class Write:
         self.stamp = stamp
 
     def execute(self, text: str, *values: Any) -> int:
-        """How many rows were found."""
+        """Run a statement; returns the number of rows found."""
         self._cursor.execute(text, values)
         return int(self._cursor.rowcount)
 
@@ -93,7 +93,7 @@ class Database:
         self._why = ""
 
     def rows(self, text: str, *values: Any) -> list[Row]:
-        """All rows of one statement."""
+        """Run a statement that reads; returns all rows."""
         for attempt in (1, 2):
             connection = self.connection()
             try:
@@ -106,12 +106,12 @@ class Database:
         raise AssertionError
 
     def row(self, text: str, *values: Any) -> Row | None:
-        """The first row of one statement."""
+        """Run a statement that reads; returns the first row."""
         found = self.rows(text, *values)
         return found[0] if found else None
 
     def statement(self, text: str, *values: Any) -> int:
-        """One statement that changes rows but no keys; how many rows were found."""
+        """Run a statement that changes rows but no keys; returns the number of rows found."""
         connection = self.connection()
         with self._asking(connection), connection.cursor() as cursor:
             cursor.execute(text, values)
@@ -119,9 +119,9 @@ class Database:
 
     @contextlib.contextmanager
     def write(self, user: str, count: int = 1) -> Iterator[Write]:
-        """A transaction with `count` numbers, of which Write has the last.
+        """A transaction with `count` numbers; Write has the last one.
 
-        `user` is whose keys it changes, for the other agents; "" for everybody.
+        `user` is the user whose keys it changes, for the other agents; "" means all users.
         """
         connection, write = self._begin(user, count)
         try:
@@ -176,7 +176,7 @@ class Database:
 
     @contextlib.contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """See the contract; a thread may take it again."""
+        """See the contract; a thread may take a lock again that it holds."""
         held: list[str] = self._mine.__dict__.setdefault("held", [])
         if name in held:
             yield
@@ -197,7 +197,7 @@ class Database:
 
     @contextlib.contextmanager
     def pinned(self) -> Iterator[None]:
-        """All of the block on one connection, so with one server; it fails if that is lost."""
+        """Run the block on one connection, so with one server; fails if the connection is lost."""
         self.connection()
         held: list[str] = self._mine.__dict__.setdefault("held", [])
         held.append("")
@@ -212,7 +212,7 @@ class Database:
             try:
                 with self._asking(connection), connection.cursor() as cursor:
                     if not self.dialect.lock(cursor, number):
-                        raise TemporaryError(f"the keys of {name} are being changed just now")
+                        raise TemporaryError(f"the keys of {name} are being changed")
                 return connection
             except StoreUnreachable:
                 if attempt == 2 or self._is_holding:
@@ -220,7 +220,7 @@ class Database:
         raise AssertionError
 
     def wait(self, seconds: float) -> None:
-        """Until something has changed, or for this time; later than that at the latest."""
+        """Wait until something has changed, or for about this time."""
         connection = self.connection()
         with self._translated(connection):
             if not getattr(self._mine, "listening", False):
@@ -232,11 +232,11 @@ class Database:
 
     @property
     def _is_holding(self) -> bool:
-        """A new connection would not have the locks of the old one."""
+        """Refuse to reconnect: a new connection would not have the locks of the old one."""
         return bool(getattr(self._mine, "held", None))
 
     def connection(self) -> Any:
-        """This thread's."""
+        """The connection of this thread."""
         found: Any = getattr(self._mine, "connection", None)
         if found is None:
             if self._is_holding:
@@ -247,7 +247,7 @@ class Database:
         return found
 
     def close(self) -> None:
-        """This thread's connection."""
+        """Close this thread's connection."""
         connection = getattr(self._mine, "connection", None)
         self._mine.connection = None
         if connection is not None:
@@ -304,7 +304,7 @@ class Database:
 
     @contextlib.contextmanager
     def _asking(self, connection: Any) -> Iterator[None]:
-        """Errors of the driver become ours, and nobody waits for ever."""
+        """Translate errors of the driver, and limit the time of a request."""
         with self._translated(connection), self._patience.limit(self.dialect.fileno(connection)):
             yield
 
@@ -345,4 +345,4 @@ class Database:
         ):
             cursor.execute("ROLLBACK")
             return
-        self.close()  # whatever became of it
+        self.close()  # whether this succeeded or not

@@ -13,16 +13,16 @@ from mailseal.database_address import Address
 from mailseal.errors import ConfigError
 
 CONNECT_WITHIN = 3
-"""Seconds for a connection to one host."""
+"""Seconds to connect to one host."""
 
 STATEMENT_WITHIN = 10
-"""Seconds after which the server gives up a statement, or waiting for a lock."""
+"""Seconds after which the server cancels a statement or stops waiting for a lock."""
 
 CHANNEL = "mailseal"
 
 
 class Meaning(enum.Enum):
-    """What an exception of a driver says."""
+    """The meaning of an exception of a driver."""
 
     LOST = "the connection is broken, or its server is not the primary (any more)"
     TAKEN = "a row with this key exists"
@@ -31,7 +31,7 @@ class Meaning(enum.Enum):
 
 
 class Dialect(Protocol):
-    """One kind of database.  A connection commits each statement, but for BEGIN … COMMIT."""
+    """One kind of database.  Its connections commit each statement, except in BEGIN … COMMIT."""
 
     name_type: str
     bytes_type: str
@@ -40,27 +40,27 @@ class Dialect(Protocol):
     """Whether wait() returns at once when something has changed."""
 
     def connect(self, address: Address, password: str | None) -> Any:
-        """A connection to the host that takes writes."""
+        """Connect to the host that accepts writes."""
         ...
 
     def meaning(self, exc: Exception) -> Meaning:
-        """Of an exception of the driver's."""
+        """The meaning of an exception of the driver."""
         ...
 
     def fileno(self, connection: Any) -> int:
-        """The descriptor of its socket."""
+        """The file descriptor of the connection's socket."""
         ...
 
     def lock(self, cursor: Any, number: int) -> bool:
-        """Take a lock that ends with the connection; False if somebody keeps it too long."""
+        """Take a lock that ends with the connection; False if it stays taken for too long."""
         ...
 
     def unlock(self, cursor: Any, number: int) -> None:
-        """Release it."""
+        """Release the lock."""
         ...
 
     def notify(self, cursor: Any) -> None:
-        """Tell those who wait, when this transaction is committed."""
+        """Notify all who wait() when this transaction is committed."""
         ...
 
     def listen(self, cursor: Any) -> None:
@@ -68,12 +68,12 @@ class Dialect(Protocol):
         ...
 
     def wait(self, connection: Any, seconds: float) -> None:
-        """Until something has changed, or for this time."""
+        """Wait until something has changed, or for this time at most."""
         ...
 
 
 def of(address: Address) -> Dialect:
-    """The dialect; the driver is imported here.  Raises ConfigError if it is not installed."""
+    """The dialect of this database.  Imports the driver; ConfigError if it is not installed."""
     package = {"postgresql": "python3-psycopg", "mysql": "python3-pymysql"}[address.kind]
     try:
         if address.kind == "postgresql":

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Whose keys were changed, in the order of the changes.
+"""Lists the users whose keys were changed, in the order of the changes.
 
-A position is the number and the stamp of a change.  If the database does not know that change, it
-has lost it (a standby that had not got everything, an old backup), or has forgotten it long ago:
-then everything may have changed.
+A position is the number and the stamp of a change.  If the database does not have this change, it
+was lost (a standby that had not received it, an old backup), or deleted because it is old.  Then
+the keys of all users may have changed.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from mailseal.errors import TemporaryError
 from mailseal.keys.sql.database import Database
 
 _KEPT = 100_000
-"""Changes that are remembered."""
+"""Number of changes that are kept."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """After this change; 0 is before the first one."""
+    """The position after this change; 0 is before the first change."""
 
     number: int = 0
     stamp: bytes = b""
 
 
 class Feed:
-    """Of one database."""
+    """The changes of one database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def now(self) -> Position:
-        """After all changes that are committed.  Raises TemporaryError if the keys have moved."""
+        """The position after all committed changes.  TemporaryError if the keys have moved."""
         row = self._database.row("SELECT last_change, stamp, moved_to FROM mailseal_state")
         if row is None:
             raise TemporaryError("the database has lost the tables of mailseal")
@@ -55,7 +55,7 @@ class Feed:
         return found is not None
 
     def since(self, position: Position) -> tuple[Position, list[str] | None]:
-        """Where we are now, and whose keys were changed; None for everybody's."""
+        """The position now, and the users whose keys were changed; None: all users."""
         now = self.now()
         if now == position:
             return now, []
@@ -66,7 +66,7 @@ class Feed:
         return now, None if "" in names or not self.knows(position) else sorted(names)
 
     def forget_old(self) -> None:
-        """Keep the last changes only."""
+        """Delete old changes."""
         self._database.statement(
             "DELETE FROM mailseal_changes WHERE number < %s", self.now().number - _KEPT
         )

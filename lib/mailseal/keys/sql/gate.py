@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Closes a database for changes when its keys have moved: every transaction looks at this."""
+"""Closes a database for changes when its keys have moved; every transaction checks this."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class SqlGate:
         self._database = database
 
     def close(self, where: str) -> None:
-        """Waits for the transaction that is under way; agents and replicas say why they stop."""
+        """Waits for the current transaction; agents and replicas log why they stop."""
         self._database.statement("UPDATE mailseal_state SET moved_to = %s", where)
 
     def is_closed(self) -> bool:
@@ -21,5 +21,5 @@ class SqlGate:
         return self._database.row("SELECT 1 FROM mailseal_state WHERE moved_to <> ''") is not None
 
     def open(self) -> None:
-        """As before."""
+        """Allow changes again."""
         self._database.statement("UPDATE mailseal_state SET moved_to = ''")

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Which hosts have a replica of the public keys, and what they may not know yet.
+"""Lists the hosts with a replica of the public keys, and those that may lack a change.
 
-A host says "not enrolled" only while its lease is in force, and its lease began before it asked
-for changes (replica.py).  So after a change was committed, each host either has confirmed it, or
-its lease ends within the lease's length.  No two clocks are compared: each host measures lengths
-with its own.
+A host says "not enrolled" only while its lease is valid, and its lease starts before it asks for
+changes (replica.py).  So after a change is committed, each host either has confirmed it, or its
+lease expires within the length of a lease.  Clocks of two hosts are never compared: each host
+measures durations with its own clock.
 
-    margin      clocks run at different speeds while they are corrected: chrony slows or speeds
-                up by 8.4 % at most.  Two hosts, one up and one down: 20 %, and a second
-    of_key      a key that seals is used without a lease.  Only a confirmation tells that a host
-                does not use an older one any more
+    margin      clocks run at different speeds while they are corrected: chrony changes the speed
+                by 8.4 % at most.  For one slow and one fast host: 20 %, and one second
+    of_key      a public key is used for sealing without a lease.  Only a confirmation shows that
+                a host does not use an older key any more
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mailseal.errors import TemporaryError
 from mailseal.keys.sql.database import Database
 
 _FORGET = 86400.0
-"""Seconds after which a host without a sign of life is forgotten."""
+"""Seconds of silence after which a host is removed from the list."""
 
 _REMEMBERED = 10000
 
@@ -33,13 +33,13 @@ def _now() -> float:
 
 
 def with_margin(lease: float) -> float:
-    """Seconds after which a lease of another host has ended certainly."""
+    """Seconds after which a lease of another host has certainly expired."""
     return lease * 1.2 + 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """A row.  `silent`: seconds for which this process has seen no sign of life."""
+    """A row.  `silent`: seconds since this process last saw a sign of life."""
 
     id: str
     name: str
@@ -51,7 +51,7 @@ class Host:
 
 
 class Hosts:
-    """The table, as one process sees it; for any number of threads."""
+    """The table, as one process sees it.  Several threads may use it."""
 
     def __init__(self, database: Database, clock: Callable[[], float] = _now) -> None:
         self._database = database
@@ -72,7 +72,7 @@ class Hosts:
             for id_, name, lease, applied, beat, seen in rows:
                 known = self._beats.get(str(id_))
                 if known is None or known[0] != beat:
-                    # Seen after the answer: so the sign of life was given before.
+                    # The time is taken after the answer, so the sign of life is older.
                     known = self._beats[str(id_)] = (int(beat), now)
                 silent = max(0.0, asked - known[1])
                 values = (str(id_), str(name), int(lease), int(applied), int(beat), str(seen))
@@ -83,9 +83,9 @@ class Hosts:
         return found
 
     def unaware(self, change: int, *, of_key: bool) -> list[str]:
-        """Names of the hosts that may act on what was there before this change.
+        """Names of the hosts that may still use the state before this change.
 
-        Asked for the first time after the change was committed.
+        Call it only after the change was committed.
         """
         with self._lock:
             if len(self._asked) > _REMEMBERED:
@@ -100,19 +100,19 @@ class Hosts:
         return names
 
     def forget_silent(self) -> list[str]:
-        """Remove hosts without a sign of life for a day: their leases ended long ago."""
+        """Remove hosts that were silent for a day: their leases expired long ago."""
         return [host.name for host in self.all() if host.silent > _FORGET and self._remove(host)]
 
     def forget(self, name: str) -> int:
-        """Remove a host that will never seal again; how many rows it had.
+        """Remove a host that will never seal again; returns the number of its rows.
 
-        Raises TemporaryError as long as it may have a lease.
+        Raises TemporaryError while its lease may be valid.
         """
         found = [host for host in self.all() if host.name == name]
         for host in found:
             if host.silent <= with_margin(host.lease):
                 raise TemporaryError(
-                    f"{name} may be alive: its last sign of life was seen {host.silent:.0f} s ago",
+                    f"{name} may be running: its last sign of life was {host.silent:.0f} s ago",
                     hint=f"stop mailseal-replica there, and try again in "
                     f"{with_margin(host.lease) - host.silent:.0f} s",
                 )

@@ -2,10 +2,10 @@
 """The store of keyrings in a database: a row for each user.
 
 CONTRACT
-    See KeyringStore in stores.py.  A crash leaves nothing that is to be swept.
-    A change of a keyring replaces the row only if it has the revision that the change began with.
-    The revision of the content is the number and stamp of the transaction that wrote it, and the
-    number of the last `lock --all`.
+    See KeyringStore in stores.py.  A crash leaves no temporary files to remove.
+    A change of a keyring replaces the row only if the row still has the revision from which the
+    change started.  The revision consists of the number and stamp of the transaction that wrote
+    the row, and the number of the last `lock --all`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SqlKeyrings:
         self._database = database
 
     def revision(self, user: str) -> Revision | None:
-        """Of the content stored now, or None if there is none."""
+        """The revision of the stored keyring, or None if there is none."""
         row = self._database.row(
             "SELECT k.change_number, k.stamp, s.locked FROM mailseal_keyrings k, mailseal_state s "
             "WHERE k.name = %s",
@@ -51,7 +51,7 @@ class SqlKeyrings:
         return Keyring.parse(data, normalise(user)), revision
 
     def raw(self, user: str) -> bytes:
-        """The keyring as it is, for a backup; it is checked first."""
+        """The stored bytes of the keyring, for a backup; they are checked first."""
         data, _ = self._read(user)
         Keyring.parse(data, normalise(user))
         return data
@@ -75,7 +75,7 @@ class SqlKeyrings:
         return sorted(found)
 
     def locked(self, user: str) -> AbstractContextManager[None]:
-        """Hold the user's lock; a thread may take it again.  It ends with the connection."""
+        """Hold the user's lock.  A thread may take it again; it ends with the connection."""
         return self._database.locked(normalise(user))
 
     def create(self, keyring: Keyring) -> None:
@@ -87,7 +87,7 @@ class SqlKeyrings:
             raise AlreadyEnrolled(f"{keyring.user} already has a keyring") from None
 
     def save(self, keyring: Keyring, *, before: Keyring) -> Keyring:
-        """Replace `before` by `keyring`; returns what was stored, with its new revision."""
+        """Replace `before` by `keyring`; returns the stored keyring and its new revision."""
         user = keyring.user
         stored = dataclasses.replace(keyring, revision=before.revision + 1)
         with self.locked(user), self._database.write(user) as write:
@@ -113,7 +113,7 @@ class SqlKeyrings:
         return stored
 
     def overwrite(self, keyring: Keyring) -> None:
-        """Store a keyring whatever is there: for restoring a backup."""
+        """Store a keyring and replace any other: for restoring a backup."""
         with self.locked(keyring.user):
             self._insert(keyring, replace=True)
 
@@ -126,13 +126,13 @@ class SqlKeyrings:
             write.execute(_INSERT, name, keyring.revision, data, write.change, write.stamp)
 
     def remove(self, user: str) -> None:
-        """Delete the user's keyring for ever."""
+        """Delete the user's keyring."""
         user = normalise(user)
         with self.locked(user), self._database.write(user) as write:
             write.execute("DELETE FROM mailseal_keyrings WHERE name = %s", user.encode())
 
     def end_sessions(self, user: str | None) -> None:
-        """Give the user's keyring, or all, another revision: all agents end the sessions."""
+        """Change the revision of the user's keyring, or of all: all agents end the sessions."""
         if user is None:
             with self._database.write("") as write:
                 write.execute("UPDATE mailseal_state SET locked = %s", write.change)
@@ -147,11 +147,11 @@ class SqlKeyrings:
             )
 
     def sweep(self, user: str) -> list[str]:
-        """Nothing: what was not committed is not there."""
+        """Does nothing: a transaction that was not committed leaves nothing."""
         return []
 
     def sweep_all(self) -> list[str]:
-        """Nothing."""
+        """Does nothing."""
         return []
 
 

@@ -73,7 +73,7 @@ class Mariadb:
             if int(cursor.fetchone()[0]):
                 connection.close()
                 raise _NotThePrimary(1290, "the server is read only")
-        # It was for the greeting; from now on Patience looks after the time.
+        # This limit was for the greeting; from here on Patience limits the time.
         connection._read_timeout = None
         return connection
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Hangs up on servers that do not answer.
+"""Closes connections to servers that do not answer.
 
-A stopped server, or a network that drops packets, leaves a client waiting: psycopg waits for
-ever.  One thread for all connections of a process shuts the socket down when a request takes too
-long; the driver then sees a broken connection.
+If a server is stopped or the network drops packets, psycopg waits without limit.  One thread for
+all connections of a process shuts down the socket when a request takes too long; the driver then
+reports a broken connection.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LOOK = 0.5
 
 
 class Patience:
-    """Of one process, for any number of threads.  `seconds`: for one request."""
+    """One for each process; several threads may use it.  `seconds`: limit for one request."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -29,7 +29,7 @@ class Patience:
 
     @contextlib.contextmanager
     def limit(self, fd: int) -> Iterator[None]:
-        """For this time at most the block waits for the server at this socket."""
+        """Limit the time for which the block waits for the server at this socket."""
         with self._lock:
             self._due[fd] = time.monotonic() + self._seconds
             if self._thread is None:
@@ -38,7 +38,7 @@ class Patience:
         try:
             yield
         finally:
-            # Under the lock: afterwards the descriptor may stand for something else.
+            # With the lock held: later the descriptor may belong to another file.
             with self._lock:
                 self._due.pop(fd, None)
 

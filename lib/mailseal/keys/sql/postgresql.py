@@ -13,8 +13,8 @@ from mailseal.keys.sql.dialect import CHANNEL, CONNECT_WITHIN, STATEMENT_WITHIN,
 
 _SYSTEM_ROOTS = "/etc/ssl/certs/ca-certificates.crt"
 
-# statement_timeout does not end a COMMIT that waits for a standby: PostgreSQL stops that clock
-# before it commits.  synchronous_commit: what was acknowledged survives a crash.
+# statement_timeout does not end a COMMIT that waits for a standby: PostgreSQL stops this timer
+# before it commits.  synchronous_commit: an acknowledged commit survives a crash.
 _SESSION = (
     f"-c statement_timeout={STATEMENT_WITHIN}s -c lock_timeout={STATEMENT_WITHIN}s "
     f"-c idle_in_transaction_session_timeout={3 * STATEMENT_WITHIN}s "
@@ -71,7 +71,7 @@ class Postgresql:
         )
         if isinstance(exc, busy):
             return Meaning.BUSY
-        # 25006: a primary that has become a standby.
+        # 25006: the primary has become a standby.
         lost = (
             psycopg.OperationalError,
             psycopg.InterfaceError,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The public keys in a database, for agents.  Delivery reads a replica of them (replica.py).
+"""The public keys in a database, for agents.  Delivery reads a copy of them (replica.py).
 
 CONTRACT
-    See PublicKeys in stores.py.  A row says what became of a user and stays for ever; no row means
+    See PublicKeys in stores.py.  A row has the state of a user and is never deleted; no row means
     that the user was never enrolled.
 """
 
@@ -29,7 +29,7 @@ class SqlPublicKeys:
         self._hosts = hosts
 
     def lookup(self, user: str) -> PublicKey | None:
-        """The key that seals; None only if the user is certainly not enrolled."""
+        """The key for sealing; None only if the user is certainly not enrolled."""
         user = normalise(user)
         state, body = self._row(user)
         if state == WITHDRAWN:
@@ -53,11 +53,11 @@ class SqlPublicKeys:
         return self._row(normalise(user))[0] != WITHDRAWN
 
     def is_suspended(self, user: str) -> bool:
-        """Whether suspend() was the last that happened."""
+        """Whether suspend() was the last change."""
         return self._row(normalise(user))[0] == SUSPENDED
 
     def users(self) -> list[str]:
-        """Everybody who has a readable key, sorted."""
+        """All users with a readable key, sorted."""
         found = []
         for name, body in self._database.rows(
             "SELECT name, body FROM mailseal_public_keys WHERE state = %s AND body IS NOT NULL",
@@ -70,14 +70,14 @@ class SqlPublicKeys:
         return sorted(found)
 
     def strangers(self, known: Iterable[str]) -> list[str]:
-        """Who is marked as enrolled and not among these."""
+        """Users who are marked as enrolled and not in this list."""
         rows = self._database.rows(
             "SELECT name FROM mailseal_public_keys WHERE state <> %s", WITHDRAWN
         )
         return sorted({bytes(name).decode("utf-8", "replace") for (name,) in rows} - set(known))
 
     def publish(self, user: str, key: PublicKey) -> None:
-        """From now on this key seals."""
+        """Store the key for sealing; it is used from now on."""
         user = normalise(user)
         self._put(user, ENROLLED, encode(user, key))
 
@@ -103,7 +103,7 @@ class SqlPublicKeys:
             )
 
     def unaware(self, user: str, *, of_key: bool) -> list[str]:
-        """Hosts that may still act on what was there before: see PublicKeys."""
+        """Hosts that may still use the state before the last change: see PublicKeys."""
         row = self._database.row(
             "SELECT change_number FROM mailseal_public_keys WHERE name = %s",
             normalise(user).encode(),
@@ -111,9 +111,9 @@ class SqlPublicKeys:
         return [] if row is None else self._hosts.unaware(int(row[0]), of_key=of_key)
 
     def sweep(self, user: str) -> list[str]:
-        """Nothing: what was not committed is not there."""
+        """Does nothing: a transaction that was not committed leaves nothing."""
         return []
 
     def left_over(self) -> list[str]:
-        """Nobody."""
+        """No users."""
         return []

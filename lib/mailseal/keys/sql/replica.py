@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""Keeps a folder of public keys on this host like the ones in the database.
+"""Keeps a copy of the database's public keys in a folder on this host.
 
 CONTRACT
-    step() asks for changes, puts them on the disk, and renews the lease (keys/lease.py), in this
+    step() asks for changes, writes them to disk, and renews the lease (keys/lease.py), in this
     order:
         1  takes the time
-        2  gives a sign of life: a write, which only the primary commits, and which fails if the
-           database does not know the last change that is on this disk
-        3  asks for all changes since then, and puts them on the disk
-        4  renews the lease: it ends so many seconds after the time taken in 1
+        2  gives a sign of life.  This is a write, so only the primary commits it, and it fails if
+           the database does not have the last change that is on this disk
+        3  asks for all changes since then, and writes them to disk
+        4  renews the lease: it expires replica.lease seconds after the time taken in step 1
         5  confirms the changes
-    So everything that was committed before 1 is on the disk when a lease says so, and a user
-    whom this host does not know was not enrolled at 1.  Who enrolls a user waits until each host
-    has confirmed, or its lease has ended (hosts.py).
-    A user is only ever taken away by a row that says so.  If the database does not know users
-    that are here (it has lost them), their mail waits.
+    So while the lease is valid, all changes committed before step 1 are on disk, and a user who
+    is not on disk was not enrolled at step 1.  `enroll` waits until each host has confirmed the
+    change or its lease has expired (hosts.py).
+    A user is removed only if a row says so.  If the database has lost users who are on disk,
+    their mail is deferred.
 
 FAILURES
-    MailsealError: the lease is not renewed.  What is on the disk stays.
+    MailsealError: the lease is not renewed.  The files on disk stay.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from mailseal.keys.sql.public import ENROLLED, WITHDRAWN
 
 _PAGE = 1000
 _FEW = 8
-"""Changes that are synced one by one; more are synced together."""
+"""Up to this number, changes are synced one by one; more are synced together."""
 
 _Change = tuple[str, PublicKey | None, bool]
 
 
 class Replica:
-    """One folder.  Not for several processes: the service holds a lock."""
+    """One folder.  Only one process may use it; the service holds a lock."""
 
     def __init__(
         self,
@@ -70,15 +70,15 @@ class Replica:
 
     @property
     def is_filled(self) -> bool:
-        """Whether there has been a whole copy of the database here."""
+        """Whether the folder has ever had a complete copy of the database."""
         return self._position.number > 0 or os.path.exists(self._path("position"))
 
     def is_due(self) -> bool:
-        """Whether something has changed.  Asks the database, and gives no sign of life."""
+        """Whether something has changed in the database.  Gives no sign of life."""
         return self._feed.now() != self._position
 
     def step(self) -> None:
-        """Once; see the contract.  One server gives all answers, or none counts."""
+        """See the contract.  All answers must come from one server."""
         with self._database.pinned():
             self._step(self._now())
 
@@ -87,7 +87,7 @@ class Replica:
         if whole:
             if self._position.number:
                 self._log.error(
-                    "the database does not know what this host got from it: comparing everything"
+                    "the database has lost changes that this host has: comparing all public keys"
                 )
             self._position = Position()
         now = self._feed.now()
@@ -105,7 +105,7 @@ class Replica:
         self._confirm()
 
     def _sign_of_life(self) -> bool:
-        """Whether the database knows the position; it says so in the statement that writes."""
+        """Whether the database has this position; the statement that writes checks it."""
         for _ in range(2):
             if self._confirm(and_live=True):
                 return True
@@ -148,7 +148,7 @@ class Replica:
         )
 
     def _copy(self) -> set[str]:
-        """Put all that has changed on the disk; whose keys they were."""
+        """Write all changes to disk; returns the users whose keys were changed."""
         seen: set[str] = set()
         after = self._position.number
         while True:
@@ -178,7 +178,7 @@ class Replica:
         try:
             return user, decode(bytes(body), user), True
         except (Damaged, NewerFormat) as exc:
-            self._log.error("%s; mail for this user waits", exc)
+            self._log.error("%s; mail for this user is deferred", exc)
             return user, None, True
 
     def _has(self, change: _Change) -> bool:
@@ -209,15 +209,15 @@ class Replica:
         for name in self._store.strangers(known):
             self._store.take_key_away(name)
             self._log.error(
-                "user=<%s> is enrolled here and not in the database: mail waits; restore the "
+                "user=<%s> is enrolled here and not in the database: mail is deferred; restore the "
                 "keyring from a backup, or enroll and unenroll the user",
                 user_of_file(name) or name,
             )
 
     def _read_id(self) -> str:
-        """Which row is this host's: another one after each start of the machine.
+        """The id of this host's row: a new one after each boot of the machine.
 
-        So hosts that are copies of one another do not take each other's.
+        So machines that are copies of one another do not use the same row.
         """
         path, boot = self._path("host"), lease.boot_id()
         with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as stream:

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""The tables, how they came to be as they are, and who may do what with them.
+"""The tables, the steps that create them, and the rights of the roles.
 
-    mailseal_schema        version: of the tables
-    mailseal_state         one row: number and stamp of the last change; the number of the last
-                           `lock --all`; where the keys have moved to, else empty
-    mailseal_changes       number, stamp, name: whose keys were changed
-    mailseal_keyrings      name, revision, body: as the file (docs/formats.md); change, stamp: of
-                           the transaction that wrote it
-    mailseal_public_keys   name, state: enrolled, suspended, withdrawn; body: as the file; change.
-                           Rows are never deleted: a replica must see that a user is gone
-    mailseal_hosts         id, name, lease: seconds; applied: the number up to which the host has
-                           all changes on its disk; beat, seen: of its last sign of life
+    mailseal_schema        version of the tables
+    mailseal_state         one row: number and stamp of the last change; number of the last
+                           `lock --all`; the store to which the keys have moved, else empty
+    mailseal_changes       number, stamp, name: the user whose keys were changed
+    mailseal_keyrings      name, revision, body: as in the file (docs/formats.md); number and
+                           stamp of the transaction that wrote it
+    mailseal_public_keys   name; state: enrolled, suspended or withdrawn; body: as in the file;
+                           number of the change.  Rows are never deleted: a replica must see that
+                           a user was removed
+    mailseal_hosts         id, name; lease: seconds; applied: number up to which the host has all
+                           changes on disk; beat, seen: counter and time of the last sign of life
 
 CONTRACT
-    migrate() makes the tables as this version needs them and keeps what they hold.  It may be run
-    again, also after it was cut short.  Never change a step: add one.
+    migrate() creates the tables for this version, or upgrades them and keeps their content.  It
+    may be run again, also after it was interrupted.  Never change a step: add one.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ _REPLICA_ROLE = {
 
 
 def migrate(database: Database) -> int:
-    """Returns the version that was there, 0 for none.  `database` takes any schema."""
+    """Create or upgrade the tables; returns the old version, 0 for none.  Accepts any schema."""
     types = database.dialect
     _run(
         database,
@@ -93,7 +94,7 @@ def migrate(database: Database) -> int:
 
 
 def grant(database: Database, keys_role: str, replica_role: str) -> None:
-    """Give both roles what they need.  They exist already."""
+    """Give both roles the rights that they need.  The roles must exist."""
     for role, rights in ((keys_role, _KEYS_ROLE), (replica_role, _REPLICA_ROLE)):
         for name in _grantees(database, role):
             for table, words in rights.items():
@@ -101,9 +102,9 @@ def grant(database: Database, keys_role: str, replica_role: str) -> None:
 
 
 def _grantees(database: Database, role: str) -> Sequence[str]:
-    """The role as SQL; in MariaDB there may be one for each host it comes from."""
+    """The role in SQL; in MariaDB there can be one for each host that it connects from."""
     if not re.fullmatch(r"[\w.-]+", role):
-        raise UsageError(f"{role} is no name of a database role")
+        raise UsageError(f"{role} is not the name of a database role")
     if database.address.kind == "postgresql":
         found = database.rows("SELECT 1 FROM pg_roles WHERE rolname = %s", role)
         names = [f'"{role}"'] * len(found)
