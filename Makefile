@@ -16,7 +16,7 @@ help:
 	@echo 'make audit    crash the servers, search their raw disk for every word of the mail (ARGS=--prove)'
 	@echo 'make bench    measure delivery, login and reading; writes build/bench.json'
 	@echo 'make soak     seal, reseal and unseal 5,000 mails while IMAP clients are active'
-	@echo 'make soak-hosts  run two hosts over one database while each part fails in turn (SECONDS=600)'
+	@echo 'make soak-hosts  run two hosts over one database while each part fails in turn (SOAK_SECONDS=600)'
 	@echo 'make soak-index  log users in and out at random for ten minutes while servers are killed'
 	@echo 'make install  install below PREFIX=/usr/local, start nothing; make uninstall removes it'
 	@echo 'make deb      build/deb/mailseal_*.deb, for Debian 12 and 13'
@@ -53,7 +53,7 @@ soak:
 
 soak-hosts:
 	@tests/bootstrap test
-	@$(LAB) -m tests.e2e.hosts_soak
+	PYTHONPATH=lib:. $(VENV)/python -m tests.e2e.hosts_soak
 	SOAK_HOSTS=1 $(VENV)/python -m pytest tests/docker/test_database.py
 
 soak-index:

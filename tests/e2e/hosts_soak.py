@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """make soak-hosts: two hosts over PostgreSQL with a standby; every part fails in turn.
 
-    SECONDS   how long it runs (600)
+    SOAK_SECONDS   how long it runs (600)
 
 All the time mail comes in on both hosts, users log in, users are enrolled and passwords changed.
 In the end: no mail is lost, no mail that was sent after an enrollment is in clear, and each change
@@ -175,7 +175,7 @@ def judge(soak: Soak) -> list[str]:
 
 
 def main() -> int:
-    seconds = float(os.environ.get("SECONDS", "600"))
+    seconds = float(os.environ.get("SOAK_SECONDS", "600"))
     with contextlib.ExitStack() as last, tempfile.TemporaryDirectory(prefix="soak-") as folder:
         os.chmod(folder, 0o755)
         first = Postgresql(f"{folder}/a", f"{folder}/1", f"{folder}/a.log")

@@ -15,6 +15,7 @@ import pytest
 from mailseal import config as configuration
 from mailseal.admin import access_check
 from mailseal.admin.finding import ERROR, WARNING
+from mailseal.keys import lease
 from mailseal.login import startup
 from tests.unit.agent_process import HOOKS
 from tests.unit.test_dovecot_check import BASE, chain, snippet
@@ -149,3 +150,14 @@ def test_the_status_tells_errors_from_warnings(
     assert done.stderr.startswith(f"mailseal: {word[:-1]}: ".encode())
     done = subprocess.run([*command, "--file-only"], capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{path}: ok\n".encode(), b"")
+
+
+def test_the_copy_of_the_public_keys_is_not_current(tmp_path: Path) -> None:
+    text = f"state_dir: {tmp_path}/state\nkeys: {{store: 'postgresql:///mailseal'}}\n"
+    me = os.geteuid()
+    config = configuration.parse(f"{text}replica: {{user: {me}}}\nagent: {{user: {me}}}\n")
+    assert [found.level for found in access_check.store(config)] == [ERROR]
+    startup.init(config)
+    assert [found.level for found in access_check.store(config)] == [WARNING]
+    lease.write(config.public_dir, lease.Clock().now() + 30)
+    assert list(access_check.store(config)) == []

@@ -51,8 +51,16 @@ def users(config: Config) -> Iterator[Finding]:
 
 def store(config: Config) -> Iterator[Finding]:
     """Whether there is a store for keys: the agent does not start without one."""
+    from mailseal.keys import lease, opening
     from mailseal.login import startup
 
+    if config.keys.store != opening.FILES:
+        of_copy = lease.Lease(config.public_dir)
+        try:
+            if of_copy.expired(of_copy.until()):
+                yield warning(f"the copy of the public keys is not current: {lease.HINT}")
+        except TemporaryError as exc:
+            yield error(f"{exc}; {exc.hint}")
     # Only root and agent.user may read it.
     if not config.dovecot_is_here or os.geteuid() != 0:
         return
