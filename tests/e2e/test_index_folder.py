@@ -16,7 +16,7 @@ from mailseal.index import fscrypt
 from mailseal.index.folders import Folders, folder_name
 from mailseal.index.fscrypt import State
 from mailseal.login.client import AgentClient
-from tests.lab import Imap, Lab, LabError, Pop3
+from tests.lab import ALICE, Imap, Lab, LabError, Pop3
 from tests.lab.place import MAIL_UID
 from tests.lab.process import wait_until
 from tests.lab.smtp import send
@@ -302,3 +302,26 @@ def test_without_the_file_system_logins_go_on(index_lab: Lab, user: str) -> None
     with index_lab.login(user) as imap:
         assert _subjects(imap) == [f"{WORD} 1"]
         assert _state(index_lab, user) is State.PRESENT
+
+
+def test_hibernated_session_keeps_it_open(volume: str) -> None:
+    """No imap process is left then; imap-hibernate is known to anvil too."""
+    services = "\n".join(
+        f"service {service} {{\n  unix_listener {listener} {{\n    mode = 0666\n  }}\n}}"
+        for service, listener in (("imap", "imap-master"), ("imap-hibernate", "imap-hibernate"))
+    )
+    with Lab(
+        {ALICE: "password"},
+        config_extra={"index.folder": f"{volume}/hibernated", "index.lock_after": "2s"},
+        dovecot_extra=f"{services}\nprotocol imap {{\n  imap_hibernate_timeout = 1s\n}}\n",
+    ) as lab:
+        _deliver(lab, ALICE, f"{WORD} 1")
+        with lab.login(ALICE) as imap:
+            assert _subjects(imap) == [f"{WORD} 1"]
+            imap.idle()
+            wait_until(lambda: not lab.dovecot.processes("imap"), "the session is hibernated")
+            time.sleep(6)
+            assert _state(lab, ALICE) is State.PRESENT
+            imap.done()
+            assert _subjects(imap) == [f"{WORD} 1"]
+        _wait_locked(lab, ALICE)

@@ -124,6 +124,19 @@ class Imap:
         """All mails of a mailbox, in order."""
         return [self.body(n + 1) for n in range(self.select(mailbox))]
 
+    def idle(self) -> None:
+        """Begin IDLE; done() must be next."""
+        self._count += 1
+        self._wire.send(b"a%d IDLE\r\n" % self._count)
+        while not self._response().startswith(b"+"):
+            pass
+
+    def done(self) -> None:
+        """End IDLE."""
+        self._wire.send(b"DONE\r\n")
+        while not self._response().startswith(b"a%d OK" % self._count):
+            pass
+
     def append(self, mailbox: str, mail: bytes) -> None:
         self.command(b'APPEND "%s" {%d}' % (mailbox.encode(), len(mail)), mail)
 
