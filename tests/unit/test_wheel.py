@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+"""`pip install .`: the programs, and everything they read, are in the wheel and start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = tmp_path_factory.mktemp("source")  # setuptools writes into it
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    copy = ["xargs", "-0", "cp", "--parents", "-p", "-t", str(source)]
+    subprocess.run(copy, input=files.stdout, cwd=ROOT, check=True)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(source), "."]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (found,) = source.glob("*.whl")
+    return found
+
+
+def test_everything_is_in_it(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    files = subprocess.run(
+        ["git", "ls-files", "lib/mailseal"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert {name.removeprefix("lib/") for name in files} <= set(names)
+    programs = {name.rpartition("/")[2] for name in names if "/scripts/" in name}
+    assert programs == {path.name for path in (ROOT / "hooks").glob("mailseal*")}
+
+
+def test_a_program_starts(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "v", system_site_packages=True, with_pip=True)
+    pip = [tmp_path / "v/bin/pip", "install", "-q", "--no-deps", wheel]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([tmp_path / "v/bin/mailseal", "frob"], capture_output=True, text=True)
+    assert done.returncode == 64
+    assert done.stderr.startswith("mailseal: error: argument COMMAND: invalid choice")
+    done = subprocess.run(
+        [tmp_path / "v/bin/mailseal", "-c", "/nonexistent", "status"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr.count("Traceback")) == (78, 0)
