@@ -39,7 +39,7 @@ def test_everything_is_in_it(wheel: Path) -> None:
 
 def test_a_program_starts(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "v", system_site_packages=True, with_pip=True)
-    pip = [tmp_path / "v/bin/pip", "install", "-q", "--no-deps", wheel]
+    pip: list[str | Path] = [tmp_path / "v/bin/pip", "install", "-q", "--no-deps", wheel]
     done = subprocess.run(pip, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     done = subprocess.run([tmp_path / "v/bin/mailseal", "frob"], capture_output=True, text=True)
