@@ -77,14 +77,14 @@ class Conversion:
             )
         if os.geteuid() not in (0, place.owner[0]):
             raise NotPermitted(f"the mail of {user} belongs to uid {place.owner[0]}")
-        roots = dict.fromkeys((place.maildir, *map(os.path.abspath, more)))
+        roots = dict.fromkeys((*place.maildirs, *map(os.path.abspath, more)))
         owner = place.owner if os.geteuid() == 0 else None
         return crew.run(owner, [lambda: self._job(place, form, list(roots))])
 
     def _job(self, place: Place, form: Form, roots: Sequence[str]) -> Iterator[Message]:
         os.umask(0o077)
         for root in roots:
-            if not os.path.isdir(root) and root == place.maildir:
+            if not os.path.isdir(root) and root in place.maildirs:
                 yield _summary(whole.Report())  # the user has no mail yet
                 continue
             if self.dry:
@@ -136,6 +136,7 @@ def _clear_text(place: Place, roots: Sequence[str]) -> Message:
                     removed.append(path)
                     continue
             named.append([path, what])
+    named += [[f"namespace {prefix}", why] for prefix, why in place.not_sealed]
     return {"removed": removed, "clear_text": named}
 
 

@@ -14,11 +14,12 @@ import dataclasses
 import os
 from collections.abc import Iterator
 
+from mailseal.admin import namespaces
 from mailseal.config import Config
 from mailseal.daemon import user_ids
 from mailseal.delivery.dovecot import settings, userdb
 from mailseal.delivery.dovecot.location import Account, expand
-from mailseal.doveconf import Block, DoveconfError
+from mailseal.doveconf import Block
 from mailseal.errors import TemporaryError
 
 _IN_MEMORY = ("tmpfs", "ramfs")
@@ -31,6 +32,8 @@ class Place:
     owner       uid and gid
     control     folder of the dovecot-uidlist files; empty: the Maildir
     index       folder of Dovecot's index files; empty: the Maildir
+    others      Maildirs of other namespaces of the user
+    not_sealed  prefixes of namespaces whose mail mailseal does not seal, and the reasons
     compressed  Dovecot compresses mail when it saves it
     """
 
@@ -40,6 +43,13 @@ class Place:
     control: str = ""
     index: str = ""
     compressed: bool = False
+    others: tuple[str, ...] = ()
+    not_sealed: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def maildirs(self) -> tuple[str, ...]:
+        """All Maildirs of the user."""
+        return (self.maildir, *self.others)
 
 
 class Places:
@@ -48,7 +58,7 @@ class Places:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._userdb = userdb.from_config(config, settings.known(config))
-        self._settings = _settings(config)
+        self._settings = settings.imap(config)
         self._mail_owner = user_ids(config.delivery.user, "delivery.user")
 
     def of(self, user: str) -> Place:
@@ -68,6 +78,16 @@ class Places:
             self._other("CONTROL", "mail_control_path", account),
             self._other("INDEX", "mail_index_path", account),
             _compresses(self._settings),
+            *self._others(account),
+        )
+
+    def _others(self, account: Account) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+        found = namespaces.others(self._settings, account.user, account.home)
+        inside = f"{account.maildir}/"
+        own = [one.maildir for one in found if one.maildir]
+        return (
+            tuple(path for path in own if not f"{path}/".startswith(inside)),
+            tuple((one.prefix, one.why) for one in found if one.why),
         )
 
     def _owner(self, account: Account) -> tuple[int, int]:
@@ -86,14 +106,6 @@ class Places:
             template = account.extra.get(setting) or self._settings.get(setting)
         path = expand(settings.in_short(template), account.user, account.home) if template else None
         return "" if path is None or path == account.maildir else path
-
-
-def _settings(config: Config) -> Block:
-    doveconf = settings.of_running(config)
-    try:
-        return doveconf.settings("imap") if doveconf else Block()
-    except DoveconfError:
-        return Block()
 
 
 def _compresses(found: Block) -> bool:

@@ -27,6 +27,7 @@ UNREADABLE = b""
 
 def folders(context: Context, user: str) -> tuple[list[str], str]:
     """The folders with the user's mail, and why this list may be incomplete, or ""."""
+    from mailseal.admin import namespaces
     from mailseal.delivery.dovecot import settings, userdb
 
     named = [os.path.abspath(path) for path in context.arguments.maildir]
@@ -41,7 +42,12 @@ def folders(context: Context, user: str) -> tuple[list[str], str]:
         return named, f"the mail of {user} is not in a Maildir"
     if not os.path.isdir(os.path.dirname(account.maildir)):
         return named, f"{os.path.dirname(account.maildir)} does not exist (not mounted?)"
-    return [*named, account.maildir], ""
+    others = namespaces.others(settings.imap(context.config), account.user, account.home)
+    found = [*named, account.maildir, *(one.maildir for one in others if one.maildir)]
+    for one in others:
+        if one.own and one.why:
+            return found, f"{user} may have sealed mail in {one.prefix}, {one.why}"
+    return found, ""
 
 
 def count(places: Sequence[str]) -> Counter[bytes]:

@@ -52,8 +52,8 @@ class Examination:
     def _all(self, more: Sequence[str]) -> Iterator[Message]:
         place = self._place
         yield from self._maildir(place.maildir, place.control)
-        for root in more:
-            yield from self._maildir(os.path.abspath(root), "")
+        for root in (*place.others, *map(os.path.abspath, more)):
+            yield from self._maildir(root, "")
         yield from self._as_owner([functools.partial(_texts, place)])
 
     def _maildir(self, root: str, control: str) -> Iterator[Message]:

@@ -19,7 +19,7 @@ import re
 from mailseal.config import Config
 from mailseal.delivery.dovecot.location import expand
 from mailseal.delivery.dovecot.sealing import ATTACHMENTS
-from mailseal.doveconf import Doveconf, DoveconfError
+from mailseal.doveconf import Block, Doveconf, DoveconfError
 
 _SAMPLE = ("user@example.org", "/home/user")
 _LOWER = r"(?: ?\| ?lower)?"
@@ -55,6 +55,15 @@ def of_running(config: Config) -> Doveconf | None:
     except OSError:
         return None
     return Doveconf(["doveconf", "-c", os.path.realpath(link)])
+
+
+def imap(config: Config) -> Block:
+    """All settings of protocol imap; an empty block if they are not known."""
+    doveconf = of_running(config)
+    try:
+        return doveconf.settings("imap") if doveconf else Block()
+    except DoveconfError:
+        return Block()
 
 
 def in_short(value: str) -> str:
