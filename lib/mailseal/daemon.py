@@ -9,14 +9,17 @@ FAILURES
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import grp
 import os
 import pwd
 import socket
 
 from mailseal.config import Config
-from mailseal.errors import ConfigError
+from mailseal.errors import EX_TEMPFAIL, ConfigError
 from mailseal.logs import Ids, Log
+
+_PR_SET_PDEATHSIG = 1
 
 
 def user_ids(name: str, option: str) -> Ids:
@@ -60,6 +63,16 @@ def drop_root(uid: int, gid: int) -> None:
         os.initgroups(name, gid)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
+
+
+def end_with(parent: int, number: int) -> None:
+    """Have this signal sent to this process when its parent ends, however that ends.
+
+    To be called after drop_root(), which resets it.  Exits if the parent has ended already.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(EX_TEMPFAIL)
 
 
 def notify(address: str | None, text: str) -> None:

@@ -79,3 +79,4 @@ def test_the_tags_of_who_logs_in_are_checked(lab: Lab, sealer: Server) -> None:
     with Imap(lab.imap, ALICE, "password"):
         time.sleep(6)
     assert checked(lab, ALICE) == when
+    assert lab.log_text().count(f"user=<{ALICE}>, mails=12, checked") == 1

@@ -16,16 +16,14 @@ FAILURES
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 
+from mailseal.daemon import end_with
 from mailseal.errors import EX_OK, EX_TEMPFAIL
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Children:
@@ -55,10 +53,9 @@ class Children:
             return
         status = EX_TEMPFAIL
         try:
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-            if os.getppid() == parent:
-                work()
-                status = EX_OK
+            end_with(parent, signal.SIGTERM)
+            work()
+            status = EX_OK
         except BaseException as exc:
             if isinstance(exc, Exception):
                 sys.stderr.write(f"mailseal-sealer: {user}: unexpected {type(exc).__name__}\n")

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mailseal import errors
-from mailseal.daemon import drop_root
+from mailseal.daemon import drop_root, end_with
 from mailseal.errors import MailsealError, TemporaryError
 from mailseal.keys import record
 from mailseal.login.hardening import forbid_dumps
@@ -63,6 +63,7 @@ def _start(owner: Owner | None, job: Job, others: dict[int, int]) -> tuple[int, 
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
+    parent = os.getpid()
     pid = os.fork()
     if pid:
         os.close(writing)
@@ -75,7 +76,9 @@ def _start(owner: Owner | None, job: Job, others: dict[int, int]) -> tuple[int, 
         if owner is not None:
             drop_root(*owner)
         forbid_dumps()
-        with open(writing, "w", encoding="ascii") as stream:
+        end_with(parent, signal.SIGKILL)
+        # Line by line: whoever shows the progress must not wait for a full buffer.
+        with open(writing, "w", buffering=1, encoding="ascii") as stream:
             _work(job, stream.write)
         status = 0
     finally:

@@ -76,6 +76,9 @@ class LoginChecks:
         for user, begin in list(self._waiting.items()):
             if time.monotonic() < begin or self._is_busy(user) or self._children.has(user):
                 continue
+            if not self._is_due(user):
+                del self._waiting[user]  # it was checked meanwhile
+                continue
             try:
                 places = places or Places(self._config)
                 place = places.of(user)
