@@ -34,7 +34,7 @@ def test_into_a_database_and_back(site: Site) -> None:
         site.run("systemctl restart mailseal-replica mailseal-agent")
         check(site)
         assert site.run("systemctl is-active mailseal-replica mailseal-agent") == "active\n" * 2
-        # The database is away: mail for an enrolled user is sealed, the other one's waits.
+        # The database is down: mail for an enrolled user is sealed, mail for the other is deferred.
         site.run("systemctl stop postgresql")
         deliver(site, "alice", a_mail(fresh_word()))
         site.run("sleep 32")

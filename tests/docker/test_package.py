@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The .deb: built twice alike, checked by lintian, installed, upgraded, removed and purged."""
+"""The .deb: a reproducible build, lintian, installation, upgrade, removal and purge."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONF = "/etc/mailseal/mailseal.yaml"
 
 
 def _build(folder: Path, version: str | None = None, **environ: str) -> Path:
-    """`make deb` in a clone of the files that git knows."""
+    """`make deb` in a copy of the files in git."""
     folder.mkdir()
     files = subprocess.run(
         ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, check=True

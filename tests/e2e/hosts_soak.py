@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""make soak-hosts: two hosts over PostgreSQL with a standby; every part fails in turn.
+"""make soak-hosts: two hosts with PostgreSQL and a standby; every part fails in turn.
 
     SOAK_SECONDS   how long it runs (600)
 
-All the time mail comes in on both hosts, users log in, users are enrolled and passwords changed.
-In the end: no mail is lost, no mail that was sent after an enrollment is in clear, and each change
-that was acknowledged is there.  The exit status says whether it is so.
+Meanwhile mail arrives on both hosts, users log in, users are enrolled and passwords changed.
+Checked at the end: no mail is lost, no mail that was sent after an enrollment is in clear, and no
+acknowledged change is lost.  The exit status is 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.lab.process import Server, wait_until
 
 
 class Soak:
-    """The load, and what it was promised."""
+    """The load, and what was acknowledged."""
 
     def __init__(self, hosts: tuple[Host, Host]) -> None:
         self.hosts = hosts
@@ -61,7 +61,7 @@ class Soak:
             time.sleep(0.05)
 
     def enrollments(self) -> None:
-        """A user every few seconds, on either host; tried again until it is acknowledged."""
+        """Enroll a user every few seconds, on either host; retried until acknowledged."""
         for user in self.users:
             while not self.end.is_set():
                 host = random.choice(self.hosts)
@@ -78,7 +78,7 @@ class Soak:
                 return
 
     def logins(self) -> None:
-        """With the password that was acknowledged last: never wrong, on no host."""
+        """Log in with the password acknowledged last: it must be right on each host."""
         while not self.end.wait(0.05):
             known = list(self.password)
             if not known:
@@ -99,7 +99,7 @@ class Soak:
             if not known:
                 continue
             user, new = random.choice(known), str(number).encode()
-            # While it is not known which one is right, nobody logs in with it.
+            # No login while it is not known which password is right.
             old = self.password.pop(user)
             with contextlib.suppress(MailsealError):
                 host = random.choice(self.hosts)
@@ -119,7 +119,7 @@ class Soak:
 def faults(
     hosts: tuple[Host, Host], first: Postgresql, second: Postgresql
 ) -> Iterator[tuple[str, Callable[[], object]]]:
-    """One after the other, for ever; in the second round the database fails over."""
+    """One fault after the other, without end; in the second round the database fails over."""
     for round_ in itertools.count():
         for name, host in zip(("one", "two"), hosts, strict=True):
             lab = host.lab
@@ -154,7 +154,7 @@ def _flushed(host: Host) -> bool:
 
 
 def judge(soak: Soak) -> list[str]:
-    """What is not as it was promised."""
+    """The checks that failed."""
     found = [f"{soak.counts['wrong']} logins were wrong"] if soak.counts["wrong"] else []
     doubled = 0
     for (number, user), count in soak.sent.items():

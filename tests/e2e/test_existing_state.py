@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What Dovecot and clients know about existing mail stays true when the mail is converted.
+"""What Dovecot and clients store about existing mail stays valid when the mail is converted.
 
-Quota, subscriptions, ACL files, and the state of a client that synchronises: mbsync.
+Quota, subscriptions, ACL files, and the state of a client that synchronizes: mbsync.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def lab() -> Iterator[Lab]:
 
 
 def conversions(lab: Lab, user: str) -> Iterator[str]:
-    """Each in turn; something was converted by each."""
+    """Run each command; each must have converted mail."""
     for command, options in CONVERSIONS.items():
         if command == "reseal":
             assert lab.mailseal("rotate", user, stdin=PASSWORD).returncode == 0
@@ -116,7 +116,7 @@ def test_quota_subscriptions_and_acl_files(lab: Lab) -> None:
 
 
 class Mbsync:
-    """A copy of the mailbox that mbsync keeps in step."""
+    """A copy of the mailbox that mbsync synchronizes."""
 
     def __init__(self, lab: Lab, user: str, folder: Path) -> None:
         self.mails = folder / "mails"
@@ -138,7 +138,7 @@ class Mbsync:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def files(self) -> dict[str, tuple[int, int, bytes]]:
-        """Inode, time and bytes by name, which holds the UID.  Downloaded anew is another inode."""
+        """Inode, time and content by name, which has the UID.  A new download has a new inode."""
         found = {}
         for path in self.mails.rglob("*"):
             if path.parent.name in ("cur", "new"):
@@ -154,9 +154,9 @@ def test_the_state_of_mbsync_stays_valid(lab: Lab, tmp_path: Path) -> None:
     box = Mailbox(lab, user, SECRET, FOLDERS)
     client = Mbsync(lab, user, tmp_path)
     client.sync()
-    client.sync()  # what is new for Dovecot's \Recent the first time is not new the second time
+    client.sync()  # the first synchronization removes \Recent, the second one has nothing to do
     before = client.files()
-    # It does not take mails that have no header.
+    # mbsync refuses mails without a header.
     assert box.mails() - 10 < len(before) <= box.mails()
     for number, command in enumerate(conversions(lab, user)):
         client.sync()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Two hosts, each with Postfix, Dovecot, an agent and a replica, over one PostgreSQL."""
+"""Two hosts, each with Postfix, Dovecot, an agent and a replica, and one PostgreSQL server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PLAIN = "plain@example.org"
 
 @dataclasses.dataclass
 class Host:
-    """A lab, and its way to the database."""
+    """A lab, and its connection to the database."""
 
     lab: Lab
     way: Server
@@ -118,7 +118,7 @@ def deliver(lab: Lab, user: str, text: str = "x") -> None:
     send(lab.smtp, "eve@example.net", [user], mail)
 
 
-def test_a_user_of_one_host_is_one_of_the_other(hosts: tuple[Host, Host]) -> None:
+def test_a_user_enrolled_on_one_host_is_enrolled_on_the_other(hosts: tuple[Host, Host]) -> None:
     one, _ = hosts
     add(hosts, "anna@example.org")
     assert one.ask("enroll", user=b"anna@example.org", password=b"password").status == "ok"
@@ -134,7 +134,7 @@ def test_a_user_of_one_host_is_one_of_the_other(hosts: tuple[Host, Host]) -> Non
     assert one.lab.mailseal("hosts", "--forget", "three").returncode == 67
 
 
-def test_what_one_agent_changes_the_other_sees(hosts: tuple[Host, Host]) -> None:
+def test_a_change_by_one_agent_is_seen_by_the_other(hosts: tuple[Host, Host]) -> None:
     one, two = hosts
     user = "berta@example.org"
     name = user.encode()
@@ -180,7 +180,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("what", ["the way to the database", "the replica"])
 def test_after_enroll_no_host_stores_in_clear(hosts: tuple[Host, Host], what: str) -> None:
-    """Mail comes in all the time, on both hosts, while one of them knows nothing of it."""
+    """Mail arrives on both hosts all the time, while one of them does not get the change."""
     one, two = hosts
     user = f"dora-{what.split()[-1]}@example.org"
     add(hosts, user)
@@ -242,20 +242,22 @@ def test_a_database_that_is_down(hosts: tuple[Host, Host], keys: Keys) -> None:
         one.lab.wait_delivered()
         assert not in_clear(one.lab, user)
         time.sleep(LEASE + 0.5)
-        # Whoever is not enrolled can read, but nothing is stored in clear.
+        # Users who are not enrolled can read mail, but nothing is stored in clear.
         with Imap(one.lab.imap, PLAIN, "password") as imap:
             before = len(imap.bodies())
             with pytest.raises(Refused):
                 imap.append("INBOX", b"Subject: saved\r\n\r\nsaved\r\n")
         deliver(one.lab, PLAIN, "waits")
         deliver(one.lab, user)
-        wait_until(lambda: len(one.lab.stored(user)) == 2, "mail for an enrolled user goes on")
-        wait_until(lambda: "status=deferred" in one.lab.log_text(), "the other one waits")
+        wait_until(lambda: len(one.lab.stored(user)) == 2, "mail for an enrolled user is delivered")
+        wait_until(
+            lambda: "status=deferred" in one.lab.log_text(), "mail for the other user is deferred"
+        )
         assert len(one.lab.stored(PLAIN)) == before
     finally:
         keys.server.start()
     wait_until(lambda: one.unlock(other) == "ok", "the agent is connected again")
-    wait_until(lambda: _flushed(one.lab), "mail for users who are not enrolled goes on")
+    wait_until(lambda: _flushed(one.lab), "mail for users who are not enrolled is delivered")
     assert len(one.lab.stored(PLAIN)) == before + 1
     with Imap(one.lab.imap, PLAIN, "password") as imap:
         imap.append("INBOX", b"Subject: saved\r\n\r\nsaved\r\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Databases for keys: with mailseal's tables, killed as by a power cut, and emptied for a test."""
+"""Databases for keys: with mailseal's tables; can be killed, and emptied between tests."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Keys:
         schema.migrate(self.open(any_schema=True))
 
     def open(self, *, any_schema: bool = False) -> Database:
-        """As another process has it."""
+        """A connection of its own, as another process would have."""
         return Database(database_address.parse(self.url), any_schema=any_schema)
 
     def empty(self) -> None:
-        """As it was at first."""
+        """Empty all tables."""
         for table in TABLES:
             self.server.sql(f"DELETE FROM mailseal_{table}")
         self.server.sql(
@@ -38,7 +38,7 @@ class Keys:
         )
 
     def with_roles(self) -> tuple[str, str]:
-        """URLs for agents and for replicas, with roles that have no more rights than they need."""
+        """URLs for agents and for replicas, with roles that have only the rights they need."""
         agent, replica = "mailseal", "mailseal-replica"
         for role in (agent, replica):
             if isinstance(self.server, Postgresql):
@@ -55,7 +55,7 @@ class Keys:
         return f"{start}://{agent}@{rest}", f"{start}://{replica}@{rest}"
 
     def power_cut(self) -> None:
-        """The server ends at once, with all that it had not written, and comes again."""
+        """Kill the server, so that unwritten data are lost, and start it again."""
         self.server.stop(signal.SIGKILL)
         self.server.start()
 

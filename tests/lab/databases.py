@@ -21,7 +21,7 @@ TABLE = "CREATE TABLE users (address varchar(254) PRIMARY KEY, password varchar(
 class Postgresql:
     """Accepts every connection to its socket; `connect` has the arguments of psycopg.connect().
 
-    `standby_of`: it follows that one until promote(), and that one waits for it at each commit.
+    `standby_of`: the server is a standby of this one until promote(), with synchronous commits.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class Postgresql:
                 subprocess.run(["sleep", "0.1"], check=True)
 
     def stop(self, sig: signal.Signals = signal.SIGINT) -> None:
-        """SIGINT does not wait for clients."""
+        """Stop the server.  SIGINT does not wait for clients."""
         self._server.stop(sig)
 
     def promote(self) -> None:
-        """From now on it is a primary."""
+        """Make the standby a primary."""
         self.sql("ALTER SYSTEM SET synchronous_standby_names = ''")
         self.sql("SELECT pg_reload_conf()")
         self.sql("SELECT pg_promote()")

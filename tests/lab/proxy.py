@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""A way to a database that can be cut: what a network between hosts does.
+"""A connection to a database that can be cut, like a network between hosts.
 
     python proxy.py LISTEN TARGET …     pairs of paths of unix sockets
 
-A stopped one (SIGSTOP) is a network that drops everything: nobody is told.
+If the process is stopped (SIGSTOP), it acts like a network that drops all packets.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from tests.lab.clusters import Keys
 
 @pytest.fixture(scope="session")
 def _folder() -> Iterator[str]:
-    """A folder that the users of databases can reach."""
+    """A folder that the users of the databases can access."""
     path = tempfile.mkdtemp(prefix="mailseal-databases-")
     os.chmod(path, 0o755)
     yield path
@@ -41,7 +41,7 @@ def mariadb(_folder: str) -> Iterator[Keys]:
 
 @pytest.fixture(params=["postgresql", "mariadb"])
 def server(request: pytest.FixtureRequest) -> Keys:
-    """Both, empty."""
+    """Each of both, empty."""
     keys: Keys = request.getfixturevalue(request.param)
     keys.empty()
     return keys

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Primaries that change and servers that hang: nothing that was acknowledged is lost."""
+"""The primary changes, or servers hang: no acknowledged change is lost."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def pair() -> Iterator[tuple[Postgresql, Postgresql, str]]:
             place = (f"{folder}/two", f"{folder}/2", f"{folder}/two.log")
             second = Postgresql(*place, standby_of=first)
             running.callback(second.stop)
-            # The standby first: it is not taken as long as it is one.
+            # The standby is listed first: it must not be used while it is a standby.
             hosts = f"{second.connect['host']},{first.connect['host']}"
             yield first, second, f"postgresql://postgres@/postgres?host={hosts}"
 
@@ -97,7 +97,7 @@ def test_a_failover_under_load_loses_nothing_that_was_acknowledged(
     before = len(acknowledged)
     time.sleep(0.5)
     second.promote()
-    wait_until(lambda: len(acknowledged) > before + 40, "the load goes on")
+    wait_until(lambda: len(acknowledged) > before + 40, "the load continues")
     end.set()
     for thread in threads:
         thread.join()
@@ -111,7 +111,9 @@ def test_a_failover_under_load_loses_nothing_that_was_acknowledged(
     assert set(host.store.users()) >= set(acknowledged)
 
 
-def test_a_primary_that_becomes_read_only_is_left(pair: tuple[Postgresql, Postgresql, str]) -> None:
+def test_a_primary_that_becomes_read_only_is_no_longer_used(
+    pair: tuple[Postgresql, Postgresql, str],
+) -> None:
     """The connection is not broken; the server refuses to write."""
     first, second, url = pair
     _, public = opening.rows(Database(database_address.parse(url)))
@@ -139,10 +141,10 @@ def test_a_commit_that_no_standby_confirms_is_not_acknowledged(
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
-def test_a_server_that_does_not_answer_is_given_up(
+def test_a_server_that_does_not_answer_is_no_longer_used(
     server: Keys, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """In the middle of a session, without a word; then it comes again."""
+    """It hangs in the middle of a session, and later answers again."""
     monkeypatch.setattr(database_module, "_PATIENCE", 1.0)
     database = server.open()
     keyrings, _ = opening.rows(database)
@@ -169,7 +171,7 @@ def _answers(database: Database) -> bool:
 
 
 def _signal_all(server: Keys, number: signal.Signals) -> None:
-    """To the server and its children: PostgreSQL's have sessions of their own."""
+    """Signal the server and its children, which are in sessions of their own in PostgreSQL."""
     leader = server.server._server.pid
     children = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()
     for pid in (leader, *map(int, children)):
@@ -177,7 +179,7 @@ def _signal_all(server: Keys, number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def test_a_lock_is_lost_with_its_connection_and_then_nothing_is_written(server: Keys) -> None:
+def test_nothing_is_written_after_a_lock_was_lost_with_its_connection(server: Keys) -> None:
     database = server.open()
     keyrings, _ = opening.rows(database)
     first = make()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""mailseal move-store, there and back, while users are enrolled and passwords changed."""
+"""mailseal move-store, to a database and back, while users are enrolled and passwords changed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def in_database(keys: Keys) -> str:
 
 
 class Load:
-    """Enrolls users and changes a password, and keeps what was acknowledged."""
+    """Enrolls users and changes a password, and records what was acknowledged."""
 
     def __init__(self, agent: AgentProcess) -> None:
         self._agent = agent
@@ -64,7 +64,7 @@ class Load:
                 self.password = new
 
 
-def test_there_and_back(postgresql: Keys, tmp_path: Path) -> None:
+def test_into_a_database_and_back(postgresql: Keys, tmp_path: Path) -> None:
     postgresql.empty()
     with running(tmp_path, CHEAP) as agent:
         for user in ("alice", LONG, "../bob"):
@@ -83,7 +83,7 @@ def test_there_and_back(postgresql: Keys, tmp_path: Path) -> None:
             assert set(load.refused) == {"TemporaryError"}
             if there == "files":
                 assert PublicStore(str(tmp_path / "state" / "public")).lookup("nobody") is None
-            # Whoever logs in does not notice.
+            # Logins still work.
             assert agent.ask("unlock", user=LONG.encode(), password=b"0").status == "ok"
             agent.stop()
             agent.write_config(options)
@@ -96,7 +96,7 @@ def test_there_and_back(postgresql: Keys, tmp_path: Path) -> None:
             assert agent.ask("unlock", user=b"../bob", password=b"0").status == "temporary"
             new = agent.ask("passwd", user=b"alice", old=load.password, new=b"0")
             assert new.status == "ok"
-            # What the next round enrolls has other names.
+            # The next round enrolls users with other names.
             for user in load.enrolled:
                 assert agent.ask("unenroll", user=user.encode()).status == "ok"
             others.clear()
@@ -111,7 +111,7 @@ def test_undo_opens_the_old_store_again(postgresql: Keys, tmp_path: Path) -> Non
         assert answer.status == "error" and "moved to postgresql" in answer.text("message")
         assert agent.run("move-store", "--to", postgresql.url, "--undo").returncode == 0
         assert agent.ask("enroll", user=b"bob", password=b"0").status == "ok"
-        # And once more, with what the first time has left there.
+        # Once more, with the records that the first move has left there.
         assert agent.run("move-store", "--to", postgresql.url).returncode == 0
         assert opening.rows(postgresql.open())[0].users() == ["alice", "bob"]
 
@@ -149,7 +149,7 @@ def test_each_record_is_compared(
         patch.setattr(Move, "_compare", compare)
         with pytest.raises(Damaged, match="differs"):
             Move(files, new, files[0], print).run("there")
-    # Nothing was switched.
+    # The old store is still in use.
     with KeyStores(*files).transaction("alice") as change:
         change.save(change.keyring(), before=change.keyring())
     assert Move(files, new, files[0], print).run("there") == 1
@@ -157,9 +157,7 @@ def test_each_record_is_compared(
         files[0].create(make("bob"))
 
 
-def test_what_is_not_understood_does_not_move(
-    server: Keys, files: tuple[Keystore, PublicStore]
-) -> None:
+def test_damaged_records_are_not_moved(server: Keys, files: tuple[Keystore, PublicStore]) -> None:
     new = opening.rows(server.open())
     files[1].publish("alice", PrivateKey.generate().public)
     files[1].suspend("alice")  # and the keyring is lost

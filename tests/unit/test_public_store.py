@@ -107,7 +107,7 @@ def test_a_newer_format_is_refused(store: PublicStore, key: PublicKey) -> None:
 
 
 @pytest.mark.parametrize("what", ["folder", "fifo", "link"])
-def test_what_is_no_file_raises_and_does_not_hang(
+def test_other_than_a_regular_file_raises_and_does_not_hang(
     store: PublicStore, key: PublicKey, what: str, tmp_path: Path
 ) -> None:
     store.publish(USER, key)

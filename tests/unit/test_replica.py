@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A replica of the public keys: what it may say, and when all hosts know."""
+"""A replica of the public keys: its lease, and when all hosts have a change."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Host:
         )
 
     def says_not_enrolled(self, user: str = USER) -> bool:
-        """What delivery and the checkpassword program say; they must agree."""
+        """The answers of delivery and of the checkpassword program; they must be equal."""
         answers = set()
         for look_up in (
             lambda: self.store.lookup(user),
@@ -85,7 +85,9 @@ def public(server: Keys) -> PublicKeys:
     return opening.rows(server.open())[1]
 
 
-def test_nobody_is_not_enrolled_before_the_first_copy(host: Host, public: PublicKeys) -> None:
+def test_before_the_first_copy_no_user_counts_as_not_enrolled(
+    host: Host, public: PublicKeys
+) -> None:
     assert not host.says_not_enrolled() and not host.replica.is_filled
     public.publish(OTHER, key())
     host.replica.step()
@@ -93,7 +95,7 @@ def test_nobody_is_not_enrolled_before_the_first_copy(host: Host, public: Public
     assert host.store.users() == [OTHER]
 
 
-def test_all_that_becomes_of_a_user_arrives(host: Host, public: PublicKeys) -> None:
+def test_all_changes_of_a_user_arrive(host: Host, public: PublicKeys) -> None:
     first, second = key(), key()
     public.publish(USER, first)
     host.replica.step()
@@ -110,10 +112,10 @@ def test_all_that_becomes_of_a_user_arrives(host: Host, public: PublicKeys) -> N
     assert host.says_not_enrolled() and not host.store.is_marked(USER)
 
 
-def test_a_lease_begins_before_the_question(
+def test_a_lease_starts_before_the_request(
     host: Host, public: PublicKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answer takes longer than a lease: it proves nothing about now."""
+    """The answer takes longer than a lease, so it does not give a valid lease."""
     real = Feed.now
 
     def slow(self: Feed) -> object:
@@ -149,17 +151,17 @@ def test_a_lease_ends(host: Host) -> None:
         lease.REPLICA_TEXT + lease.boot_id().encode() + b" 0.00\n",
     ],
 )
-def test_no_other_mark_is_a_lease(host: Host, text: bytes) -> None:
+def test_other_marks_are_not_a_lease(host: Host, text: bytes) -> None:
     host.replica.step()
     assert host.says_not_enrolled()
     Path(host.store.folder, lease.FOLDER_MARK).write_bytes(text)
     assert not host.says_not_enrolled()
 
 
-def test_a_user_is_looked_for_after_the_lease_was_read(
+def test_a_user_is_looked_up_after_the_lease_was_read(
     host: Host, public: PublicKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between both, a user is enrolled and the host confirms it: the user is found."""
+    """In between, a user is enrolled and the host confirms it: the user must be found."""
     host.replica.step()
     real = lease.Lease.until
 
@@ -176,7 +178,7 @@ def test_a_user_is_looked_for_after_the_lease_was_read(
     assert not public.unaware(USER, of_key=False)
 
 
-def test_enrollment_waits_for_each_host_or_for_the_end_of_its_lease(
+def test_enrollment_waits_for_each_host_or_until_its_lease_expires(
     server: Keys, tmp_path: Path
 ) -> None:
     one, two = (Host(server, tmp_path / name, name) for name in ("one", "two"))
@@ -195,9 +197,9 @@ def test_enrollment_waits_for_each_host_or_for_the_end_of_its_lease(
     assert public.unaware(USER, of_key=False) == ["two"]
     clock.ahead += 1
     assert public.unaware(USER, of_key=False) == []
-    # A key that seals is used without a lease.
+    # A public key is used for sealing without a lease.
     assert public.unaware(USER, of_key=True) == ["two"]
-    # The next enrollment need not wait: the host has given no sign of life for that long.
+    # The next enrollment need not wait: the host has been silent for that long.
     one.replica.step()
     hosts.all()
     public.publish(OTHER, key())
@@ -207,7 +209,7 @@ def test_enrollment_waits_for_each_host_or_for_the_end_of_its_lease(
     assert not two.says_not_enrolled()
 
 
-def test_a_host_that_asks_and_cannot_write_has_no_lease(
+def test_a_host_that_cannot_write_has_no_lease(
     host: Host, public: PublicKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.replica.step()
@@ -227,7 +229,7 @@ def _full(*_: object) -> None:
     raise TemporaryError("no room")
 
 
-def test_many_at_a_time_and_some_that_change_meanwhile(
+def test_many_changes_at_once_with_concurrent_changes(
     host: Host, public: PublicKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replica_module, "_PAGE", 10)
@@ -247,10 +249,10 @@ def test_many_at_a_time_and_some_that_change_meanwhile(
     assert host.store.lookup(users[30]) == latest
 
 
-def test_a_database_that_has_lost_changes_takes_nobody_away(
+def test_a_database_that_has_lost_changes_removes_no_user(
     server: Keys, host: Host, public: PublicKeys
 ) -> None:
-    """A standby that had not got everything was promoted, and has gone on since."""
+    """A standby that had not received all changes was promoted, and has got new changes."""
     for user in (USER, OTHER, "x" * 250):
         public.publish(user, key())
     host.replica.step()
@@ -271,7 +273,7 @@ def test_a_database_that_has_lost_changes_takes_nobody_away(
     assert host.says_not_enrolled("dave") and not public.unaware("carol", of_key=True)
 
 
-def test_another_server_in_the_middle_of_a_step_counts_for_nothing(
+def test_a_step_with_answers_of_two_servers_fails(
     server: Keys, host: Host, public: PublicKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.replica.step()
@@ -304,16 +306,14 @@ def test_copies_of_a_machine_are_different_hosts(server: Keys, tmp_path: Path) -
     assert len(Hosts(server.open()).all()) == 2
 
 
-def test_a_shorter_lease_counts_from_the_next_start_of_the_machine(
-    server: Keys, tmp_path: Path
-) -> None:
-    """The longer one may be in force still."""
+def test_a_shorter_lease_takes_effect_after_a_reboot(server: Keys, tmp_path: Path) -> None:
+    """The longer lease may still be valid."""
     Host(server, tmp_path / "one", seconds=60).replica.step()
     Host(server, tmp_path / "one", seconds=10).replica.step()
     assert [found.lease for found in Hosts(server.open()).all()] == [60]
 
 
-def test_hosts_that_are_alive_are_not_forgotten(server: Keys, host: Host) -> None:
+def test_running_hosts_are_not_removed(server: Keys, host: Host) -> None:
     host.replica.step()
     clock = Clock()
     hosts = Hosts(server.open(), clock.now)
@@ -367,7 +367,7 @@ print(store.lookup("nobody"), local_keys.look_up(sys.argv[2], b"nobody"))
 
 @pytest.mark.parametrize("offset", [-1000, 100000])
 def test_a_reader_in_another_time_namespace(postgresql: Keys, tmp_path: Path, offset: int) -> None:
-    """A lease says when it ends on the machine's clock, not on that of a container."""
+    """A lease has the time of the machine, not that of a container."""
     postgresql.empty()
     command = ["unshare", "--time", "--fork", "--boottime", str(offset)]
     if subprocess.run([*command, "true"], capture_output=True).returncode:
@@ -384,7 +384,7 @@ def test_a_reader_in_another_time_namespace(postgresql: Keys, tmp_path: Path, of
 
 
 def test_many_hosts_many_changes(server: Keys, tmp_path: Path) -> None:
-    """Whatever has been confirmed is there, with writers at work all the time."""
+    """All confirmed changes are on disk, while other processes write."""
     found = [Host(server, tmp_path / str(number), str(number)) for number in range(3)]
     public = opening.rows(server.open())[1]
     failed: list[str] = []

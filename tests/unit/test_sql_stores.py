@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The stores in PostgreSQL and MariaDB pass the contract: real servers, really killed."""
+"""The stores in PostgreSQL and MariaDB pass the contract, with real servers that are killed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Rows(Contract):
         return self._content() != before
 
     def cut_short(self, user: str, write: Callable[[], object]) -> None:
-        """The server dies before it commits; of the odd names the connection only."""
+        """The server is killed before it commits; for odd names only the connection is cut."""
         database = self.keys.open()
         with pytest.MonkeyPatch.context() as patch:
 

@@ -47,7 +47,7 @@ def enrolled(site: Site, user: str) -> bool:
     return site.lab.mailseal("status", user).returncode == 0
 
 
-def test_every_answer_forbids_what_can_be_forbidden(signed_in: Tab) -> None:
+def test_security_headers_of_every_answer(signed_in: Tab) -> None:
     for path in ("/", "/turn-on", "/statement", "/nothing", "/reset", "/api/v1/openapi.json"):
         page = signed_in.ask("GET", signed_in.prefix + path)
         assert page.headers["content-security-policy"] == POLICY, path
@@ -71,7 +71,7 @@ def test_the_cookie(site: Site, user: str) -> None:
     assert tab.cookies["__Host-mailseal"] != before, "a new one when somebody signs in"
 
 
-def test_a_cookie_that_was_put_there_signs_nobody_in(site: Site, user: str) -> None:
+def test_a_planted_cookie_does_not_sign_in(site: Site, user: str) -> None:
     """Fixation: the attacker knows the cookie that the victim had before."""
     victim, attacker = Tab(site.web_socket), Tab(site.web_socket)
     attacker.get()
@@ -83,7 +83,7 @@ def test_a_cookie_that_was_put_there_signs_nobody_in(site: Site, user: str) -> N
         assert user not in attacker.get().words
 
 
-def test_after_signing_out_the_cookie_is_nothing(site: Site, signed_in: Tab, user: str) -> None:
+def test_after_signing_out_the_cookie_is_invalid(site: Site, signed_in: Tab, user: str) -> None:
     copy = Tab(site.web_socket)
     copy.cookies = dict(signed_in.cookies)
     assert user in copy.get().words
@@ -92,7 +92,7 @@ def test_after_signing_out_the_cookie_is_nothing(site: Site, signed_in: Tab, use
     assert copy.get("/statement").text.startswith("<!doctype html>")
 
 
-def test_forms_from_elsewhere_do_nothing(site: Site, signed_in: Tab, user: str) -> None:
+def test_forms_from_other_sites_do_nothing(site: Site, signed_in: Tab, user: str) -> None:
     """CSRF: without the token, with another one's, from another page."""
     good = signed_in.get("/turn-on").form("/mailseal/turn-on")
     fields = {**good, **TICKED, "password": PASSWORD}
@@ -118,7 +118,7 @@ def test_forms_from_elsewhere_do_nothing(site: Site, signed_in: Tab, user: str) 
     assert code_on(page)
 
 
-def test_a_form_counts_once(site: Site, signed_in: Tab, user: str) -> None:
+def test_a_form_is_accepted_once(site: Site, signed_in: Tab, user: str) -> None:
     """Replayed: the reload button, or who has seen the request."""
     site.enroll(user)
     form = signed_in.get("/app-passwords").form("/mailseal/app-passwords")
@@ -138,7 +138,7 @@ def test_signing_in_for_somebody_else_needs_a_form_of_this_browser(site: Site, u
     assert page.status == 403 and user not in victim.get().words
 
 
-def test_each_change_wants_the_password(site: Site, signed_in: Tab, user: str) -> None:
+def test_each_change_requires_the_password(site: Site, signed_in: Tab, user: str) -> None:
     page = signed_in.act("/turn-on", password="guess", **TICKED)
     assert page.status == 403 and "not right" in page.words
     site.enroll(user)
@@ -156,7 +156,7 @@ def test_each_change_wants_the_password(site: Site, signed_in: Tab, user: str) -
     assert [way["kind"] for way in site.state(user)["ways_in"]] == ["login", "recovery"]
 
 
-def test_no_page_fails_whatever_the_state(site: Site, signed_in: Tab, user: str) -> None:
+def test_no_page_fails_in_any_state(site: Site, signed_in: Tab, user: str) -> None:
     from mailseal.web.app import VIEWS
 
     for on in (False, True):
@@ -170,7 +170,7 @@ def test_no_page_fails_whatever_the_state(site: Site, signed_in: Tab, user: str)
                 assert page.status in (200, 403), (on, path, page.text)
 
 
-def test_each_consequence_is_confirmed(site: Site, signed_in: Tab, user: str) -> None:
+def test_each_consequence_must_be_confirmed(site: Site, signed_in: Tab, user: str) -> None:
     for left_out in TICKED:
         ticked = {name: "1" for name in TICKED if name != left_out}
         page = signed_in.act("/turn-on", password=PASSWORD, **ticked)
@@ -194,7 +194,7 @@ def test_turned_on_with_a_code_that_works(site: Site, signed_in: Tab, user: str)
     assert site.reads(user) is None
 
 
-def test_where_only_the_postmaster_sets_passwords(site: Site, user: str) -> None:
+def test_only_the_postmaster_sets_passwords(site: Site, user: str) -> None:
     """He sets one in the user database; with the code, the keyring gets it too."""
     code = site.enroll(user)
     site.configure_web(**{"web.password_command": []})
@@ -266,7 +266,7 @@ def test_two_tabs(site: Site, signed_in: Tab, user: str) -> None:
     assert code_on(gone)
 
 
-def test_kill_9_of_the_page_between_every_two_steps(site: Site, user: str) -> None:
+def test_the_page_is_killed_between_any_two_steps(site: Site, user: str) -> None:
     """Never locked out, never half on."""
 
     def restart(tab: Tab) -> None:
@@ -295,7 +295,7 @@ def test_kill_9_of_the_page_between_every_two_steps(site: Site, user: str) -> No
     site.ok("recover", user=user, code=code, new=PASSWORD)
 
 
-def test_when_the_agent_was_restarted_one_signs_in_again(site: Site, signed_in: Tab) -> None:
+def test_after_a_restart_of_the_agent_users_sign_in_again(site: Site, signed_in: Tab) -> None:
     site.lab.restart_agent()
     assert "Mail password" in signed_in.get().words
     site.lab.stop_agent()
@@ -321,7 +321,7 @@ def test_markup_in_names_and_labels_is_text(site: Site, signed_in: Tab, user: st
     assert "<img" not in signed_in.get("/?language=<img>").text
 
 
-def test_what_is_typed_makes_no_headers(site: Site, signed_in: Tab, user: str) -> None:
+def test_input_cannot_inject_headers(site: Site, signed_in: Tab, user: str) -> None:
     site.enroll(user)
     evil = "x\r\nSet-Cookie: evil=1\r\n\r\n<h1>"
     for path, name in (("/app-passwords", "label"), ("/app-passwords/revoke", "slot")):
@@ -337,7 +337,7 @@ def test_what_is_typed_makes_no_headers(site: Site, signed_in: Tab, user: str) -
     assert signed_in.send("/code.txt", {**form, "code": "<script>"}).status == 403
 
 
-def test_guesses_are_slowed_down_with_those_at_imap(site: Site, user: str) -> None:
+def test_guesses_are_counted_together_with_imap(site: Site, user: str) -> None:
     tab = Tab(site.web_socket, "203.0.113.77")
     site.enroll(user)
     said = [tab.sign_in(user, f"guess {number}").words for number in range(12)]
@@ -378,7 +378,7 @@ def test_large_and_slow_requests(site: Site, signed_in: Tab) -> None:
     assert signed_in.get().status == 200
 
 
-def test_many_slow_ones_leave_room_for_others(site: Site, signed_in: Tab) -> None:
+def test_many_slow_requests_do_not_block_others(site: Site, signed_in: Tab) -> None:
     held = []
     for _ in range(150):
         one = socket.socket(socket.AF_UNIX)
@@ -399,7 +399,7 @@ def test_ending_all_sessions(site: Site, signed_in: Tab, user: str) -> None:
         assert "Mail password" in tab.get().words
 
 
-def test_german_and_a_language_of_ones_own(site: Site) -> None:
+def test_german_and_a_chosen_language(site: Site) -> None:
     tab = Tab(site.web_socket, **{"Accept-Language": "fr, de-AT;q=0.8, en;q=0.5"})
     assert "Verschlüsselung deiner Mails" in tab.get().words
     assert 'lang="de"' in tab.get().text

@@ -43,12 +43,12 @@ def test_nothing_is_stored_before_the_code_was_typed_back(site: Site, user: str)
 
 
 @pytest.mark.parametrize("typed", [lambda code: code.upper(), lambda code: code.replace("0", "O")])
-def test_the_code_is_typed_as_people_type(site: Site, user: str, typed: Any) -> None:
+def test_variants_of_typing_the_code(site: Site, user: str, typed: Any) -> None:
     begun = site.ok("enroll_begin", user=user, password=PASSWORD)
     site.ok("enroll_finish", user=user, password=PASSWORD, typed=typed(part(begun)))
 
 
-def test_whoever_is_not_enrolled_is_proven_by_dovecot(site: Site, user: str) -> None:
+def test_a_user_who_is_not_enrolled_is_checked_by_dovecot(site: Site, user: str) -> None:
     assert site.refused("sign_in", user=user, password="guess") == "WrongPassword"
     assert site.refused("enroll_begin", user=user, password="guess") == "WrongPassword"
     assert site.refused("sign_in", user="nobody@example.org", password="x") == "WrongPassword"
@@ -60,7 +60,7 @@ def test_whoever_is_not_enrolled_is_proven_by_dovecot(site: Site, user: str) -> 
         site.lab.dovecot.start()
 
 
-def test_a_password_that_changed_in_between_enrolls_nobody(site: Site, user: str) -> None:
+def test_a_password_changed_in_between_prevents_enrollment(site: Site, user: str) -> None:
     """The keyring would open with one that is not the login password."""
     begun = site.ok("enroll_begin", user=user, password=PASSWORD)
     site.set_password(user, "another")
@@ -72,7 +72,7 @@ def test_a_password_that_changed_in_between_enrolls_nobody(site: Site, user: str
     assert site.reads(user, "another") is not None
 
 
-def test_after_five_wrong_codes_it_begins_anew(site: Site, user: str) -> None:
+def test_after_five_wrong_codes_enrollment_starts_again(site: Site, user: str) -> None:
     begun = site.ok("enroll_begin", user=user, password=PASSWORD)
     fields = {"user": user, "password": PASSWORD}
     for _ in range(5):
@@ -81,7 +81,7 @@ def test_after_five_wrong_codes_it_begins_anew(site: Site, user: str) -> None:
     assert site.state(user)["enrolled"] is False
 
 
-def test_begun_twice_the_first_code_is_void(site: Site, user: str) -> None:
+def test_a_second_enrollment_makes_the_first_code_invalid(site: Site, user: str) -> None:
     first = site.ok("enroll_begin", user=user, password=PASSWORD)
     second = site.ok("enroll_begin", user=user, password=PASSWORD)
     fields = {"user": user, "password": PASSWORD}
@@ -91,7 +91,7 @@ def test_begun_twice_the_first_code_is_void(site: Site, user: str) -> None:
     assert site.refused("enroll_begin", **fields) == "AlreadyEnrolled"
 
 
-def test_kill_9_of_the_agent_between_every_two_steps(site: Site, user: str) -> None:
+def test_the_agent_is_killed_between_any_two_steps(site: Site, user: str) -> None:
     """Never locked out, and nothing that was promised is in clear."""
     begun = site.ok("enroll_begin", user=user, password=PASSWORD)
     site.lab.agent.stop(signal.SIGKILL)
@@ -119,7 +119,7 @@ def test_a_token_shows_the_state_and_nothing_else(site: Site, user: str) -> None
     assert site.refused("state", user=user, token=token) == "NotPermitted"
 
 
-def test_every_change_wants_the_password(site: Site, user: str) -> None:
+def test_every_change_requires_the_password(site: Site, user: str) -> None:
     site.enroll(user)
     for verb in ("chores", "leave_keys", "leave_done", "enroll", "unenroll", "export", "lock"):
         assert site.ask(verb, user=user, password=PASSWORD).status == "denied"
@@ -142,7 +142,7 @@ def test_the_last_use_of_an_app_password(site: Site, user: str) -> None:
     assert way["used"] is not None and way["used"] % 86400 == 0
 
 
-def test_own_keys_open_the_mail(site: Site, user: str) -> None:
+def test_exported_keys_decrypt_the_mail(site: Site, user: str) -> None:
     site.enroll(user)
     lines = site.ok("own_keys", user=user, password=PASSWORD).text("keys").split("\n")
     key_id = site.state(user)["key_id"]
@@ -172,7 +172,7 @@ def test_guesses_at_imap_and_at_the_page_are_counted_together(site: Site, user: 
     assert "TooManyGuesses" in seen
 
 
-def test_guesses_at_a_login_are_in_the_way_at_the_page(site: Site, user: str) -> None:
+def test_guesses_at_logins_also_delay_the_page(site: Site, user: str) -> None:
     """What Dovecot hands on of IMAP clients, where the keyring checks passwords."""
     site.enroll(user)
     with AgentClient(site.lab.agent_socket, 60) as agent:
@@ -183,7 +183,7 @@ def test_guesses_at_a_login_are_in_the_way_at_the_page(site: Site, user: str) ->
     assert found == "TooManyGuesses"
 
 
-def test_old_mail_is_sealed_on_wish_and_all_is_undone_when_leaving(site: Site) -> None:
+def test_old_mail_is_sealed_on_request_and_in_clear_after_leaving(site: Site) -> None:
     user, bystander = site.user(mails=30), site.user(mails=2)
     site.enroll(bystander)
     site.sealer.start(until=[])
@@ -209,7 +209,7 @@ def test_old_mail_is_sealed_on_wish_and_all_is_undone_when_leaving(site: Site) -
         site.sealer.stop()
 
 
-def test_killed_while_leaving_and_then_staying(site: Site) -> None:
+def test_killed_while_a_user_leaves_who_then_stays(site: Site) -> None:
     user = site.user(mails=3)
     site.enroll(user, old_mail=b"1")
     site.ok("leave", user=user, password=PASSWORD)
@@ -242,7 +242,7 @@ def _as_root(site: Site, verb: str, user: str) -> str:
         return agent.request(verb, user=user.encode()).status
 
 
-def test_no_key_of_who_leaves_is_on_the_disk(site: Site) -> None:
+def test_no_key_of_a_leaving_user_is_on_disk(site: Site) -> None:
     user = site.user()
     site.enroll(user)
     line = site.ok("own_keys", user=user, password=PASSWORD).text("keys")
