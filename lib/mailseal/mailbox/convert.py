@@ -18,7 +18,7 @@ GROUPS
     and group instead of two for each mail, and while the first file is synced, the kernel
     already writes the others.
     The exchanges of a group are made under Dovecot's lock of the folder (folder_lock.py), which
-    is held for about 2 ms.
+    is held for about 1 ms on ext4 and 8 ms on Btrfs.
 
 FAILURES
     A failure of one mail is counted in the tally, and the work continues.  These stop it:
