@@ -21,7 +21,7 @@ import pytest
 
 from mailseal.crypto import dcrypt
 from mailseal.crypto.eckeys import PrivateKey
-from mailseal.mailbox import whole
+from mailseal.mailbox import folder_lock, whole
 from mailseal.mailbox.convert import Tally, convert
 from mailseal.mailbox.exchange import LEFT_OVER
 from mailseal.mailbox.folders import Folder
@@ -96,6 +96,12 @@ class Box:
         for part in ("cur", "new"):
             for path in (self.path / part).iterdir():
                 assert self.form.work(path.read_bytes()) is None, path
+
+
+@pytest.fixture(autouse=True)
+def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that a killed process has left is not waited for."""
+    monkeypatch.setattr(folder_lock, "_YOUNG", 0.0)
 
 
 @pytest.fixture(params=FORMS)

@@ -35,8 +35,10 @@ from mailseal import durable
 from mailseal.errors import TemporaryError
 
 _STALE = 120.0
+_YOUNG = 2.0
+"""Seconds; Dovecot's values.  A young lock is in use: its process may run in another container with
+the same host name, where it cannot be seen."""
 _TIMEOUT = 180.0
-"""Seconds; _STALE is Dovecot's value."""
 _PAUSE = 0.005
 
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
@@ -71,7 +73,8 @@ def _taken(path: str) -> int | None:
                     os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
                 else:
                     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                    os.write(fd, _holder())
+                    with contextlib.suppress(OSError):  # as in Dovecot: then it stays empty
+                        os.write(fd, _holder())
                 return fd
             except FileExistsError:
                 pass
@@ -85,6 +88,8 @@ def _taken(path: str) -> int | None:
                     f"{path} is not free", hint="a Dovecot process holds it; see Dovecot's log"
                 )
             time.sleep(_PAUSE)
+            if fd >= 0:
+                os.utime(fd)  # its age is that of the lock
     except BaseException:
         if fd >= 0:
             os.close(fd)
@@ -120,10 +125,11 @@ def _is_left_over(path: str) -> bool:
         found = os.fstat(fd)
     finally:
         os.close(fd)
+    age = time.time() - max(found.st_mtime, found.st_ctime)
     if host == socket.gethostname() and pid.isdecimal() and int(pid) > 0:
-        left_over = not _runs(int(pid))
+        left_over = age > _YOUNG and not _runs(int(pid))
     else:
-        left_over = time.time() - max(found.st_mtime, found.st_ctime) > _STALE
+        left_over = age > _STALE
     return left_over and _is_still(path, found)
 
 
