@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -20,12 +23,15 @@ from mailseal.login.client import AgentClient, Answer
 from tests.lab import Lab, clusters, proxy
 from tests.lab.clusters import Keys
 from tests.lab.imap import Imap, Refused
+from tests.lab.place import AGENT_UID, MAIL_UID, REPLICA_UID, free_ports
 from tests.lab.process import Server, wait_until
-from tests.lab.smtp import send
+from tests.lab.smtp import send, send_lmtp
 
 MAGIC = b"CRYPTED\x03\x07"
 LEASE = 6
 PLAIN = "plain@example.org"
+
+Address = tuple[str, int]
 
 
 @dataclasses.dataclass
@@ -220,6 +226,84 @@ def test_after_enroll_no_host_stores_in_clear(hosts: tuple[Host, Host], what: st
 def _flushed(lab: Lab) -> bool:
     lab.postfix.flush()
     return not lab.postfix_queue()
+
+
+@pytest.fixture
+def edge(hosts: tuple[Host, Host], keys: Keys, folder: str) -> Iterator[Address]:
+    """A host that only receives mail: no Dovecot, no agent, no keyrings.  Its LMTP address."""
+    lab = hosts[0].lab
+    place = f"{folder}/edge"
+    os.mkdir(place)
+    os.chmod(place, 0o755)
+    address: Address = ("127.0.0.1", free_ports(1)[0])
+    options = {
+        "state_dir": f"{place}/state",
+        "log": {"to": "stderr"},
+        "agent": {"user": AGENT_UID},
+        "keys": {"store": keys.roles()[1]},
+        "replica": {"name": "edge", "lease": LEASE, "user": REPLICA_UID},
+        "delivery": {
+            "user": MAIL_UID,
+            "listen": ["{}:{}".format(*address)],
+            "deliver_socket": None,
+            "userdb": "template",
+            "home": lab.place.path("mail", "%d", "%n"),
+        },
+        "dovecot": {
+            "lmtp_socket": lab.dovecot.lmtp_socket,
+            "userdb_socket": lab.dovecot.userdb_socket,
+        },
+    }
+    config = Path(f"{place}/mailseal.yaml")
+    config.write_text(json.dumps(options))
+    config.chmod(0o644)
+    subprocess.run([f"{lab.hooks}/mailseal", "-c", config, "init"], check=True)
+    replica, delivery = (
+        Server(name, [f"{lab.hooks}/{name}", "-c", str(config)], f"{place}/{name}.log")
+        for name in ("mailseal-replica", "mailseal-lmtp")
+    )
+    # Delivery is there first: until the copy is whole, all mail waits.
+    delivery.start(until=[address])
+    try:
+        assert at(address, PLAIN) == [451]
+        replica.start(until=[])
+        wait_until(lambda: os.path.exists(f"{place}/state/public/position"), "a copy")
+        yield address
+    finally:
+        replica.stop()
+        delivery.stop()
+
+
+def at(address: Address, *users: str) -> list[int]:
+    """The codes of its replies to a mail for these users."""
+    mail = b"Subject: x\r\n\r\nx\r\n"
+    return [code for code, _ in send_lmtp(address, "eve@example.net", list(users), mail)]
+
+
+def test_a_host_that_only_receives_mail(
+    hosts: tuple[Host, Host], keys: Keys, edge: Address
+) -> None:
+    one, _ = hosts
+    user = "greta@example.org"
+    add(hosts, user)
+    for name in (user, PLAIN):
+        deliver(one.lab, name, "first")  # makes the home
+    one.lab.wait_delivered()
+    assert one.ask("enroll", user=user.encode(), password=b"password").status == "ok"
+    before = len(in_clear(one.lab, user)), len(one.lab.stored(PLAIN))
+    assert at(edge, user, PLAIN) == [250, 250]
+    assert len(one.lab.stored(user)) == 2 and len(in_clear(one.lab, user)) == before[0]
+    assert len(one.lab.stored(PLAIN)) == before[1] + 1
+    with one.lab.login(user) as imap:
+        assert len(imap.bodies()) == 2
+    keys.server.stop(signal.SIGKILL)
+    try:
+        time.sleep(LEASE + 0.5)
+        assert at(edge, user, PLAIN) == [250, 451]
+    finally:
+        keys.server.start()
+    wait_until(lambda: at(edge, PLAIN) == [250], "the copy is current")
+    assert len(in_clear(one.lab, user)) == before[0]
 
 
 def test_a_database_that_is_down(hosts: tuple[Host, Host], keys: Keys) -> None:
