@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""A mailbox of 20,000 mails at the second login: sealed, with its index in an encrypted folder,
-and in clear, of the same Dovecot.
+"""The second login to a mailbox of 20,000 mails: sealed, with its index in an encrypted folder,
+compared with mails in clear in the same Dovecot.
 
-Measured are the ENVELOPE of all mails and a search of all subjects, as the client sees them, and
-what unlocking and locking take: in the agent, for a login that has a session, with the folder
-locked before it and with the folder open; and in the kernel, for a copy of this index.  Between two
-rounds nobody is logged in and the folder is locked, so that each round unlocks it.
+In the client it measures the ENVELOPE of all mails and a search of all subjects.  It also measures
+unlocking and locking: in the agent, for a login that has a session, with the folder locked and
+with the folder open; and in the kernel, with a copy of this index.  Between two rounds nobody is
+logged in and the folder is locked, so each round unlocks it.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _round(lab: Lab, user: str) -> dict[str, float]:
 
 
 def _command(client: socket.socket, tag: bytes, command: bytes) -> tuple[float, bytes]:
-    """Milliseconds, and all that came."""
+    """The time in milliseconds, and the answer."""
     began = time.perf_counter()
     client.sendall(tag + b" " + command + b"\r\n")
     parts: list[bytes] = []
@@ -125,9 +125,9 @@ def _state(folders: Folders) -> State | None:
 
 
 def _logins(lab: Lab, folders: Folders, rounds: int) -> dict[str, float]:
-    """What the agent takes for a login with a session: folder locked before it, and open already.
+    """The agent's time for a login with a session: with the folder locked, and with it open.
 
-    Not what the client sees: Dovecot starts processes for the first login in a while.
+    The client sees longer times, because Dovecot starts processes for the first login.
     """
     locked, open_already = [], []
     for _ in range(max(rounds, 10)):
@@ -157,7 +157,7 @@ def _logged_in(lab: Lab) -> socket.socket:
 
 
 def _kernel(lab: Lab, folders: Folders) -> dict[str, float]:
-    """Adding and removing a key of a folder with a copy of this index."""
+    """The time to add and remove the key of a folder with a copy of this index."""
     key, name = os.urandom(fscrypt.KEY_SIZE), "bench"
     unlocking, locking = [], []
     with Imap(lab.imap, ALICE, _PASSWORD):

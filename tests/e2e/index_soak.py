@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""`make soak-index`: users log in and out at random while everything else is killed.
+"""`make soak-index`: users log in and out at random while servers are killed.
 
     python -m tests.e2e.index_soak [SECONDS [USERS]]
 
-Mail arrives all the time.  Now and then the agent, Dovecot or an imap process is killed, and the
-machine's caches are dropped.  Each listing must show exactly the mails that had arrived.  Looked at
+Mail arrives all the time.  At random the agent, Dovecot or an imap process is killed, and the
+machine's caches are dropped.  Each listing must show exactly the mails that have arrived.  Checked
 every second: an index folder is open only if its user has a connection, or had one in the last
-`window` seconds; at the end no key is left in the kernel, and the caches in memory are gone or
-within their limit.
+`window` seconds.  Checked at the end: no key is left in the kernel, and the caches in memory are
+removed or within their limit.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from tests.lab.volume import encrypting_volume
 LOCK_AFTER = 5.0
 SWEEP = LOCK_AFTER / 2
 RESTART = 3.0
-"""Seconds in which a killed agent answers again on a busy machine."""
+"""Seconds until a killed agent answers again on a busy machine."""
 
 WINDOW = LOCK_AFTER + SWEEP + RESTART + 2
-"""Seconds that a folder may be open without a connection: one sweep late, and a busy machine's
-delay.  They begin anew when an agent has been started: it may have to wait for a login that the
-one before has answered."""
+"""Seconds for which a folder may be open without a connection: one sweep more, and the delay of
+a busy machine.  The time starts again when an agent is started, because it may have to wait for a
+login that the previous agent has answered."""
 
 CACHE_LIMIT = 4 << 20
 _DOWN = (Refused, OSError, LabError)
@@ -134,7 +134,7 @@ class Soak:
             self.done["mails"] += 1
 
     def _wait_delivered(self) -> None:
-        """Postfix waits longer and longer before it tries a server again that was down."""
+        """Retry at once: Postfix waits longer after each failure of a server."""
         deadline = time.monotonic() + 120
         while True:
             try:
@@ -172,7 +172,7 @@ class Soak:
             os.kill(random.choice(pids), signal.SIGKILL)
 
     def _watch(self) -> None:
-        """Until some time after the end: all must be locked then."""
+        """Check the folders until some time after the end, when all must be locked."""
         while time.monotonic() < self.end + WINDOW:
             now = time.monotonic()
             for user in self.users:
@@ -189,7 +189,7 @@ class Soak:
             time.sleep(1)
 
     def verdict(self) -> dict[str, object]:
-        """What was done, and what was wrong."""
+        """Counts of what was done, and the checks that failed."""
         states = {user: self.folders.state(folder_name(user)) for user in self.users}
         left = [user for user, found in states.items() if found and found[1] is not State.ABSENT]
         if left:
@@ -207,7 +207,7 @@ class Soak:
 
 
 def main(arguments: list[str]) -> int:
-    """Prints JSON; the exit status is 1 if anything was wrong."""
+    """Print JSON; the exit status is 1 if a check failed."""
     interrupt_on_signals()
     seconds = float(arguments[0]) if arguments else 600
     count = int(arguments[1]) if len(arguments) > 1 else 300

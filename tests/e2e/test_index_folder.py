@@ -95,8 +95,8 @@ def _files(*folders: str) -> list[str]:
     ]
 
 
-def test_index_is_in_the_folder_and_nowhere_else(index_lab: Lab, user: str) -> None:
-    """Cache, log and list of mailboxes are there while a session lives; then it is locked."""
+def test_index_is_only_in_the_folder(index_lab: Lab, user: str) -> None:
+    """Cache, log and mailbox list are in the folder during a session; then it is locked."""
     _deliver(index_lab, user, f"{WORD} 1", f"{WORD} 2")
     assert _state(index_lab, user) is None
     with index_lab.login(user) as imap:
@@ -109,7 +109,7 @@ def test_index_is_in_the_folder_and_nowhere_else(index_lab: Lab, user: str) -> N
     _wait_locked(index_lab, user)
     with pytest.raises(OSError, match="Required key not available"):
         open(os.path.join(_path(index_lab, user), "x"), "w").close()
-    # mail that comes while it is locked is found at the next login, and the old cache is used
+    # mail that arrives while it is locked is found at the next login, and the old cache is used
     _deliver(index_lab, user, f"{WORD} 3")
     with Pop3(index_lab.pop3, user, "password") as pop3:
         assert pop3.count() == 3
@@ -119,7 +119,7 @@ def test_index_is_in_the_folder_and_nowhere_else(index_lab: Lab, user: str) -> N
     assert "Error" not in index_lab.dovecot.log_text()
 
 
-def test_locked_image_has_no_word_of_it(index_lab: Lab, user: str, volume: str) -> None:
+def test_locked_image_contains_no_text_of_the_mail(index_lab: Lab, user: str, volume: str) -> None:
     word = "Quittenkompott"
     _deliver(index_lab, user, f"{word} 1")
     with index_lab.login(user) as imap:
@@ -137,8 +137,8 @@ def test_locked_image_has_no_word_of_it(index_lab: Lab, user: str, volume: str) 
         assert word.encode() not in stream.read()
 
 
-def test_idle_session_keeps_it_open(index_lab: Lab, user: str) -> None:
-    """Several connections, one of them silent and without a mailbox: it stays open for all."""
+def test_idle_session_keeps_the_folder_open(index_lab: Lab, user: str) -> None:
+    """Several connections, one of them idle and without a mailbox: the folder stays open."""
     _deliver(index_lab, user, f"{WORD} 1")
     with index_lab.login(user) as silent:
         with index_lab.login(user) as other:
@@ -162,10 +162,10 @@ def test_killed_imap_process_leaves_nothing_open(index_lab: Lab, user: str) -> N
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL], ids=["restarted", "killed"])
-def test_new_agent_finds_what_the_old_one_left_open(
+def test_new_agent_finds_folders_that_the_old_one_left_open(
     index_lab: Lab, user: str, sig: signal.Signals
 ) -> None:
-    """With a session it stays open, without one it is locked."""
+    """With a session the folder stays open, without one it is locked."""
     other = f"other.{user}"
     index_lab.add_user(other)
     _deliver(index_lab, user, f"{WORD} 1")
@@ -184,7 +184,7 @@ def test_new_agent_finds_what_the_old_one_left_open(
     _wait_locked(index_lab, user)
 
 
-def test_stopped_agent_leaves_nothing_open_that_is_not_used(index_lab: Lab, user: str) -> None:
+def test_stopped_agent_locks_folders_that_are_not_used(index_lab: Lab, user: str) -> None:
     with index_lab.login(user) as imap:
         assert _subjects(imap) == []
     assert _state(index_lab, user) is State.PRESENT
@@ -196,14 +196,14 @@ def test_stopped_agent_leaves_nothing_open_that_is_not_used(index_lab: Lab, user
 
 
 def test_session_that_anvil_does_not_know_keeps_its_files(index_lab: Lab, user: str) -> None:
-    """Dovecot's anvil has been killed and knows nobody: files that are open decide."""
+    """Dovecot's anvil was killed and knows no sessions: open files decide."""
     _deliver(index_lab, user, f"{WORD} 1")
     with index_lab.login(user) as imap:
         assert _subjects(imap) == [f"{WORD} 1"]
         (anvil,) = index_lab.dovecot.processes("anvil")
         os.kill(anvil, signal.SIGKILL)
         again = lambda: set(index_lab.dovecot.processes("anvil")) - {anvil}  # noqa: E731
-        wait_until(again, "anvil is there again")
+        wait_until(again, "anvil runs again")
         time.sleep(6)
         assert _state(index_lab, user) is State.PRESENT
         assert _subjects(imap) == [f"{WORD} 1"]
@@ -211,7 +211,7 @@ def test_session_that_anvil_does_not_know_keeps_its_files(index_lab: Lab, user: 
 
 
 def test_lock_locks_under_a_session(index_lab: Lab, user: str) -> None:
-    """What is asked for happens at once; the session cannot be kept."""
+    """The folder is locked at once, even with a session, which cannot continue."""
     _deliver(index_lab, user, f"{WORD} 1")
     imap = index_lab.login(user)
     assert _subjects(imap) == [f"{WORD} 1"]
@@ -270,10 +270,10 @@ def test_damaged_index_is_built_again(index_lab: Lab, user: str, harm: str) -> N
     with index_lab.login(user) as imap:
         assert _subjects(imap) == [f"{WORD} 1", f"{WORD} 2"]
         inside = _files(_path(index_lab, user))
-    with index_lab.login(user) as imap:  # the first to be counted; opens it
+    with index_lab.login(user) as imap:  # the first counted one; opens the folder
         pass
     for path in inside:
-        # Dovecot refuses one SELECT after its log was cut, wherever it is
+        # Dovecot refuses one SELECT after its log was truncated, in any folder
         if harm == "cut" and path.endswith("cache"):
             os.truncate(path, os.stat(path).st_size // 2)
         elif harm == "garbage":
@@ -287,8 +287,8 @@ def test_damaged_index_is_built_again(index_lab: Lab, user: str, harm: str) -> N
         assert _subjects(imap) == [f"{WORD} 1", f"{WORD} 2"]
 
 
-def test_without_the_file_system_logins_go_on(index_lab: Lab, user: str) -> None:
-    """The folder is gone, as if its file system were not mounted: the index is as without it."""
+def test_without_the_file_system_logins_succeed(index_lab: Lab, user: str) -> None:
+    """The folder is missing, as if its file system were not mounted: the usual index is used."""
     _deliver(index_lab, user, f"{WORD} 1")
     root = os.path.dirname(_path(index_lab, user))
     os.rename(root, f"{root}.away")
@@ -304,8 +304,8 @@ def test_without_the_file_system_logins_go_on(index_lab: Lab, user: str) -> None
         assert _state(index_lab, user) is State.PRESENT
 
 
-def test_hibernated_session_keeps_it_open(volume: str) -> None:
-    """No imap process is left then; imap-hibernate is known to anvil too."""
+def test_hibernated_session_keeps_the_folder_open(volume: str) -> None:
+    """The session has no imap process, but anvil counts imap-hibernate too."""
     services = "\n".join(
         f"service {service} {{\n  unix_listener {listener} {{\n    mode = 0666\n  }}\n}}"
         for service, listener in (("imap", "imap-master"), ("imap-hibernate", "imap-hibernate"))

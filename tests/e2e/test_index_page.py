@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The commands of docs/index-privacy.md that make a file system, run as they stand."""
+"""The commands of docs/index-privacy.md that make a file system, run unchanged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.lab.volume import encrypting_volume
 
 PAGE = "index-privacy.md"
 
-# What differs from a real machine: paths, /etc/fstab, and systemd, which need not be there.
+# Differences from a real machine: paths, /etc/fstab, and systemd, which may be missing.
 _SETUP = """\
 set -e
 mount --bind "$FSTAB" /etc/fstab
@@ -27,7 +27,7 @@ systemd-tmpfiles() { :; }
 
 @pytest.fixture(scope="module")
 def loop_devices() -> None:
-    """Skips where a file system with fscrypt cannot be made."""
+    """Skip if a file system with fscrypt cannot be made."""
     if os.environ.get("MAILSEAL_VOLUME"):
         pytest.skip("no loop devices here: MAILSEAL_VOLUME is set")
     try:
@@ -38,7 +38,7 @@ def loop_devices() -> None:
 
 
 def _run(folder: Path, step: str, check: str) -> None:
-    """In a mount name space of its own, so that nothing is left mounted."""
+    """Run in a separate mount namespace, so that nothing stays mounted."""
     text = commands("do", "2.3", (step,), PAGE)
     for path in ("/var/lib/mailseal", "/run/mailseal"):
         text = text.replace(path, f"{folder}/mailseal")
@@ -80,7 +80,7 @@ def test_a_file_system_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("loop_devices")
-def test_the_feature_is_switched_on_later(tmp_path: Path) -> None:
+def test_the_feature_is_turned_on_later(tmp_path: Path) -> None:
     """While the file system is mounted, and with files on it."""
     image = tmp_path / "image"
     with image.open("wb") as stream:
@@ -107,4 +107,4 @@ def test_memory_with_a_limit(tmp_path: Path) -> None:
         shown = f"$(findmnt -n -b -o FSTYPE,SIZE {tmp_path}/mailseal/{name} | xargs)"
         check += f'[ "{shown}" = "tmpfs {1 << 30}" ]\n'
     _run(tmp_path, "memory", check)
-    assert not old.exists()  # it would have stayed, under the new file system
+    assert not old.exists()  # it would be hidden by the new file system

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Index folders and caches: what does not need a Dovecot."""
+"""Index folders and caches: tests without Dovecot."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def volume() -> Iterator[str]:
 
 
 def test_names_of_folders() -> None:
-    """One for each user, and nothing in it that Dovecot's settings would expand or split."""
+    """One for each user, without characters that Dovecot's settings would expand or split."""
     users = ["alice@example.org", "a%b", "a=b", "a:b", "..", "/", "ä", "x" * 254, "X" * 254]
     names = [folder_name(user) for user in users]
     assert len(set(names)) == len(users) - 1  # capital letters are the same user
@@ -46,7 +46,7 @@ def test_names_of_folders() -> None:
     assert not set("%:/ ") & set("".join(names))
 
 
-def test_a_folder_that_is_another_key_is_made_anew(volume: str) -> None:
+def test_a_folder_with_another_key_is_made_again(volume: str) -> None:
     folders = Folders(volume, MAIL_UID)
     first = folders.unlock("user", bytes(64))
     Path(folders.path("user"), "old").write_text("text")
@@ -54,7 +54,7 @@ def test_a_folder_that_is_another_key_is_made_anew(volume: str) -> None:
     assert first != second
     assert os.listdir(folders.path("user")) == []
     assert folders.lock(second) is fscrypt.State.ABSENT
-    assert folders.aside() == []  # its key is still there
+    assert folders.aside() == []  # its key is still in the kernel
     assert folders.lock(first) is fscrypt.State.ABSENT
     (aside,) = folders.aside()
     memory.empty(volume, aside)
@@ -89,7 +89,7 @@ def test_the_kernel_takes_no_more_keys(volume: str) -> None:
     assert "kernel.keys.maxkeys" in done.stdout
 
 
-def test_which_caches_go() -> None:
+def test_which_caches_are_removed() -> None:
     found = [Cached("a", 10, 3), Cached("b", 10, 1), Cached("c", 10, 2), Cached("d", 50, 9)]
     assert memory.over_limits(found, 40, 30) == ["d"]
     assert memory.over_limits(found, 40, 20) == ["d", "b"]
@@ -98,7 +98,7 @@ def test_which_caches_go() -> None:
 
 
 def test_whose_caches_are_wiped(tmp_path: Path) -> None:
-    """A name that is nobody's, and a user of whom nothing is known, keep nobody's cache there."""
+    """A name without a user, and a user whose state is unknown: other caches are removed."""
     asked: list[str] = []
 
     def is_enrolled(user: str) -> bool:
@@ -151,8 +151,8 @@ def test_who_is_logged_in(tmp_path: Path, version: str, reply: bytes, users: set
 
 
 @pytest.mark.parametrize("reply", [b"", b"imap/::1/a\t1\t1\n", b"imap"])
-def test_an_answer_that_is_not_whole(tmp_path: Path, reply: bytes) -> None:
-    """Half a list would lock folders of users with connections."""
+def test_an_incomplete_answer(tmp_path: Path, reply: bytes) -> None:
+    """An incomplete list would lock folders of users with connections."""
     with pytest.raises(TemporaryError):
         asyncio.run(_asked(tmp_path, "2.3", reply))
 
@@ -170,7 +170,7 @@ async def _asked(folder: Path, version: str, reply: bytes) -> set[str]:
 
 
 def test_check_config(tmp_path: Path, volume: str) -> None:
-    """Read by the doveconf here; 2.4 has no mail_location that could lack the field."""
+    """Read with this machine's doveconf; 2.4 has no mail_location that could lack the field."""
     dovecot = {
         "2.3": "ssl = no\nmail_location = maildir:~/Maildir{}\n",
         "2.4": "dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\nssl = no\n"

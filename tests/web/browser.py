@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A real Chromium, without a window and without a network but this machine's."""
+"""Chromium without a window; it can only connect to this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZES = {"desktop": (1200, 900), "phone": (390, 844)}
 
 
 def missing() -> str:
-    """What is to be installed; empty if nothing."""
+    """The missing packages; empty if there are none."""
     return "" if os.path.exists(CHROMIUM) and os.path.exists(DRIVER) else "chromium chromium-driver"
 
 
@@ -44,7 +44,7 @@ class Chromium:
             {
                 "intl.accept_languages": language,
                 "download.default_directory": self.downloads,
-                # No request to check passwords that leaked.
+                # No requests to check for leaked passwords.
                 "profile.password_manager_leak_detection": False,
                 "credentials_enable_service": False,
             },
@@ -66,7 +66,7 @@ class Chromium:
 
     @property
     def words(self) -> str:
-        """What can be read on the page."""
+        """The visible text of the page."""
         return " ".join(self.find("body").text.split())
 
     def find(self, selector: str) -> Any:
@@ -85,12 +85,12 @@ class Chromium:
             self.find(f"label[for={name}]").click()
 
     def press(self, text: str) -> None:
-        """A button or a link with this text."""
+        """Find a button or a link with this text."""
         path = f'//*[self::button or self::a][contains(normalize-space(.), "{text}")]'
         self.click(self.driver.find_element("xpath", path))
 
     def click(self, element: Any) -> None:
-        """Click, and wait for the page that comes."""
+        """Click, and wait for the next page."""
         from selenium.webdriver.support.expected_conditions import staleness_of
         from selenium.webdriver.support.ui import WebDriverWait
 
@@ -100,7 +100,7 @@ class Chromium:
         self.find("main")
 
     def as_device(self, size: str, *, dark: bool = False, scale: float = 1) -> None:
-        """A screen of this size; `scale`: what the user has made larger."""
+        """Set the size of the screen; `scale`: the zoom of the user."""
         width, height = SIZES[size]
         metrics = {
             "width": int(width / scale),
@@ -113,7 +113,7 @@ class Chromium:
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
 
     def picture(self, name: str) -> None:
-        """Of the whole page, on a phone and on a desktop, light and dark, and at 200 %."""
+        """Screenshots of the page: phone and desktop, light and dark, and at 200 %."""
         os.makedirs(PICTURES, exist_ok=True)
         for size in SIZES:
             for dark in (False, True):
@@ -138,11 +138,11 @@ class Chromium:
         return bool(self.driver.execute_script(script))
 
     def violations(self) -> list[str]:
-        """What axe-core finds, by the rules of WCAG 2.2 AA and its good practices."""
+        """Findings of axe-core by the rules of WCAG 2.2 AA and its best practices."""
         import importlib.resources
 
         text = (importlib.resources.files("axe_playwright_python") / "axe.min.js").read_text()
-        # The page's own policy forbids scripts; this one comes from the debugger.
+        # The page's policy forbids scripts; this one is run by the debugger.
         self.driver.execute_cdp_cmd("Runtime.evaluate", {"expression": text})
         run = (
             "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa',"
@@ -158,7 +158,7 @@ class Chromium:
         return found
 
     def weight(self) -> int:
-        """Bytes of the page and of what it loads, uncompressed."""
+        """Size in bytes of the page and the files it loads, uncompressed."""
         script = (
             "return performance.getEntriesByType('navigation').concat("
             "performance.getEntriesByType('resource')).reduce((s, e) => s + e.decodedBodySize, 0)"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The real nginx and Apache with TLS and the shipped snippets, in front of the page."""
+"""nginx and Apache with TLS and the shipped snippets, in front of the page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Front:
     """A web server on https://127.0.0.1:PORT/."""
 
     def __init__(self, site: Site, kind: str, more: str = "") -> None:
-        """`more` is configuration for the host, in the server's own words."""
+        """`more` is configuration for the virtual host, in the syntax of the server."""
         self.site = site
         (self.port,) = free_ports(1)
         self.url = f"https://127.0.0.1:{self.port}/mailseal/"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A lab behind a passwd-file, in which users may enroll themselves: its own uid for the page."""
+"""A lab with a passwd-file whose users may enroll themselves; the page has its own uid."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ if new == "unknown":
 
 
 class Site:
-    """The lab, with what docs/web.md adds."""
+    """The lab, with the configuration of docs/web.md."""
 
     def __init__(self, **options: Any) -> None:
-        # Dovecot sees a changed passwd-file after a second only, so all users are in it at once.
+        # Dovecot notices a changed passwd-file after a second, so all users are added at once.
         ready = {f"user{number}@example.org": PASSWORD for number in range(1, _USERS + 1)}
         self.lab = Lab({}, auth="behind-passwd-file", plain_users=ready)
         lab = self.lab
@@ -78,8 +78,8 @@ class Site:
         places = {
             **lab.dovecot.wanted.places,
             "mode = 0600\n    user = mailseal": "mode = 0666",
-            # The lab's agent is a number: to Dovecot no user, and no group.  0666 would be
-            # "only about yourself" for a userdb listener.
+            # The lab's agent has only a uid, no user or group name for Dovecot.  With 0666, a
+            # userdb listener would answer only for the user of the client.
             "mode = 0660\n    group = mailseal": "mode = 0777",
         }
         shipped = snippet(lab.dovecot.version, "self-service", places)
@@ -105,11 +105,11 @@ class Site:
 
     @property
     def users_file(self) -> str:
-        """Dovecot's passwd-file, which here the page's user may write."""
+        """Dovecot's passwd-file, which the page's user may write in this lab."""
         return self.lab.dovecot.wanted.users_file
 
     def _password_command(self) -> str:
-        """What a site has: it sets the hash.  Some passwords make it go wrong in their own way."""
+        """The password command of a site: it sets the hash.  Some passwords make it fail."""
         path = self.lab.place.path("set-password")
         with open(path, "w", encoding="utf-8") as stream:
             stream.write(_PASSWORD_COMMAND % self.users_file)
@@ -138,13 +138,13 @@ class Site:
         return user
 
     def set_password(self, user: str, password: str) -> None:
-        """In the passwd-file."""
+        """Set a password in the passwd-file."""
         self.lab.users[user] = password
         self.lab.dovecot.write_users({**self.lab.options.plain_users, **self.lab.users})
         os.chmod(self.users_file, 0o666)
 
     def ask(self, verb: str, **fields: bytes | str) -> Answer:
-        """The agent, asked by the uid of the page."""
+        """Ask the agent as the uid of the page."""
         raw = {k: v.encode() if isinstance(v, str) else v for k, v in fields.items()}
         with as_user(WEB_UID), AgentClient(self.lab.agent_socket, 60) as agent:
             return agent.request(verb, **raw)
@@ -155,7 +155,7 @@ class Site:
         return reply
 
     def refused(self, verb: str, **fields: bytes | str) -> str:
-        """The class of the error."""
+        """Ask the agent; returns the class of the error."""
         reply = self.ask(verb, **fields)
         assert reply.status == "error", (verb, reply.status)
         return reply.text("class")
@@ -167,14 +167,14 @@ class Site:
         return found
 
     def enroll(self, user: str, password: str = PASSWORD, **more: bytes) -> str:
-        """As the page does it; the recovery code."""
+        """Enroll a user as the page does; returns the recovery code."""
         begun = self.ok("enroll_begin", user=user, password=password)
         code = begun.text("code")
         self.ok("enroll_finish", user=user, password=password, typed=part(begun), **more)
         return code
 
     def sealed(self, user: str) -> list[bool]:
-        """Of each stored mail, whether it is sealed."""
+        """For each stored mail, whether it is sealed."""
         found = []
         for path in self.lab.stored(user):
             with contextlib.suppress(FileNotFoundError), open(path, "rb") as stream:
@@ -191,14 +191,14 @@ class Site:
 
 
 def part(begun: Answer) -> str:
-    """The groups that are asked for."""
+    """The groups that the agent asks for."""
     groups = begun.text("code").split("-")
     return " ".join(groups[int(number) - 1] for number in begun.text("asked").split())
 
 
 @contextlib.contextmanager
 def as_user(uid: int) -> Iterator[None]:
-    """For SO_PEERCRED: whoever connects in the block is this user."""
+    """Connect as this user in the block, for SO_PEERCRED."""
     os.seteuid(uid)
     try:
         yield
@@ -206,10 +206,12 @@ def as_user(uid: int) -> Iterator[None]:
         os.seteuid(0)
 
 
-def wait(what: Callable[[], object], why: str = "it is so", timeout: float = 60) -> None:
+def wait(
+    what: Callable[[], object], why: str = "the condition is true", timeout: float = 60
+) -> None:
     wait_until(what, why, timeout=timeout)
 
 
 def note(text: str) -> None:
-    """A line for whoever watches."""
+    """Print a line about the progress."""
     sys.stdout.write(f"{time.strftime('%H:%M:%S')} {text}\n")

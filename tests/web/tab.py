@@ -37,13 +37,13 @@ class Page:
 
     @property
     def words(self) -> str:
-        """What is read on it."""
+        """The visible text of the page."""
         parser = _Words()
         parser.feed(self.text)
         return " ".join("".join(parser.found).split())
 
     def form(self, action: str) -> dict[str, str]:
-        """The fields of the form that is sent there, as they are at first."""
+        """The fields of the form for this address, with their initial values."""
         parser = _Forms()
         parser.feed(self.text)
         assert action in parser.found, (action, sorted(parser.found), self.status, self.words)
@@ -62,7 +62,7 @@ class Tab:
     def ask(
         self, method: str, where: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> Page:
-        """One request, nothing followed."""
+        """One request; redirects are not followed."""
         connection = _Connection(self.path)
         sent = {"Host": HOST, **self.headers, **(headers or {})}
         if self.cookies:
@@ -77,7 +77,7 @@ class Tab:
         return page
 
     def get(self, path: str = "/", **headers: str) -> Page:
-        """A page; redirects are followed."""
+        """Get a page; redirects are followed."""
         return self._followed(self.ask("GET", self.prefix + path, headers=headers))
 
     def send(self, path: str, fields: Mapping[str, Any], **headers: str) -> Page:
@@ -103,7 +103,7 @@ class Tab:
         return page
 
     def turn_on(self, password: str = "password", **more: str) -> str:
-        """All three steps; the recovery code."""
+        """Enroll in three steps; returns the recovery code."""
         ticked = {"forget": "1", "keep": "1", "clients": "1", **more}
         page = self.act("/turn-on", password=password, **ticked)
         code = code_on(page)
@@ -114,14 +114,14 @@ class Tab:
 
 
 def code_on(page: Page) -> str:
-    """The code that a page shows."""
+    """The recovery code that a page shows."""
     match = re.search(r"(?:[0-9a-z]{4}-){7}[0-9a-z]{4}", page.words.replace(" - ", "-"))
     assert match is not None, page.words
     return match[0]
 
 
 def groups(page: Page, code: str) -> dict[str, str]:
-    """What the page asks for of the code."""
+    """The groups of the code that the page asks for."""
     asked = re.findall(r'name="group(\d)"', page.text)
     assert len(asked) == 2, page.words
     return {f"group{number}": code.split("-")[int(number) - 1] for number in asked}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The whole story in a real browser: on, read, app password, forgotten, reset, off."""
+"""All steps in a real browser: on, read, app password, forgotten password, reset, off."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def made() -> Iterator[tuple[Site, Front, Roundcube]]:
 
 
 class _Story:
-    """The browser, and what every page has to be."""
+    """The browser, and the checks of every page."""
 
     def __init__(self, site: Site, browser: Chromium) -> None:
         self.site = site
@@ -76,7 +76,7 @@ class _Story:
         return found
 
     def sealed(self) -> tuple[int, int]:
-        """How many of the stored mails are sealed, and how many there are."""
+        """The number of sealed mails, and the number of all stored mails."""
         files = self.files()
         return sum(map(dcrypt.is_sealed, files)), len(files)
 
@@ -139,7 +139,7 @@ def test_the_whole_story(made: tuple[Site, Front, Roundcube], story: _Story) -> 
     assert "Encryption is on" in browser.words
     assert site.lab.mailseal("status", USER).returncode == 0
 
-    # The old mail is being sealed; the page updates itself; it survives another browser.
+    # The old mail is being sealed; the page updates itself, also in a second browser.
     story.until("of 2,000 mails")
     browser.get(f"{front.url}?still=1")
     story.check("7-progress", "Being encrypted")
@@ -203,7 +203,7 @@ def test_the_whole_story(made: tuple[Site, Front, Roundcube], story: _Story) -> 
     assert site.reads(USER, PASSWORD) is None
     _reads(roundcube, NEW, MAILS + 1, b"new plums")
 
-    # All is turned off.
+    # Encryption is turned off.
     browser.press("Sign in")
     _sign_in(browser, NEW)
     browser.press("Turn encryption off")
@@ -225,7 +225,7 @@ def test_the_whole_story(made: tuple[Site, Front, Roundcube], story: _Story) -> 
 
 
 def _nothing_was_said(site: Site, front: Front, browser: Chromium, secrets: list[str]) -> None:
-    """No secret in an address, a log or a referrer; nothing but our own files was asked for."""
+    """No secret is in an address, a log or a referrer, and only our own files were requested."""
     log = site.lab.log_text()
     with open(os.path.join(front.folder, "access.log"), encoding="utf-8") as stream:
         access = stream.read()
@@ -249,7 +249,7 @@ def _sign_in(browser: Chromium, password: str) -> None:
 
 
 def _words(browser: Chromium) -> str:
-    """While the page may be loading itself again."""
+    """Look while the page may be reloading."""
     try:
         return browser.words
     except Exception as exc:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Attacks on the page: the real program, the real agent, the real Dovecot."""
+"""Attacks on the page, with the real program, agent and Dovecot."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_after_signing_out_the_cookie_is_invalid(site: Site, signed_in: Tab, use
 
 
 def test_forms_from_other_sites_do_nothing(site: Site, signed_in: Tab, user: str) -> None:
-    """CSRF: without the token, with another one's, from another page."""
+    """CSRF: without the token, with another user's token, from another page."""
     good = signed_in.get("/turn-on").form("/mailseal/turn-on")
     fields = {**good, **TICKED, "password": PASSWORD}
     other = Tab(site.web_socket)
@@ -110,16 +110,16 @@ def test_forms_from_other_sites_do_nothing(site: Site, signed_in: Tab, user: str
         {"Sec-Fetch-Site": "same-site"},
     ):
         assert signed_in.send("/turn-on", fields, **headers).status == 403, headers
-    # By GET nothing happens at all.
+    # GET changes nothing.
     signed_in.get("/turn-on?" + urllib.parse.urlencode(fields))
     assert not enrolled(site, user)
-    # From this page, it counts.
+    # From this page, the form is accepted.
     page = signed_in.send("/turn-on", fields, Origin="https://mail.example.org")
     assert code_on(page)
 
 
 def test_a_form_is_accepted_once(site: Site, signed_in: Tab, user: str) -> None:
-    """Replayed: the reload button, or who has seen the request."""
+    """Replay: by the reload button, or by somebody who has seen the request."""
     site.enroll(user)
     form = signed_in.get("/app-passwords").form("/mailseal/app-passwords")
     fields = {**form, "password": PASSWORD, "label": "phone"}
@@ -195,7 +195,7 @@ def test_turned_on_with_a_code_that_works(site: Site, signed_in: Tab, user: str)
 
 
 def test_only_the_postmaster_sets_passwords(site: Site, user: str) -> None:
-    """He sets one in the user database; with the code, the keyring gets it too."""
+    """The password is set in the user database; with the code, the keyring gets it too."""
     code = site.enroll(user)
     site.configure_web(**{"web.password_command": []})
     try:
@@ -225,7 +225,7 @@ def test_only_the_postmaster_sets_passwords(site: Site, user: str) -> None:
 def test_changing_the_password(
     site: Site, user: str, new: str, status: int, holds: bool, on: bool
 ) -> None:
-    """Whatever goes wrong in between: the password of the user database reads the mail."""
+    """Whatever fails in between, the password of the user database decrypts the mail."""
     if on:
         site.enroll(user)
     tab = Tab(site.web_socket)
@@ -249,7 +249,7 @@ def test_changing_the_password(
 
 
 def test_two_tabs(site: Site, signed_in: Tab, user: str) -> None:
-    """Whoever is later is told; nothing is done twice."""
+    """The second tab gets a message; nothing is done twice."""
     first = signed_in.act("/turn-on", password=PASSWORD, **TICKED)
     second = signed_in.act("/turn-on", password=PASSWORD, **TICKED)
     one = signed_in.fill(first, "/turn-on/confirm")
@@ -267,7 +267,7 @@ def test_two_tabs(site: Site, signed_in: Tab, user: str) -> None:
 
 
 def test_the_page_is_killed_between_any_two_steps(site: Site, user: str) -> None:
-    """Never locked out, never half on."""
+    """The user can always log in, and encryption is either on or off."""
 
     def restart(tab: Tab) -> None:
         site.web.stop(signal.SIGKILL)
@@ -285,7 +285,7 @@ def test_the_page_is_killed_between_any_two_steps(site: Site, user: str) -> None
     page = tab.fill(tab.act("/turn-on", password=PASSWORD, **TICKED), "/turn-on/confirm")
     restart(tab)
     assert not enrolled(site, user) and site.reads(user) == []
-    # What was typed before goes nowhere now; begun anew, it works.
+    # The old form is refused now; after a new start it works.
     late = tab.send("/turn-on/confirm", page.form("/mailseal/turn-on/confirm"))
     assert late.status == 403
     code = tab.turn_on()
@@ -332,7 +332,7 @@ def test_input_cannot_inject_headers(site: Site, signed_in: Tab, user: str) -> N
         assert "evil" not in str(signed_in.get(path).headers)
     page = signed_in.act("/key", password=PASSWORD)
     assert page.headers["content-disposition"] == f'attachment; filename="mail-key-{user}.txt"'
-    # A file is only made of a code.
+    # The page makes files only of codes.
     form = signed_in.act("/recovery-code", password=PASSWORD).form("/mailseal/code.txt")
     assert signed_in.send("/code.txt", {**form, "code": "<script>"}).status == 403
 
@@ -345,12 +345,12 @@ def test_guesses_are_counted_together_with_imap(site: Site, user: str) -> None:
     assert "too many wrong passwords" in tab.sign_in(user, PASSWORD).words
     wanted = f"wrong password from 203.0.113.77: user=<{user}>"
     assert wanted in site.lab.log_text()
-    # What a client says itself about its address does not count: the web server sets the header.
+    # The address in a header of the client is ignored: the web server sets this header.
     assert "guess 3" not in site.lab.log_text()
 
 
 def test_large_and_slow_requests(site: Site, signed_in: Tab) -> None:
-    # Refused before it has all been read: the connection may be closed while it is sent.
+    # Refused before all of it is read: the connection may be closed during sending.
     with contextlib.suppress(ConnectionError):
         assert signed_in.send("/turn-on", {"form": "x" * 20000}).status == 413
     page = signed_in.ask("GET", "/mailseal/", headers={"X-Long": "x" * 20000})
@@ -360,7 +360,7 @@ def test_large_and_slow_requests(site: Site, signed_in: Tab) -> None:
         "POST", "/mailseal/api/v1/state", deep, {"Content-Type": "application/json"}
     )
     assert page.status == 400
-    # One that drips in is cut off; meanwhile others are served.
+    # A slow request is cut off; meanwhile others are served.
     with socket.socket(socket.AF_UNIX) as slow:
         slow.connect(site.web_socket)
         slow.sendall(b"POST /mailseal/sign-in HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n")
@@ -475,7 +475,7 @@ def test_the_api_does_the_same(site: Site, user: str) -> None:
     call("/sessions/end", password=PASSWORD)
     call("/leave", password=PASSWORD)
     call("/stay", password=PASSWORD)
-    # A foreign page can send this type, and no other, without asking.
+    # Another site can send this content type, and no other, without a preflight request.
     form = {"Content-Type": "text/plain"}
     body = json.dumps({"user": user, "password": PASSWORD}).encode()
     assert tab.ask("POST", "/mailseal/api/v1/state", body, form).status == 400

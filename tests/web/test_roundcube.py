@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The plugin in the real Roundcube of Debian: the tab of the settings, and the password driver."""
+"""The plugin in Debian's Roundcube: the tab in the settings, and the password driver."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.web.site import PASSWORD, WEB_UID, Site
 URL = "https://mail.example.org/mailseal/"
 NEW = "a new one, set in Roundcube"
 
-# The site's own driver: here it does what an SQL driver does, in the passwd-file.
+# The site's own driver: it sets the password in the passwd-file, as an SQL driver does in SQL.
 INNER = """<?php
 class rcube_inner_password {
     public function save($current, $new, $username) {
@@ -65,7 +65,7 @@ def tab_of(roundcube: Roundcube, user: str, password: str = PASSWORD) -> Browser
     return tab
 
 
-def test_the_tab_shows_the_state_and_leads_to_the_page(webmail: tuple[Site, Roundcube]) -> None:
+def test_the_tab_shows_the_state_and_links_to_the_page(webmail: tuple[Site, Roundcube]) -> None:
     site, roundcube = webmail
     user = site.user(mails=0)
     tab = tab_of(roundcube, user)
@@ -82,7 +82,7 @@ def test_the_tab_shows_the_state_and_leads_to_the_page(webmail: tuple[Site, Roun
     assert "app password, so no details" in page
 
 
-def test_who_has_no_recovery_code_is_told(webmail: tuple[Site, Roundcube]) -> None:
+def test_users_without_a_recovery_code_are_warned(webmail: tuple[Site, Roundcube]) -> None:
     site, roundcube = webmail
     user = site.user(mails=0)
     done = site.lab.mailseal("enroll", user, "--stdin", stdin=PASSWORD.encode() + b"\n")
@@ -97,7 +97,7 @@ def test_who_has_no_recovery_code_is_told(webmail: tuple[Site, Roundcube]) -> No
 
 
 def test_the_password_changes_in_both_places(webmail: tuple[Site, Roundcube]) -> None:
-    """No line of the driver's own in the configuration: the plugin has put it in front."""
+    """The configuration does not name our driver: the plugin calls it before the site's."""
     site, roundcube = webmail
     user = site.user(mails=1)
     site.enroll(user)
@@ -107,7 +107,7 @@ def test_the_password_changes_in_both_places(webmail: tuple[Site, Roundcube]) ->
     assert len(site.reads(user, NEW) or ()) == 1 and site.reads(user) is None
 
 
-def test_without_the_agent_the_tab_says_that_it_does_not_know(
+def test_without_the_agent_the_tab_says_so(
     webmail: tuple[Site, Roundcube],
 ) -> None:
     site, roundcube = webmail

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The page's words: each is translated, and a file of a site's own adds a language."""
+"""The texts of the page: each is translated, and a site can add a language with a file."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def in_the_program() -> set[str]:
     return found
 
 
-def test_every_text_is_translated_and_no_other() -> None:
+def test_every_text_is_translated_and_none_is_unused() -> None:
     wanted = in_the_program()
     assert len(wanted) > 150
     assert set(read(str(PO))) - {""} == wanted
 
 
-def test_translations_fill_in_the_same() -> None:
+def test_translations_have_the_same_placeholders() -> None:
     for text, said in read(str(PO)).items():
         if text:
             assert set(re.findall(r"{\w+}", text)) == set(re.findall(r"{\w+}", said)), text
@@ -57,7 +57,7 @@ def test_translations_fill_in_the_same() -> None:
         ("*;q=\0,,;;", "en"),
     ],
 )
-def test_the_browser_chooses(wanted: str, language: str) -> None:
+def test_the_browser_chooses_the_language(wanted: str, language: str) -> None:
     assert Texts.load([str(PO.parent)], "en").choose(wanted) == language
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Users enroll themselves and leave, through the agent; a real Dovecot knows their passwords."""
+"""Users enroll themselves and leave, through the agent; Dovecot checks their passwords."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_nothing_is_stored_before_the_code_was_typed_back(site: Site, user: str)
     state = site.state(user)
     assert state["enrolled"] and state["second_way"] and not state["problem"]
     assert [way["kind"] for way in state["ways_in"]] == ["login", "recovery"]
-    # The code is the one of the keyring, and new mail is sealed.
+    # The code opens the keyring, and new mail is sealed.
     site.ok("recover", user=user, code=begun.text("code"), new=PASSWORD)
     send(site.lab.smtp, "eve@example.net", [user], HEADERS + b"new\r\n")
     site.lab.wait_delivered()
@@ -61,7 +61,7 @@ def test_a_user_who_is_not_enrolled_is_checked_by_dovecot(site: Site, user: str)
 
 
 def test_a_password_changed_in_between_prevents_enrollment(site: Site, user: str) -> None:
-    """The keyring would open with one that is not the login password."""
+    """Otherwise the keyring would have another password than the login."""
     begun = site.ok("enroll_begin", user=user, password=PASSWORD)
     site.set_password(user, "another")
     fields = {"user": user, "typed": part(begun)}
@@ -92,7 +92,7 @@ def test_a_second_enrollment_makes_the_first_code_invalid(site: Site, user: str)
 
 
 def test_the_agent_is_killed_between_any_two_steps(site: Site, user: str) -> None:
-    """Never locked out, and nothing that was promised is in clear."""
+    """Users can always log in, and no mail is in clear that should be sealed."""
     begun = site.ok("enroll_begin", user=user, password=PASSWORD)
     site.lab.agent.stop(signal.SIGKILL)
     site.lab.start_agent()
@@ -126,7 +126,7 @@ def test_every_change_requires_the_password(site: Site, user: str) -> None:
     for verb in ("seal_old", "leave", "stay", "end_sessions", "own_keys"):
         assert site.refused(verb, user=user, password="guess") == "WrongPassword"
     app = site.ok("app", user=user, password=PASSWORD, label="phone").text("code")
-    # What opens mail changes nothing.
+    # Secrets that only decrypt mail cannot change anything.
     assert site.refused("own_keys", user=user, password=app) == "WrongPassword"
     assert site.refused("leave", user=user, password=app) == "WrongPassword"
 
@@ -157,13 +157,13 @@ def test_guesses_at_imap_and_at_the_page_are_counted_together(site: Site, user: 
             site.refused("sign_in", user=user, password=f"guess {number}", remote="198.51.100.7")
         )
     assert kinds == {"WrongPassword", "TooManyGuesses"}
-    # The right one too has to wait; from elsewhere as well, as at IMAP: it counts for the user.
+    # The right password must wait too, also from another address, as in IMAP: it counts per user.
     fields = {"user": user, "password": PASSWORD}
     assert site.refused("sign_in", remote="198.51.100.7", **fields) == "TooManyGuesses"
     assert site.refused("sign_in", remote="203.0.113.5", **fields) == "TooManyGuesses"
     log = site.lab.log_text()
     assert f"wrong password from 198.51.100.7: user=<{user}>" in log
-    # And a crowd of users from one address.
+    # Many users from one address.
     other = "203.0.113.99"
     seen = []
     for number in range(32):
@@ -173,7 +173,7 @@ def test_guesses_at_imap_and_at_the_page_are_counted_together(site: Site, user: 
 
 
 def test_guesses_at_logins_also_delay_the_page(site: Site, user: str) -> None:
-    """What Dovecot hands on of IMAP clients, where the keyring checks passwords."""
+    """Guesses that Dovecot passes on from IMAP clients, if the keyring checks passwords."""
     site.enroll(user)
     with AgentClient(site.lab.agent_socket, 60) as agent:
         for number in range(12):
@@ -201,7 +201,7 @@ def test_old_mail_is_sealed_on_request_and_in_clear_after_leaving(site: Site) ->
         assert not any(site.sealed(user)) and site.reads(user) == before
         assert site.state(user)["old_mail"]["phase"] == "off"
         assert not site.state(user)["leaving"]
-        # From the start again.
+        # Start again.
         site.enroll(user, old_mail=b"1")
         wait(lambda: all(site.sealed(user)), "it is sealed again")
         assert site.reads(user) == before
@@ -214,7 +214,7 @@ def test_killed_while_a_user_leaves_who_then_stays(site: Site) -> None:
     site.enroll(user, old_mail=b"1")
     site.ok("leave", user=user, password=PASSWORD)
     assert site.state(user)["leaving"] is True
-    # The agent ends: the keys are gone, the user is asked again, nothing has happened.
+    # The agent ends: the keys are lost, the user must ask again, nothing else has changed.
     site.lab.agent.stop(signal.SIGKILL)
     site.lab.start_agent()
     state = site.state(user)
@@ -222,7 +222,7 @@ def test_killed_while_a_user_leaves_who_then_stays(site: Site) -> None:
     site.ok("leave", user=user, password=PASSWORD)
     site.ok("stay", user=user, password=PASSWORD)
     assert not site.state(user)["leaving"]
-    # Killed at its most delicate moment: mail waits, nobody logs in.  Staying ends that.
+    # Killed in step 2: mail is deferred and logins fail.  If the user stays, this ends.
     done = site.lab.mailseal("status", user)
     assert done.returncode == 0
     site.lab.agent.stop(signal.SIGTERM)
@@ -232,7 +232,7 @@ def test_killed_while_a_user_leaves_who_then_stays(site: Site) -> None:
     assert site.reads(user) is None
     site.ok("stay", user=user, password=PASSWORD)
     assert site.reads(user)
-    # The service comes too late to remove the keys: the user has changed his mind.
+    # The service is too late to remove the keys: the user has cancelled.
     assert _as_root(site, "leave_done", user) == "error"
     assert site.reads(user) and site.state(user)["enrolled"]
 
