@@ -184,15 +184,17 @@ def test_new_agent_finds_folders_that_the_old_one_left_open(
     _wait_locked(index_lab, user)
 
 
-def test_stopped_agent_locks_folders_that_are_not_used(index_lab: Lab, user: str) -> None:
-    with index_lab.login(user) as imap:
-        assert _subjects(imap) == []
-    assert _state(index_lab, user) is State.PRESENT
+def test_login_whose_session_has_not_begun_is_not_locked_out(index_lab: Lab, user: str) -> None:
+    """The agent stops after it has answered a login, before Dovecot has started the session."""
+    with AgentClient(index_lab.agent_socket, 60) as agent:
+        reply = agent.request("unlock", user=user.encode(), password=b"password", service=b"imap")
+    assert reply.status == "ok"
     index_lab.stop_agent()
     try:
-        assert _state(index_lab, user) is State.ABSENT
+        assert _state(index_lab, user) is State.PRESENT
     finally:
         index_lab.start_agent()
+    _wait_locked(index_lab, user)
 
 
 def test_session_that_anvil_does_not_know_keeps_its_files(index_lab: Lab, user: str) -> None:

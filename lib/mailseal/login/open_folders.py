@@ -40,6 +40,8 @@ Sessions = Callable[[], Awaitable[set[str]]]
 
 _T = TypeVar("_T")
 _LOCKS = 1024
+_SESSION_BEGINS = 10.0
+"""Seconds from the answer to a login until anvil knows the session; normally below 0.1."""
 
 
 @dataclasses.dataclass
@@ -144,8 +146,11 @@ class OpenFolders:
                 await self._run(functools.partial(self._folders.remove, name))
 
     async def stop(self, users: set[str]) -> None:
-        """Lock the folders of all but these users.  The next agent adopts the rest."""
-        self._lock_after = 0
+        """Lock all folders but those of these users, and of logins whose session may begin yet.
+
+        The next agent adopts the rest.
+        """
+        self._lock_after = min(self._lock_after, _SESSION_BEGINS)
         await self.sweep(users)
         self._threads.shutdown()
 
