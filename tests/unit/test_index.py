@@ -187,6 +187,9 @@ def test_check_config(tmp_path: Path, volume: str) -> None:
     assert found(volume) == []
     if "mail_location" in dovecot:
         assert "does not use it" in found(volume, "")[0]
+    else:
+        dovecot += "namespace main {{\n  inbox = yes\n}}\n"
+        assert "the name inbox" in found(volume)[0]
     assert "run `mailseal init`" in found(f"{volume}/none")[0]
     if os.stat(tmp_path).st_dev != os.stat(volume).st_dev:
         assert "tune2fs" in found(str(tmp_path))[0]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from mailseal.admin.finding import Finding, error, warning
 from mailseal.config import Config
 from mailseal.daemon import user_ids
-from mailseal.doveconf import Doveconf, DoveconfError
+from mailseal.doveconf import Block, Doveconf, DoveconfError
 from mailseal.errors import ConfigError
 
 _FIELD = "userdb:mailseal_index"
@@ -27,13 +27,25 @@ def findings(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
         yield from _folder(config, folder)
     yield from _keys()
     try:
-        location = doveconf.settings("imap").get("mail_location")
+        settings = doveconf.settings("imap")
     except DoveconfError:
         return  # reported elsewhere
+    yield from _namespace(settings)
+    location = settings.get("mail_location")
     if location and _FIELD not in location:
         yield warning(
             f"index.folder is set, but Dovecot does not use it: add %{{{_FIELD}}} to the end of "
             "mail_location; see docs/index-privacy.md"
+        )
+
+
+def _namespace(settings: Block) -> Iterator[Finding]:
+    """In 2.4, where mail_location does not exist, the agent returns fields for one namespace."""
+    names = [one.name for one in settings.all("namespace") if one.get("inbox") == "yes"]
+    if "mail_location" not in settings.settings and names and "inbox" not in names:
+        yield warning(
+            "index.folder is set, but Dovecot does not use it: the namespace with inbox = yes must "
+            f"have the name inbox, not {names[0]}"
         )
 
 
