@@ -181,7 +181,7 @@ def test_the_whole_story(made: tuple[Site, Front, Roundcube], story: _Story) -> 
 
     # The other pages.
     for name, path, words in (
-        ("13-recovery-code", "recovery-code", "takes the place of your older one"),
+        ("13-recovery-code", "recovery-code", "The new code replaces your older one"),
         ("14-password", "password", "Current password"),
         ("15-sessions", "sessions", "All mail programs are signed out"),
         ("16-key", "key", "Whoever has this file"),
