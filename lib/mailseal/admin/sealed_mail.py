@@ -20,6 +20,7 @@ from mailseal.errors import Damaged, MailsealError
 
 if TYPE_CHECKING:
     from mailseal.admin.command import Context
+    from mailseal.config import Config
 
 UNREADABLE = b""
 """Used instead of a key id for a sealed file with a damaged header."""
@@ -27,13 +28,18 @@ UNREADABLE = b""
 
 def folders(context: Context, user: str) -> tuple[list[str], str]:
     """The folders with the user's mail, and why this list may be incomplete, or ""."""
+    return folders_of(context.config, user, context.arguments.maildir)
+
+
+def folders_of(config: Config, user: str, more: Sequence[str] = ()) -> tuple[list[str], str]:
+    """The same without a command.  `more`: further folders."""
     from mailseal.admin import namespaces
     from mailseal.delivery.dovecot import settings, userdb
 
-    named = [os.path.abspath(path) for path in context.arguments.maildir]
+    named = [os.path.abspath(path) for path in more]
     try:
-        known = settings.known(context.config)
-        account = userdb.from_config(context.config, known).lookup(user)
+        known = settings.known(config)
+        account = userdb.from_config(config, known).lookup(user)
     except MailsealError as exc:
         return named, f"the mail location of {user} is not known ({exc})"
     if account is None:
@@ -42,7 +48,7 @@ def folders(context: Context, user: str) -> tuple[list[str], str]:
         return named, f"the mail of {user} is not in a Maildir"
     if not os.path.isdir(os.path.dirname(account.maildir)):
         return named, f"{os.path.dirname(account.maildir)} does not exist (not mounted?)"
-    others = namespaces.others(settings.imap(context.config), account.user, account.home)
+    others = namespaces.others(settings.imap(config), account.user, account.home)
     found = [*named, account.maildir, *(one.maildir for one in others if one.maildir)]
     for one in others:
         if one.own and one.why:

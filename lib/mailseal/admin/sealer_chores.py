@@ -134,13 +134,17 @@ class Chores:
 
     def _remove(self, job: Job, place: Place, keys: Sequence[PrivateKey]) -> None:
         user = job.user.encode()
+        # Before logins are suspended: Dovecot's user database may be the keyrings themselves.
+        folders, doubt = sealed_mail.folders_of(self._config, job.user)
+        if doubt:
+            raise TemporaryError(doubt)
         with contextlib.suppress(NotEnrolled):
             self._ask("suspend", user=user)
         try:
             sessions.kick(job.user)
             time.sleep(sessions.UNDER_WAY)
             self._in_clear(job, place, keys)
-            if left := sealed_mail.count([place.maildir]).total():
+            if left := sealed_mail.count(folders).total():
                 raise TemporaryError(f"{left} mails could not be stored in clear")
             try:
                 self._ask("leave_done", user=user)
