@@ -24,6 +24,7 @@ from tests.e2e.existing import files, is_sealed, run
 from tests.e2e.mails import of_size
 from tests.lab import Imap, Lab
 from tests.lab.dovecot import installed_version, series
+from tests.lab.place import MAIL_UID
 
 SECRET = "password"
 FOLDERS = ("INBOX", "Sent", "Work", "Work.2024", "Trash", "Entw&APw-rfe")
@@ -154,16 +155,32 @@ def test_escrow_and_the_selected_users(lab: Lab, user: str) -> None:
     assert done.returncode == 67 and b"not enrolled" in done.stderr
 
 
-def test_old_caches_are_removed_and_other_text_is_listed(lab: Lab, user: str) -> None:
+@pytest.mark.parametrize("options", [(), ("--shred",)])
+def test_old_indexes_are_removed_and_other_text_is_listed(
+    lab: Lab, user: str, options: tuple[str, ...]
+) -> None:
     root = lab.maildir(user)
     cache = os.path.join(root, ".Sent", "dovecot.index.cache")
     dupes = os.path.join(lab.home(user), ".dovecot.lda-dupes")
-    for path in (cache, dupes):
+    elsewhere = os.path.join(lab.home(user), "not-ours")
+    searches = [
+        os.path.join(root, "xapian-indexes", "db_1"),
+        os.path.join(root, ".Sent", "fts-flatcurve", "current.1"),
+    ]
+    words = [os.path.join(folder, "postlist.glass") for folder in searches]
+    for folder in searches:
+        os.makedirs(folder)
+        os.symlink(elsewhere, os.path.join(folder, "link"))
+    subprocess.run(["chown", "-R", f"{MAIL_UID}:{MAIL_UID}", root, lab.home(user)], check=True)
+    for path in (cache, dupes, elsewhere, *words):
         with open(path, "wb") as stream:
             stream.write(b"Subject: in clear")
-    (entry,) = run(lab, "seal", user)
-    assert not os.path.exists(cache)
-    assert cache in entry["removed"]  # type: ignore[operator]
+    (entry,) = run(lab, "seal", *options, user)
+    gone = [cache, *map(os.path.dirname, searches)]
+    assert [path for path in gone if os.path.exists(path)] == []
+    assert set(gone) <= set(entry["removed"])  # type: ignore[call-overload]
+    with open(elsewhere, "rb") as stream:
+        assert stream.read() == b"Subject: in clear"
     assert [path for path, _ in entry["clear_text"]] == [dupes]  # type: ignore[attr-defined]
 
 

@@ -4,8 +4,8 @@
     entry = Conversion("sealing", jobs=2).of(user, place, form)     # JSON, for all Maildirs
     describe(entry, "sealing")                                      # the same for people
 
-After sealing, Dovecot's old index caches in the mailbox are removed, because they contain parts
-of mails.  Other files that contain parts of mails are listed.
+After sealing, Dovecot's old index caches and full-text indexes in the mailbox are removed, because
+they contain parts of mails.  Other files that contain parts of mails are listed.
 
 FAILURES
     UsageError: the mail belongs to root.  NotPermitted.  whole.Busy.  If a run ends early, this is
@@ -14,7 +14,6 @@ FAILURES
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
@@ -32,7 +31,6 @@ Entry = dict[str, Any]
 
 DONE = {"sealing": "sealed", "unsealing": "stored in clear", "resealing": "sealed again"}
 
-_CACHE = "dovecot.index.cache"
 _SHOWN = 20
 
 
@@ -105,7 +103,7 @@ class Conversion:
                     yield {"done": done, "total": report.total}
             yield _summary(report)
         if self.doing != "unsealing" and not self.dry:
-            yield _clear_text(place, roots)
+            yield _clear_text(place, roots, self.shred)
 
 
 def _summary(report: whole.Report) -> Message:
@@ -120,8 +118,8 @@ def _summary(report: whole.Report) -> Message:
     }
 
 
-def _clear_text(place: Place, roots: Sequence[str]) -> Message:
-    """Remove old index caches, and list other files with text in clear."""
+def _clear_text(place: Place, roots: Sequence[str], shred: bool) -> Message:
+    """Remove old indexes with text in clear, and list other files that have some."""
     removed, named = [], []
     places = [(root, True) for root in roots]
     if place.home and not place.home.startswith(place.maildir):
@@ -130,11 +128,11 @@ def _clear_text(place: Place, roots: Sequence[str]) -> Message:
         places.append((place.index, True))
     for root, below in places:
         for path, what in clear_text.search(root, below=below):
-            if os.path.basename(path) == _CACHE:
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
-                    removed.append(path)
-                    continue
+            if os.path.basename(path) in clear_text.REBUILT and clear_text.remove(
+                path, shred=shred
+            ):
+                removed.append(path)
+                continue
             named.append([path, what])
     named += [[f"namespace {prefix}", why] for prefix, why in place.not_sealed]
     return {"removed": removed, "clear_text": named}
@@ -167,7 +165,7 @@ def describe(entry: Entry, doing: str, *, dry: bool = False) -> str:
     if len(named) > _SHOWN:
         lines.append(f"    and {len(named) - _SHOWN} more: see --json")
     if removed := entry.get("removed"):
-        lines.append(f"  {len(removed)} old index caches removed")
+        lines.append(f"  {len(removed)} old indexes with text in clear removed")
     lines += [f"  NOT SEALED: {path}: {what}" for path, what in entry.get("clear_text", ())]
     if entry.get("stopped"):
         lines.append(f"  ENDED EARLY: {entry['stopped']}; run the command again")

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Finds files of Dovecot that contain parts of mails in clear.
-
-They are not mails, and Dovecot creates them again when it needs them.
+"""Finds files of Dovecot that contain parts of mails in clear, and removes indexes.
 
 FAILURES
     None: a folder that cannot be read is yielded, with the reason.
@@ -9,8 +7,12 @@ FAILURES
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from collections.abc import Iterator
+
+from mailseal.mailbox.exchange import overwrite
 
 HOLDS_TEXT = {
     "dovecot.index.cache": "an index cache, with subjects and addresses",
@@ -23,6 +25,9 @@ HOLDS_TEXT = {
     "dovecot.index.search.uids": "a full-text index (squat)",
 }
 """By name of the file, or of the folder if it is not empty."""
+
+REBUILT = frozenset(HOLDS_TEXT) - {".dovecot.lda-dupes", "dovecot.lda-dupes"}
+"""Indexes: Dovecot makes them again from the mails."""
 
 _MAILS = frozenset(("cur", "new", "tmp"))
 
@@ -44,6 +49,30 @@ def search(root: str, *, below: bool = True) -> Iterator[tuple[str, str]]:
                 yield entry.path, what
         elif is_folder and below and entry.name not in _MAILS:
             yield from search(entry.path)
+
+
+def remove(path: str, *, shred: bool = False) -> bool:
+    """Remove an index, overwritten before if `shred`.  Whether all of it is gone.
+
+    Follows no links.  The caller is the owner of the mail, not root.
+    """
+    if os.path.isdir(path) and not os.path.islink(path):
+        if shred:
+            for root, _, names in os.walk(path):
+                for name in names:
+                    _shredded(os.path.join(root, name))
+        shutil.rmtree(path, ignore_errors=True)
+        return not os.path.lexists(path)
+    if shred:
+        _shredded(path)
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+    return not os.path.lexists(path)
+
+
+def _shredded(path: str) -> None:
+    with contextlib.suppress(OSError):
+        overwrite(path)
 
 
 def _is_empty(entry: os.DirEntry[str], is_folder: bool) -> bool:

@@ -177,7 +177,7 @@ class Replacement:
         """
         self.close()
         with durable.reporting(f"cannot remove {self.temporary}"):
-            done = not shred or _overwrite(self.temporary)
+            done = not shred or overwrite(self.temporary)
             # Dovecot removes files in tmp/ after 36 hours, if this process was stopped so long.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.temporary)
@@ -249,7 +249,7 @@ def _same(one: os.stat_result, other: os.stat_result) -> bool:
     )
 
 
-def _overwrite(path: str) -> bool:
+def overwrite(path: str) -> bool:
     """Overwrite a file with zeros.  docs/sealing.md says when this helps.
 
     It is not overwritten if it has another hard link (from an IMAP COPY) or is being read: the
