@@ -11,7 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from mailseal.admin import dovecot_auth_check, dovecot_folders_check, dovecot_format_check
+from mailseal.admin import (
+    dovecot_auth_check,
+    dovecot_folders_check,
+    dovecot_format_check,
+    dovecot_text_check,
+)
 from mailseal.admin.finding import Finding, error, warning
 from mailseal.config import Config
 from mailseal.delivery.dovecot import settings
@@ -38,6 +43,7 @@ def findings(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
     yield from _location(config, doveconf)
     yield from dovecot_format_check.findings(doveconf)
     yield from dovecot_folders_check.findings(doveconf)
+    yield from dovecot_text_check.findings(config, doveconf)
 
 
 def _mail_crypt(doveconf: Doveconf) -> Iterator[Finding]:
