@@ -79,6 +79,8 @@ def _report(result: Result) -> None:
             print(f"    {example}")
     if result.blind():
         print("\nThe control user, who is not enrolled, was not found: this proves nothing.")
+    if not result.full_text:
+        print("\nThere was no full-text index: its package for Dovecot is not installed.")
     megabytes = result.searched >> 20
     verdict = "no word was found" if result.green else "NOT PRIVATE"
     print(f"\n{megabytes} MB searched: {verdict}")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from tests.audit.day import Day
 from tests.audit.machine import Setup, audit
 from tests.audit.result import Result
+from tests.lab import full_text
 from tests.lab.dovecot import installed_version, series
 
 _LUA = "dovecot-conf/2.4/mailseal.lua"
@@ -54,7 +55,8 @@ def protections() -> list[Broken]:
     version = series(installed_version())
     off = "local function sealing_fields(key)\n"
     return [
-        Broken("the index cache is on tmpfs", Setup(dovecot=_CACHE[version]), "cache"),
+        Broken("the index is encrypted", Setup(index=False, dovecot=_CACHE[version]), "cache"),
+        *_of_full_text(),
         Broken(
             "decrypted mails are on tmpfs", Setup(dovecot="mail_temp_dir = @DISK@\n"), "free blocks"
         ),
@@ -89,6 +91,19 @@ def protections() -> list[Broken]:
         Broken("mail in clear is overwritten", Setup(day=WithoutShredding), "free blocks"),
         Broken("the queue is encrypted", Setup(encrypted_queue=False), "queue", _as_if_encrypted),
     ]
+
+
+def _of_full_text() -> list[Broken]:
+    """Where it is installed: its index beside the mail."""
+    if full_text.missing(installed_version()):
+        return []
+    patch = (
+        "lib/mailseal/login/open_folders.py",
+        '        if self._version == "2.4":\n',
+        '        return []\n        if self._version == "2.4":\n',
+    )
+    setup = Setup(patches=[patch])
+    return [Broken("the full-text index is in the encrypted folder", setup, "full-text index")]
 
 
 def main(say: Callable[[str], None]) -> int:

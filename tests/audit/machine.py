@@ -16,7 +16,7 @@ from tests.audit.day import ALICE, CONTROL, EARLIER, PASSWORD, SIEVE, USERS, Day
 from tests.audit.disk import Disk
 from tests.audit.result import Result, place_in_queue, place_of
 from tests.audit.words import Hit, Owner, find, owners
-from tests.lab import Lab
+from tests.lab import Lab, full_text
 from tests.lab.dovecot import installed_version, series
 from tests.lab.place import LabError
 
@@ -53,13 +53,17 @@ class Setup:
     """The differences of an audit's lab from the documented configuration.
 
     encrypted_queue  whether queue and logs are in encrypted folders
-    dovecot          configuration text for Dovecot, at the end; @DISK@ is a folder on the disk
+    index            whether indexes are in encrypted folders on the disk; else as in install.md
+    full_text        whether there is a full-text index, if its package is installed
+    dovecot          text in Dovecot's language, last; @DISK@ is a folder on the disk
     config           mailseal options
     patches          changes of mailseal's files: path, old text, new text
     day              for a shorter day
     """
 
     encrypted_queue: bool = True
+    index: bool = True
+    full_text: bool = True
     dovecot: str = ""
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     patches: Sequence[tuple[str, str, str]] = ()
@@ -80,6 +84,7 @@ def audit(setup: Setup, say: Callable[[str], None]) -> Result:
         finally:
             lab.kill()
             say("all is dead; searching logs and memory")
+            result.full_text = _has_full_text(folder)
             _search_files(result, lab, list(whose.values()))
             lab.stop()
         queue.unmount()  # first, because it is mounted inside the other one
@@ -121,17 +126,27 @@ def _lab(folder: str, setup: Setup) -> Lab:
         auth="behind-passwd-file",
         plain_users=dict.fromkeys((EARLIER, CONTROL), PASSWORD),
         postfix_extra=_POSTFIX,
-        config_extra=setup.config,
         directory=folder,
     )
+    options = {"index.folder": os.path.join(folder, "index")} if setup.index else {}
+    searches = setup.index and setup.full_text and not full_text.missing(lab.dovecot.version)
+    if searches:
+        options |= full_text.options(lab.dovecot)
+    lab.write_config({**options, **setup.config})
     on_disk = os.path.join(folder, "tmp")
     os.mkdir(on_disk)
     os.chmod(on_disk, 0o1777)
     for path, old, new in setup.patches:
         _patch(lab.place.path("code", path), old, new)
     text = _SIEVE[series(lab.dovecot.version)] + f"submission_host = 127.0.0.1:{lab.smtp[1]}\n"
+    if searches:
+        text += full_text.configuration(lab.dovecot)
     lab.dovecot.write_config(text + setup.dovecot.replace("@DISK@", on_disk))
     return lab
+
+
+def _has_full_text(folder: str) -> bool:
+    return any("postlist.glass" in names for _, _, names in os.walk(folder))
 
 
 def _patch(path: str, old: str, new: str) -> None:

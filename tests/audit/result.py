@@ -92,7 +92,6 @@ class Result:
     leaked: set[str] = dataclasses.field(default_factory=set)
     searched: int = 0
     full_text: bool = False
-    index: str = ""
 
     def add(self, hits: Iterable[tuple[Hit, str]], place: str) -> None:
         for hit, path in hits:
@@ -149,7 +148,6 @@ class Result:
         return {
             "dovecot": self.dovecot,
             "queue_encrypted": self.encrypted_queue,
-            "index": self.index,
             "full_text_search": self.full_text,
             "bytes_searched": self.searched,
             "hits": {p: {COLUMNS[u]: self.counts[p][u] for u in COLUMNS} for p in PLACES},

@@ -26,6 +26,7 @@ def test_words_are_found_where_protections_are_off() -> None:
     together = Setup(
         dovecot="".join(broken.setup.dovecot for broken in off),
         encrypted_queue=False,
+        index=False,
         day=WithoutShredding,
     )
     result = run(together)
