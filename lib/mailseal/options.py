@@ -95,6 +95,12 @@ class Dovecot:
         "Dovecot's auth-client socket.  `mailseal enroll` verifies passwords there.  Change it if "
         "Dovecot's base_dir is not /run/dovecot.",
     )
+    indexer_socket: str = option(
+        absolute_path,
+        "/run/dovecot/indexer",
+        "Socket of Dovecot's service indexer.  With agent.indexer_socket, the agent asks there at "
+        "an IMAP login to index new mail.  Change it if Dovecot's base_dir is not /run/dovecot.",
+    )
     lmtp_socket: str = option(
         socket_name,
         "/run/dovecot/mailseal-relay",
@@ -162,6 +168,14 @@ class Agent:
         ("root",),
         "The users that may use all verbs of the agent, also those that need no password.  "
         "Usually only root.",
+    )
+    indexer_socket: str | None = option(
+        optional(absolute_path),
+        None,
+        "The unix socket on which the agent gives Dovecot's indexer the keys of users who have a "
+        "session, for full-text search.  Only root is answered.  null: enrolled users have no "
+        "full-text search.  Set it to /run/mailseal/indexer.sock with the file fts.conf of "
+        "dovecot-conf; it needs index.folder.  See docs/search.md.",
     )
     parallel: int = option(
         number(1, 256),

@@ -47,7 +47,7 @@ from mailseal.crypto import kdf
 from mailseal.daemon import drop_root, notify, open_log, user_ids
 from mailseal.errors import MailsealError, UsageError, print_error
 from mailseal.keys import opening
-from mailseal.login import caches, from_config, hardening, indexes, protocol, startup
+from mailseal.login import caches, from_config, hardening, indexer, indexes, protocol, startup
 from mailseal.login.admin_verbs import AdminVerbs
 from mailseal.login.callers import Caller, Callers
 from mailseal.login.chores import Chores
@@ -102,6 +102,8 @@ class Agent:
         )
         expiry = asyncio.create_task(self._expire())
         sweeps = asyncio.create_task(self._sweep())
+        if self.service.search is not None:
+            self.service.search.start()
         try:
             await stop.wait()
         finally:
@@ -231,6 +233,7 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
     startup.require_store(config)
     notes = startup.notes(config, (uid, gid))
     listener, lock = startup.listen(config, from_config.login_group(config), panel_uids)
+    for_indexer = indexer.open_socket(config)
     with contextlib.closing(listener):
         keeper = caches.start(config)  # before there is a key in this process
         got = {"memory_locked": hardening.lock_memory()}
@@ -298,6 +301,7 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
             indexes=placed,
             notes=notes,
         )
+        service.search = indexer.configured(config, for_indexer, service, placed)
         agent = Agent(service, callers=callers, log=log)
         log.info("listening on %s for Dovecot %s, uid=%d", config.agent.socket, version, uid)
         asyncio.run(_serve(agent, listener, lines, database))

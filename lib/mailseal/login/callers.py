@@ -66,9 +66,7 @@ class Callers:
 
     def of(self, connection: socket.socket) -> Caller:
         """The client of a connection: SO_PEERCRED, from the time of its connect(2)."""
-        size = struct.calcsize("3i")
-        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        uid = int(struct.unpack("3i", raw)[1])
+        uid = uid_of(connection)
         admin = uid in self._admin
         panel, login = uid in self._panel, uid in self._login
         return Caller(uid, admin or login, admin or panel, admin, admin or uid in self._naming)
@@ -102,3 +100,10 @@ class Callers:
                 self._logged.clear()
             self._logged[caller.uid] = now
             log.warning("refused uid=%d: %s", caller.uid, what)
+
+
+def uid_of(connection: socket.socket) -> int:
+    """The uid at the other end when it called connect(2): SO_PEERCRED."""
+    size = struct.calcsize("3i")
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    return int(struct.unpack("3i", raw)[1])

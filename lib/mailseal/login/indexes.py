@@ -90,6 +90,10 @@ class Indexes:
         if self._caches is not None:
             await self._caches.stop(named)
 
+    def fields_if_open(self, user: str) -> list[tuple[str, str]] | None:
+        """The fields of a login for a folder that is unlocked; None if it is not."""
+        return None if self._folders is None else self._folders.fields_if_open(user)
+
     def describe(self, user: str) -> dict[str, str]:
         """Where a user's index is, for `mailseal status`."""
         if self._folders is None:

@@ -20,6 +20,7 @@ import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from mailseal.errors import (
     AlreadyEnrolled,
@@ -45,6 +46,9 @@ from mailseal.login.stored import Stored
 from mailseal.login.thread_pools import ThreadPools
 from mailseal.login.vault import Unlocked, Vault
 from mailseal.login.verbs import Answer, Verb, error_answer, note_enrollment
+
+if TYPE_CHECKING:
+    from mailseal.login.indexer import Indexer
 
 _WRONG_FOR = 5.0
 _WRONG_ENTRIES = 10000
@@ -74,6 +78,7 @@ class LoginVerbs:
         self.vault = vault
         self.notes = notes
         self.indexes = indexes
+        self.search: Indexer | None = None
         self.guesses = guesses or Guesses(log=log)
         self.sessions = sessions
         self.pools = pools
@@ -156,6 +161,8 @@ class LoginVerbs:
             result = "ok"
             if self.indexes is not None:
                 named = named + await self.indexes.unlock(user, index_key)
+            if self.search is not None:
+                self.search.begin(user, _shown(fields, "service"))
             return "ok", _named(user, named)
         except MailsealError as exc:
             result = f"temporary ({_sentence(exc)})"

@@ -96,6 +96,11 @@ class OpenFolders:
             self._open[name] = _Open(identifier, key, self._clock())
         return self._fields(self._folders.path(name))
 
+    def fields_if_open(self, user: str) -> list[tuple[str, str]] | None:
+        """The fields of a login for a folder that is unlocked; None if it is not."""
+        name = folder_name(user)
+        return self._fields(self._folders.path(name)) if name in self._open else None
+
     async def sweep(self, users: set[str]) -> None:
         """Lock the folders of all users except these, who have connections."""
         if not self._open and not self._closing:

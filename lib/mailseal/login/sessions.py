@@ -101,6 +101,13 @@ class Sessions:
         session.used = self._clock()
         return session, found
 
+    def peek(self, user: str, revision: Revision | None) -> Session | None:
+        """The session of a user, without a password; this does not count as its use."""
+        session = self._by_user.get(user)
+        if session is None or self._over(session) or session.revision != revision:
+            return None
+        return session
+
     def start(
         self,
         user: str,

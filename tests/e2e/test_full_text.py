@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: MIT
+"""Full-text search in sealed mail: only the indexer has keys, and the index is encrypted."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import ALICE, BOB, Imap, Lab, LabError
+from tests.lab.dovecot import installed_version
+from tests.lab.full_text import configuration, missing, options
+from tests.lab.place import MAIL_UID
+from tests.lab.process import wait_until
+from tests.lab.smtp import send
+from tests.lab.volume import encrypting_volume
+
+PLAIN = "plain@example.org"
+PASSWORD = "password"
+
+# Asks a socket in Dovecot's auth-master protocol, and prints what comes until a line begins with a
+# capital word that ends an answer.
+_ASK = """
+import socket, sys
+path, question = sys.argv[1:]
+s = socket.socket(socket.AF_UNIX)
+s.settimeout(10)
+s.connect(path)
+s.sendall(b"VERSION\\t1\\t0\\n" + question.encode() + b"\\n")
+got = b""
+while not any(line.startswith((b"USER", b"FAIL", b"NOTFOUND")) for line in got.split(b"\\n")[:-1]):
+    piece = s.recv(65536)
+    if not piece:
+        break
+    got += piece
+sys.stdout.buffer.write(got)
+"""
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Lab]:
+    if package := missing(installed_version()):
+        pytest.skip(f"{package} is not installed, for Dovecot {installed_version()[:3]}")
+    try:
+        with encrypting_volume() as volume:
+            made = Lab(
+                {ALICE: PASSWORD, BOB: PASSWORD},
+                auth="behind-passwd-file",
+                plain_users={PLAIN: PASSWORD},
+            )
+            made.write_config({"index.folder": f"{volume}/index", **options(made.dovecot)})
+            made.dovecot.write_config(configuration(made.dovecot))
+            with made as lab:
+                yield lab
+    except LabError as exc:
+        if "mount" not in str(exc) and "fscrypt" not in str(exc):
+            raise
+        pytest.skip(f"no file system with fscrypt can be made here: {exc}")
+
+
+def deliver(lab: Lab, user: str, word: str) -> None:
+    text = f"Subject: a mail\r\nFrom: <eve@example.net>\r\n\r\nthe {word} is in the cellar\r\n"
+    send(lab.smtp, "eve@example.net", [user], text.encode())
+    lab.wait_delivered()
+
+
+def search(imap: Imap, word: str) -> list[bytes]:
+    return [line for line in imap.command(b'SEARCH BODY "%s"' % word.encode()) if b"SEARCH" in line]
+
+
+def indexes(folder: str) -> list[str]:
+    """The files of full-text indexes below a folder that hold words."""
+    return [
+        os.path.join(root, name)
+        for root, _, names in os.walk(folder)
+        for name in names
+        if name == "postlist.glass"
+    ]
+
+
+def index_folder(lab: Lab, user: str) -> str:
+    found = re.search(r"index: .* (/\S+)", lab.mailseal("status", user).stdout.decode())
+    assert found
+    return found[1]
+
+
+def ask(path: str, user: str, service: str, uid: int = 0) -> str:
+    """What a uid is answered: all of it, and what it fails with."""
+    names = f"service={service}\tprotocol={service}"
+    command = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    done = subprocess.run(
+        [*command, "/usr/bin/python3", "-I", "-c", _ASK, path, f"USER\t1\t{user}\t{names}"],
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout + done.stderr
+
+
+def test_a_login_indexes_and_a_search_reads_no_mail(site: Lab) -> None:
+    deliver(site, ALICE, "tangerine")
+    with site.login(ALICE) as imap:
+        folder = index_folder(site, ALICE)
+        wait_until(lambda: indexes(folder), "the login has indexed INBOX")
+        assert imap.select() == 1
+        assert search(imap, "tangerine")[0] == b"* SEARCH 1"
+    assert indexes(site.home(ALICE)) == []
+    # Nobody can read the mail now: it is found by the index or not at all.
+    (path,) = site.stored(ALICE)
+    os.chmod(path, 0)
+    try:
+        with site.login(ALICE) as imap:
+            imap.select()
+            assert search(imap, "tangerine")[0] == b"* SEARCH 1"
+            assert search(imap, "clementine")[0] == b"* SEARCH"
+    finally:
+        os.chmod(path, 0o600)
+
+
+def test_who_is_not_enrolled_is_indexed_as_without_mailseal(site: Lab) -> None:
+    deliver(site, PLAIN, "mandarin")
+    with Imap(site.imap, PLAIN, PASSWORD) as imap:
+        imap.select()
+        assert search(imap, "mandarin")[0] == b"* SEARCH 1"
+    assert indexes(site.home(PLAIN))
+
+
+def test_without_a_session_mails_are_found_and_nothing_is_indexed(site: Lab) -> None:
+    """The connection outlives the agent's session: the search reads the mails then."""
+    deliver(site, BOB, "satsuma")
+    with site.login(BOB) as imap:
+        imap.select()
+        assert search(imap, "satsuma")[0] == b"* SEARCH 1"
+        site.restart_agent()
+        deliver(site, BOB, "kumquat")
+        imap.command(b"NOOP")
+        assert search(imap, "kumquat")[0] == b"* SEARCH 2"
+        assert search(imap, "satsuma")[0] == b"* SEARCH 1"
+        site.stop_agent()
+        try:
+            assert search(imap, "kumquat")[0] == b"* SEARCH 2"
+        finally:
+            site.start_agent()
+    assert "no session, so no key" in site.log_text()
+    assert indexes(site.home(BOB)) == []
+    with site.login(BOB) as imap:
+        imap.select()
+        assert search(imap, "kumquat")[0] == b"* SEARCH 2"
+
+
+def test_nobody_but_root_gets_keys(site: Lab) -> None:
+    path = site.place.quick_path("indexer.sock")
+    with site.login(ALICE):
+        good = ask(path, ALICE, "indexer-worker")
+        assert "private_key" in good
+        assert good.splitlines()[-1].startswith(f"USER\t1\t{ALICE}\t")
+        # The delivery daemon's uid, which is also that of all mail processes.
+        assert "PermissionError" in ask(path, ALICE, "indexer-worker", MAIL_UID)
+        os.chmod(path, 0o666)
+        try:
+            refused = ask(path, ALICE, "indexer-worker", MAIL_UID)
+            assert "USER" not in refused and "private" not in refused
+        finally:
+            os.chmod(path, 0o600)
+        assert "only root is answered" in site.log_text()
+        # Dovecot's userdb, which that uid may ask, says where the mail is and how to seal it.
+        for service in ("indexer-worker", "imap", "lmtp"):
+            said = ask(site.dovecot.userdb_socket, ALICE, service, MAIL_UID)
+            assert f"USER\t1\t{ALICE}\t" in said
+            assert "private" not in said and "password" not in said
+
+
+def test_root_gets_keys_for_the_indexer_and_open_sessions_only(site: Lab) -> None:
+    path = site.place.quick_path("indexer.sock")
+    with site.login(ALICE):
+        for service in ("imap", "lmtp", "doveadm"):
+            assert ask(path, ALICE, service).splitlines()[-1].startswith("FAIL\t1")
+        assert "private_key" in ask(path, ALICE, "indexer-worker")
+    assert site.mailseal("lock", ALICE).returncode == 0
+    assert ask(path, ALICE, "indexer-worker").splitlines()[-1].startswith("FAIL\t1")
+    assert "NOTFOUND\t1" in ask(path, "nobody@example.org", "indexer-worker")
+    said = ask(path, PLAIN, "indexer-worker")
+    assert f"USER\t1\t{PLAIN}\t" in said
+    assert "private" not in said
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["", "USER", "USER\t1", "PASS\t1\talice@example.org\tservice=imap", "LIST\t1", "USER\tx\ty"],
+)
+def test_other_questions_get_no_key(site: Lab, question: str) -> None:
+    path = site.place.quick_path("indexer.sock")
+    command = ["/usr/bin/python3", "-I", "-c", _ASK, path, question]
+    said = subprocess.run(command, capture_output=True, text=True).stdout
+    assert "private" not in said
+    assert "USER\t1" not in said
