@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import ctypes
 import errno
 import functools
 import json
@@ -34,7 +33,6 @@ from mailseal.index import memory
 from mailseal.index.memory import Cached
 from mailseal.keys.names import normalise
 
-_PR_SET_PDEATHSIG = 1
 _PLAIN_FOR = 600.0
 
 
@@ -86,9 +84,8 @@ def _serve(connection: socket.socket, root: str, uid: int, gid: int) -> None:
     fd = connection.detach()
     os.dup2(fd, 0)
     os.closerange(1, 4096)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # it ends when the agent ends
+        signal.signal(number, signal.SIG_IGN)  # it ends when the agent's end is closed
     if os.geteuid() == 0:
         drop_root(uid, gid)
     with socket.socket(fileno=0) as own, own.makefile("rwb") as stream:
