@@ -26,7 +26,7 @@ class mailseal extends rcube_plugin
         $this->register_action('plugin.mailseal', [$this, 'show']);
     }
 
-    // The driver that is configured changes the hash, mailseal's the keyring too: see roundcube.php.
+    // The configured driver changes the hash; mailseal's driver also changes the keyring: see roundcube.php.
     private function use_password_driver()
     {
         $config = $this->rc->config;
@@ -119,10 +119,10 @@ class mailseal extends rcube_plugin
         return $rows;
     }
 
-    // Exit status of `mailseal status`, and what it knows about the user, whose password the session has.
+    // Exit status and result of `mailseal status` for the user, with the password from the session.
     private function state()
     {
-        // For a user who is not enrolled, every password is wrong: so without one first.
+        // For a user who is not enrolled, every password is wrong, so ask without a password first.
         $found = $this->run(['status', '--json'], '');
         if ($found[0] !== 0) {
             return $found;

@@ -77,7 +77,7 @@ def _start(owner: Owner | None, job: Job, others: dict[int, int]) -> tuple[int, 
             drop_root(*owner)
         forbid_dumps()
         end_with(parent, signal.SIGKILL)
-        # Line by line: whoever shows the progress must not wait for a full buffer.
+        # Line by line: a program that shows the progress must not wait for a full buffer.
         with open(writing, "w", buffering=1, encoding="ascii") as stream:
             _work(job, stream.write)
         status = 0

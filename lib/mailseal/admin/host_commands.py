@@ -7,6 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from mailseal.keys import record
+
 if TYPE_CHECKING:
     from mailseal.admin.command import Commands, Context
 
@@ -32,7 +34,7 @@ def hosts(context: Context) -> int:
         context.ask("forget_host", name=context.arguments.forget.encode())
         sys.stdout.write(f"{context.arguments.forget} is forgotten\n")
         return 0
-    found = json.loads(context.ask("hosts").fields["hosts"])
+    found = record.parse(context.ask("hosts").fields["hosts"])
     if context.arguments.json:
         json.dump(found, sys.stdout, indent=1)
         sys.stdout.write("\n")

@@ -195,7 +195,7 @@ def write_keys(strings: list[str], form: str) -> None:
 
     from mailseal.crypto.eckeys import PrivateKey
 
-    sys.stderr.write("mailseal: warning: whoever has these lines can read all the user's mail\n")
+    sys.stderr.write("mailseal: warning: anybody with these lines can read all the user's mail\n")
     for text in strings:
         if form == "pem":
             text = (

@@ -115,5 +115,5 @@ def _in_words(finding: Finding) -> str:
 
 
 def _printable(line: str) -> str:
-    """Escape control characters: whoever can write to the mail store can choose file names."""
+    """Escape control characters: anybody who can write to the mail store can choose file names."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)

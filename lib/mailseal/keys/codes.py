@@ -19,7 +19,7 @@ import secrets
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_SIZE = 3
 CHANGE_ID_SIZE = 16
-"""Letters in the id of a login slot.  It is the id of a password change, and whoever knows it
+"""Letters in the id of a login slot.  It is the id of a password change, and anybody who knows it
 can end that change.  It has 80 bits, so it cannot be guessed."""
 _SECRET_SIZE = 26
 _CHECK_SIZE = 3

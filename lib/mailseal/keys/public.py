@@ -214,7 +214,7 @@ class PublicStore:
         return sorted(n for n in found - names if not n.endswith(durable.LEFT_OVER))
 
     def take_key_away(self, name: str) -> None:
-        """Let mail wait for whoever has this file name."""
+        """Make lookup() raise TemporaryError for users with this file name."""
         durable.replace(self._mark_path(name), _LEAVING, mode=0o644, alone=True)
         durable.remove(self._key_path(name))
 

@@ -91,9 +91,9 @@ class KeyringStore(Protocol):
         ...
 
     def end_sessions(self, user: str | None) -> None:
-        """Give the user's content, None: everybody's, another revision if there are other agents.
+        """Change the revision of the user's content (None: of all) if there are other agents.
 
-        So none of them goes on with a session.
+        So all agents end the sessions.
         """
         ...
 

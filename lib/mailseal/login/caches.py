@@ -31,6 +31,7 @@ from mailseal.daemon import drop_root, user_ids
 from mailseal.errors import BadUserName, ConfigError, MailsealError
 from mailseal.index import memory
 from mailseal.index.memory import Cached
+from mailseal.keys import record
 from mailseal.keys.names import normalise
 
 _PLAIN_FOR = 600.0
@@ -76,7 +77,7 @@ class Keeper:
         line = self._stream.readline()
         if not line:
             raise BrokenPipeError(errno.EPIPE, "the process for the index caches has ended")
-        return json.loads(line)
+        return record.parse(line)
 
 
 def _serve(connection: socket.socket, root: str, uid: int, gid: int) -> None:
@@ -90,7 +91,7 @@ def _serve(connection: socket.socket, root: str, uid: int, gid: int) -> None:
         drop_root(uid, gid)
     with socket.socket(fileno=0) as own, own.makefile("rwb") as stream:
         for line in stream:
-            request = json.loads(line)
+            request = record.parse(line)
             if request["do"] == "empty":
                 memory.empty(request["root"], request["name"])
                 answer: object = None

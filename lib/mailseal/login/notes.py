@@ -25,7 +25,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from mailseal import durable
-from mailseal.errors import MailsealError
+from mailseal.errors import Damaged, MailsealError
+from mailseal.keys import record
 from mailseal.keys.names import file_name
 
 _DAY = 86400
@@ -91,8 +92,8 @@ class Notes:
         return dict(self._load(user) if found is None else found)
 
     def _load(self, user: str) -> dict[str, int]:
-        with contextlib.suppress(OSError, ValueError), open(self._days_of(user), "rb") as stream:
-            found = json.loads(stream.read(_MAX_FILE))
+        with contextlib.suppress(OSError, Damaged), open(self._days_of(user), "rb") as stream:
+            found = record.parse(stream.read(_MAX_FILE))
             if isinstance(found, dict):
                 return {str(slot): day for slot, day in found.items() if isinstance(day, int)}
         return {}

@@ -60,7 +60,7 @@ def init(config: Config) -> str:
 
 
 def _prepare_index(path: str, config: Config, uid: int, *, root: bool) -> None:
-    """The folder of the index folders; it may be where a file system of its own is mounted.
+    """The folder of the index folders; it may be the mount point of a separate file system.
 
     What is made in it gets the group of the mail (setgid): Dovecot gives files the group that their
     folder has, and can do that with a group of its own only.

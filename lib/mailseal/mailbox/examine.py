@@ -26,7 +26,7 @@ from mailseal.crypto.eckeys import PrivateKey
 from mailseal.errors import Damaged
 
 CLEAR = "clear"
-"""Not sealed: whoever can read the disk can read the mail."""
+"""Not sealed: anybody who can read the disk can read the mail."""
 FOREIGN = "foreign"
 """Sealed to a key pair that is not in the user's keyring: the user cannot read it."""
 DAMAGED = "damaged"

@@ -7,10 +7,10 @@ FAILURES
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from mailseal.admin.command import error_of
+from mailseal.keys import record
 from mailseal.login.client import AgentClient, Answer
 
 State = dict[str, Any]
@@ -32,22 +32,22 @@ class Agent:
         if self._remote:
             raw["remote"] = self._remote.encode("utf-8", "replace")[:100]
         with AgentClient(self._socket, _TIMEOUT) as agent:
-            reply = agent.request(verb, user=user.encode("utf-8", "replace"), **raw)
-        if reply.status != "ok":
-            raise error_of(reply)
-        return reply
+            answer = agent.request(verb, user=user.encode("utf-8", "replace"), **raw)
+        if answer.status != "ok":
+            raise error_of(answer)
+        return answer
 
     def sign_in(self, user: str, password: str) -> tuple[str, State]:
         """A token that shows the state, and the state."""
-        reply = self.ask("sign_in", user, password=password)
-        return reply.text("token"), state_in(reply)
+        answer = self.ask("sign_in", user, password=password)
+        return answer.text("token"), state_in(answer)
 
     def state(self, user: str, token: str) -> State:
         """The state.  NotPermitted: sign in again."""
         return state_in(self.ask("state", user, token=token))
 
 
-def state_in(reply: Answer) -> State:
+def state_in(answer: Answer) -> State:
     """The state in an answer."""
-    found: State = json.loads(reply.fields["state"])
+    found: State = record.parse(answer.fields["state"])
     return found

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mailseal import errors
-from mailseal.errors import MailsealError, UsageError
+from mailseal.errors import Damaged, MailsealError, UsageError
+from mailseal.keys import record
 from mailseal.keys.names import normalise
 from mailseal.web import password_change
 from mailseal.web.visit import Site, Visit
@@ -67,8 +68,9 @@ def add(app: Any, site: Site) -> None:
     base = f"{site.prefix}/api/v1"
     described = (importlib.resources.files("mailseal.web") / "openapi.json").read_text("utf-8")
     described = described.replace("/mailseal/api/v1", base)
+    description = record.parse(described.encode())
 
-    def reply(found: dict[str, Any], status: int = 200) -> Any:
+    def response(found: dict[str, Any], status: int = 200) -> Any:
         return make_response(json.dumps(found), status, {"Content-Type": "application/json"})
 
     def run(job: Callable[[Visit, str, Fields], dict[str, Any]]) -> Callable[[], Any]:
@@ -79,10 +81,10 @@ def add(app: Any, site: Site) -> None:
                 user = normalise(fields.pop("user", ""))
                 if visit.vouched_user not in (None, user):
                     raise errors.NotPermitted("another user than the web server has checked")
-                return reply(job(visit, user, fields))
+                return response(job(visit, user, fields))
             except MailsealError as exc:
                 status = next((code for kind, code in _STATUS if isinstance(exc, kind)), 503)
-                return reply({"error": type(exc).__name__, "message": str(exc)}, status)
+                return response({"error": type(exc).__name__, "message": str(exc)}, status)
 
         return answer
 
@@ -94,15 +96,15 @@ def add(app: Any, site: Site) -> None:
     }
     for path, job in jobs.items():
         app.add_url_rule(f"{base}{path}", f"api{path}", run(job), methods=["POST"])
-    app.add_url_rule(f"{base}/openapi.json", "api", lambda: reply(json.loads(described)))
+    app.add_url_rule(f"{base}/openapi.json", "api", lambda: response(description))
 
 
 def _fields(request: Any) -> Fields:
     if request.mimetype != "application/json":
         raise UsageError("the body must be application/json")
     try:
-        found = json.loads(request.get_data())
-    except (ValueError, RecursionError):
+        found = record.parse(request.get_data())
+    except Damaged:
         raise UsageError("the body is not JSON") from None
     if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
         raise UsageError("the body must be an object of texts")

@@ -33,8 +33,8 @@ def change(visit: Visit, state: State, old: str, new: str) -> None:
     elif not command:
         visit.agent.ask("passwd", user, old=old, new=new)
     else:
-        reply = visit.agent.ask("passwd", user, old=old, new=new, keep_old="1")
-        _finish(visit.agent, user, command, new, reply.text("change"))
+        answer = visit.agent.ask("passwd", user, old=old, new=new, keep_old="1")
+        _finish(visit.agent, user, command, new, answer.text("change"))
 
 
 def reset(visit: Visit, user: str, code: str, new: str) -> None:
@@ -51,8 +51,8 @@ def reset(visit: Visit, user: str, code: str, new: str) -> None:
     if not command:
         visit.agent.ask("recover", user, code=code, new=new)
         return
-    reply = visit.agent.ask("recover", user, code=code, new=new, keep_old="1")
-    _finish(visit.agent, user, command, new, reply.text("change"))
+    answer = visit.agent.ask("recover", user, code=code, new=new, keep_old="1")
+    _finish(visit.agent, user, command, new, answer.text("change"))
 
 
 def _command(visit: Visit, user: str) -> list[str]:

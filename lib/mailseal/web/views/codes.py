@@ -16,8 +16,8 @@ def recovery_code(visit: Visit) -> Answer:
     warning, status = "", 200
     if visit.posted():
         try:
-            reply = visit.agent.ask("recovery", state["user"], password=visit.field("password"))
-            return visit.show("code.html", code=reply.text("code"), first=False)
+            answer = visit.agent.ask("recovery", state["user"], password=visit.field("password"))
+            return visit.show("code.html", code=answer.text("code"), first=False)
         except MailsealError as exc:
             warning, status = visit.why(exc), 403
     return visit.show("recovery_code.html", status=status, warning=warning, state=state)
@@ -51,10 +51,10 @@ def app_passwords(visit: Visit) -> Answer:
     if visit.posted():
         label = visit.field("label").strip()
         try:
-            reply = visit.agent.ask(
+            answer = visit.agent.ask(
                 "app", state["user"], password=visit.field("password"), label=label
             )
-            return visit.show("app_password.html", code=reply.text("code"), label=label)
+            return visit.show("app_password.html", code=answer.text("code"), label=label)
         except MailsealError as exc:
             warning, status = visit.why(exc), 403
     return visit.show(
@@ -88,9 +88,9 @@ def own_key(visit: Visit) -> Answer:
     warning, status = "", 200
     if visit.posted():
         try:
-            reply = visit.agent.ask("own_keys", state["user"], password=visit.field("password"))
+            answer = visit.agent.ask("own_keys", state["user"], password=visit.field("password"))
             name = re.sub(r"[^a-z0-9.@_-]", "_", state["user"])
-            return visit.download(f"mail-key-{name}.txt", reply.text("keys") + "\n")
+            return visit.download(f"mail-key-{name}.txt", answer.text("keys") + "\n")
         except MailsealError as exc:
             warning, status = visit.why(exc), 403
     return visit.show("key.html", status=status, warning=warning)

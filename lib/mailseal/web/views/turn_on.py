@@ -36,10 +36,10 @@ def explain(visit: Visit) -> Answer:
 
 def _code(visit: Visit, user: str, *, old_mail: bool) -> Answer:
     password = visit.field("password")
-    reply = visit.agent.ask("enroll_begin", user, password=password)
+    answer = visit.agent.ask("enroll_begin", user, password=password)
     return visit.show(
         "code.html",
-        code=reply.text("code"),
+        code=answer.text("code"),
         first=True,
         old_mail="1" if old_mail else "",
     )
