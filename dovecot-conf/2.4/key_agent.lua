@@ -7,6 +7,7 @@
 --     Sends one line to the agent's unix socket and reads one line: words separated by one space,
 --     `name=value` with the value in lower-case hex.  Needs lua-socket.
 
+local socket = require "socket"
 local socket_unix = require "socket.unix"
 
 local agent = {}
@@ -36,15 +37,26 @@ local function parse_answer(line)
   return status, fields
 end
 
-local function connect(socket_path, seconds)
-  local sock = (type(socket_unix) == "table" and socket_unix.stream or socket_unix)()
-  sock:settimeout(seconds, "t")
-  local ok, err = sock:connect(socket_path)
-  if not ok then
+-- Few connections may wait until the agent accepts them (login/startup.py).  So an agent that hangs
+-- holds few of Dovecot's auth workers, and users who are not enrolled find a free one.  An agent that
+-- works accepts them at once: try again for one second.
+local TRIES, PAUSE = 20, 0.05
+
+-- A socket on which the line was sent; or nil and a sentence for the log.
+local function connected(socket_path, seconds, line)
+  local sent, err
+  for try = 1, TRIES do
+    if try > 1 then socket.sleep(PAUSE) end
+    local sock = (type(socket_unix) == "table" and socket_unix.stream or socket_unix)()
+    sock:settimeout(seconds, "t")
+    local ok, why = sock:connect(socket_path)
+    -- lua-socket notices only when it sends that no more connections may wait
+    if ok then sent, err = sock:send(line) end
+    if sent then return sock end
     sock:close()
-    return nil, err
+    if not ok then return nil, why end
   end
-  return sock
+  return nil, "too many connections wait: " .. tostring(err)
 end
 
 -- Returns status, fields; or nil and a sentence for the log.
@@ -55,12 +67,12 @@ function agent.ask(socket_path, seconds, verb, question)
   end
   local line = table.concat(words, " ") .. "\n"
   if #line > MAX_REQUEST then return nil, "the request is too long for the key agent" end
-  local sock, err = connect(socket_path, seconds)
+  local sock, err = connected(socket_path, seconds, line)
   if not sock then
     return nil, "cannot reach the key agent at " .. socket_path .. ": " .. tostring(err)
   end
   local answer
-  if sock:send(line) then answer, err = sock:receive("*l") end
+  answer, err = sock:receive("*l")
   sock:close()
   if not answer then
     return nil, "no answer from the key agent at " .. socket_path .. ": " .. tostring(err)

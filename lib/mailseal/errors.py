@@ -171,6 +171,10 @@ class TooManyGuesses(TemporaryError):
     """There were too many wrong passwords; this one was not checked."""
 
 
+class NotPublished(TemporaryError):
+    """The keyring was stored, but its public key could not be published."""
+
+
 class NotPermitted(MailsealError):
     """The caller may not do this."""
 

@@ -32,6 +32,18 @@ def test_users_that_do_not_exist() -> None:
     ]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="check-config looks into the store as root only")
+@pytest.mark.parametrize("name", ["alice.json", "enrolled/alice"])
+def test_what_is_no_file_among_the_public_keys(tmp_path: Path, name: str) -> None:
+    """A FIFO would stop an auth worker that reads it."""
+    config = configuration.parse(f"state_dir: {tmp_path}\nagent: {{user: 0}}\n")
+    startup.init(config)
+    assert list(access_check.public_files(config)) == []
+    os.mkfifo(os.path.join(config.public_dir, name))
+    (found,) = access_check.public_files(config)
+    assert found.level == ERROR and found.text.startswith(f"{config.public_dir}/{name} is not")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes sockets of several owners")
 class TestSockets:
     @pytest.fixture

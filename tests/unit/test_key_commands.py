@@ -249,6 +249,22 @@ class TestBackup:
         assert opens(enrolled, b"pw") and opens(enrolled, b"bobs", "bob")
         assert enrolled.run("restore", file).stdout.count(b"no change needed") == 2
 
+    def test_the_keyring_alone_is_restored(self, enrolled: AgentProcess, tmp_path: Path) -> None:
+        """The disk takes the keyring and then nothing more: it says so, and how to go on."""
+        file = str(tmp_path / "backup")
+        assert enrolled.run("backup", file, USER).returncode == 0
+        assert enrolled.run("passwd", USER, stdin=b"pw\nnew\n").returncode == 0
+        key = tmp_path / "state" / "public" / f"{USER}.json"
+        key.unlink()
+        key.mkdir()  # no file can be put in its place
+        done = enrolled.run("restore", "--force", file)
+        assert done.returncode == 75
+        assert b"HALF RESTORED" in done.stdout and b"NOT RESTORED" not in done.stdout
+        assert f"hint: run `mailseal repair {USER}`".encode() in done.stderr
+        key.rmdir()
+        assert enrolled.run("repair", USER).returncode == 0
+        assert opens(enrolled, b"pw") and not opens(enrolled, b"new")
+
     def test_a_damaged_keyring_is_restored(self, enrolled: AgentProcess, tmp_path: Path) -> None:
         file = str(tmp_path / "backup")
         enrolled.run("backup", file)

@@ -4,6 +4,7 @@ the sockets, and that the users may connect to them."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import socket
@@ -68,6 +69,21 @@ def store(config: Config) -> Iterator[Finding]:
         startup.require_store(config)
     except TemporaryError as exc:
         yield error(f"{exc}; {exc.hint}")
+
+
+def public_files(config: Config) -> Iterator[Finding]:
+    """Whatever is no file among the public keys: Dovecot's Lua script would wait for a FIFO."""
+    if not config.dovecot_is_here or os.geteuid() != 0:
+        return
+    marks = os.path.join(config.public_dir, "enrolled")
+    for folder in (config.public_dir, marks):
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.path != marks and not entry.is_file(follow_symlinks=False):
+                    yield error(
+                        f"{entry.path} is not a file: lookups of this user could wait for ever; "
+                        "remove it, then run `mailseal repair USER`"
+                    )
 
 
 def sockets(config: Config) -> Iterator[Finding]:

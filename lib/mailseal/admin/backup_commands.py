@@ -25,6 +25,7 @@ from mailseal.errors import (
     MailsealError,
     NotEnrolled,
     NotPermitted,
+    NotPublished,
     UsageError,
     WrongPassword,
 )
@@ -128,7 +129,10 @@ def restore(context: Context) -> int:
             raise
         except MailsealError as exc:
             failed.append(exc)
-            sys.stdout.write(f"{user}: NOT RESTORED: {exc}\n")
+            how = "HALF RESTORED" if isinstance(exc, NotPublished) else "NOT RESTORED"
+            sys.stdout.write(f"{user}: {how}: {exc}\n")
+            if len(keyrings) > 1 and exc.hint and how.startswith("HALF"):
+                sys.stderr.write(f"mailseal: hint: {exc.hint}\n")
             continue
         found = answer.text("found")
         done = (

@@ -71,6 +71,7 @@ def check(context: Context) -> int:
     if not context.arguments.file_only:
         found += access_check.users(config)
         found += access_check.store(config)
+        found += access_check.public_files(config)
         found += dovecot_check.findings(config, doveconf := Doveconf())
         found += index_check.findings(config, doveconf)
         if not context.arguments.no_sockets:

@@ -10,6 +10,7 @@ FAILURES
 from __future__ import annotations
 
 import os
+import time
 
 # The module that `socket` is built on: `socket` itself would add 9 ms of imports (selectors, enum)
 # to the 10 ms of Python's start, and the checkpassword program starts at each login.
@@ -23,6 +24,7 @@ from mailseal.login import protocol
 
 DEFAULT_SOCKET = "/run/mailseal/agent.sock"
 DEFAULT_TIMEOUT = 30.0
+_TRIES, _PAUSE = 20, 0.05  # seconds; see startup.BACKLOG
 
 
 class Answer:
@@ -102,13 +104,19 @@ class AgentClient:
         return Answer(status, values)
 
     def _connect(self) -> UnixSocket:
-        connection = UnixSocket(AF_UNIX, SOCK_STREAM)
-        try:
-            connection.settimeout(self.timeout)
-            connection.connect(self.path)
-        except OSError:
-            connection.close()
-            raise
+        """Connect; if too many others wait for the agent, try again for a second."""
+        for pause in (*[_PAUSE] * _TRIES, 0.0):
+            connection = UnixSocket(AF_UNIX, SOCK_STREAM)
+            try:
+                connection.settimeout(self.timeout)
+                connection.connect(self.path)
+            except OSError as exc:
+                connection.close()
+                if not pause or not isinstance(exc, BlockingIOError):
+                    raise
+                time.sleep(pause)
+            else:
+                break
         return connection
 
     def _read_line(self, connection: UnixSocket) -> bytes:

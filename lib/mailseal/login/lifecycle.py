@@ -29,6 +29,8 @@ from mailseal.errors import (
     Damaged,
     MailsealError,
     NotEnrolled,
+    NotPublished,
+    TemporaryError,
     UsageError,
 )
 from mailseal.keys import codes
@@ -277,7 +279,14 @@ class Lifecycle:
             published = self._vault.public.lookup(user)
             if published is not None and published.key_id == keyring.current.key_id:
                 return found
-        change.publish(keyring.current)
+        try:
+            change.publish(keyring.current)
+        except TemporaryError as exc:
+            raise NotPublished(
+                f"the keyring of {user} is restored, but not its public key: {exc}",
+                hint=f"run `mailseal repair {user}`; until then, mail is deferred, or sealed with "
+                "the previous key pair",
+            ) from None
         return found
 
     def suspend(self, user: str) -> None:

@@ -35,7 +35,10 @@ from mailseal.login.notes import Notes
 from mailseal.paths import open_folder
 from mailseal.sockets import made_with
 
-BACKLOG = 1024
+BACKLOG = 16
+"""Connections that wait until the agent accepts them; clients over this number try again for a
+second (client.py, key_agent.lua).  If the agent hangs, each connection that waits holds one of
+Dovecot's 100 auth workers, beside agent.parallel + agent.queue logins that it had accepted."""
 
 
 def init(config: Config) -> str:
