@@ -98,8 +98,9 @@ class Dovecot:
     indexer_socket: str = option(
         absolute_path,
         "/run/dovecot/indexer",
-        "Socket of Dovecot's service indexer.  With agent.indexer_socket, the agent asks there at "
-        "an IMAP login to index new mail.  Change it if Dovecot's base_dir is not /run/dovecot.",
+        "Socket of Dovecot's service indexer.  With agent.indexer_socket, the agent uses it at an "
+        "IMAP login to have new mail indexed.  Change it if Dovecot's base_dir is not "
+        "/run/dovecot.",
     )
     lmtp_socket: str = option(
         socket_name,

@@ -21,8 +21,8 @@ from tests.lab.volume import encrypting_volume
 PLAIN = "plain@example.org"
 PASSWORD = "password"
 
-# Asks a socket in Dovecot's auth-master protocol, and prints what comes until a line begins with a
-# capital word that ends an answer.
+# Sends a request in Dovecot's auth-master protocol, and prints the lines up to the end of the
+# answer.
 _ASK = """
 import socket, sys
 path, question = sys.argv[1:]
@@ -72,7 +72,7 @@ def search(imap: Imap, word: str) -> list[bytes]:
 
 
 def indexes(folder: str) -> list[str]:
-    """The files of full-text indexes below a folder that hold words."""
+    """The files of full-text indexes below a folder that contain words."""
     return [
         os.path.join(root, name)
         for root, _, names in os.walk(folder)
@@ -88,7 +88,7 @@ def index_folder(lab: Lab, user: str) -> str:
 
 
 def ask(path: str, user: str, service: str, uid: int = 0) -> str:
-    """What a uid is answered: all of it, and what it fails with."""
+    """The answer that a uid gets, and the reason of a failure."""
     names = f"service={service}\tprotocol={service}"
     command = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
     done = subprocess.run(
@@ -99,7 +99,7 @@ def ask(path: str, user: str, service: str, uid: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def test_a_login_indexes_and_a_search_reads_no_mail(site: Lab) -> None:
+def test_a_login_starts_indexing_and_a_search_reads_no_mail(site: Lab) -> None:
     deliver(site, ALICE, "tangerine")
     with site.login(ALICE) as imap:
         folder = index_folder(site, ALICE)
@@ -107,7 +107,7 @@ def test_a_login_indexes_and_a_search_reads_no_mail(site: Lab) -> None:
         assert imap.select() == 1
         assert search(imap, "tangerine")[0] == b"* SEARCH 1"
     assert indexes(site.home(ALICE)) == []
-    # Nobody can read the mail now: it is found by the index or not at all.
+    # Nobody can read the mail now, so only the index can find it.
     (path,) = site.stored(ALICE)
     os.chmod(path, 0)
     try:
@@ -119,7 +119,7 @@ def test_a_login_indexes_and_a_search_reads_no_mail(site: Lab) -> None:
         os.chmod(path, 0o600)
 
 
-def test_who_is_not_enrolled_is_indexed_as_without_mailseal(site: Lab) -> None:
+def test_users_who_are_not_enrolled_are_indexed_as_without_mailseal(site: Lab) -> None:
     deliver(site, PLAIN, "mandarin")
     with Imap(site.imap, PLAIN, PASSWORD) as imap:
         imap.select()
@@ -128,7 +128,7 @@ def test_who_is_not_enrolled_is_indexed_as_without_mailseal(site: Lab) -> None:
 
 
 def test_without_a_session_mails_are_found_and_nothing_is_indexed(site: Lab) -> None:
-    """The connection outlives the agent's session: the search reads the mails then."""
+    """The connection lasts longer than the agent's session: then the search reads the mails."""
     deliver(site, BOB, "satsuma")
     with site.login(BOB) as imap:
         imap.select()
@@ -150,13 +150,13 @@ def test_without_a_session_mails_are_found_and_nothing_is_indexed(site: Lab) -> 
         assert search(imap, "kumquat")[0] == b"* SEARCH 2"
 
 
-def test_nobody_but_root_gets_keys(site: Lab) -> None:
+def test_only_root_gets_keys(site: Lab) -> None:
     path = site.place.quick_path("indexer.sock")
     with site.login(ALICE):
         good = ask(path, ALICE, "indexer-worker")
         assert "private_key" in good
         assert good.splitlines()[-1].startswith(f"USER\t1\t{ALICE}\t")
-        # The delivery daemon's uid, which is also that of all mail processes.
+        # The uid of the delivery daemon and of all mail processes.
         assert "PermissionError" in ask(path, ALICE, "indexer-worker", MAIL_UID)
         os.chmod(path, 0o666)
         try:
@@ -165,14 +165,14 @@ def test_nobody_but_root_gets_keys(site: Lab) -> None:
         finally:
             os.chmod(path, 0o600)
         assert "only root is answered" in site.log_text()
-        # Dovecot's userdb, which that uid may ask, says where the mail is and how to seal it.
+        # Dovecot's userdb, which this uid may ask, returns the mail location and public key.
         for service in ("indexer-worker", "imap", "lmtp"):
             said = ask(site.dovecot.userdb_socket, ALICE, service, MAIL_UID)
             assert f"USER\t1\t{ALICE}\t" in said
             assert "private" not in said and "password" not in said
 
 
-def test_root_gets_keys_for_the_indexer_and_open_sessions_only(site: Lab) -> None:
+def test_root_gets_keys_only_as_indexer_and_with_a_session(site: Lab) -> None:
     path = site.place.quick_path("indexer.sock")
     with site.login(ALICE):
         for service in ("imap", "lmtp", "doveadm"):
@@ -190,7 +190,7 @@ def test_root_gets_keys_for_the_indexer_and_open_sessions_only(site: Lab) -> Non
     "question",
     ["", "USER", "USER\t1", "PASS\t1\talice@example.org\tservice=imap", "LIST\t1", "USER\tx\ty"],
 )
-def test_other_questions_get_no_key(site: Lab, question: str) -> None:
+def test_other_requests_get_no_key(site: Lab, question: str) -> None:
     path = site.place.quick_path("indexer.sock")
     command = ["/usr/bin/python3", "-I", "-c", _ASK, path, question]
     said = subprocess.run(command, capture_output=True, text=True).stdout

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Full-text search in a lab: the shipped fts.conf, and what mailseal.yaml needs with it."""
+"""Full-text search in a lab: the shipped fts.conf, and its options in mailseal.yaml."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PACKAGES = {"2.3": "dovecot-fts-xapian", "2.4": "dovecot-flatcurve"}
 
 
 def missing(version: str) -> str:
-    """The package that is needed and not installed; "" if it is there."""
+    """The package that is needed; "" if it is installed."""
     path = os.path.join("/usr/lib/dovecot/modules", _PLUGINS[series(version)])
     return "" if os.path.exists(path) else _PACKAGES[series(version)]
 
@@ -25,7 +25,7 @@ def configuration(dovecot: Dovecot) -> str:
 
 
 def options(dovecot: Dovecot) -> dict[str, Any]:
-    """For mailseal.yaml, beside index.folder."""
+    """Options for mailseal.yaml, in addition to index.folder."""
     return {
         "agent.indexer_socket": dovecot.wanted.place.quick_path("indexer.sock"),
         "dovecot.indexer_socket": os.path.join(dovecot.wanted.base_dir, "indexer"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What check-config says of settings with which parts of mails are written elsewhere."""
+"""check-config reports settings with which Dovecot writes parts of mails to other places."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Check = Callable[..., list[str]]
 
 @pytest.fixture
 def check(tmp_path: Path) -> Check:
-    """Dovecot's settings, with mailseal's own, to levels and texts of what is found."""
+    """Check these settings of Dovecot together with mailseal's; returns levels and texts."""
 
     def findings(text: str = "", *, search: bool = False, fts: bool = False) -> list[str]:
         parts = [BASE, snippet(installed_version(), "mailseal", {})]
@@ -44,7 +44,7 @@ def check(tmp_path: Path) -> Check:
     return findings
 
 
-def test_our_own_settings_are_right(check: Check) -> None:
+def test_our_own_settings_have_no_findings(check: Check) -> None:
     assert check() == []
     assert check(search=True, fts=True) == []
 
@@ -105,7 +105,7 @@ WRONG = [
     ("service indexer-worker {\n  user = nobody\n}\n", "has user = nobody"),
     ("log_debug = category=auth-client\n", "error: Dovecot's log_debug or mail_debug is set"),
     (f"protocol imap {{\n  auth_socket_path = {SOCKET}\n}}\n", "in protocol imap is the agent's"),
-    ("protocol indexer-worker {\n  auth_socket_path = auth-userdb\n}\n", "is another"),
+    ("protocol indexer-worker {\n  auth_socket_path = auth-userdb\n}\n", "is different"),
 ]
 
 
@@ -115,8 +115,8 @@ def test_the_indexer(check: Check, text: str, said: str) -> None:
     assert any(said in finding for finding in found), found
 
 
-def test_debugging_the_rest_is_permitted(check: Check) -> None:
-    """fts.conf turns mail_debug off for the indexer alone."""
+def test_debugging_other_processes_is_permitted(check: Check) -> None:
+    """fts.conf turns mail_debug off only for the indexer."""
     assert check("mail_debug = yes\n", search=True, fts=True) == []
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Checks settings with which Dovecot writes parts of mails in clear to other places, such as logs.
 
-The index cache and mail formats are checked elsewhere.  `make audit` finds what is missing here.
+The index cache and mail formats are checked in other modules.  `make audit` shows whether a check
+is missing here.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def _settings(protocol: str, settings: Block) -> Iterator[Finding]:
 
 
 def _namespaces(settings: Block) -> Iterator[Finding]:
-    """2.3: virtual mailboxes have an index cache of their own."""
+    """2.3: virtual mailboxes have a separate index cache."""
     for namespace in settings.all("namespace"):
         location = namespace.get("location")
         if not location.startswith("virtual:") or "INDEXCACHE=" in location.upper():
@@ -79,7 +80,7 @@ def _exporters(settings: Block) -> Iterator[Finding]:
 
 
 def _search(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
-    """Full-text search: who asks the agent's socket, and what is logged of the answers."""
+    """Full-text search: the programs that use the agent's socket, and logs of its answers."""
     path = config.agent.indexer_socket
     for protocol in ("imap", "lmtp", "lda", "doveadm"):
         if path and doveconf.settings(protocol).get("auth_socket_path") == path:
@@ -98,7 +99,7 @@ def _search(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
     if settings.get("auth_socket_path") != path:
         yield error(
             "agent.indexer_socket is set, but auth_socket_path in Dovecot's protocol "
-            "indexer-worker is another: sealed mail is not indexed; see fts.conf in dovecot-conf"
+            "indexer-worker is different: sealed mail is not indexed; see fts.conf in dovecot-conf"
         )
     service = next((b for b in settings.all("service") if b.name == "indexer-worker"), Block())
     if service.get("user") not in ("", "root"):
@@ -115,8 +116,8 @@ def _search(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
     decoders += [p.get("fts_decoder") or p.get("fts_tika") for p in settings.all("plugin")]
     if decoder := next(filter(None, decoders), ""):
         yield warning(
-            f"Dovecot gives attachments in clear to the program {decoder} (fts_decoder): what that "
-            "program writes to the disk is not protected"
+            f"Dovecot gives attachments in clear to the program {decoder} (fts_decoder): data "
+            "that this program writes to the disk are not protected"
         )
 
 

@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""Full-text search: gives Dovecot's indexer the keys of users who have a session, and nobody else.
+"""Full-text search: gives Dovecot's indexer the keys of users who have a session, and no others.
 
-Dovecot's indexer-worker looks a user up in the userdb, without a password.  The userdb cannot
-know who asks: the name of the service in a lookup is whatever the client says, and the delivery
-daemon must be able to ask it too.  So the keys are not there.  indexer-worker alone has
-`auth_socket_path = agent.indexer_socket`: it asks this agent, the kernel tells who it is
-(SO_PEERCRED), and only root is answered.  The lookup itself is done by Dovecot's userdb.
+Dovecot's indexer-worker looks up a user in the userdb, without a password.  The userdb cannot
+check the client: the client itself sends the service name, and the delivery daemon must be able
+to use the userdb too.  So the userdb does not return keys.  Only indexer-worker has
+`auth_socket_path = agent.indexer_socket`.  It asks this agent, which gets the client's uid from
+the kernel (SO_PEERCRED) and answers only root.  The agent asks Dovecot's userdb for the lookup.
 
 CONTRACT
-    not enrolled                  the userdb's answer as it is
-    enrolled, session, open index the userdb's answer, the keys, and the index folder
-    enrolled otherwise            FAIL: nothing is indexed, and the search reads the mails
+    not enrolled                      the userdb's answer, unchanged
+    enrolled, with session and
+      unlocked index folder           the userdb's answer, the keys, and the index folder
+    enrolled, otherwise               FAIL: nothing is indexed, and searches read the mails
     The service must be indexer-worker.  Only lookups (USER) are answered.
-    begin() asks Dovecot to index INBOX in the background.  It never fails, and nobody waits for it.
+    begin() asks Dovecot to index INBOX in the background.  It never fails, and the login does not
+    wait for it.
 
 PROTOCOL
     Dovecot's auth-master protocol (lib-auth/auth-master.c): lines of fields that are separated by
-    TAB and escaped with 0x01.  The server begins with VERSION and SPID.
+    TAB and escaped with 0x01.  The server first sends VERSION and SPID.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ _UNESCAPES = {code[1]: char for char, code in _ESCAPES.items()}
 
 
 class Indexer:
-    """Answers indexer-worker, and starts it at a login.  The event loop owns it."""
+    """Answers indexer-worker, and starts indexing at a login.  Used by the event loop only."""
 
     def __init__(
         self, config: Config, listener: socket.socket, service: LoginVerbs, indexes: Indexes
@@ -92,7 +94,7 @@ class Indexer:
             writer.close()
 
     def begin(self, user: str, service: str) -> None:
-        """An IMAP login: have INBOX indexed, soon."""
+        """After an IMAP login, ask Dovecot to index INBOX in the background."""
         now = time.monotonic()
         if service != "imap" or now - self._began.get(user, -_AGAIN) < _AGAIN:
             return
@@ -109,12 +111,12 @@ class Indexer:
             server.close()
 
     def _keep(self, task: asyncio.Task[None]) -> None:
-        """The loop itself keeps no reference."""
+        """Keep a reference to the task; the event loop has none."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _request(self, user: str) -> None:
-        """A request with the tag 0 gets no answer but the acknowledgement."""
+        """Send the request.  With tag 0, the only answer is an acknowledgement."""
         name = {"2.3": "indexer", "2.4": "indexer-client"}[self._version]
         request = f"VERSION\t{name}\t1\t0\nAPPEND\t0\t{_escape(user)}\tINBOX\t0\n"
         try:
@@ -130,7 +132,7 @@ class Indexer:
             self._tell(f"cannot start Dovecot's indexer at {self._dovecot}: {reason}")
 
     async def _answer(self, fields: Sequence[str]) -> str:
-        """The line for one request: `USER id name service=… …`."""
+        """The answer to one request: `USER id name service=… …`."""
         number = fields[1]
         if fields[0] != "USER" or not re.fullmatch(r"\d{1,10}", number):
             return f"FAIL\t{number}\n"
@@ -147,7 +149,7 @@ class Indexer:
         return line
 
     async def _look_up(self, question: Sequence[str]) -> list[str]:
-        """Dovecot's own answer.  Raises TemporaryError."""
+        """The answer of Dovecot's userdb.  Raises TemporaryError."""
         try:
             async with asyncio.timeout(_TIMEOUT):
                 reader, writer = await asyncio.open_unix_connection(self._userdb)
@@ -167,7 +169,7 @@ class Indexer:
     async def _completed(
         self, name: str, answer: Sequence[str], question: Sequence[str]
     ) -> list[str]:
-        """The fields of a user, with keys if these may be given.  Raises TemporaryError."""
+        """The fields of a user, with keys if the contract allows it.  Raises TemporaryError."""
         try:
             user = normalise(name.encode())
         except BadUserName:
@@ -177,7 +179,7 @@ class Indexer:
         if _SERVICE.isdisjoint(question):
             raise TemporaryError("only Dovecot's service indexer-worker gets keys here")
         revision = await self._pools.look(lambda: self._vault.revision(user))
-        # From here on nothing waits: what is true now is still true when the answer is written.
+        # No await from here on, so the state does not change before the answer is written.
         session = self._sessions.peek(user, revision)
         index = self._indexes.fields_if_open(user)
         if session is None or index is None:
@@ -188,7 +190,7 @@ class Indexer:
         return [*others, *(f"{name}={value}" for name, value in named)]
 
     def _tell(self, what: str) -> None:
-        """A line in the log, once for each reason."""
+        """Log this, once for each reason."""
         if what not in self._told:
             if len(self._told) > 1000:
                 self._told.clear()
@@ -217,7 +219,7 @@ def open_socket(config: Config) -> socket.socket | None:
 def configured(
     config: Config, listener: socket.socket | None, service: LoginVerbs, indexes: Indexes
 ) -> Indexer | None:
-    """None without full-text search."""
+    """The Indexer; None without full-text search."""
     return None if listener is None else Indexer(config, listener, service, indexes)
 
 

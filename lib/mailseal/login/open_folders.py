@@ -151,7 +151,7 @@ class OpenFolders:
                 await self._run(functools.partial(self._folders.remove, name))
 
     async def stop(self, users: set[str]) -> None:
-        """Lock all folders but those of these users, and of logins whose session may begin yet.
+        """Lock all folders, except those of these users and of logins whose session may start yet.
 
         The next agent adopts the rest.
         """

@@ -27,7 +27,7 @@ HOLDS_TEXT = {
 """By name of the file, or of the folder if it is not empty."""
 
 REBUILT = frozenset(HOLDS_TEXT) - {".dovecot.lda-dupes", "dovecot.lda-dupes"}
-"""Indexes: Dovecot makes them again from the mails."""
+"""Indexes, which Dovecot can make again from the mails."""
 
 _MAILS = frozenset(("cur", "new", "tmp"))
 
@@ -52,7 +52,7 @@ def search(root: str, *, below: bool = True) -> Iterator[tuple[str, str]]:
 
 
 def remove(path: str, *, shred: bool = False) -> bool:
-    """Remove an index, overwritten before if `shred`.  Whether all of it is gone.
+    """Remove an index, with `shred` overwritten first; returns whether all of it was removed.
 
     Follows no links.  The caller is the owner of the mail, not root.
     """
