@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import subprocess
@@ -75,8 +76,8 @@ def test_the_kernel_takes_no_more_keys(volume: str) -> None:
         "except OSError as exc:\n"
         "    print(exc.strerror)\n"
         "for one in added: assert fscrypt.remove_key(fd, one) is fscrypt.State.ABSENT\n"
-        "fscrypt.add_key(fd, bytes(64))\n"
-        "fscrypt.remove_key(fd, added[0])\n"
+        "again = fscrypt.add_key(fd, os.urandom(64))\n"
+        "fscrypt.remove_key(fd, again)\n"
     )
     lib = os.path.join(readable_code(), "lib")
     done = subprocess.run(
@@ -87,6 +88,42 @@ def test_the_kernel_takes_no_more_keys(volume: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "kernel.keys.maxkeys" in done.stdout
+
+
+def test_an_almost_full_file_system_is_not_used(volume: str) -> None:
+    """There Dovecot could not open one more mailbox: the login uses the other index."""
+    folders = Folders(volume, MAIL_UID)
+    identifier = folders.unlock("room", bytes(64))
+    folders.lock(identifier)
+    path = os.path.join(volume, "full")
+    with open(path, "wb", buffering=0) as stream, contextlib.suppress(OSError):
+        while True:
+            stream.write(bytes(1 << 16))
+    try:
+        with pytest.raises(OSError, match="almost full"):
+            folders.unlock("room", bytes(64))
+        assert folders.open_ones() == {}
+    finally:
+        os.unlink(path)
+    assert folders.unlock("room", bytes(64)) == identifier
+    folders.lock(identifier)
+
+
+def test_a_folder_that_cannot_be_made_leaves_no_key(volume: str) -> None:
+    folders = Folders(volume, MAIL_UID)
+    key = bytes(range(1, 65))
+    identifier = folders.unlock("first", key)
+    folders.lock(identifier)
+    Path(volume, "taken").write_text("text")  # where the folder should be
+    with pytest.raises(OSError, match="Not a directory"):
+        folders.unlock("taken", bytes(64))
+    with pytest.raises(OSError, match="name too long"):
+        folders.unlock("x" * 300, key)
+    fd = os.open(volume, os.O_RDONLY)
+    try:
+        assert fscrypt.state(fd, identifier) is fscrypt.State.ABSENT
+    finally:
+        os.close(fd)
 
 
 def test_which_caches_are_removed() -> None:

@@ -17,6 +17,7 @@ FAILURES
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 from collections.abc import Iterator
@@ -25,6 +26,9 @@ from mailseal.index import fscrypt
 from mailseal.keys.names import file_name
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_ROOM, _FILES = 64 << 20, 100
+"""Bytes that must be free, or a twentieth of a small file system, and files."""
+
 _ASIDE, _NEW = ".gone.", ".new."
 
 
@@ -50,12 +54,17 @@ class Folders:
         with self._open_root() as root:
             if fscrypt.policy(root) is not None:
                 raise fscrypt.Unsupported(0, f"{self.root} is itself encrypted")
-            identifier = fscrypt.add_key(root, key)
+            _require_room(root)
             found = self._policy_of(name, root)
+            identifier = fscrypt.add_key(root, key)
             if found != identifier:
-                if found is not None:
-                    self._put_aside(name, root)
-                self._make(name, identifier, root)
+                try:
+                    if found is not None:
+                        self._put_aside(name, root)
+                    self._make(name, identifier, root)
+                except OSError:
+                    fscrypt.remove_key(root, identifier)  # no folder would tell of it
+                    raise
             return identifier
 
     def lock(self, identifier: bytes) -> fscrypt.State:
@@ -145,6 +154,14 @@ class Folders:
     def _put_aside(self, name: str, root: int) -> None:
         aside = f"{_ASIDE}{os.urandom(8).hex()}"
         os.rename(name, aside, src_dir_fd=root, dst_dir_fd=root)
+
+
+def _require_room(root: int) -> None:
+    """Dovecot cannot open a mailbox if there is no room for the folder of its index."""
+    state = os.fstatvfs(root)
+    size = state.f_blocks * state.f_frsize
+    if state.f_bavail * state.f_frsize < min(_ROOM, size // 20) or state.f_favail < _FILES:
+        raise OSError(errno.ENOSPC, "the file system of the index folders is almost full")
 
 
 def _acl(uid: int) -> bytes:
