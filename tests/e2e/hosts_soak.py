@@ -29,6 +29,7 @@ from mailseal.keys.sql.database import Database
 from tests.e2e.test_hosts import Host, add, deliver, in_clear, made
 from tests.lab.clusters import Keys
 from tests.lab.databases import Postgresql
+from tests.lab.place import LabError
 from tests.lab.process import Server, wait_until
 
 
@@ -51,7 +52,11 @@ class Soak:
 
     def mails(self) -> None:
         """Each mail says whether its recipient was enrolled when it was sent."""
-        while not self.end.is_set():
+        for count in itertools.count(1):
+            if self.end.is_set():
+                return
+            while not count % 20 and not self.end.is_set() and self._is_behind():
+                time.sleep(1)
             number, user = random.randrange(2), random.choice(self.users)
             when = "after" if user in self.enrolled else "before"
             deliver(self.hosts[number].lab, user, when)
@@ -59,6 +64,9 @@ class Soak:
                 self.sent[number, user] = self.sent.get((number, user), 0) + 1
             self.count("mails")
             time.sleep(0.05)
+
+    def _is_behind(self) -> bool:
+        return any(len(host.lab.postfix_queue()) > 50 for host in self.hosts)
 
     def enrollments(self) -> None:
         """Enroll a user every few seconds, on either host; retried until acknowledged."""
@@ -149,8 +157,11 @@ def _pause(pid: int, seconds: float) -> None:
 
 
 def _flushed(host: Host) -> bool:
+    if not host.lab.postfix_queue():
+        return True
     host.lab.postfix.flush()
-    return not host.lab.postfix_queue()
+    time.sleep(3)
+    return False
 
 
 def judge(soak: Soak) -> list[str]:
@@ -213,7 +224,11 @@ def main() -> int:
         for thread in threads:
             thread.join()
         for host in hosts:
-            wait_until(lambda host=host: _flushed(host), "the queue is empty", timeout=120)  # type: ignore[misc]
+            try:
+                wait_until(partial(_flushed, host), "the queue is empty", timeout=300)
+            except LabError:
+                deferred = [x for x in host.lab.log_text().splitlines() if "=deferred" in x]
+                sys.stdout.write("\n".join(deferred[-5:]) + "\n")
         problems = judge(soak)
     for problem in problems:
         sys.stdout.write(f"PROBLEM: {problem}\n")

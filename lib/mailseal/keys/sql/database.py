@@ -224,7 +224,7 @@ class Database:
         connection = self.connection()
         with self._translated(connection):
             if not getattr(self._mine, "listening", False):
-                with connection.cursor() as cursor:
+                with self._asking(connection), connection.cursor() as cursor:
                     self.dialect.listen(cursor)
                 self._mine.listening = True
                 return
