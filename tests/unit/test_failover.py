@@ -28,6 +28,10 @@ from tests.lab.process import wait_until
 from tests.unit.store_contract import make
 from tests.unit.test_replica import Host
 
+in_soak = pytest.mark.skipif(
+    not os.environ.get("SOAK_HOSTS"), reason="make soak-hosts runs it: it takes long"
+)
+
 
 @pytest.fixture
 def pair() -> Iterator[tuple[Postgresql, Postgresql, str]]:
@@ -111,6 +115,7 @@ def test_a_failover_under_load_loses_nothing_that_was_acknowledged(
     assert set(host.store.users()) >= set(acknowledged)
 
 
+@in_soak
 def test_a_primary_that_becomes_read_only_is_no_longer_used(
     pair: tuple[Postgresql, Postgresql, str],
 ) -> None:
@@ -129,6 +134,7 @@ def test_a_primary_that_becomes_read_only_is_no_longer_used(
     assert "2" in second.sql("SELECT count(*) FROM mailseal_public_keys")
 
 
+@in_soak
 def test_a_commit_that_no_standby_confirms_is_not_acknowledged(
     pair: tuple[Postgresql, Postgresql, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
