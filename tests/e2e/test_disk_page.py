@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The commands of docs/disk.md, run as they stand, and what is on the disk afterwards."""
+"""The commands of docs/disk.md, run unchanged, and what is on the disk afterwards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.lab.volume import encrypting_volume
 WORD = b"Rhabarberbarbara"
 KEY_FOLDER = "/etc/credstore.encrypted"
 
-# What differs from a real machine: the disk, the folders of systemd, and systemctl.
+# Differences from a real machine: the disk, the folders of systemd, and systemctl.
 _SETUP = """\
 set -e
 mkdir -p "$T/units" "$T/creds" "$T/secret" "$T/run"
@@ -104,14 +104,14 @@ def test_the_queue_moves_into_an_encrypted_folder(tmp_path: Path) -> None:
         (["other", "/tmp"], bytes(64), 2),
     ],
 )
-def test_what_is_no_key_or_no_folder(arguments: list[str], given: bytes, status: int) -> None:
+def test_wrong_keys_and_folders(arguments: list[str], given: bytes, status: int) -> None:
     command = [os.path.join(REPOSITORY, "hooks", "mailseal-disk-key"), *arguments]
     done = subprocess.run(command, input=given, capture_output=True)
     assert done.returncode == status, done.stderr
     assert b"Traceback" not in done.stderr
 
 
-def test_a_folder_with_files_stays_as_it_is() -> None:
+def test_a_folder_with_files_is_not_changed() -> None:
     command = [os.path.join(REPOSITORY, "hooks", "mailseal-disk-key"), "encrypt"]
     with encrypting_volume(16 << 20) as volume:
         Path(volume, "full").mkdir()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Mail in a second namespace of the user is sealed too; mail in other namespaces is named."""
+"""Mail in a second namespace of the user is sealed too; mail in other namespaces is listed."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_all_mail_of_the_user_is_sealed(lab: Lab) -> None:
     named = [path for path, _ in entry["clear_text"]]  # type: ignore[attr-defined]
     assert named == ["namespace Public/"]
     box.require_as_remembered()
-    # The key pair of mail that only the archive has is needed.
+    # A key pair that only mail in the archive uses is needed.
     for path in lab.stored(USER):
         os.unlink(path)
     found = json.loads(lab.mailseal("status", USER, "--json").stdout)
@@ -81,7 +81,7 @@ def test_all_mail_of_the_user_is_sealed(lab: Lab) -> None:
     assert refused.returncode != 0 and b"3 " in refused.stderr, refused
     done = lab.mailseal("verify", USER, "--json")
     assert json.loads(done.stdout)["users"][0]["mails"] == 3
-    # Resealed, the old pair can go.
+    # After resealing, the old key pair can be dropped.
     run(lab, "reseal", USER, "--stdin", stdin=password)
     kicked = lab.mailseal("drop-key", USER, key_id, "--kicked", stdin=password)
     assert kicked.returncode == 0, kicked

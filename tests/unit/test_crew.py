@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A message comes at once; and whoever kills a command that works on mail ends the work, too."""
+"""Messages arrive at once, and the processes of a killed command end too."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ PASSWORD = "a secret of the database"
 
 
 def certificate(path: Path, address: str, owner: str) -> str:
-    """A key and a certificate that it has signed itself, for this address; the path of both."""
+    """Make a key and a self-signed certificate for this address; returns the path of both."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "database")])
     now = datetime.datetime(2020, 1, 1)

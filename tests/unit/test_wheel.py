@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`pip install .`: the programs, and everything they read, are in the wheel and start."""
+"""`pip install .`: the wheel contains the programs and all their files, and they start."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def test_everything_is_in_it(wheel: Path) -> None:
+def test_the_wheel_is_complete(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     files = subprocess.run(
         ["git", "ls-files", "lib/mailseal"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""mailseal-disk-key: encrypted folders for what is not the users' mail, such as Postfix's queue.
+"""mailseal-disk-key: encrypted folders for Postfix's queue, logs, and other files of the system.
 
 SYNOPSIS
     mailseal-disk-key encrypt FOLDER... <KEY
@@ -7,7 +7,7 @@ SYNOPSIS
 
 DESCRIPTION
     KEY is 64 random bytes on standard input.  `encrypt` turns empty folders into encrypted ones
-    (fscrypt), and everything that is made in them is encrypted.  `unlock` gives the key to the
+    (fscrypt): all files that are created in them are encrypted.  `unlock` gives the key to the
     kernel, once after each boot.  A key opens all folders of a file system that were encrypted with
     it.  It stays in the kernel until the file system is unmounted.
 
@@ -29,7 +29,7 @@ from mailseal.index import fscrypt
 
 
 def main(argv: list[str]) -> int:
-    """Run one of the two; the exit status."""
+    """Run mailseal-disk-key; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="mailseal-disk-key", description="encrypted folders for Postfix's queue and logs"
     )

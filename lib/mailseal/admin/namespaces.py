@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Finds the mail of a user in other namespaces than that of INBOX, from Dovecot's settings.
+"""Finds a user's mail in namespaces other than that of INBOX, from Dovecot's settings.
 
 A private namespace with its own mail location in a Maildir is the user's own mail, like that
-of INBOX.  Shared and public namespaces are not: their mail belongs to others, and has other keys.
+of INBOX.  Mail in shared and public namespaces belongs to others, and has other keys.
 
 FAILURES
     None: a mail location that cannot be used is listed, with the reason.
@@ -26,7 +26,7 @@ class Elsewhere:
 
     prefix: str
     maildir: str = ""
-    """Empty if it is not a Maildir of the user's own."""
+    """Empty if it is not a Maildir of the user."""
     why: str = ""
     own: bool = True
     """Whether it is, or may be, mail of this user."""
@@ -49,7 +49,7 @@ def _of(namespace: Block, found: Block, user: str, home: str) -> Elsewhere | Non
     template = rest.partition(":")[0] or namespace.get("mail_path")
     driver = driver or namespace.get("mail_driver") or found.get("mail_driver") or "maildir"
     if not template or driver == "virtual":
-        return None  # the same mail as INBOX's namespace, or none of its own
+        return None  # the same mail as INBOX's namespace, or no mail
     if driver not in ("maildir", "auto"):
         return Elsewhere(prefix, why=f"a namespace with the mail format {driver}")
     path = expand(settings.in_short(template), user, home)
