@@ -88,6 +88,15 @@ def test_it_continues_after_kill_9_and_seals_the_mail_of_all_enrolled_users(
     assert not all(sealed(lab, USER))
     enroll(lab, OTHER)  # the service is not running, and nothing is lost
     sealer.start(until=[])
+    midway: dict[str, Any] = {}
+
+    def is_midway() -> bool:
+        midway.update(state(lab, USER))
+        return int(midway.get("done", 0)) in range(1, 250)
+
+    wait(is_midway)
+    assert (midway["phase"], midway["total"]) == ("sealing", 250)
+    assert midway["rate"] > 0 and midway["seconds_left"] is not None
     wait(lambda: state(lab, USER).get("phase") == "done" and state(lab, OTHER).get("phase"))
     wait(lambda: state(lab, OTHER)["phase"] == "done")
     assert all(sealed(lab, USER)) and all(sealed(lab, OTHER))
