@@ -56,7 +56,8 @@ class HostVerbs:
         if (places := self._indexes) is not None:
             connected = await (places.lock_all() if user is None else places.lock(user))
         self._log.info("lock: %s, sessions ended=%d", whose, count)
-        await self._pools.quick(lambda: self._store.end_sessions(user))
+        if self._hosts is not None:
+            await self._pools.quick(lambda: self._store.end_sessions(user))
         answer = {"ended": str(count).encode()}
         return "ok", {**answer, "connected": "\n".join(connected).encode()} if connected else answer
 
