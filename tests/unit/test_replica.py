@@ -386,6 +386,8 @@ def test_a_reader_in_another_time_namespace(postgresql: Keys, tmp_path: Path, of
 def test_many_hosts_many_changes(server: Keys, tmp_path: Path) -> None:
     """All confirmed changes are on disk, while other processes write."""
     found = [Host(server, tmp_path / str(number), str(number)) for number in range(3)]
+    for host in found:
+        host.replica.step()  # before its first step, a host is not in the table
     public = opening.rows(server.open())[1]
     failed: list[str] = []
     end = threading.Event()
