@@ -29,7 +29,7 @@ systemd-tmpfiles() { :; }
 def loop_devices() -> None:
     """Skip if a file system with fscrypt cannot be made."""
     if os.environ.get("MAILSEAL_VOLUME"):
-        pytest.skip("no loop devices here: MAILSEAL_VOLUME is set")
+        pytest.skip("no file system with fscrypt can be made here: MAILSEAL_VOLUME is set")
     try:
         with encrypting_volume(16 << 20):
             pass
