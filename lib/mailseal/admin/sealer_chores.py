@@ -40,6 +40,7 @@ from mailseal.mailbox.forms import Unseal
 _TELL = 2.0
 _RETRY = 60
 _TIMEOUT = 30.0
+_TRIES = 60
 
 
 class _Stays(Exception):
@@ -97,8 +98,12 @@ class Chores:
             reply = self._ask("leave_keys", user=user.encode())
             keys = [PrivateKey.parse(line) for line in reply.text("keys").split("\n")]
             place = Places(self._config).of(user)
+            # Before logins are suspended: Dovecot's user database may be the keyrings themselves.
+            folders, doubt = sealed_mail.folders_of(self._config, user)
+            if doubt:
+                raise TemporaryError(doubt)
             done = self._in_clear(job, place, keys)
-            self._remove(job, place, keys)
+            self._remove(job, place, keys, folders)
         except _Stays:
             self._log(INFO, f"user=<{user}>, stays")
         except MailsealError as exc:
@@ -132,12 +137,10 @@ class Chores:
                     self._save(dataclasses.replace(job, done=done, total=total, rate=rate))
         return seen
 
-    def _remove(self, job: Job, place: Place, keys: Sequence[PrivateKey]) -> None:
+    def _remove(
+        self, job: Job, place: Place, keys: Sequence[PrivateKey], folders: Sequence[str]
+    ) -> None:
         user = job.user.encode()
-        # Before logins are suspended: Dovecot's user database may be the keyrings themselves.
-        folders, doubt = sealed_mail.folders_of(self._config, job.user)
-        if doubt:
-            raise TemporaryError(doubt)
         with contextlib.suppress(NotEnrolled):
             self._ask("suspend", user=user)
         try:
@@ -151,9 +154,22 @@ class Chores:
             except NotEnrolled:
                 raise _Stays from None
         except BaseException:
-            with contextlib.suppress(NotEnrolled):
-                self._ask("repair", user=user)
+            self._resume(user)
             raise
+
+    def _resume(self, user: bytes) -> None:
+        """End the suspension.  The agent may be restarting: the user must not stay locked out."""
+        for last in (False,) * _TRIES + (True,):
+            try:
+                self._ask("repair", user=user)
+            except NotEnrolled:
+                return
+            except MailsealError:
+                if last:
+                    raise
+                time.sleep(1)
+            else:
+                return
 
     def _save(self, job: Job) -> None:
         try:
