@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
 from typing import Any
 
 from tests.lab.place import REPOSITORY
+from tests.lab.process import wait_until
 
 CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 _FLAGS = (
@@ -90,14 +92,20 @@ class Chromium:
         self.click(self.driver.find_element("xpath", path))
 
     def click(self, element: Any) -> None:
-        """Click, and wait for the next page."""
-        from selenium.webdriver.support.expected_conditions import staleness_of
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        before = self.find("html")
+        """Click, and wait for the page that follows."""
+        self.driver.execute_script("document.documentElement.dataset.left = 'yes'")
         element.click()
-        WebDriverWait(self.driver, 60).until(staleness_of(before))
-        self.find("main")
+        script = (
+            "return document.documentElement.dataset.left !== 'yes'"
+            " && document.readyState === 'complete' && document.querySelector('main') !== null"
+        )
+        wait_until(lambda: self._holds(script), "the next page is there", timeout=120)
+
+    def _holds(self, script: str) -> bool:
+        """False too while the page is being replaced: the driver raises several errors then."""
+        with contextlib.suppress(Exception):
+            return bool(self.driver.execute_script(script))
+        return False
 
     def as_device(self, size: str, *, dark: bool = False, scale: float = 1) -> None:
         """Set the size of the screen; `scale`: the zoom of the user."""
