@@ -126,7 +126,10 @@ class Agent:
         indexes = self.service.indexes
         while indexes is not None:
             await asyncio.sleep(indexes.sweep_every)
-            await indexes.sweep()
+            try:
+                await indexes.sweep()
+            except Exception as exc:  # the next one must come: folders would stay open
+                self._log.error("sweep of the indexes: unexpected %s", type(exc).__name__)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -22,6 +22,8 @@ from mailseal.login.caches import Caches, Keeper
 from mailseal.login.open_folders import OpenFolders, Sessions
 
 _SWEEP_EVERY = 10.0
+_TOLD_AFTER = 6
+"""Sweeps: Dovecot may be restarting."""
 
 
 class Indexes:
@@ -34,7 +36,10 @@ class Indexes:
         sessions: Sessions,
         *,
         lock_after: float,
+        log: logging.Logger,
     ) -> None:
+        self._log = log
+        self._failed = 0
         self._folders = folders
         self._caches = caches
         self._sessions = sessions
@@ -49,6 +54,12 @@ class Indexes:
     async def sweep(self) -> None:
         """Lock folders and remove caches that nobody uses."""
         named = await self._named()
+        self._failed = 0 if named is not None else self._failed + 1
+        if self._failed == _TOLD_AFTER:
+            self._log.warning(
+                "Dovecot has not said for a while who has connections: is the listener of "
+                "dovecot.anvil_socket in its configuration?"
+            )
         if self._folders is not None:
             await self._folders.sweep(named or set())
         if self._caches is not None:
@@ -125,7 +136,7 @@ def configured(
         limits = (config.index.cache_per_user, config.index.cache_total)
         caches = Caches(keeper, is_enrolled, limits=limits, wipe_after=after, log=log)
     folders = _folders(config, version, log)
-    return Indexes(folders, caches, sessions, lock_after=after)
+    return Indexes(folders, caches, sessions, lock_after=after, log=log)
 
 
 def _folders(config: Config, version: str, log: logging.Logger) -> OpenFolders | None:
