@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -25,6 +26,7 @@ from mailseal.keys.stores import KeyStores
 from tests.lab.clusters import Keys
 from tests.lab.databases import Postgresql
 from tests.lab.process import wait_until
+from tests.listener import serve, unix_listener
 from tests.unit.store_contract import make
 from tests.unit.test_replica import Host
 
@@ -196,3 +198,22 @@ def test_nothing_is_written_after_a_lock_was_lost_with_its_connection(server: Ke
             keyrings.save(first, before=first)
     assert keyrings.load(first.user) == first
     assert keyrings.save(first, before=first).revision == 1
+
+
+@pytest.mark.parametrize("does", ["closes", "is silent"])
+def test_a_host_that_accepts_and_then_does_nothing_is_passed_over(
+    postgresql: Keys, tmp_path: Path, does: str
+) -> None:
+    """What stands before a primary that is gone: a proxy, or a machine that hangs."""
+    dead = tmp_path / ".s.PGSQL.5432"
+
+    def client(connection: socket.socket) -> None:
+        if does == "is silent":
+            connection.settimeout(30)
+            while connection.recv(1024):
+                pass
+
+    serve(unix_listener(str(dead)), client)
+    alive = postgresql.server.connect["host"]
+    url = f"postgresql://postgres@/postgres?host={tmp_path},{alive}"
+    assert Database(database_address.parse(url)).row("SELECT 1") == (1,)

@@ -282,6 +282,8 @@ class Database:
         return connection
 
     def _check_schema(self, connection: Any) -> None:
+        with self._asking(connection):
+            self.dialect.prepare(connection)
         if self._any_schema:
             return
         hint = "run `mailseal init --store`"

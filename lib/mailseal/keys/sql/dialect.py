@@ -43,6 +43,10 @@ class Dialect(Protocol):
         """Connect to the host that accepts writes."""
         ...
 
+    def prepare(self, connection: Any) -> None:
+        """What a new connection needs; it may ask the server."""
+        ...
+
     def meaning(self, exc: Exception) -> Meaning:
         """The meaning of an exception of the driver."""
         ...

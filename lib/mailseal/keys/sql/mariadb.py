@@ -73,9 +73,11 @@ class Mariadb:
             if int(cursor.fetchone()[0]):
                 connection.close()
                 raise _NotThePrimary(1290, "the server is read only")
-        # This limit was for the greeting; from here on Patience limits the time.
-        connection._read_timeout = None
         return connection
+
+    def prepare(self, connection: Any) -> None:
+        # It was for the greeting; from now on Patience looks after the time.
+        connection._read_timeout = None
 
     def meaning(self, exc: Exception) -> Meaning:
         code = exc.args[0] if exc.args else None

@@ -38,28 +38,41 @@ class Postgresql:
 
     def connect(self, address: Address, password: str | None) -> Any:
         given: dict[str, Any] = {"dbname": address.database, "user": address.user_name}
-        if address.hosts:
-            given["host"] = ",".join(host for host, _ in address.hosts)
-            given["port"] = ",".join(str(port) for _, port in address.hosts)
         if address.is_remote:
             given.update(sslmode="verify-full", sslrootcert=_SYSTEM_ROOTS)
         given.update(address.options)
         if password is not None:
             given["password"] = password
-        connection = psycopg.connect(
+        # Not all hosts in one call: libpq does not go on to the next one if the first accepts the
+        # connection and then closes it or does not answer.
+        places: list[dict[str, Any]] = [
+            {"host": host, "port": port} for host, port in address.hosts
+        ]
+        places = places or [{"host": path} for path in given.pop("host", "").split(",")]
+        failure: Exception | None = None
+        for place in places:
+            try:
+                return self._connect({**given, **place})
+            except psycopg.OperationalError as exc:
+                failure = exc
+        raise failure or psycopg.OperationalError
+
+    def _connect(self, given: dict[str, Any]) -> Any:
+        return psycopg.connect(
             autocommit=True,
             connect_timeout=CONNECT_WITHIN,
             options=_SESSION,
             target_session_attrs="read-write",
             application_name="mailseal",
             **_KEEPALIVE,
-            **given,
+            **{name: value for name, value in given.items() if value != ""},
         )
+
+    def prepare(self, connection: Any) -> None:
         # A pooler or a plan from before a migration must not matter.
         connection.prepare_threshold = None
         if connection.execute("SHOW synchronous_commit").fetchone() == ("off",):
             connection.execute("SET synchronous_commit = on")
-        return connection
 
     def meaning(self, exc: Exception) -> Meaning:
         if isinstance(exc, psycopg.errors.UniqueViolation):
