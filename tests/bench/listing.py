@@ -31,6 +31,7 @@ from tests.lab.process import wait_until
 from tests.lab.volume import encrypting_volume
 
 MAILS = 20_000
+LOGINS = 10
 PLAIN = "plain@example.org"
 _PASSWORD = "password"
 _LOCKS = 20
@@ -61,7 +62,7 @@ def run(rounds: int, say: Callable[[str], None]) -> dict[str, float]:
                     say(f"listing, round {number}: {kind} {figures}")
                 _wait_locked(folders)
             figures = {name: statistics.median(values) for name, values in found.items()}
-            return {**figures, **_logins(lab, folders, rounds), **_kernel(lab, folders)}
+            return {**figures, **_logins(lab, folders), **_kernel(lab, folders)}
 
 
 def _fill(lab: Lab, user: str, public: PublicKey | None) -> None:
@@ -124,13 +125,13 @@ def _state(folders: Folders) -> State | None:
     return found[1] if found else None
 
 
-def _logins(lab: Lab, folders: Folders, rounds: int) -> dict[str, float]:
+def _logins(lab: Lab, folders: Folders) -> dict[str, float]:
     """The agent's time for a login with a session: with the folder locked, and with it open.
 
     The client sees longer times, because Dovecot starts processes for the first login.
     """
     locked, open_already = [], []
-    for _ in range(max(rounds, 10)):
+    for _ in range(LOGINS):
         _wait_locked(folders)
         with contextlib.closing(_logged_in(lab)) as first:
             locked.append(_delay(lab))

@@ -11,9 +11,10 @@ import contextlib
 import pytest
 
 from mailseal.crypto.eckeys import PrivateKey
-from tests.bench import beside, converting, delivery, oneshot, reading, verifying
+from tests.bench import beside, converting, delivery, listing, oneshot, reading, verifying
 from tests.bench.peers import DovecotPeer, MailsealPeer
 from tests.lab.place import LabError, Place
+from tests.lab.volume import encrypting_volume
 
 
 def test_the_servers_that_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,3 +60,16 @@ def test_what_is_measured_beside_the_sealer(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(beside, "LOGINS", 2)
     figures = beside.run(1, lambda _line: None)
     assert all(figure > 0 for figure in figures.values()), figures
+
+
+def test_index_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LabError if a listing is not complete, or a folder is not locked in between."""
+    monkeypatch.setattr(listing, "MAILS", 60)
+    monkeypatch.setattr(listing, "LOGINS", 1)
+    try:
+        with encrypting_volume(16 << 20):
+            pass
+    except LabError as exc:
+        pytest.skip(f"no file system with fscrypt can be made here: {exc}")
+    figures = listing.run(1, lambda _line: None)
+    assert {"sealed_listing", "plain_listing", "login_locked", "lock"} <= set(figures)
