@@ -127,7 +127,7 @@ class Soak:
 def faults(
     hosts: tuple[Host, Host], first: Postgresql, second: Postgresql
 ) -> Iterator[tuple[str, Callable[[], object]]]:
-    """One fault after the other, without end; in the second round the database fails over."""
+    """One fault after the other, without end; after the first round the database fails over."""
     for round_ in itertools.count():
         for name, host in zip(("one", "two"), hosts, strict=True):
             lab = host.lab
@@ -140,7 +140,6 @@ def faults(
             yield f"{name}: Dovecot started", lab.dovecot.start
         if round_ == 0:
             yield "database killed", partial(_again, first, first.start)
-        if round_ == 1:
             yield "database killed, for good", partial(first.stop, signal.SIGKILL)
             yield "the standby takes over", second.promote
 
