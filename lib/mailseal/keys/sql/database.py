@@ -35,8 +35,8 @@ from mailseal.errors import (
     StoreUnreachable,
     TemporaryError,
 )
-from mailseal.keys.sql import dialect as dialects
 from mailseal.keys.sql.dialect import STATEMENT_WITHIN, Meaning
+from mailseal.keys.sql.drivers import dialect_of
 from mailseal.keys.sql.patience import Patience
 
 SCHEMA_VERSION = 1
@@ -83,7 +83,7 @@ class Database:
         any_schema: bool = False,
     ) -> None:
         self.address = address
-        self.dialect = dialects.of(address)
+        self.dialect = dialect_of(address)
         self._password = password
         self._any_schema = any_schema
         self._mine = threading.local()

@@ -10,7 +10,6 @@ import enum
 from typing import Any, Protocol
 
 from mailseal.database_address import Address
-from mailseal.errors import ConfigError
 
 CONNECT_WITHIN = 3
 """Seconds to connect to one host."""
@@ -24,7 +23,7 @@ CHANNEL = "mailseal"
 class Meaning(enum.Enum):
     """The meaning of an exception of a driver."""
 
-    LOST = "the connection is broken, or its server is not the primary (any more)"
+    LOST = "the connection is broken, or its server is not (or no longer) the primary"
     TAKEN = "a row with this key exists"
     BUSY = "a time limit, a deadlock, or another write that came first"
     OTHER = "anything else"
@@ -74,21 +73,3 @@ class Dialect(Protocol):
     def wait(self, connection: Any, seconds: float) -> None:
         """Wait until something has changed, or for this time at most."""
         ...
-
-
-def of(address: Address) -> Dialect:
-    """The dialect of this database.  Imports the driver; ConfigError if it is not installed."""
-    package = {"postgresql": "python3-psycopg", "mysql": "python3-pymysql"}[address.kind]
-    try:
-        if address.kind == "postgresql":
-            from mailseal.keys.sql.postgresql import Postgresql
-
-            return Postgresql()
-        from mailseal.keys.sql.mariadb import Mariadb
-
-        return Mariadb()
-    except ImportError:
-        raise ConfigError(
-            f"option keys.store: {address.kind} needs the package {package}",
-            hint=f"apt-get install {package}",
-        ) from None
