@@ -174,13 +174,19 @@ def test_an_enrolled_alias_of_a_plain_user(door: str) -> None:
         assert heads(lab, PLAIN, "Sent") == set()
 
 
-# Dovecot 2.3's passwd-file makes "yes" of an empty field.
-@pytest.mark.parametrize("plugins", ["quota", "acl,quota", *([""] if SERIES == "2.4" else [])])
-def test_mail_plugins_without_mail_crypt(lab: Lab, plugins: str) -> None:
+# In 2.4, `mail_plugins=` replaces the list: see test_fields_that_undo_sealing_refuse_the_login.
+@pytest.mark.parametrize(
+    "field",
+    {
+        "2.3": ["mail_plugins=quota", "mail_plugins=acl,quota"],
+        "2.4": ["mail_plugins/quota=yes", "mail_plugins/mail_crypt=no"],
+    }[SERIES],
+)
+def test_mail_plugins_without_mail_crypt(lab: Lab, field: str) -> None:
     """From a userdb: an enrolled user's mail is sealed nevertheless."""
-    with user_fields(lab, {ALICE: f"userdb_mail_plugins={plugins}"}):
+    with user_fields(lab, {ALICE: f"userdb_{field}"}):
         told = lab.dovecot.doveadm("user", ALICE).decode().splitlines()
-        assert any(line.split() == ["mail_plugins", *plugins.split()] for line in told), told
+        assert any(line.split() == field.split("=") for line in told), told
         append(lab, ALICE)
         with lab.login() as imap:
             assert imap.bodies("Sent")[-1] == MAIL
@@ -212,6 +218,8 @@ def test_fields_that_would_turn_sealing_off(lab: Lab, value: str) -> None:
             "userdb_namespace/inbox/location=mbox:~/mail",
         ],
         "2.4": [
+            "userdb_mail_plugins=quota",
+            "userdb_mail_plugins=",
             "userdb_*/mail_plugins=quota",
             "userdb_mail_plugin_dir=/elsewhere",
             "userdb_mail_driver=mbox",
