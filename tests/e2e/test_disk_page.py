@@ -18,7 +18,7 @@ from tests.lab.volume import encrypting_volume
 WORD = b"Rhabarberbarbara"
 KEY_FOLDER = "/etc/credstore.encrypted"
 
-# What differs from a real machine: the disk, the folders of systemd, systemctl, and no TPM2.
+# Differences from a real machine: the disk, the folders of systemd, systemctl, and no TPM2.
 _SETUP = """\
 set -e
 mkdir -p "$T/units" "$T/creds" "$T/secret" "$T/run"

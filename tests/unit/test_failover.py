@@ -204,7 +204,7 @@ def test_nothing_is_written_after_a_lock_was_lost_with_its_connection(server: Ke
 def test_a_host_that_accepts_and_then_does_nothing_is_passed_over(
     postgresql: Keys, tmp_path: Path, does: str
 ) -> None:
-    """What stands before a primary that is gone: a proxy, or a machine that hangs."""
+    """In front of a primary that is down: a proxy, or a machine that hangs."""
     dead = tmp_path / ".s.PGSQL.5432"
 
     def client(connection: socket.socket) -> None:

@@ -43,7 +43,7 @@ class Dialect(Protocol):
         ...
 
     def prepare(self, connection: Any) -> None:
-        """What a new connection needs; it may ask the server."""
+        """Prepare a new connection; may ask the server."""
         ...
 
     def meaning(self, exc: Exception) -> Meaning:

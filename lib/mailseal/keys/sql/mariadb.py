@@ -76,7 +76,7 @@ class Mariadb:
         return connection
 
     def prepare(self, connection: Any) -> None:
-        # It was for the greeting; from now on Patience looks after the time.
+        # This limit was for the greeting; from here on Patience limits the time.
         connection._read_timeout = None
 
     def meaning(self, exc: Exception) -> Meaning:

@@ -43,7 +43,7 @@ class Postgresql:
         given.update(address.options)
         if password is not None:
             given["password"] = password
-        # Not all hosts in one call: libpq does not go on to the next one if the first accepts the
+        # One call for each host: libpq does not try the next host if the first one accepts the
         # connection and then closes it or does not answer.
         places: list[dict[str, Any]] = [
             {"host": host, "port": port} for host, port in address.hosts
