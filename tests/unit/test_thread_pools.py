@@ -12,7 +12,7 @@ import pytest
 
 from mailseal.crypto import kdf
 from mailseal.errors import AgentUnavailable, TemporaryError
-from mailseal.login.thread_pools import ThreadPools
+from mailseal.login.thread_pools import ThreadPools, asked_by_panel
 
 
 @pytest.fixture
@@ -100,6 +100,32 @@ def test_many_logins_do_not_delay_other_jobs(pools: ThreadPools) -> None:
 
     asyncio.run(crowd())
     assert done == ["quick", "change", *["login"] * 6]
+
+
+def test_panels_do_not_delay_an_administrator(pools: ThreadPools) -> None:
+    """A panel's changes fill their own pool: an administrator's change is done before them."""
+    gate = threading.Event()
+    done: list[str] = []
+
+    def slow() -> None:
+        gate.wait(30)
+        done.append("panel")
+
+    async def crowd() -> None:
+        asked_by_panel.set(True)
+        panels = [asyncio.ensure_future(pools.change(slow)) for _ in range(65)]
+        await asyncio.sleep(0)
+        with pytest.raises(AgentUnavailable, match="too many panels"):
+            await pools.change(slow)
+        asked_by_panel.set(False)
+        try:
+            await asyncio.wait_for(pools.change(lambda: done.append("admin")), 30)
+        finally:
+            gate.set()
+            await asyncio.gather(*panels)
+
+    asyncio.run(crowd())
+    assert done == ["admin", *["panel"] * 65]
 
 
 def test_stopping_refuses_new_work(pools: ThreadPools) -> None:
