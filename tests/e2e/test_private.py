@@ -59,9 +59,15 @@ def test_no_word_of_a_mail_is_on_disk(lived_in: Lab) -> None:
 def test_the_search_finds_words_that_are_there(lived_in: Lab) -> None:
     found = {word for word, _ in search_bytes(letter(ALICE), WORDS)}
     assert found == set(WORDS)
-    # It is found in Dovecot's index cache, which is therefore on tmpfs.
-    hits = search_folder(lived_in.place.quick_path("cache"), WORDS)
+    # It is found in Dovecot's index cache, which is therefore on tmpfs, until nobody uses it.
+    cache = lived_in.place.quick_path("cache")
+    with lived_in.login(ALICE) as imap:
+        imap.select()
+        imap.command(b"FETCH 1:* (ENVELOPE)")
+        hits = search_folder(cache, WORDS)
     assert {os.path.basename(hit.path) for hit in hits} == {"dovecot.index.cache"}
+    assert lived_in.mailseal("lock", "--all").returncode == 0
+    assert search_folder(cache, WORDS) == []
 
 
 def test_cache_and_temporary_files_are_on_tmpfs(lived_in: Lab) -> None:
