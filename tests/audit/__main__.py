@@ -4,6 +4,7 @@
 SYNOPSIS
     make audit
     make audit ARGS='--queue=plain'
+    make audit ARGS='--guide'
     make audit ARGS='--prove'
 
 DESCRIPTION
@@ -16,6 +17,7 @@ DESCRIPTION
 
     --queue=fscrypt   Postfix's queue and the logs are in encrypted folders; the default
     --queue=plain     they are not: words that they leave on the disk are counted, but not a fault
+    --guide           with settings of common guides: compression, quota, virtual mailboxes
     --prove           turns off each protection in turn, and must find words each time
 
     It needs root, loop devices and Debian's e2fsprogs.
@@ -28,10 +30,12 @@ DIAGNOSTICS
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
 
+from tests.audit import guide
 from tests.audit.machine import Setup, audit
 from tests.audit.result import Result
 from tests.lab.place import REPOSITORY, LabError
@@ -43,6 +47,7 @@ def main(argv: list[str]) -> int:
     interrupt_on_signals()
     parser = argparse.ArgumentParser(prog="make audit")
     parser.add_argument("--queue", choices=("fscrypt", "plain"), default="fscrypt")
+    parser.add_argument("--guide", action="store_true")
     parser.add_argument("--prove", action="store_true")
     wanted = parser.parse_args(argv)
     try:
@@ -50,7 +55,9 @@ def main(argv: list[str]) -> int:
             from tests.audit import broken
 
             return broken.main(_say)
-        result = audit(Setup(encrypted_queue=wanted.queue == "fscrypt"), _say)
+        setup = guide.setup() if wanted.guide else Setup()
+        encrypted = wanted.queue == "fscrypt"
+        result = audit(dataclasses.replace(setup, encrypted_queue=encrypted), _say)
     except LabError as exc:
         sys.stderr.write(f"mailseal: error: {exc}\n")
         if exc.hint:

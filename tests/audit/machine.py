@@ -55,7 +55,7 @@ class Setup:
     encrypted_queue  whether queue and logs are in encrypted folders
     index            whether indexes are in encrypted folders on the disk; else as in install.md
     full_text        whether there is a full-text index, if its package is installed
-    dovecot          text in Dovecot's language, last; @DISK@ is a folder on the disk
+    dovecot          text in Dovecot's language, last; @DISK@ and @TMPFS@ are folders
     config           mailseal options
     patches          changes of mailseal's files: path, old text, new text
     day              for a shorter day
@@ -141,7 +141,9 @@ def _lab(folder: str, setup: Setup) -> Lab:
     text = _SIEVE[series(lab.dovecot.version)] + f"submission_host = 127.0.0.1:{lab.smtp[1]}\n"
     if searches:
         text += full_text.configuration(lab.dovecot)
-    lab.dovecot.write_config(text + setup.dovecot.replace("@DISK@", on_disk))
+    lab.dovecot.write_config(
+        text + setup.dovecot.replace("@DISK@", on_disk).replace("@TMPFS@", lab.place.quick)
+    )
     return lab
 
 
