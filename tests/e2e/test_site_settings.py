@@ -87,7 +87,7 @@ def test_the_mail_location_of_the_site_is_not_changed(site: Lab) -> None:
     for protocol in ("imap", "lmtp", "lda"):
         asked = ("-f", f"protocol={protocol}")
         assert site.dovecot.settings("mail_location", *asked) == (
-            f"maildir:~/Maildir:INDEXCACHE={cache}/%u"
+            f"maildir:~/Maildir:INDEXCACHE={cache}/%u%{{userdb:mailseal_index}}"
         )
 
 
