@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mailseal.errors import AlreadyEnrolled, NotEnrolled, NotPermitted
+from mailseal.errors import AlreadyEnrolled, NotEnrolled, NotPermitted, WrongPassword
 from mailseal.login.chores import Chores
 from mailseal.login.everywhere import Everywhere
 from mailseal.login.lifecycle import Lifecycle
@@ -188,8 +188,14 @@ class SelfService:
         """The user, after a check of the password."""
         user, password = user_of(fields), needed(fields, "password")
         if await self._pools.quick(lambda: self._vault.is_known(user)):
-            await self._pools.change(lambda: self._vault.open(user, password).wipe())
-            return user
+            try:
+                await self._pools.change(lambda: self._vault.open(user, password).wipe())
+            except WrongPassword:
+                # If the user was unenrolled meanwhile, there is no keyring: Dovecot decides.
+                if await self._pools.quick(lambda: self._vault.is_known(user)):
+                    raise
+            else:
+                return user
         if enrolled:
             raise NotEnrolled(f"{user} is not enrolled")
         await self._pools.wait(lambda: self._newcomers.prove(user, password))
