@@ -20,6 +20,7 @@ PROGRAMS = {
     "mailseal-agent": "mailseal.login.agent",
     "mailseal-checkpassword": "mailseal.login.checkpassword",
     "mailseal-deliver": "mailseal.delivery.pipe",
+    "mailseal-disk-key": "mailseal.admin.disk_key",
     "mailseal-lmtp": "mailseal.delivery.daemon.supervisor",
     "mailseal-sealer": "mailseal.admin.sealer",
     "mailseal-replica": "mailseal.admin.replica",
