@@ -22,6 +22,7 @@ import pytest
 from mailseal.login.client import AgentClient, Answer
 from tests.lab import Lab, clusters, proxy
 from tests.lab.clusters import Keys
+from tests.lab.databases import Postgresql
 from tests.lab.imap import Imap, Refused
 from tests.lab.place import AGENT_UID, MAIL_UID, REPLICA_UID, free_ports
 from tests.lab.process import Server, wait_until
@@ -351,3 +352,33 @@ def test_a_database_that_is_down(hosts: tuple[Host, Host], keys: Keys) -> None:
     assert len(one.lab.stored(PLAIN)) == before + 1
     with Imap(one.lab.imap, PLAIN, "password") as imap:
         imap.append("INBOX", b"Subject: saved\r\n\r\nsaved\r\n")
+
+
+@in_soak
+def test_a_failover(folder: str) -> None:
+    """The old primary's place still accepts connections; agent, replica and delivery go on."""
+    first = Postgresql(f"{folder}/a", f"{folder}/1", f"{folder}/a.log")
+    url = f"postgresql://postgres@/postgres?host={first.connect['host']}"
+    keys = Keys(first, url)
+    keys.with_roles()
+    second = Postgresql(f"{folder}/b", f"{folder}/2", f"{folder}/b.log", standby_of=first)
+    servers = [server.connect["host"] for server in (first, second)]
+    try:
+        with made(keys, folder, "failover", servers) as host:
+            answer = host.ask("enroll", user=b"a@example.org", password=b"password")
+            assert answer.status == "ok"
+            first.stop(signal.SIGKILL)
+            second.promote()
+
+            def is_enrolled() -> bool:
+                answer = host.ask("enroll", user=b"b@example.org", password=b"password")
+                return answer.status == "ok" or answer.text("class") == "AlreadyEnrolled"
+
+            wait_until(is_enrolled, "the agent uses the new primary", timeout=60)
+            assert host.unlock("a@example.org") == host.unlock("b@example.org") == "ok"
+            time.sleep(LEASE)
+            deliver(host.lab, PLAIN)
+            wait_until(lambda: _flushed(host.lab), "the copy is current", timeout=60)
+            assert len(in_clear(host.lab, PLAIN)) == 1
+    finally:
+        second.stop()
