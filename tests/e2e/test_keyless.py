@@ -254,6 +254,19 @@ def test_long_passwords(lab: Lab, size: int) -> None:
     assert not refused or size + len(user) > 500
 
 
+def test_a_long_password_that_only_the_passdb_knows(lab: Lab) -> None:
+    """A panel has set it.  2.3's checkpassword cannot carry it: no login without the key."""
+    password = "x" * 600
+    users = {**lab.users, **lab.options.plain_users}
+    lab.dovecot.write_users({**users, ALICE: password})
+    try:
+        for service in (Imap, Pop3):
+            with pytest.raises(Refused):
+                service(getattr(lab, service.__name__.lower()), ALICE, password)
+    finally:
+        lab.dovecot.write_users(users)
+
+
 @pytest.mark.parametrize("password", ["", "wrong", "\x00", "\x00password", "password\x00x"])
 def test_invalid_passwords(lab: Lab, password: str) -> None:
     with contextlib.suppress(Refused):
