@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.panels import WEB_USER, Browser, Roundcube, missing
-from tests.web.site import PASSWORD, WEB_UID, Site
+from tests.web.site import PASSWORD, WEB_UID, Site, wait
 
 URL = "https://mail.example.org/mailseal/"
 NEW = "a new one, set in Roundcube"
@@ -104,7 +104,9 @@ def test_the_password_changes_in_both_places(webmail: tuple[Site, Roundcube]) ->
     tab = tab_of(roundcube, user)
     assert "confirmation" in roundcube.change(tab, PASSWORD, NEW)
     assert site.state(user, NEW)["enrolled"]
-    assert len(site.reads(user, NEW) or ()) == 1 and site.reads(user) is None
+    # Dovecot sees a changed passwd-file after a second.
+    wait(lambda: len(site.reads(user, NEW) or ()) == 1, "the new password reads")
+    assert site.reads(user) is None
 
 
 def test_without_the_agent_the_tab_says_so(
