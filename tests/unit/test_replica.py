@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -271,6 +272,46 @@ def test_a_database_that_has_lost_changes_removes_no_user(
         with pytest.raises(TemporaryError):
             host.store.lookup(user)
     assert host.says_not_enrolled("dave") and not public.unaware("carol", of_key=True)
+
+
+def test_a_folder_that_was_restored_under_a_running_replica(
+    host: Host, public: PublicKeys, tmp_path: Path
+) -> None:
+    """The folder is as it was before the user was enrolled."""
+    public.publish(OTHER, key())
+    host.replica.step()
+    shutil.copytree(host.store.folder, tmp_path / "backup")
+    public.publish(USER, key())
+    host.replica.step()
+    shutil.rmtree(host.store.folder)
+    shutil.copytree(tmp_path / "backup", host.store.folder)
+    assert host.replica.is_due()
+    host.replica.step()
+    assert host.store.users() == sorted([USER, OTHER]) and not host.says_not_enrolled()
+
+
+def test_a_folder_that_is_restored_during_a_step(
+    host: Host, public: PublicKeys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.replica.step()
+    shutil.copytree(host.store.folder, tmp_path / "backup")
+    public.publish(USER, key())
+    host.replica.step()
+    public.publish(OTHER, key())
+    real = PublicStore.publish
+
+    def publish(self: PublicStore, user: str, key: PublicKey) -> None:
+        real(self, user, key)
+        shutil.rmtree(self.folder)
+        shutil.copytree(tmp_path / "backup", self.folder)
+        shutil.rmtree(tmp_path / "backup")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PublicStore, "publish", publish)
+        with pytest.raises(TemporaryError):
+            host.replica.step()
+    host.replica.step()
+    assert host.store.users() == sorted([USER, OTHER])
 
 
 def test_a_step_with_answers_of_two_servers_fails(

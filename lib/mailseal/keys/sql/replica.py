@@ -4,7 +4,7 @@
 CONTRACT
     step() asks for changes, writes them to disk, and renews the lease (keys/lease.py), in this
     order:
-        1  takes the time
+        1  takes the time, and reads from disk which change was the last one
         2  gives a sign of life.  This is a write, so only the primary commits it, and it fails if
            the database does not have the last change that is on this disk
         3  asks for all changes since then, and writes them to disk
@@ -65,17 +65,17 @@ class Replica:
         self._seconds = seconds
         self._log = log
         self._now = now or lease.Clock().now
-        self._position = _read_position(self._path("position"))
+        self._position = self._stored()
         self._id = self._read_id()
 
     @property
     def is_filled(self) -> bool:
         """Whether the folder has ever had a complete copy of the database."""
-        return self._position.number > 0 or os.path.exists(self._path("position"))
+        return os.path.exists(self._path("position"))
 
     def is_due(self) -> bool:
         """Whether something has changed in the database.  Gives no sign of life."""
-        return self._feed.now() != self._position
+        return self._feed.now() != self._stored()
 
     def step(self) -> None:
         """See the contract.  All answers must come from one server."""
@@ -83,6 +83,7 @@ class Replica:
             self._step(self._now())
 
     def _step(self, began: float) -> None:
+        on_disk = self._position = self._stored()
         whole = not self._sign_of_life()
         if whole:
             if self._position.number:
@@ -94,6 +95,8 @@ class Replica:
         known = self._copy()
         if whole:
             self._doubt_strangers(known)
+        if self._stored() != on_disk:
+            raise TemporaryError(f"{self._store.folder} was restored or changed just now")
         self._position = now
         durable.replace(
             self._path("position"),
@@ -227,6 +230,10 @@ class Replica:
         made = secrets.token_hex(16)
         durable.replace(path, f"{made} {boot}\n".encode(), mode=0o644, alone=True)
         return made
+
+    def _stored(self) -> Position:
+        """The position on disk: somebody may restore the folder while the service runs."""
+        return _read_position(self._path("position"))
 
     def _path(self, name: str) -> str:
         return os.path.join(self._store.folder, name)
