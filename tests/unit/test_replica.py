@@ -314,6 +314,79 @@ def test_a_folder_that_is_restored_during_a_step(
     assert host.store.users() == sorted([USER, OTHER])
 
 
+def _lose(server: Keys, last: int) -> None:
+    """An older backup is restored: it has the changes up to this one."""
+    server.server.sql(f"DELETE FROM mailseal_public_keys WHERE change_number > {last}")
+    server.server.sql(f"DELETE FROM mailseal_changes WHERE number > {last}")
+    server.server.sql(f"UPDATE mailseal_hosts SET applied = LEAST(applied, {last})")
+    server.server.sql(
+        f"UPDATE mailseal_state SET last_change = {last}, "
+        f"stamp = (SELECT stamp FROM mailseal_changes WHERE number = {last})"
+    )
+
+
+def test_enrollment_waits_again_for_a_change_with_the_number_of_a_lost_one(
+    server: Keys, host: Host
+) -> None:
+    clock = Clock()
+    database = server.open()
+    public = SqlPublicKeys(database, Hosts(database, clock.now))
+    public.publish("carol", key())
+    host.replica.step()
+    public.publish(OTHER, key())
+    assert public.unaware(OTHER, of_key=False) == ["mx"]
+    clock.ahead += with_margin(30) + 1
+    assert public.unaware(OTHER, of_key=False) == []
+    _lose(server, 1)
+    host.replica.step()  # the lease is valid again
+    public.publish(USER, key())
+    assert public.unaware(USER, of_key=False) == ["mx"]
+    assert host.says_not_enrolled()
+
+
+def test_the_silence_of_a_host_is_counted_anew_after_lost_changes(server: Keys, host: Host) -> None:
+    """Its row is again as this process saw it long ago; the lost primary had newer ones."""
+    clock = Clock()
+    database = server.open()
+    hosts = Hosts(database, clock.now)
+    public = SqlPublicKeys(database, hosts)
+    public.publish("carol", key())
+    host.replica.step()
+    public.publish(OTHER, key())
+    hosts.all()
+    clock.ahead += with_margin(30) + 1
+    _lose(server, 1)
+    public.publish(USER, key())
+    assert public.unaware(USER, of_key=False) == ["mx"]
+
+
+def test_a_beat_with_the_number_of_a_lost_one_is_a_sign_of_life(server: Keys, host: Host) -> None:
+    clock = Clock()
+    hosts = Hosts(server.open(), clock.now)
+    host.replica.step()
+    hosts.all()
+    clock.ahead += 100
+    server.server.sql("UPDATE mailseal_hosts SET beat = beat - 1, seen = '2026-01-01 00:00:00'")
+    host.replica.step()
+    assert [found.silent for found in hosts.all()] == [0]
+
+
+def test_enrollment_fails_if_the_change_is_lost_while_it_waits(
+    server: Keys, host: Host, public: PublicKeys
+) -> None:
+    public.publish("carol", key())
+    public.publish(USER, key())
+    host.replica.step()
+    _lose(server, 1)
+    for of_key in (False, True):
+        with pytest.raises(TemporaryError):
+            public.unaware(USER, of_key=of_key)
+    public.withdraw(USER)
+    with pytest.raises(TemporaryError):
+        public.unaware(USER, of_key=False)
+    assert public.unaware(USER, of_key=True) == ["mx"]
+
+
 def test_a_step_with_answers_of_two_servers_fails(
     server: Keys, host: Host, public: PublicKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:

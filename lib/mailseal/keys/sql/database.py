@@ -198,7 +198,7 @@ class Database:
     @contextlib.contextmanager
     def pinned(self) -> Iterator[None]:
         """Run the block on one connection, so with one server; fails if the connection is lost."""
-        self.connection()
+        self.row("SELECT 1")  # replaces a connection that was lost before
         held: list[str] = self._mine.__dict__.setdefault("held", [])
         held.append("")
         try:

@@ -8,6 +8,8 @@ measures durations with its own clock.
 
     margin      clocks run at different speeds while they are corrected: chrony changes the speed
                 by 8.4 % at most.  For one slow and one fast host: 20 %, and one second
+    history     if the database has lost changes, this process starts to measure again: rows may be
+                older than those that it saw, and numbers of changes are used again
     of_key      a public key is used for sealing without a lease.  Only a confirmation shows that
                 a host does not use an older key any more
 """
@@ -21,6 +23,7 @@ from collections.abc import Callable
 
 from mailseal.errors import TemporaryError
 from mailseal.keys.sql.database import Database
+from mailseal.keys.sql.feed import Feed, Position
 
 _FORGET = 86400.0
 """Seconds of silence after which a host is removed from the list."""
@@ -57,23 +60,27 @@ class Hosts:
         self._database = database
         self._clock = clock
         self._lock = threading.Lock()
-        self._beats: dict[str, tuple[int, float]] = {}
-        self._asked: dict[int, float] = {}
+        self._feed = Feed(database)
+        self._last = Position()
+        self._beats: dict[str, tuple[tuple[int, str], float]] = {}
+        self._asked: dict[Position, float] = {}
 
     def all(self) -> list[Host]:
         """All hosts, by name."""
-        asked = self._clock()
-        rows = self._database.rows(
-            "SELECT id, name, lease, applied, beat, seen FROM mailseal_hosts ORDER BY name, id"
-        )
+        with self._database.pinned():
+            self._compare_history()
+            asked = self._clock()
+            rows = self._database.rows(
+                "SELECT id, name, lease, applied, beat, seen FROM mailseal_hosts ORDER BY name, id"
+            )
         now = self._clock()
         found = []
         with self._lock:
             for id_, name, lease, applied, beat, seen in rows:
-                known = self._beats.get(str(id_))
-                if known is None or known[0] != beat:
+                known, sign = self._beats.get(str(id_)), (int(beat), str(seen))
+                if known is None or known[0] != sign:
                     # The time is taken after the answer, so the sign of life is older.
-                    known = self._beats[str(id_)] = (int(beat), now)
+                    known = self._beats[str(id_)] = (sign, now)
                 silent = max(0.0, asked - known[1])
                 values = (str(id_), str(name), int(lease), int(applied), int(beat), str(seen))
                 found.append(Host(*values, silent))
@@ -82,11 +89,26 @@ class Hosts:
                 del self._beats[id_]
         return found
 
-    def unaware(self, change: int, *, of_key: bool) -> list[str]:
+    def _compare_history(self) -> None:
+        """Forget what was seen if the database does not have the last change that was seen."""
+        last = self._last
+        is_known = self._feed.knows(last)
+        row = self._database.row("SELECT last_change, stamp FROM mailseal_state")
+        if row is None:
+            raise TemporaryError("the database has lost the tables of mailseal")
+        with self._lock:
+            if not is_known:
+                self._beats.clear()
+                self._asked.clear()
+            if not is_known or int(row[0]) > self._last.number:
+                self._last = Position(int(row[0]), bytes(row[1]))
+
+    def unaware(self, change: Position, *, of_key: bool) -> list[str]:
         """Names of the hosts that may still use the state before this change.
 
         Call it only after the change was committed.
         """
+        self._compare_history()
         with self._lock:
             if len(self._asked) > _REMEMBERED:
                 self._asked.clear()
@@ -95,7 +117,7 @@ class Hosts:
         names = []
         for host in self.all():
             ended = max(waited, host.silent) > with_margin(host.lease)
-            if host.applied < change and (of_key or not ended):
+            if host.applied < change.number and (of_key or not ended):
                 names.append(host.name)
         return names
 

@@ -16,6 +16,7 @@ from mailseal.errors import BadUserName, Damaged, NewerFormat, TemporaryError
 from mailseal.keys.names import normalise
 from mailseal.keys.public import decode, encode
 from mailseal.keys.sql.database import Database
+from mailseal.keys.sql.feed import Position
 from mailseal.keys.sql.hosts import Hosts
 
 ENROLLED, SUSPENDED, WITHDRAWN = "enrolled", "suspended", "withdrawn"
@@ -103,12 +104,25 @@ class SqlPublicKeys:
             )
 
     def unaware(self, user: str, *, of_key: bool) -> list[str]:
-        """Hosts that may still use the state before the last change: see PublicKeys."""
-        row = self._database.row(
-            "SELECT change_number FROM mailseal_public_keys WHERE name = %s",
-            normalise(user).encode(),
-        )
-        return [] if row is None else self._hosts.unaware(int(row[0]), of_key=of_key)
+        """Hosts that may still use the state before the last change: see PublicKeys.
+
+        Raises TemporaryError if the database has lost the change.
+        """
+        user = normalise(user)
+        with self._database.pinned():
+            row = self._database.row(
+                "SELECT users.state, users.change_number, changes.stamp "
+                "FROM mailseal_public_keys AS users LEFT JOIN mailseal_changes AS changes "
+                "ON changes.number = users.change_number WHERE users.name = %s",
+                user.encode(),
+            )
+            if row is None or (row[0] == WITHDRAWN and not of_key):
+                raise TemporaryError(
+                    f"{user} is not enrolled in the database any more",
+                    hint="a failover may have lost the change: see docs/several-hosts.md",
+                )
+            change = Position(int(row[1]), b"" if row[2] is None else bytes(row[2]))
+            return self._hosts.unaware(change, of_key=of_key)
 
     def sweep(self, user: str) -> list[str]:
         """Does nothing: a transaction that was not committed leaves nothing."""
