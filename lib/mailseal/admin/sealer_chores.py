@@ -103,7 +103,7 @@ class Chores:
             if doubt:
                 raise TemporaryError(doubt)
             done = self._in_clear(job, place, keys)
-            self._remove(job, place, keys, folders)
+            self._remove(job, place, keys, folders, reply.fields["request"])
         except _Stays:
             self._log(INFO, f"user=<{user}>, stays")
         except MailsealError as exc:
@@ -138,19 +138,25 @@ class Chores:
         return seen
 
     def _remove(
-        self, job: Job, place: Place, keys: Sequence[PrivateKey], folders: Sequence[str]
+        self,
+        job: Job,
+        place: Place,
+        keys: Sequence[PrivateKey],
+        folders: Sequence[str],
+        request: bytes,
     ) -> None:
         user = job.user.encode()
-        with contextlib.suppress(NotEnrolled):
-            self._ask("suspend", user=user)
         try:
+            # Even if this fails, the suspension may be stored.
+            with contextlib.suppress(NotEnrolled):
+                self._ask("suspend", user=user)
             sessions.kick(job.user)
             time.sleep(sessions.UNDER_WAY)
             self._in_clear(job, place, keys)
             if left := sealed_mail.count(folders).total():
                 raise TemporaryError(f"{left} mails could not be stored in clear")
             try:
-                self._ask("leave_done", user=user)
+                self._ask("leave_done", user=user, request=request)
             except NotEnrolled:
                 raise _Stays from None
         except BaseException:

@@ -70,7 +70,9 @@ def unenroll(context: Context) -> int:
         if suspended:
             context.ask("repair", user=user.encode())
         raise
-    context.ask("unenroll", user=user.encode())
+    # If somebody has run `mailseal repair` since, sealed mail may have arrived: then it fails.
+    only_if = {"suspended": b"1"} if suspended else {}
+    context.ask("unenroll", user=user.encode(), **only_if)
     sys.stdout.write(f"{user} is no longer enrolled; the keys were removed\n")
     return 0
 

@@ -249,13 +249,17 @@ class AdminVerbs:
         return "ok", {}
 
     async def _unenroll(self, fields: Fields) -> Answer:
-        """With `check` nothing is changed; it only checks whether the caller may use this verb."""
-        user = user_of(fields)
+        """With `check` nothing is changed; it only checks whether the caller may use this verb.
+
+        `suspended`: see Lifecycle.unenroll().
+        """
+        user, suspended = user_of(fields), "suspended" in fields
         if "check" in fields:
             if not await self._pools.quick(lambda: self._vault.is_known(user)):
                 raise NotEnrolled(f"{user} is not enrolled")
             return "ok", {}
-        await self._do(user, "unenroll", lambda: self._life.unenroll(user), quick=True)
+        job = lambda: self._life.unenroll(user, suspended=suspended)  # noqa: E731
+        await self._do(user, "unenroll", job, quick=True)
         if self._indexes is not None:
             await self._indexes.forget(user)
         return "ok", {}

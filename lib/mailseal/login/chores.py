@@ -11,15 +11,19 @@ CONTRACT
     the user cancels the request, and after a day.
 
 VERBS (agent.admin_users)
-    chores        the users of both kinds; requests to end sessions are removed from the list
-    leave_keys    user: the private keys
-    leave_done    user: unenroll, and forget the keys; an error if the user stays now
+    chores        the users of both kinds
+    leave_keys    user: the private keys, and the id of this request
+    leave_done    user, request: unenroll, and forget the keys; an error if the user stays now, has
+                  asked again, or is not suspended any more: sealed mail may have arrived
+    leave_failed  user, request: forget the keys; the user stays
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 
@@ -28,10 +32,19 @@ from mailseal.errors import NotEnrolled, TemporaryError
 from mailseal.login.notes import Notes
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import pack, unpack
-from mailseal.login.verbs import Answer, Verb, user_of
+from mailseal.login.verbs import Answer, Verb, text_of, user_of
 
 _FOR = 86400.0
 _ALIVE = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Leaving:
+    """A request to leave.  A later one of the same user has another id."""
+
+    id: str
+    at: float
+    keys: bytearray
 
 
 class Chores:
@@ -50,7 +63,7 @@ class Chores:
         self._unenroll = unenroll
         self._log = log
         self._clock = clock
-        self._leaving: dict[str, tuple[float, bytearray]] = {}
+        self._leaving: dict[str, _Leaving] = {}
         self._kicked: dict[str, None] = {}
         self._finishing: set[str] = set()
         self._came = -_ALIVE
@@ -58,6 +71,7 @@ class Chores:
             "chores": self._chores,
             "leave_keys": self._keys,
             "leave_done": self._done,
+            "leave_failed": self._failed,
         }
 
     @property
@@ -68,7 +82,7 @@ class Chores:
     def leave(self, user: str, keys: Sequence[PrivateKey]) -> None:
         """Add a request to leave."""
         self.stay(user)
-        self._leaving[user] = (self._clock(), pack(keys))
+        self._leaving[user] = _Leaving(secrets.token_hex(8), self._clock(), pack(keys))
 
     def stay(self, user: str) -> None:
         """This user does not leave.  Raises TemporaryError if the keys are being removed now."""
@@ -79,7 +93,7 @@ class Chores:
     def _forget_keys(self, user: str) -> None:
         waiting = self._leaving.pop(user, None)
         if waiting is not None:
-            waiting[1][:] = bytes(len(waiting[1]))
+            waiting.keys[:] = bytes(len(waiting.keys))
 
     def leaves(self, user: str) -> bool:
         """Whether there is a request to leave."""
@@ -91,7 +105,7 @@ class Chores:
 
     async def _chores(self, fields: Fields) -> Answer:
         self._came = self._clock()
-        for user in [u for u, (at, _) in self._leaving.items() if self._came - at > _FOR]:
+        for user in [u for u, one in self._leaving.items() if self._came - one.at > _FOR]:
             self._forget_keys(user)
         kicked, self._kicked = self._kicked, {}
         return "ok", {"leave": _lines(self._leaving), "kick": _lines(kicked)}
@@ -100,23 +114,36 @@ class Chores:
         user = user_of(fields)
         if user not in self._leaving:
             raise NotEnrolled(f"{user} has not asked for this")
-        keys = unpack(self._leaving[user][1])
+        request = self._leaving[user]
+        keys = unpack(request.keys)
         self._log.warning("leave: user=<%s>, private keys given to mailseal-sealer", user)
-        return "ok", {"keys": "\n".join(key.dovecot_string() for key in keys).encode()}
+        lines = "\n".join(key.dovecot_string() for key in keys)
+        return "ok", {"keys": lines.encode(), "request": request.id.encode()}
 
     async def _done(self, fields: Fields) -> Answer:
-        user = user_of(fields)
-        if user not in self._leaving:
-            raise NotEnrolled(f"{user} does not leave any more")
+        user = self._same(fields)
         self._finishing.add(user)
         try:
             with contextlib.suppress(NotEnrolled):
-                await self._unenroll({"user": user.encode()})
+                await self._unenroll({"user": user.encode(), "suspended": b"1"})
         finally:
             self._finishing.discard(user)
         self._forget_keys(user)
         self._notes.forget(user)
         return "ok", {}
+
+    async def _failed(self, fields: Fields) -> Answer:
+        user = self._same(fields)
+        self.stay(user)
+        self._log.warning("leave: user=<%s>, given up, the user stays enrolled", user)
+        return "ok", {}
+
+    def _same(self, fields: Fields) -> str:
+        """The user, if this is still the request that leave_keys has answered."""
+        user, request = user_of(fields), text_of(fields, "request")
+        if user not in self._leaving or self._leaving[user].id != request:
+            raise NotEnrolled(f"{user} does not leave any more, or has asked again")
+        return user
 
 
 def _lines(users: Iterable[str]) -> bytes:

@@ -298,14 +298,18 @@ class Lifecycle:
             change.keyring()
             change.suspend()
 
-    def unenroll(self, user: str) -> None:
+    def unenroll(self, user: str, *, suspended: bool = False) -> None:
         """Remove the user's keys permanently.  The caller has checked that no mail needs them.
 
+        With `suspended` the check is only valid if suspend() was the last change; otherwise sealed
+        mail may have arrived since, and this raises TemporaryError.
         The public key is removed first, so that no mail is sealed to a removed key pair.
         """
         if self._vault.is_new(user):
             raise NotEnrolled(f"{user} is not enrolled")
         with self._vault.stores.transaction(user) as change:
+            if suspended and not self._vault.public.is_suspended(user):
+                raise TemporaryError(f"mail for {user} is not deferred any more: look again")
             change.remove()
 
     def _change(self, opened: Opened, change: Callable[[Opened], _T]) -> _T:
