@@ -108,14 +108,14 @@ class Hosts:
 
         Call it only after the change was committed.
         """
-        self._compare_history()
+        hosts = self.all()
         with self._lock:
             if len(self._asked) > _REMEMBERED:
                 self._asked.clear()
             first = self._asked.setdefault(change, self._clock())
         waited = self._clock() - first
         names = []
-        for host in self.all():
+        for host in hosts:
             ended = max(waited, host.silent) > with_margin(host.lease)
             if host.applied < change.number and (of_key or not ended):
                 names.append(host.name)
