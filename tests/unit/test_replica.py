@@ -368,7 +368,7 @@ def test_a_beat_with_the_number_of_a_lost_one_is_a_sign_of_life(server: Keys, ho
     clock.ahead += 100
     server.server.sql("UPDATE mailseal_hosts SET beat = beat - 1, seen = '2026-01-01 00:00:00'")
     host.replica.step()
-    assert [found.silent for found in hosts.all()] == [0]
+    assert [found.silent < 30 for found in hosts.all()] == [True]
 
 
 def test_enrollment_fails_if_the_change_is_lost_while_it_waits(
@@ -441,6 +441,46 @@ def test_running_hosts_are_not_removed(server: Keys, host: Host) -> None:
     assert hosts.forget("mx") == 1 and hosts.all() == []
     host.replica.step()  # it makes a new row
     assert [found.applied for found in hosts.all()] == [0]
+
+
+def test_only_rows_from_before_a_reboot_are_removed_by_themselves(
+    server: Keys, host: Host, public: PublicKeys
+) -> None:
+    """A silent host may be cut off, and still seal to a key."""
+    public.publish(USER, key())
+    host.replica.step()
+    clock = Clock()
+    hosts = Hosts(server.open(), clock.now)
+    hosts.all()
+    clock.ahead += 100_000
+    assert hosts.forget_silent() == []
+    assert [found.name for found in hosts.all()] == ["mx"]
+    _rebooted(host, server).step()
+    assert hosts.forget_silent() == ["mx"]
+    assert [found.silent < 30 for found in hosts.all()] == [True]
+
+
+def test_the_row_from_before_a_reboot_can_be_removed(server: Keys, host: Host) -> None:
+    host.replica.step()
+    clock = Clock()
+    hosts = Hosts(server.open(), clock.now)
+    hosts.all()
+    clock.ahead += 20
+    again = _rebooted(host, server)
+    again.step()
+    hosts.all()
+    with pytest.raises(TemporaryError):
+        hosts.forget("mx")
+    clock.ahead += 20
+    again.step()
+    assert hosts.forget("mx") == 1
+    assert len(hosts.all()) == 1
+
+
+def _rebooted(host: Host, server: Keys) -> Replica:
+    path = Path(host.store.folder, "host")
+    path.write_text(path.read_text().replace(lease.boot_id(), "another-boot"))
+    return Replica(server.open(), host.store, name="mx", seconds=30, log=LOG)
 
 
 def test_roles_have_no_more_rights_than_they_need(server: Keys, tmp_path: Path) -> None:

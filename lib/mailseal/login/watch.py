@@ -83,4 +83,4 @@ class Watch:
             self._tidied = time.monotonic()
             self._feed.forget_old()
             for name in self._hosts.forget_silent():
-                self._log.info("host %s was silent for a day: forgotten", name)
+                self._log.info("host %s: removed its row from before a reboot", name)

@@ -26,7 +26,7 @@ from mailseal.keys.sql.database import Database
 from mailseal.keys.sql.feed import Feed, Position
 
 _FORGET = 86400.0
-"""Seconds of silence after which a host is removed from the list."""
+"""Seconds of silence after which a row from before a reboot is removed."""
 
 _REMEMBERED = 10000
 
@@ -122,23 +122,32 @@ class Hosts:
         return names
 
     def forget_silent(self) -> list[str]:
-        """Remove hosts that were silent for a day: their leases expired long ago."""
-        return [host.name for host in self.all() if host.silent > _FORGET and self._remove(host)]
+        """Remove rows that a host used before it was rebooted; returns the names.
+
+        A row is silent for a day, and another one with this name is alive.  Other silent hosts may
+        be cut off, and still seal with the keys that they have.
+        """
+        hosts = self.all()
+        alive = {host.name for host in hosts if host.silent <= with_margin(host.lease)}
+        old = [host for host in hosts if host.silent > _FORGET and host.name in alive]
+        return [host.name for host in old if self._remove(host)]
 
     def forget(self, name: str) -> int:
         """Remove a host that will never seal again; returns the number of its rows.
 
-        Raises TemporaryError while its lease may be valid.
+        Rows with a valid lease stay: a host has a new row after a reboot.  Raises TemporaryError if
+        this is so for all rows.
         """
         found = [host for host in self.all() if host.name == name]
-        for host in found:
-            if host.silent <= with_margin(host.lease):
-                raise TemporaryError(
-                    f"{name} may be running: its last sign of life was {host.silent:.0f} s ago",
-                    hint=f"stop mailseal-replica there, and try again in "
-                    f"{with_margin(host.lease) - host.silent:.0f} s",
-                )
-        return sum(self._remove(host) for host in found)
+        silent = [host for host in found if host.silent > with_margin(host.lease)]
+        if found and not silent:
+            host = min(found, key=lambda host: with_margin(host.lease) - host.silent)
+            raise TemporaryError(
+                f"{name} may be running: its last sign of life was {host.silent:.0f} s ago",
+                hint=f"stop mailseal-replica there, and try again in "
+                f"{with_margin(host.lease) - host.silent:.0f} s",
+            )
+        return sum(self._remove(host) for host in silent)
 
     def _remove(self, host: Host) -> bool:
         return bool(
