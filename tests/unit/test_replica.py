@@ -26,7 +26,9 @@ from mailseal.keys.sql.replica import Replica
 from mailseal.keys.stores import PublicKeys
 from mailseal.login import local_keys
 from tests.lab.clusters import Keys
+from tests.unit.agent_process import running
 from tests.unit.store_contract import USER
+from tests.unit.test_move_store import in_database
 
 LOG = logging.getLogger("test")
 OTHER = "bob@example.org"
@@ -481,6 +483,31 @@ def _rebooted(host: Host, server: Keys) -> Replica:
     path = Path(host.store.folder, "host")
     path.write_text(path.read_text().replace(lease.boot_id(), "another-boot"))
     return Replica(server.open(), host.store, name="mx", seconds=30, log=LOG)
+
+
+@pytest.mark.parametrize("command", ["unenroll", "drop-key"])
+def test_a_suspension_ends_if_the_hosts_do_not_confirm_it(
+    postgresql: Keys, tmp_path: Path, command: str
+) -> None:
+    postgresql.empty()
+    (tmp_path / "Maildir" / "cur").mkdir(parents=True)
+    options = in_database(postgresql)
+    options += f"delivery: {{userdb: template, home: {tmp_path}, user: root}}\n"
+    with running(tmp_path, options) as agent:
+        assert agent.run("enroll", USER, stdin=b"pw\n").returncode == 0
+        public = opening.rows(postgresql.open())[1]
+        first = public.lookup(USER)
+        assert first is not None
+        assert agent.run("rotate", USER, stdin=b"pw\n").returncode == 0
+        more = {"unenroll": [], "drop-key": [first.key_id.hex()]}[command]
+        postgresql.server.sql("ALTER TABLE mailseal_hosts RENAME TO away")
+        try:
+            done = agent.run(command, USER, *more, stdin=b"pw\n")
+        finally:
+            postgresql.server.sql("ALTER TABLE away RENAME TO mailseal_hosts")
+        assert done.returncode == 75 and b"refused a statement" in done.stderr, done.stderr
+        assert "suspend: user=<alice@example.org>, done" in agent.log_text(), agent.log_text()
+        assert not public.is_suspended(USER) and public.lookup(USER) is not None
 
 
 def test_roles_have_no_more_rights_than_they_need(server: Keys, tmp_path: Path) -> None:

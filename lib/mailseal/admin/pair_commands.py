@@ -124,8 +124,8 @@ def drop_key(context: Context) -> int:
     if doubt:
         raise UsageError(f"{doubt}: cannot determine whether mail needs this key pair; it was kept")
     _require_unused(folders, key_id)
-    context.ask("suspend", user=user.encode())
     try:
+        context.ask("suspend", user=user.encode())  # fails if a host does not confirm it
         sessions.end(context, user)
         time.sleep(sessions.UNDER_WAY)
         _require_unused(folders, key_id)

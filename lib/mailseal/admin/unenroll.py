@@ -60,8 +60,9 @@ def unenroll(context: Context) -> int:
     # Before logins are suspended: Dovecot's user database may be the keyrings themselves.
     folders, doubt = sealed_mail.folders(context, user)
     _require_no_sealed_mail(context, user, folders, doubt)
-    suspended = _suspend(context, user)
+    suspended = True
     try:
+        suspended = _suspend(context, user)  # fails if a host does not confirm it
         if suspended:
             sessions.end(context, user)
             time.sleep(sessions.UNDER_WAY)
