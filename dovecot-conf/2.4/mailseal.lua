@@ -244,7 +244,7 @@ end
 local function undoing(request)
   local names = dovecot_24
       and { "mail_plugins", "*/mail_plugins", "mail_plugin_dir", "*/mail_plugin_dir",
-        "mail_ext_attachment_path" }
+        "mail_ext_attachment_path", "*/mail_ext_attachment_path" }
     or { "plugin/mail_crypt_save_version", "plugin/mail_crypt_global_public_key", "mail_plugin_dir",
       "mail_attachment_dir" }
   for _, name in ipairs(names) do

@@ -16,7 +16,7 @@ from tests.docker.test_services import pid_of
 
 UNIT, CONF = "mailseal-sealer", "/etc/mailseal/mailseal.yaml"
 USER = "carol@example.org"
-COUNT = 60
+COUNT = 24
 CUR = f"{MAIL}/carol/Maildir/cur"
 SEALED = f"find {CUR} -name '1500000*' -exec grep -lP '\\ACRYPTED\\x03\\x07' {{}} + || true"
 
@@ -65,23 +65,23 @@ def test_the_sealer_seals_existing_mail(old_mail: Site) -> None:
     first = pid_of(site, UNIT)
     # The enrollment is enough.
     site.enroll("carol")
-    site.wait(lambda: sealed(site), "the first mails are sealed", seconds=60)
+    site.wait(lambda: sealed(site), "the first mails are sealed", seconds=300)
     _require_hardened(site, first)
     # systemd restarts it, and it continues.
     site.run(f"systemctl kill -s KILL {UNIT}")
     assert 0 < sealed(site) < COUNT + 1
     again = f"systemctl show -p MainPID --value {UNIT}"
-    site.wait(lambda: site.run(again).strip() not in (first, "0"), "it runs again", seconds=60)
-    site.wait(lambda: state(site).get("phase") == "sealing", "it goes on", seconds=60)
+    site.wait(lambda: site.run(again).strip() not in (first, "0"), "it runs again", seconds=300)
+    site.wait(lambda: state(site).get("phase") == "sealing", "it goes on", seconds=300)
     site.run(f"systemctl restart {UNIT}")
-    site.wait(lambda: state(site).get("phase") == "done", "all is sealed", seconds=120)
+    site.wait(lambda: state(site).get("phase") == "done", "all is sealed", seconds=600)
     assert sealed(site) == COUNT
     assert state(site)["left"] == 0
     assert site.run(f"find {MAIL}/carol/Maildir -path '*/tmp/*'") == ""
     with site.login("carol") as imap:
         assert imap.bodies() == before
         # verify.at_login: the agent's process reads what the owner of the mail opens.
-        site.wait(lambda: _checked(site), "the tags are checked", seconds=60)
+        site.wait(lambda: _checked(site), "the tags are checked", seconds=300)
     assert _checked(site)["mails"] == len(before)
     assert _checked(site)["counts"] == {}
     assert site.status(f"mailseal verify {USER}") == 0

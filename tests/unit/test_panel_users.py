@@ -129,11 +129,18 @@ def test_the_agent_down_is_not_a_wrong_password(agent: AgentProcess) -> None:
     assert done.returncode == 75
 
 
+# Verbs of the page for users, which a panel that only changes passwords must not have.
+_SELF_SERVICE = (
+    *("sign_in", "state", "begun", "enroll_begin", "enroll_finish"),
+    *("seal_old", "leave", "stay", "end_sessions", "own_keys"),
+)
+
+
 def test_every_other_verb_is_denied(agent: AgentProcess) -> None:
     """All verbs of the agent, found by requests as root, so that new ones are tested too."""
     (agent.folder / "world").mkdir()
     world = World(agent.folder / "world", Policy())
-    every = set(world.service.admin_verbs) | set(world.service.login_verbs)
+    every = {*world.service.admin_verbs, *world.service.login_verbs, *_SELF_SERVICE}
     world.pools.stop()
     proven = {*panel_verbs._AS_THEY_ARE, "revoke", "status"}
     denied = sorted(every - proven)
@@ -178,8 +185,7 @@ import socket, sys, time
 held = []
 for _ in range(int(sys.argv[2])):
     s = socket.socket(socket.AF_UNIX)
-    s.settimeout(20)
-    s.connect(sys.argv[1])
+    s.connect(sys.argv[1])  # waits while the agent's queue of connections is full
     held.append(s)
 cut = 0
 for s in held:
@@ -252,6 +258,16 @@ def test_guesses_of_a_panel_are_slowed_down(agent: AgentProcess) -> None:
     assert "recovery-code: " not in log
     done = agent.run("recovery-code", USER, "--stdin", stdin=b"pw\n")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_field_that_the_verb_ignores_does_not_hide_a_guess(agent: AgentProcess) -> None:
+    guesses = []
+    for number in range(20):
+        fields = {"user": USER.encode(), "old": b"0", "secret": b"guess %d" % number}
+        guesses.append(protocol.encode("status", fields))
+    right = protocol.encode("recovery", {"user": USER.encode(), "password": b"pw"})
+    assert ask_as(PANEL, agent, [*guesses, right]) == ["error"] * 21
+    assert "recovery-code: " not in agent.log_text()
 
 
 def test_a_request_without_a_secret_ends_no_session_and_is_not_logged(agent: AgentProcess) -> None:

@@ -181,11 +181,9 @@ class Agent:
             except UsageError as exc:
                 status, fields = error_answer(exc)
             else:
-                if not (caller.login or caller.naming):
+                if not (caller.login or caller.page):
                     request.pop("remote", None)
-                status, fields = await self.service.answer(
-                    verb, request, login=caller.login, panel=caller.panel, admin=caller.admin
-                )
+                status, fields = await self.service.answer(verb, request, **caller.rights())
                 if status == TAKEN:
                     return
                 if status == "denied":
@@ -216,7 +214,7 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
         login=from_config.uids(config.agent.login_users, "agent.login_users"),
         panel=(panel_uids := from_config.uids(config.agent.panel_users, "agent.panel_users")),
         admin=from_config.uids(config.agent.admin_users, "agent.admin_users"),
-        naming=from_config.uids((config.web.user,) if config.web.listen else (), "web.user"),
+        page=from_config.uids((config.web.user,) if config.web.listen else (), "web.user"),
     )
     version = startup.dovecot_version(config)
     escrow = startup.escrow_key(config)
@@ -296,7 +294,8 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
             sessions,
             pools,
             admin_verbs={**admin_verbs, **TagChecks(sessions, log).verbs, **chores.verbs},
-            panel_verbs=PanelVerbs(vault, pools, admin_verbs, guesses, self_service.verbs).verbs,
+            panel_verbs=(panel := PanelVerbs(vault, pools, admin_verbs, guesses)).verbs,
+            page_verbs={**panel.verbs, **panel.guarded(self_service.verbs)},
             version=version,
             policy=policy,
             log=log,

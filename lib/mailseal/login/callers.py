@@ -4,8 +4,8 @@
 CONTRACT
     login   agent.login_users: the login verbs
     panel   agent.panel_users: verbs that require the user's password (panel_verbs.py)
-    naming  of these, web.user: its word about the address of its client counts.  What other
-            panels say could have others banned
+    page    of these, web.user: also the verbs of self_service.py, and its word about the
+            address of its client counts.  What other panels say could have others banned
     admin   agent.admin_users: all verbs
     All others get the answer "denied".  A uid that is not listed has at most
     UNLISTED_AT_ONCE connections, all of these together UNLISTED_TOGETHER, and a panel
@@ -38,7 +38,11 @@ class Caller:
     login: bool = False
     panel: bool = False
     admin: bool = False
-    naming: bool = False
+    page: bool = False
+
+    def rights(self) -> dict[str, bool]:
+        """For LoginVerbs.answer()."""
+        return {"login": self.login, "panel": self.panel, "page": self.page, "admin": self.admin}
 
     @property
     def listed(self) -> bool:
@@ -55,9 +59,9 @@ class Callers:
         login: frozenset[int],
         panel: frozenset[int],
         admin: frozenset[int],
-        naming: frozenset[int] = frozenset(),
+        page: frozenset[int] = frozenset(),
     ) -> None:
-        self._naming = naming
+        self._page = page
         self._login = login
         self._panel = panel
         self._admin = admin
@@ -69,7 +73,7 @@ class Callers:
         uid = uid_of(connection)
         admin = uid in self._admin
         panel, login = uid in self._panel, uid in self._login
-        return Caller(uid, admin or login, admin or panel, admin, admin or uid in self._naming)
+        return Caller(uid, admin or login, admin or panel, admin, admin or uid in self._page)
 
     @contextlib.contextmanager
     def connected(self, caller: Caller) -> Iterator[bool]:

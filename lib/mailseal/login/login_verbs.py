@@ -7,8 +7,7 @@ CONTRACT
     that has opened the session's keyring before needs no Argon2id.  Several logins with the
     same password at the same time share one run.  A wrong password is remembered for a few
     seconds, so a client that repeats it costs nothing.  guesses.py limits the rate of wrong
-    passwords.
-    Each unlock writes one log line, without secrets.
+    passwords.  Each unlock writes one log line, without secrets.
 """
 
 from __future__ import annotations
@@ -50,8 +49,7 @@ from mailseal.login.verbs import Answer, Verb, error_answer, note_enrollment
 if TYPE_CHECKING:
     from mailseal.login.indexer import Indexer
 
-_WRONG_FOR = 5.0
-_WRONG_ENTRIES = 10000
+_WRONG_FOR, _WRONG_ENTRIES = 5.0, 10000
 # The mechanisms with a password: Dovecot treats IMAP LOGIN and POP3 USER/PASS as PLAIN.
 # With XOAUTH2 and OAUTHBEARER the client sends a token, which is different at the next login.
 _WITH_PASSWORD = (b"PLAIN", b"LOGIN")
@@ -68,6 +66,7 @@ class LoginVerbs:
         *,
         admin_verbs: Mapping[str, Verb],
         panel_verbs: Mapping[str, Verb] | None = None,
+        page_verbs: Mapping[str, Verb] | None = None,
         version: str,
         policy: Policy,
         log: logging.Logger,
@@ -89,12 +88,20 @@ class LoginVerbs:
         self.login_verbs: dict[str, Verb] = {"unlock": self._unlock, "lookup": self._lookup}
         self.admin_verbs = admin_verbs
         self.panel_verbs = panel_verbs or {}
+        self.page_verbs = page_verbs or {}
         # The revision is part of the key: results from before a change of the keyring are not used.
         self._under_way: dict[tuple[bytes, Revision | None], asyncio.Future[Unlocked]] = {}
         self._wrong: OrderedDict[bytes, tuple[float, Revision | None]] = OrderedDict()
 
     async def answer(
-        self, verb: str, fields: Fields, *, admin: bool, login: bool = True, panel: bool = False
+        self,
+        verb: str,
+        fields: Fields,
+        *,
+        admin: bool,
+        login: bool = True,
+        panel: bool = False,
+        page: bool = False,
     ) -> Answer:
         """The answer to one request of a caller with these rights."""
         login_verb = self.login_verbs.get(verb)
@@ -107,10 +114,11 @@ class LoginVerbs:
                 self._unexpected(verb, exc)
                 return "temporary", {"reason": b"internal error, see the log of mailseal-agent"}
         try:
-            known = {**self.panel_verbs, **self.admin_verbs}
+            known = {**self.page_verbs, **self.panel_verbs, **self.admin_verbs}
             if login_verb is None and verb not in known:
                 raise UsageError(f"the key agent has no verb {verb[:20]}")
-            allowed = known if admin else self.panel_verbs if panel else {}
+            panels = self.page_verbs if page else self.panel_verbs if panel else {}
+            allowed = known if admin else panels
             if verb not in allowed:
                 return "denied", {}
             return await allowed[verb](fields)

@@ -13,7 +13,7 @@ CONTRACT
       revoke                      the login password; only for app passwords
       status                      nothing; with the login password or a recovery
                                   code it shows all slots of the user
-      those of self_service.py    the login password
+    The page for users (web.user) can also use the verbs of self_service.py.
     With the address of its client as `remote`, guesses count as those at IMAP from there.
     callers.py says whose word for it counts.
 """
@@ -31,8 +31,12 @@ from mailseal.login.thread_pools import ThreadPools, asked_by_panel
 from mailseal.login.vault import Vault
 from mailseal.login.verbs import Answer, Verb, needed, text_of, user_of
 
-# The fields with the user's password or recovery code.
-_PROOFS = ("old", "password", "code", "secret")
+# The field with the user's password or recovery code that a verb checks; "password" if it is not
+# listed.  Other fields with these names are dropped: a field that a verb ignores must not count as
+# the guess in place of the one that it checks.
+_PROOF = {"passwd": "old", "recover": "code", "rewrap": "secret", "status": "secret"}
+_UNPROVEN = ("commit", "undo", "state", "begun")
+_SECRETS = frozenset(("old", "password", "code", "secret"))
 _AS_THEY_ARE = ("passwd", "commit", "undo", "rewrap", "recover", "recovery", "app")
 
 
@@ -45,7 +49,6 @@ class PanelVerbs:
         pools: ThreadPools,
         admin_verbs: Mapping[str, Verb],
         guesses: Guesses | None = None,
-        self_service: Mapping[str, Verb] | None = None,
     ) -> None:
         self._vault = vault
         self._life = Lifecycle(vault)
@@ -53,14 +56,19 @@ class PanelVerbs:
         self._admin = admin_verbs
         self._guesses = guesses or Guesses()
         verbs: dict[str, Verb] = {name: admin_verbs[name] for name in _AS_THEY_ARE}
-        verbs |= {"revoke": self._revoke, "status": self._status, **(self_service or {})}
-        self.verbs = {name: self._guarded(verb) for name, verb in verbs.items()}
+        self.verbs = self.guarded({**verbs, "revoke": self._revoke, "status": self._status})
 
-    def _guarded(self, verb: Verb) -> Verb:
+    def guarded(self, verbs: Mapping[str, Verb]) -> dict[str, Verb]:
+        """The same verbs for a panel: wrong passwords are slowed down."""
+        return {name: self._guarded(name, verb) for name, verb in verbs.items()}
+
+    def _guarded(self, name: str, verb: Verb) -> Verb:
         """Limit the rate of wrong passwords, and use a separate thread pool for panels."""
+        proof = "" if name in _UNPROVEN else _PROOF.get(name, "password")
 
         async def guarded(fields: Fields) -> Answer:
-            secret = next((fields[name] for name in _PROOFS if name in fields), None)
+            fields = {key: value for key, value in fields.items() if key not in _SECRETS - {proof}}
+            secret = fields.get(proof)
             asked_by_panel.set(True)
             try:
                 return await verb(fields) if secret is None else await tried(fields, secret)

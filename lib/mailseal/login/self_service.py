@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The verbs for users who manage their own keys, through one of agent.panel_users.
+"""The verbs for users who manage their own keys, through the page (web.user).
 
 CONTRACT
     Each needs the user's login password, except:
@@ -46,7 +46,7 @@ _Describe = Callable[[str], dict[str, Any]]
 
 
 class SelfService:
-    """Verbs for agent.panel_users; panel_verbs.py limits the rate of wrong passwords."""
+    """Verbs for web.user; panel_verbs.py limits the rate of wrong passwords."""
 
     def __init__(
         self,

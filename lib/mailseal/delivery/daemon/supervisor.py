@@ -54,7 +54,8 @@ class Server:
         self._sockets = self._inherited or listen.open_all(config)
         lines = open_log(config, "mailseal-lmtp", user_ids(config.delivery.user, "delivery.user"))
         self.log = DeliveryLog(lines)
-        # Before root is dropped: root can read the complete Dovecot configuration.
+        # Before root is dropped: only root can read the complete Dovecot configuration.  So a
+        # reload keeps these, and a change in Dovecot needs a restart.
         self._settings = settings.known(config)
         listen.become(config.delivery.user)
         self._workers: dict[int, tuple[str, float]] = {}
@@ -150,7 +151,6 @@ class Server:
         old = list(self._workers)
         self._workers.clear()
         self.config, self.log, self._sockets = config, log, sockets
-        self._settings = settings.known(config) or self._settings
         self._start_workers()
         self._retiring.update(old)
         self._signal(old)

@@ -6,7 +6,7 @@ A user database often returns no mail location: then `mail_location` (2.3) or `m
 The settings are those of the Dovecot whose userdb is used: its base_dir, which contains its
 sockets, has a link `dovecot.conf` to the configuration with which it was started.
 
-They are read at start (as root, who can read the complete configuration) and at reload.
+They are read at start, as root, who can read the complete configuration.
 FAILURES: none.  Without doveconf, without the link, or if the configuration cannot be read,
 delivery.maildir is used.
 """
