@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from typing import Any
 
 import pytest
 
+from mailseal import config as configuration
+from mailseal.admin.seal_jobs import UNSEALING, Job, Jobs
 from mailseal.crypto.eckeys import PrivateKey
 from mailseal.login.client import AgentClient
 from tests.e2e.mails import HEADERS
@@ -235,6 +238,49 @@ def test_killed_while_a_user_leaves_who_then_stays(site: Site) -> None:
     # The service is too late to remove the keys: the user has cancelled.
     assert _as_root(site, "leave_done", user) == "error"
     assert site.reads(user) and site.state(user)["enrolled"]
+
+
+def test_mail_that_cannot_be_in_clear_ends_the_request_before_anything_waits(site: Site) -> None:
+    """Otherwise the user would be suspended with each try, for a day."""
+    user, other = site.user(mails=2), site.user(mails=0)
+    site.enroll(user)
+    site.enroll(other)
+    send(site.lab.smtp, "eve@example.net", [other], HEADERS + b"new\r\n")
+    site.lab.wait_delivered()
+    (foreign,), mine = site.lab.stored(other), site.lab.stored(user)[0]
+    copy = os.path.join(os.path.dirname(mine), f"9{os.path.basename(foreign)}")
+    shutil.copy(foreign, copy)
+    os.chown(copy, os.stat(mine).st_uid, os.stat(mine).st_gid)
+    site.sealer.start(until=[])
+    try:
+        site.ok("leave", user=user, password=PASSWORD)
+        wait(lambda: not site.state(user)["leaving"], "the request is dropped")
+        state = site.state(user)
+        assert state["enrolled"] and not state["problem"]
+        assert (state["old_mail"]["phase"], state["old_mail"]["left"]) == ("unsealing", 1)
+        assert f"suspend: user=<{user}>" not in site.lab.log_text()
+        os.unlink(copy)
+        site.ok("leave", user=user, password=PASSWORD)
+        wait(lambda: not site.state(user)["enrolled"], "the user has left")
+        assert f"suspend: user=<{user}>" in site.lab.log_text()
+    finally:
+        site.sealer.stop()
+
+
+def test_suspended_when_the_machine_restarts(site: Site) -> None:
+    """The suspension is on disk, the request was in memory."""
+    user, bystander = site.user(), site.user()
+    jobs = Jobs(configuration.load(site.lab.config_path).sealer_dir)
+    for name in (user, bystander):
+        site.enroll(name)
+        assert _as_root(site, "suspend", name) == "ok"
+    jobs.save(Job(user, phase=UNSEALING))
+    site.sealer.start(until=[])
+    try:
+        wait(lambda: site.reads(user), "the user can log in")
+        assert site.reads(bystander) is None, "an administrator has suspended this user"
+    finally:
+        site.sealer.stop()
 
 
 def _as_root(site: Site, verb: str, user: str) -> str:

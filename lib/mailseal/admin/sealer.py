@@ -125,12 +125,14 @@ class Sealer:
     def _leave(self) -> None:
         """End sessions, and start a process for each user who leaves."""
         self._leaving = self._chores.kick()
+        self._chores.end_stranded(self._leaving, self._children.has)
         for user in self._leaving:
             self._waiting.pop(user, None)
             if self._children.has(user) or not self._children.has_room(_NO_DISK):
                 continue
             if self._chores.is_due(user):
                 try:
+                    self._chores.watch(user)
                     work = functools.partial(self._chores.leave, user)
                     self._children.start(user, _NO_DISK, work)
                 except OSError as exc:

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 from mailseal import durable
@@ -45,11 +46,22 @@ class UserFiles(Generic[T]):
 
     def load(self, user: str) -> T | None:
         """The state that was saved last."""
-        with contextlib.suppress(OSError, Damaged, TypeError), open(self._path(user), "rb") as f:
-            found = self._kind(**record.parse(f.read(_LONGEST)))
-            if found.user == user:
-                return found
+        found = self._read(self._path(user))
+        return found if found is not None and found.user == user else None
+
+    def _read(self, path: str) -> T | None:
+        with contextlib.suppress(OSError, Damaged, TypeError), open(path, "rb") as stream:
+            return self._kind(**record.parse(stream.read(_LONGEST)))
         return None
+
+    def all(self) -> Iterator[T]:
+        """The states of all users.  Raises TemporaryError if the folder cannot be listed."""
+        with durable.reporting(f"cannot list {self.folder}"):
+            names = os.listdir(self.folder)
+        for name in names:
+            found = self._read(os.path.join(self.folder, name))
+            if found is not None and self._path(found.user) == os.path.join(self.folder, name):
+                yield found
 
     def save(self, state: T) -> None:
         """Write the file atomically, with durable.replace()."""
