@@ -422,6 +422,18 @@ def test_copies_of_a_machine_are_different_hosts(server: Keys, tmp_path: Path) -
     assert len(Hosts(server.open()).all()) == 2
 
 
+def test_containers_with_copies_of_one_folder_are_different_hosts(
+    server: Keys, tmp_path: Path
+) -> None:
+    """They run on one kernel, so they have the same boot id."""
+    Host(server, tmp_path / "one", "one").replica.step()
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    Host(server, tmp_path / "two", "two").replica.step()
+    assert [found.name for found in Hosts(server.open()).all()] == ["one", "two"]
+    Host(server, tmp_path / "two", "two").replica.step()  # restarted
+    assert len(Hosts(server.open()).all()) == 2
+
+
 def test_a_shorter_lease_takes_effect_after_a_reboot(server: Keys, tmp_path: Path) -> None:
     """The longer lease may still be valid."""
     Host(server, tmp_path / "one", seconds=60).replica.step()

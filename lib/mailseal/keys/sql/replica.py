@@ -218,17 +218,18 @@ class Replica:
             )
 
     def _read_id(self) -> str:
-        """The id of this host's row: a new one after each boot of the machine.
+        """The id of this host's row: a new one after each boot, and for another name.
 
-        So machines that are copies of one another do not use the same row.
+        So machines that are copies of one another do not use the same row, and neither do
+        containers on one machine.
         """
-        path, boot = self._path("host"), lease.boot_id()
-        with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as stream:
-            found, its_boot = stream.read().split()
-            if its_boot == boot:
-                return found
+        path, whose = self._path("host"), f" {lease.boot_id()} {self._name}\n"
+        with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as stream:
+            found = stream.read()
+            if found[32:] == whose:
+                return found[:32]
         made = secrets.token_hex(16)
-        durable.replace(path, f"{made} {boot}\n".encode(), mode=0o644, alone=True)
+        durable.replace(path, f"{made}{whose}".encode(), mode=0o644, alone=True)
         return made
 
     def _stored(self) -> Position:
