@@ -47,6 +47,17 @@ def _all(maildir: str, expected: Expected = WITHOUT, jobs: int = 1) -> Report:
     return whole
 
 
+def test_an_empty_lock_file_from_a_crash_is_reported(maildir: str) -> None:
+    lock = _put(f"{maildir}/.Sent/dovecot-uidlist.lock", b"")
+    assert _all(maildir).counts == {}  # Dovecot may be about to write it
+    os.utime(lock, (1, 1))
+    (finding,) = _all(maildir).findings
+    assert (finding.kind, finding.path) == ("odd", lock)
+    _put(lock, b"17:host")
+    os.utime(lock, (1, 1))
+    assert _all(maildir).counts == {}
+
+
 def test_every_bit_of_a_mail(tmp_path: Path) -> None:
     """With the key, every changed bit is detected, also in the header and the tag."""
     sealed = dcrypt.seal(KEY.public, PLAIN)

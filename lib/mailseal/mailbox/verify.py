@@ -20,7 +20,9 @@ SHARES
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 
@@ -35,6 +37,8 @@ REPORT_MAILS = 1000
 _AGAIN = frozenset((CHANGED, DAMAGED, SIZE, FOREIGN, UNREADABLE))
 _MOST_AGAIN = 10_000
 _ROUNDS = 5
+_OLD_LOCK = 300.0
+"""Seconds; Dovecot itself holds the lock for two minutes at most."""
 
 
 def verify(
@@ -108,6 +112,7 @@ class _Pass:
             yield from self._mails(again)
         if self._share[0] == 0:
             self._tmp()
+            self._lock()
         report, found = self._report, self._found
         found.give_uids(self._folder, self._uid_list)
         report.counts, report.findings = found.counts, found.findings
@@ -170,6 +175,15 @@ class _Pass:
                 problem = UNREADABLE, str(exc)
             if problem is not None and problem[0] in (CLEAR, ODD, UNREADABLE):
                 self._add(problem[0], path, f"{problem[1]} ({_of_tmp(name)})")
+
+    def _lock(self) -> None:
+        """Find a lock file that Dovecot has left at a power cut."""
+        path = f"{self._uid_list}.lock"
+        with contextlib.suppress(OSError):
+            found = os.lstat(path)
+            if found.st_size == 0 and time.time() - found.st_mtime > _OLD_LOCK:
+                why = "an empty lock file: the next SELECT waits two minutes for it; remove it"
+                self._add(ODD, path, why)
 
     def _add(self, kind: str, path: str, text: str) -> None:
         self._found.add(Finding(kind, self._folder.name, path, text))
