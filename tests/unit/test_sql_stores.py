@@ -98,3 +98,23 @@ def stores(server: Keys) -> KeyStores:
 
 def test_order_of_writes(stores: KeyStores) -> None:
     check_order_of_writes(stores)
+
+
+@pytest.mark.parametrize(
+    ("of_the_role", "ours"),
+    [
+        ("off", "on"),
+        ("local", "on"),
+        ("remote_write", "on"),
+        ("on", "on"),
+        ("remote_apply", "remote_apply"),
+    ],
+)
+def test_a_commit_is_flushed_here_and_on_the_standby(
+    postgresql: Keys, of_the_role: str, ours: str
+) -> None:
+    postgresql.server.sql(f"ALTER ROLE postgres SET synchronous_commit = {of_the_role}")
+    try:
+        assert postgresql.open().row("SHOW synchronous_commit") == (ours,)
+    finally:
+        postgresql.server.sql("ALTER ROLE postgres RESET synchronous_commit")

@@ -14,7 +14,8 @@ from mailseal.keys.sql.dialect import CHANNEL, CONNECT_WITHIN, STATEMENT_WITHIN,
 _SYSTEM_ROOTS = "/etc/ssl/certs/ca-certificates.crt"
 
 # statement_timeout does not end a COMMIT that waits for a standby: PostgreSQL stops this timer
-# before it commits.  synchronous_commit: an acknowledged commit survives a crash.
+# before it commits.  synchronous_commit: an acknowledged commit survives a crash,
+# and a failover to a synchronous standby, also if that standby crashes at once.
 _SESSION = (
     f"-c statement_timeout={STATEMENT_WITHIN}s -c lock_timeout={STATEMENT_WITHIN}s "
     f"-c idle_in_transaction_session_timeout={3 * STATEMENT_WITHIN}s "
@@ -71,7 +72,8 @@ class Postgresql:
     def prepare(self, connection: Any) -> None:
         # A pooler or a plan from before a migration must not matter.
         connection.prepare_threshold = None
-        if connection.execute("SHOW synchronous_commit").fetchone() == ("off",):
+        (mode,) = connection.execute("SHOW synchronous_commit").fetchone()
+        if mode not in ("on", "remote_apply"):
             connection.execute("SET synchronous_commit = on")
 
     def meaning(self, exc: Exception) -> Meaning:
