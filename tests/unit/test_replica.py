@@ -143,6 +143,25 @@ def test_a_lease_ends(host: Host) -> None:
     assert host.says_not_enrolled()
 
 
+@pytest.mark.parametrize("shown", ["12.34 5.00\n", ""])
+def test_no_lease_if_lua_would_read_another_clock(
+    host: Host, public: PublicKeys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: str
+) -> None:
+    """lxcfs shows the uptime of the container in /proc/uptime; the lease would not expire."""
+    host.replica.step()
+    assert host.says_not_enrolled()
+    public.publish(USER, key())
+    (tmp_path / "uptime").write_text(shown)
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "_UPTIME", str(tmp_path / "uptime"), raising=False)
+        with pytest.raises(TemporaryError, match="/proc/uptime"):
+            host.replica.step()
+    assert lease.Lease(host.store.folder).until() == lease.NONE
+    assert host.store.users() == [USER] and public.unaware(USER, of_key=True) == []
+    host.replica.step()
+    assert host.says_not_enrolled(OTHER)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -11,7 +11,8 @@ The mark is the file FOLDER_MARK in the folder.  It has one of two forms:
 CONTRACT
     A copy says "not enrolled" only while its lease is valid: on the same boot of the same
     machine, until its CLOCK_BOOTTIME reaches SECONDS.  This clock also runs while the machine
-    sleeps, nobody can set it, and Lua can read it from /proc/uptime.
+    sleeps, nobody can set it, and Lua can read it from /proc/uptime.  If /proc/uptime shows
+    another time, as lxcfs does in LXC containers, no lease is written.
     Readers read the lease first, then look up the user, and read the clock last.  So they find
     every user whose key was confirmed to be on disk, or see that the lease has expired.
     SECONDS is the time of the machine, not that of a time namespace.
@@ -33,6 +34,7 @@ REPLICA_TEXT = b"mailseal public keys, replica, version 1\n"
 
 _LEASE = re.compile(rb"([0-9a-f-]{36}) ([0-9]{1,12}\.[0-9]{2})\n")
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_UPTIME = "/proc/uptime"
 _OFFSETS = "/proc/self/timens_offsets"
 
 FOREVER = float("inf")
@@ -66,6 +68,17 @@ class Clock:
     def now(self) -> float:
         """Seconds since the machine was started."""
         return time.clock_gettime(time.CLOCK_BOOTTIME) - self._offset
+
+
+def lua_reads_this_clock() -> bool:
+    """Whether /proc/uptime shows CLOCK_BOOTTIME, both in the time namespace of this process."""
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    try:
+        with open(_UPTIME, encoding="ascii") as stream:
+            shown = float(stream.read().split()[0])
+    except (OSError, ValueError, IndexError):
+        return False
+    return before - 1 <= shown <= time.clock_gettime(time.CLOCK_BOOTTIME) + 1
 
 
 def parse(data: bytes, boot: str) -> float:

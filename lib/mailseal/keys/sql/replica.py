@@ -104,8 +104,14 @@ class Replica:
             mode=0o644,
             alone=True,
         )
-        lease.write(self._store.folder, began + self._seconds)
+        is_true = lease.lua_reads_this_clock()
+        lease.write(self._store.folder, began + self._seconds if is_true else None)
         self._confirm()
+        if not is_true:
+            raise TemporaryError(
+                "/proc/uptime does not show the time since the machine was started, so the copy "
+                "has no lease: does lxcfs replace it?  See docs/several-hosts.md"
+            )
 
     def _sign_of_life(self) -> bool:
         """Whether the database has this position; the statement that writes checks it."""
