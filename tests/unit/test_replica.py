@@ -516,6 +516,29 @@ def _rebooted(host: Host, server: Keys) -> Replica:
     return Replica(server.open(), host.store, name="mx", seconds=30, log=LOG)
 
 
+def test_the_agent_needs_the_copy_to_say_not_enrolled(postgresql: Keys, tmp_path: Path) -> None:
+    """It may ask a primary that was cut off.  It is asked about long names."""
+    postgresql.empty()
+    user = "x" * 250
+    with running(tmp_path, in_database(postgresql)) as agent:
+        store = PublicStore(str(tmp_path / "state" / "public"))
+        database = postgresql.open()
+        replica = Replica(database, store, name="mx", seconds=30, log=LOG)
+        assert agent.ask("lookup", user=user.encode()).status == "temporary"
+        replica.step()
+        assert agent.ask("lookup", user=user.encode()).status == "unknown"
+        public = opening.rows(database)[1]
+        public.publish(user, key())
+        assert agent.ask("lookup", user=user.encode()).status == "ok"
+        replica.step()
+        public.withdraw(user)
+        assert agent.ask("lookup", user=user.encode()).status == "temporary"
+        replica.step()
+        assert agent.ask("lookup", user=user.encode()).status == "unknown"
+        lease.write(store.folder, None)
+        assert agent.ask("lookup", user=user.encode()).status == "temporary"
+
+
 @pytest.mark.parametrize("command", ["unenroll", "drop-key"])
 def test_a_suspension_ends_if_the_hosts_do_not_confirm_it(
     postgresql: Keys, tmp_path: Path, command: str

@@ -37,6 +37,11 @@ def stores(config: Config) -> tuple[KeyringStore, PublicKeys, Database | None]:
     return *rows(found), found
 
 
+def copy(config: Config) -> PublicStore | None:
+    """This host's copy of the public keys; None if they are not in a database."""
+    return None if config.keys.store == FILES else PublicStore(config.public_dir)
+
+
 def rows(found: Database) -> tuple[KeyringStore, PublicKeys]:
     """The stores in a database."""
     from mailseal.keys.sql.hosts import Hosts

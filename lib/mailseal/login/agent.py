@@ -259,6 +259,7 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
             escrow=escrow,
             derive=pools.derive,
             log=log,
+            copy=opening.copy(config),
         )
         hosts = None
         if database is None:

@@ -65,7 +65,10 @@ with the old password undoes the change, and another change may replace it."""
 
 
 class Vault:
-    """Keyrings and public keys together.  `version` is Dovecot's: "2.3" or "2.4"."""
+    """Keyrings and public keys together.  `version` is Dovecot's: "2.3" or "2.4".
+
+    `copy` is this host's copy of the public keys, if they are in a database.
+    """
 
     def __init__(
         self,
@@ -79,9 +82,11 @@ class Vault:
         derive: Derive = kdf.derive,
         clock: Callable[[], float] = time.time,
         log: logging.Logger | None = None,
+        copy: PublicKeys | None = None,
     ) -> None:
         self.store = store
         self.public = public
+        self._copy = copy
         self.curve = curve
         self.cost = cost
         self.version = version
@@ -188,8 +193,15 @@ class Vault:
         return self.store.load(user)
 
     def published(self, user: str) -> PublicKey | None:
-        """The key that seals new mail.  None only if the user is certainly not enrolled."""
-        return self.public.lookup(user)
+        """The key that seals new mail.  None only if the user is certainly not enrolled.
+
+        A database that was cut off may answer, and not know it.  So the copy must agree: it has a
+        lease (keys/lease.py).
+        """
+        found = self.public.lookup(user)
+        if found is None and self._copy is not None and self._copy.lookup(user) is not None:
+            raise TemporaryError(f"{user} is enrolled in this host's copy of the public keys")
+        return found
 
     def revision(self, user: str) -> Revision | None:
         """The revision of the stored keyring; None if there is no keyring."""
