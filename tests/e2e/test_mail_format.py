@@ -8,6 +8,9 @@ import os
 
 import pytest
 
+from mailseal import config as configuration
+from mailseal.admin.for_agent import Outside
+from mailseal.errors import TemporaryError
 from tests.lab import ALICE, Imap, Lab
 from tests.lab.dovecot import installed_version, series
 from tests.lab.smtp import send_lmtp
@@ -64,6 +67,8 @@ def test_mail_in_a_format_that_cannot_be_sealed_is_deferred() -> None:
         assert send_lmtp(lab.lmtp, SENDER, [ALICE], MAIL)[0][0] == 451
         assert not any(b"tangerine" in content for content in _files(lab).values())
         assert "of Dovecot's settings, may turn sealing off" in lab.log_text()
+        with pytest.raises(TemporaryError, match="format mbox"):  # the page enrolls nobody there
+            Outside().require_sealable(configuration.load(lab.config_path), ALICE)
 
 
 def test_mail_with_attachments_in_separate_files_is_deferred() -> None:

@@ -7,10 +7,11 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mailseal.errors import MailsealError, WrongPassword
+from mailseal.errors import MailsealError, NotPermitted, TemporaryError, WrongPassword
 from mailseal.keys.keyring import Opened
 from mailseal.login.admin_verbs import AdminVerbs
 from mailseal.login.chores import Chores
@@ -22,7 +23,7 @@ from mailseal.login.self_service import SelfService
 from mailseal.login.sessions import Sessions
 from mailseal.login.thread_pools import ThreadPools
 from mailseal.login.vault import Vault
-from mailseal.login.verbs import Answer
+from mailseal.login.verbs import Answer, Verb
 from tests.unit.vaults import open_vault
 
 LOG = logging.getLogger("test.self_service")
@@ -33,7 +34,7 @@ async def no_verb(fields: Fields) -> Answer:
     return "ok", {}
 
 
-def made(vault: Vault, folder: Path, pools: ThreadPools) -> SelfService:
+def made(vault: Vault, folder: Path, pools: ThreadPools, **options: Any) -> SelfService:
     def check(user: str, password: bytes) -> None:
         if password != b"pw":
             raise WrongPassword("Dovecot refuses it")
@@ -44,14 +45,15 @@ def made(vault: Vault, folder: Path, pools: ThreadPools) -> SelfService:
         vault,
         pools,
         Sessions(idle=60, absolute=600),
-        newcomers=Newcomers(vault, check),
-        chores=Chores(notes, no_verb, LOG),
+        newcomers=Newcomers(vault, check, options.pop("require_sealable", lambda user: None)),
+        chores=options.pop("chores", None) or Chores(notes, no_verb, LOG),
         notes=notes,
         old_mail=lambda user: None,
         describe=lambda user: {"user": user, "problem": "not asked"},
         lock=no_verb,
         seals_old_mail=False,
         log=LOG,
+        **options,
     )
 
 
@@ -92,10 +94,7 @@ class Leaving:
         self.vault.enroll(USER, b"pw")
 
     def ask(self, verb: str, **more: bytes) -> Fields:
-        async def answer() -> Answer:
-            return await self.verbs[verb]({"user": USER.encode(), **more})
-
-        return asyncio.run(answer())[1]
+        return asked(self.verbs[verb], **more)
 
     def request(self) -> bytes:
         """The user asks to leave, and the service fetches the keys."""
@@ -111,9 +110,9 @@ class Leaving:
 
 @pytest.fixture
 def leaving(tmp_path: Path) -> Iterator[Leaving]:
-    made = Leaving(tmp_path)
-    yield made
-    made.pools.stop()
+    one = Leaving(tmp_path)
+    yield one
+    one.pools.stop()
 
 
 def test_keys_are_removed_for_a_suspended_user_who_leaves(leaving: Leaving) -> None:
@@ -154,3 +153,77 @@ def test_a_request_that_cannot_be_carried_out_is_dropped(leaving: Leaving) -> No
         leaving.ask("leave_failed", request=b"another")
     leaving.ask("leave_failed", request=request)
     assert leaving.enrolled and not leaving.chores.leaves(USER)
+
+
+def test_sessions_count_as_ended_when_the_service_says_so(leaving: Leaving) -> None:
+    """`doveadm kick` may fail; and the user may ask once more while it runs."""
+    leaving.chores.kick(USER)
+    first = leaving.ask("chores")["kick"]
+    assert leaving.ask("chores")["kick"] == first != b""
+    leaving.chores.kick(USER)
+    leaving.ask("kicked", kick=first)
+    second = leaving.ask("chores")["kick"]
+    assert second not in (first, b"")
+    leaving.ask("kicked", kick=second)
+    assert leaving.ask("chores")["kick"] == b""
+
+
+def refuse(user: str) -> None:
+    raise TemporaryError("Dovecot's mail_location has the format mbox")
+
+
+def unreachable(user: str, *, of_key: bool) -> list[str]:
+    raise TemporaryError("the database does not answer")
+
+
+@pytest.fixture
+def pools() -> Iterator[ThreadPools]:
+    found = ThreadPools(parallel=1, queue=8, memory_kib=1024)
+    yield found
+    found.stop()
+
+
+def test_nobody_is_enrolled_whose_mail_cannot_be_sealed(tmp_path: Path, pools: ThreadPools) -> None:
+    vault = open_vault(tmp_path)
+    verbs = made(vault, tmp_path, pools, require_sealable=refuse).verbs
+    signed_in = asked(verbs["sign_in"], password=b"pw")
+    assert b'"enrolled": false' in signed_in["state"]
+    with pytest.raises(TemporaryError):
+        asked(verbs["enroll_begin"], password=b"pw")
+
+
+def test_sessions_end_though_a_host_does_not_confirm_the_enrollment(
+    tmp_path: Path, pools: ThreadPools, leaving: Leaving
+) -> None:
+    """The user is enrolled: older sessions would go on saving mail in clear."""
+    (tmp_path / "other").mkdir()
+    vault = open_vault(tmp_path / "other")
+    vault.public.unaware = unreachable  # type: ignore[method-assign]
+    verbs = made(vault, tmp_path, pools, chores=leaving.chores).verbs
+    begun = asked(verbs["enroll_begin"], password=b"pw")
+    groups = begun["code"].decode().split("-")
+    typed = " ".join(groups[int(number) - 1] for number in begun["asked"].split()).encode()
+    with pytest.raises(TemporaryError):
+        asked(verbs["enroll_finish"], password=b"pw", typed=typed)
+    assert vault.is_known(USER)
+    assert leaving.ask("chores")["kick"].endswith(USER.encode())
+
+
+def test_a_user_whom_the_next_login_would_enroll_again_does_not_leave(
+    tmp_path: Path, pools: ThreadPools
+) -> None:
+    vault = open_vault(tmp_path)
+    vault.enroll(USER, b"pw")
+    service = made(vault, tmp_path, pools, enrolls_at_login=lambda user: True)
+    with pytest.raises(NotPermitted, match=r"login\.enroll"):
+        asked(service.verbs["leave"], password=b"pw")
+    assert b'"can_leave": false' in asked(service.verbs["sign_in"], password=b"pw")["state"]
+
+
+def asked(verb: Verb, **fields: bytes) -> Fields:
+    """The fields of the answer about the user."""
+
+    async def answer() -> Answer:
+        return await verb({"user": USER.encode(), **fields})
+
+    return asyncio.run(answer())[1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mailseal.admin import dovecot_login
+from mailseal.admin import dovecot_format_check, dovecot_login
 from mailseal.admin.seal_jobs import Jobs
 from mailseal.config import Config
 
@@ -19,6 +19,13 @@ class Outside:
     def check_password(self, config: Config, user: str, password: bytes) -> None:
         """Raise WrongPassword if Dovecot does not accept it."""
         dovecot_login.check(config, user, password)
+
+    def require_sealable(self, config: Config, user: str) -> None:
+        """Raise TemporaryError if Dovecot keeps this user's mail in a format that cannot be sealed.
+
+        As for `mailseal enroll`.
+        """
+        dovecot_format_check.require(config, user)
 
     def old_mail(self, config: Config, user: str) -> dict[str, Any] | None:
         """The state of the user's existing mail, from mailseal-sealer; None if unknown."""

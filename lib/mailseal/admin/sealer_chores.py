@@ -78,6 +78,8 @@ class Chores:
         self._jobs = jobs
         self._log = log
         self._silent = False
+        self._not_kicked: set[str] = set()
+        """Lines of `chores` that the log has as failed."""
         self._watched: set[str] | None = None
         """Users who may be suspended because they leave; None: not looked up yet."""
         self._look_again = 0.0
@@ -101,11 +103,20 @@ class Chores:
             self._silent = True
             return []
         self._silent = False
-        for user in filter(None, reply.text("kick").split("\n")):
+        kicked = []
+        for line in filter(None, reply.text("kick").split("\n")):
+            user = line.partition(" ")[2]
             try:
                 sessions.kick(user)
+                kicked.append(line)
             except MailsealError as exc:
-                self._log(WARNING, f"user=<{user}>, sessions not ended: {exc}")
+                if line not in self._not_kicked:
+                    self._not_kicked.add(line)
+                    self._log(WARNING, f"user=<{user}>, sessions not ended yet: {exc}")
+        self._not_kicked.difference_update(kicked)
+        if kicked:
+            with contextlib.suppress(MailsealError):  # then they are ended once more
+                self._ask("kicked", kick="\n".join(kicked).encode())
         return list(filter(None, reply.text("leave").split("\n")))
 
     def _ask(self, verb: str, **fields: bytes) -> Answer:

@@ -55,7 +55,6 @@ from mailseal.login.describe import describe
 from mailseal.login.guesses import Guesses
 from mailseal.login.log import logger
 from mailseal.login.login_verbs import LoginVerbs
-from mailseal.login.newcomers import Newcomers
 from mailseal.login.panel_verbs import PanelVerbs
 from mailseal.login.policy import Policy
 from mailseal.login.self_service import SelfService
@@ -281,13 +280,14 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
             vault,
             pools,
             sessions,
-            newcomers=Newcomers(vault, from_config.password_check(config, outside)),
+            newcomers=from_config.newcomers(vault, config, outside),
             chores=chores,
             notes=notes,
             old_mail=functools.partial(outside.old_mail, config) if outside else lambda user: None,
             describe=lambda user: describe(user, vault, sessions, placed),
             lock=admin_verbs["lock"],
             seals_old_mail=config.seal.existing == "at-enrollment",
+            enrolls_at_login=policy.enrolls,
             log=log,
         )
         service = LoginVerbs(

@@ -7,11 +7,13 @@
 
 CONTRACT
     Nothing is stored on disk.  If the agent ends, keys that the service has not fetched are
-    lost, and the user must ask again.  Keys are overwritten when the service has finished, when
+    lost, and the user must ask again.  Requests to end sessions stay until the service says that
+    it has ended them.  Keys are overwritten when the service has finished, when
     the user cancels the request, and after a day.
 
 VERBS (agent.admin_users)
-    chores        the users of both kinds
+    chores        the users of both kinds; for the second kind with the number of the request
+    kicked        kick: lines of `chores`: these sessions have been ended
     leave_keys    user: the private keys, and the id of this request
     leave_done    user, request: unenroll, and forget the keys; an error if the user stays now, has
                   asked again, or is not suspended any more: sealed mail may have arrived
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import secrets
 import time
@@ -64,11 +67,13 @@ class Chores:
         self._log = log
         self._clock = clock
         self._leaving: dict[str, _Leaving] = {}
-        self._kicked: dict[str, None] = {}
+        self._kicked: dict[str, tuple[int, float]] = {}
+        self._numbers = itertools.count(1)
         self._finishing: set[str] = set()
         self._came = -_ALIVE
         self.verbs: dict[str, Verb] = {
             "chores": self._chores,
+            "kicked": self._were_kicked,
             "leave_keys": self._keys,
             "leave_done": self._done,
             "leave_failed": self._failed,
@@ -101,14 +106,24 @@ class Chores:
 
     def kick(self, user: str) -> None:
         """Add a request to end this user's sessions."""
-        self._kicked[user] = None
+        self._kicked[user] = (next(self._numbers), self._clock())
 
     async def _chores(self, fields: Fields) -> Answer:
         self._came = self._clock()
         for user in [u for u, one in self._leaving.items() if self._came - one.at > _FOR]:
             self._forget_keys(user)
-        kicked, self._kicked = self._kicked, {}
-        return "ok", {"leave": _lines(self._leaving), "kick": _lines(kicked)}
+        for user in [u for u, (_, at) in self._kicked.items() if self._came - at > _FOR]:
+            del self._kicked[user]
+        kick = (f"{number} {user}" for user, (number, _) in self._kicked.items())
+        return "ok", {"leave": _lines(self._leaving), "kick": _lines(kick)}
+
+    async def _were_kicked(self, fields: Fields) -> Answer:
+        for line in text_of(fields, "kick").split("\n"):
+            number, _, user = line.partition(" ")
+            # A user who has asked again in the meantime has another number.
+            if str(self._kicked.get(user, ("",))[0]) == number:
+                del self._kicked[user]
+        return "ok", {}
 
     async def _keys(self, fields: Fields) -> Answer:
         user = user_of(fields)
@@ -146,5 +161,5 @@ class Chores:
         return user
 
 
-def _lines(users: Iterable[str]) -> bytes:
-    return "\n".join(users).encode()
+def _lines(lines: Iterable[str]) -> bytes:
+    return "\n".join(lines).encode()

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from mailseal.config import Config
 from mailseal.daemon import user_ids
 from mailseal.login.guesses import Limits
-from mailseal.login.newcomers import CheckPassword
+from mailseal.login.newcomers import Newcomers
+from mailseal.login.vault import Vault
 
 
 class Outside(Protocol):
@@ -23,16 +24,24 @@ class Outside(Protocol):
         """Raise WrongPassword unless Dovecot accepts this user's password."""
         ...
 
+    def require_sealable(self, config: Config, user: str) -> None:
+        """Raise TemporaryError if mail of this user could not be sealed."""
+        ...
+
     def old_mail(self, config: Config, user: str) -> dict[str, Any] | None:
         """The state of the user's existing mail, as recorded by mailseal-sealer."""
         ...
 
 
-def password_check(config: Config, outside: Outside | None) -> CheckPassword | None:
-    """None if the keyring is the only password check: then all users are enrolled."""
+def newcomers(vault: Vault, config: Config, outside: Outside | None) -> Newcomers:
+    """Without checks if the keyring is the only password check: then all users are enrolled."""
     if outside is None or config.login.password_check != "passdb":  # noqa: S105 - no password
-        return None
-    return functools.partial(outside.check_password, config)
+        return Newcomers(vault, None)
+    return Newcomers(
+        vault,
+        functools.partial(outside.check_password, config),
+        functools.partial(outside.require_sealable, config),
+    )
 
 
 def limits(config: Config) -> Limits:

@@ -60,11 +60,13 @@ class Newcomers:
         self,
         vault: Vault,
         check: CheckPassword | None,
+        require_sealable: Callable[[str], None] = lambda user: None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._vault = vault
         self._check = check
+        self._require_sealable = require_sealable
         self._clock = clock
         self._key = os.urandom(32)
         self._lock = threading.Lock()
@@ -84,10 +86,15 @@ class Newcomers:
         except NoSuchUser:  # do not reveal which users exist
             raise WrongPassword(f"wrong password for {user}") from None
 
+    def admit(self, user: str, password: bytes) -> None:
+        """prove(), and raise TemporaryError if Dovecot could not seal this user's mail."""
+        self.prove(user, password)
+        self._require_sealable(user)
+
     def begin(self, user: str, password: bytes) -> tuple[str, Sequence[int]]:
         """The recovery code, and the numbers of the groups that finish() asks for.
 
-        The caller has called prove().
+        The caller has called admit().
         """
         opened = self._vault.newcomer(user, password)
         _, code = opened.add_code(
@@ -110,7 +117,7 @@ class Newcomers:
         return code, asked
 
     def finish(self, user: str, password: bytes, typed: Sequence[str]) -> Keyring:
-        """Store the keyring.  The caller has called prove() again: the password may be new."""
+        """Store the keyring.  The caller has called admit() again: the password may be new."""
         with self._lock:
             begun = self._begun.get(user)
             if begun is None or self._is_late(begun):

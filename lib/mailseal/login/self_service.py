@@ -61,6 +61,7 @@ class SelfService:
         describe: _Describe,
         lock: Verb,
         seals_old_mail: bool,
+        enrolls_at_login: Callable[[str], bool] = lambda user: False,
         log: logging.Logger,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -75,6 +76,7 @@ class SelfService:
         self._describe = describe
         self._lock = lock
         self._seals_old_mail = seals_old_mail
+        self._enrolls_at_login = enrolls_at_login
         self._log = log
         self._clock = clock
         self._key = os.urandom(32)
@@ -106,7 +108,7 @@ class SelfService:
     async def _enroll_begin(self, fields: Fields) -> Answer:
         user, password = user_of(fields), needed(fields, "password")
         await self._require_new(user)
-        await self._pools.wait(lambda: self._newcomers.prove(user, password))
+        await self._pools.wait(lambda: self._newcomers.admit(user, password))
         begin = lambda: self._newcomers.begin(user, password)  # noqa: E731
         code, asked = await self._pools.change(begin)
         self._log.info("enroll: user=<%s>, recovery code made, not enrolled yet", user)
@@ -117,7 +119,7 @@ class SelfService:
         user, password = user_of(fields), needed(fields, "password")
         typed = text_of(fields, "typed").split()
         await self._require_new(user)
-        await self._pools.wait(lambda: self._newcomers.prove(user, password))
+        await self._pools.wait(lambda: self._newcomers.admit(user, password))
 
         def finish() -> str:
             # Before the enrollment: a request of a user who is not enrolled has no effect.
@@ -130,9 +132,11 @@ class SelfService:
 
         key_id = await self._pools.change(finish)
         self._sessions.end(user)
-        await Everywhere(self._vault.public, self._pools).enrolled(user)
-        # Sessions from before the enrollment have no key and would save mail in clear.
-        self._chores.kick(user)
+        try:
+            await Everywhere(self._vault.public, self._pools).enrolled(user)
+        finally:
+            # Sessions from before the enrollment have no key and would save mail in clear.
+            self._chores.kick(user)
         return "ok", {"key_id": key_id.encode()}
 
     async def _require_new(self, user: str) -> None:
@@ -150,6 +154,12 @@ class SelfService:
         user, password = user_of(fields), needed(fields, "password")
         if not self._newcomers.possible:
             raise NotPermitted("without keys the user could not log in any more")
+        if self._enrolls_at_login(user):
+            raise NotPermitted(
+                f"login.enroll would enroll {user} again at the next login, without a recovery "
+                "code",
+                hint="exclude the user with login.enroll_for, or unset login.enroll",
+            )
         opened = await self._pools.change(lambda: self._vault.open(user, password))
         self._chores.leave(user, opened.keys)
         opened.wipe()
@@ -234,6 +244,7 @@ class SelfService:
             "user": user,
             "enrolled": self._vault.is_known(user),
             "can_enroll": self._newcomers.possible,
+            "can_leave": self._newcomers.possible and not self._enrolls_at_login(user),
             "escrow": self._vault.escrow is not None,
             "old_mail": self._old_mail(user),
             "old_mail_at_enrollment": self._seals_old_mail,
