@@ -23,7 +23,9 @@ def register(commands: Commands) -> None:
         example="mailseal hosts",
     )
     parser.add_argument(
-        "--forget", metavar="NAME", help="remove a host that will never deliver mail again"
+        "--forget",
+        metavar="NAME",
+        help="remove a host that will never deliver mail again, or its row from before a reboot",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 

@@ -49,8 +49,8 @@ class Everywhere:
         if names:
             raise TemporaryError(
                 f"these hosts may still seal mail of {user} with an older key: {names}",
-                hint="start mailseal-replica there; for a host that will never come back, run "
-                "`mailseal hosts --forget NAME`",
+                hint="start mailseal-replica there; for a host that was rebooted or will "
+                "never come back, run `mailseal hosts --forget NAME`",
             )
 
     async def _wait(self, user: str, patience: float, *, of_key: bool) -> str:

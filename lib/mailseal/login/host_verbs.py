@@ -74,5 +74,7 @@ class HostVerbs:
         count = await self._pools.quick(lambda: hosts.forget(name))
         if not count:
             raise NotEnrolled(f"there is no host {name}", hint="`mailseal hosts` lists them")
-        self._log.warning("host %s forgotten: it must not deliver mail any more", name)
+        self._log.warning(
+            "host %s forgotten: unless it was rebooted, it must not deliver mail", name
+        )
         return "ok", {}

@@ -144,8 +144,8 @@ class Hosts:
             host = min(found, key=lambda host: with_margin(host.lease) - host.silent)
             raise TemporaryError(
                 f"{name} may be running: its last sign of life was {host.silent:.0f} s ago",
-                hint=f"stop mailseal-replica there, and try again in "
-                f"{with_margin(host.lease) - host.silent:.0f} s",
+                hint="stop mailseal-replica there, unless the host was rebooted, and try again in "
+                f"{with_margin(host.lease) - host.silent + 1:.0f} s",
             )
         return sum(self._remove(host) for host in silent)
 
