@@ -40,6 +40,21 @@ def text(takes: str) -> Kind[str]:
     return Kind(_text, takes)
 
 
+def _header(value: Any) -> str:
+    """waitress removes these, because clients could have sent them, and names with a `_`."""
+    found = _text(value)
+    if found.lower() == "forwarded" or found.lower().startswith("x-forwarded-") or "_" in found:
+        raise ValueError
+    return found
+
+
+header = Kind(
+    _header,
+    "the name of an HTTP header that only the web server sets, such as X-Real-IP; not Forwarded or "
+    "X-Forwarded-*, which mailseal-web ignores",
+)
+
+
 def _absolute_path(value: Any) -> str:
     if not _text(value).startswith("/"):
         raise ValueError

@@ -21,6 +21,7 @@ from mailseal.option_types import (
     absolute_path,
     choice,
     duration,
+    header,
     header_rule,
     list_of,
     network,
@@ -678,13 +679,13 @@ class Web:
         "changed here only if the keyring is the only password check.",
     )
     user_header: str | None = option(
-        optional(text("the name of an HTTP header")),
+        optional(header),
         None,
         "A header in which the web server passes the name of a user that it has authenticated, "
         "with a TLS client certificate or SSO.  If it is set, only that user can sign in.",
     )
     address_header: str = option(
-        text("the name of an HTTP header"),
+        header,
         "X-Real-IP",
         "The header in which the web server passes the address of the client.  Wrong passwords "
         "are counted for this address.",

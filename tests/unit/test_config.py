@@ -53,6 +53,8 @@ def test_an_option_is_an_attribute_and_a_wrong_name_is_none() -> None:
         ("delivery: {listen: [1]}", "takes a list, each entry an absolute path or host:port"),
         ("agent: {socket: relative}", "takes an absolute path"),
         ("agent: {socket_mode: 0660}", "an octal mode in quotes"),
+        ("web: {address_header: X-Forwarded-For}", "such as X-Real-IP; not Forwarded"),
+        ("web: {user_header: X_Remote_User}", "such as X-Real-IP; not Forwarded"),
         ("dovecot: {version: 2.5}", "takes auto, 2.3 or 2.4"),
         ("state_dir: /a\nstate_dir: /b", "c.yaml:2: option state_dir is set twice"),
         ("- 1", "the file must contain options"),

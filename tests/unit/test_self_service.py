@@ -50,7 +50,7 @@ def made(vault: Vault, folder: Path, pools: ThreadPools, **options: Any) -> Self
         notes=notes,
         old_mail=lambda user: None,
         describe=lambda user: {"user": user, "problem": "not asked"},
-        lock=no_verb,
+        admin_verbs={"lock": no_verb},
         seals_old_mail=False,
         log=LOG,
         **options,
@@ -227,3 +227,21 @@ def asked(verb: Verb, **fields: bytes) -> Fields:
         return await verb({"user": USER.encode(), **fields})
 
     return asyncio.run(answer())[1]
+
+
+def test_a_second_tab_that_fails_does_not_remove_the_wish_of_the_first(
+    tmp_path: Path, pools: ThreadPools
+) -> None:
+    vault = open_vault(tmp_path)
+    service = made(vault, tmp_path, pools)
+    wish = Notes(str(tmp_path / "notes"))
+    begun = asked(service.verbs["enroll_begin"], password=b"pw")
+    groups = begun["code"].decode().split("-")
+    typed = " ".join(groups[int(number) - 1] for number in begun["asked"].split()).encode()
+    asked(service.verbs["enroll_finish"], password=b"pw", typed=typed, old_mail=b"1")
+    assert wish.wants_old_mail(USER)
+    # The second tab has looked before the first one was ready.
+    vault.is_known = lambda user: False  # type: ignore[method-assign]
+    with pytest.raises(MailsealError):
+        asked(service.verbs["enroll_finish"], password=b"pw", typed=typed)
+    assert wish.wants_old_mail(USER)

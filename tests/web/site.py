@@ -26,14 +26,18 @@ _numbers = itertools.count(1)
 
 
 _PASSWORD_COMMAND = """#!/usr/bin/python3
-import os, signal, sys
+import os, signal, sys, time
 user, new = sys.argv[1], sys.stdin.readline().rstrip("\\n")
 if new == "refuse":
     sys.exit(77)
 if new == "kill before":
     os.kill(os.getppid(), signal.SIGKILL)
     sys.exit(0)
-path = "%s"
+path, gate = "%s", "%s"
+if new == "wait a moment":
+    open(gate, "w").write("seen")
+    while os.path.exists(gate):
+        time.sleep(0.05)
 lines = open(path).read().splitlines()
 for at, line in enumerate(lines):
     name, _, rest = line.split(":", 2)
@@ -112,7 +116,7 @@ class Site:
         """The password command of a site: it sets the hash.  Some passwords make it fail."""
         path = self.lab.place.path("set-password")
         with open(path, "w", encoding="utf-8") as stream:
-            stream.write(_PASSWORD_COMMAND % self.users_file)
+            stream.write(_PASSWORD_COMMAND % (self.users_file, self.lab.place.path("wait-here")))
         os.chmod(path, 0o755)
         return path
 

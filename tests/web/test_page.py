@@ -7,9 +7,11 @@ import contextlib
 import html
 import http.client
 import json
+import os
 import re
 import signal
 import socket
+import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ import pytest
 
 from tests.lab.place import REPOSITORY
 from tests.web.fronts import APACHE, Front
-from tests.web.site import PASSWORD, Site, wait
+from tests.web.site import PASSWORD, Site, part, wait
 from tests.web.tab import Page, Tab, code_on, groups
 
 TICKED = {"forget": "1", "keep": "1", "clients": "1"}
@@ -203,6 +205,11 @@ def test_only_the_postmaster_sets_passwords(site: Site, user: str) -> None:
         tab.sign_in(user)
         assert "Change the password" not in tab.get().words
         site.set_password(user, "from the postmaster")
+        wait(lambda: site.reads(user, PASSWORD) is None, "Dovecot uses the new file")
+        wrong = {"new": "mistyped", "again": "mistyped"}
+        page = Tab(site.web_socket).act("/reset", user=user, code=code, **wrong)
+        assert page.status == 403 and "not right" in page.words
+        site.ok("own_keys", user=user, password=PASSWORD)  # the slot is still there
         new = {"new": "from the postmaster", "again": "from the postmaster"}
         page = Tab(site.web_socket).act("/reset", user=user, code=code, **new)
         assert "The new password is set" in page.words
@@ -246,6 +253,36 @@ def test_changing_the_password(
     wait(lambda: site.reads(user, there) == [], "the password of the user database reads")
     assert site.reads(user, gone) is None
     assert site.state(user, there)["enrolled"] is on
+
+
+def test_enrolled_in_another_tab_while_the_password_changes(site: Site, user: str) -> None:
+    """The password command runs for a moment; the keyring that is made meanwhile has the old one.
+
+    The second tab has shown its form before.
+    """
+    tab = Tab(site.web_socket)
+    tab.sign_in(user)
+    begun = site.ok("enroll_begin", user=user, password=PASSWORD)
+    gate = site.lab.place.path("wait-here")
+    Path(gate).touch()
+    os.chmod(gate, 0o666)
+    changing = threading.Thread(
+        target=tab.act, args=("/password",), kwargs={"password": PASSWORD, **both("wait a moment")}
+    )
+    changing.start()
+    try:
+        wait(lambda: Path(gate).read_text() == "seen", "the command runs")
+        site.ok("enroll_finish", user=user, password=PASSWORD, typed=part(begun))
+    finally:
+        os.unlink(gate)
+        changing.join()
+    site.ok("own_keys", user=user, password="wait a moment")
+    wait(lambda: site.reads(user, "wait a moment") == [], "the new password reads")
+
+
+def both(new: str) -> dict[str, str]:
+    """A new password, typed twice."""
+    return {"new": new, "again": new}
 
 
 def test_two_tabs(site: Site, signed_in: Tab, user: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,23 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "fr.po").write_text('msgid "Sign in"\nmsgstr "Se\n')
     with pytest.raises(ConfigError, match=r"fr\.po:2"):
         Texts.load([str(tmp_path)], "en")
+
+
+def test_names_in_the_loop_of_the_documentation_are_no_commands(tmp_path: Path) -> None:
+    """GNU sed runs a command for the flag `e`."""
+    blocks = Path(REPOSITORY, "docs/web.md").read_text().split("```sh\n")
+    loop = next(block for block in blocks if "--without-recovery --names" in block).split("```")[0]
+    for name, does in (
+        ("mailseal", "printf '%s\\n' alice@example.org ';touch pwned|e #' 'x&y' bob+1@example.org"),
+        ("sendmail", "cat >> sent"),
+    ):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\n{does}\n")
+        program.chmod(0o755)
+    loop = loop.replace("/usr/local/share/mailseal", REPOSITORY)
+    path = f"{tmp_path}:/usr/bin:/bin"
+    subprocess.run(["sh", "-c", loop], cwd=tmp_path, env={"PATH": path}, check=True)
+    assert not (tmp_path / "pwned").exists()
+    sent = (tmp_path / "sent").read_text()
+    assert "alice@example.org" in sent and "bob+1@example.org" in sent
+    assert "touch" not in sent and "x&y" not in sent

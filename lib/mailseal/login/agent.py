@@ -285,7 +285,7 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
             notes=notes,
             old_mail=functools.partial(outside.old_mail, config) if outside else lambda user: None,
             describe=lambda user: describe(user, vault, sessions, placed),
-            lock=admin_verbs["lock"],
+            admin_verbs=admin_verbs,
             seals_old_mail=config.seal.existing == "at-enrollment",
             enrolls_at_login=policy.enrolls,
             log=log,

@@ -34,7 +34,8 @@ from mailseal.login.verbs import Answer, Verb, needed, text_of, user_of
 # The field with the user's password or recovery code that a verb checks; "password" if it is not
 # listed.  Other fields with these names are dropped: a field that a verb ignores must not count as
 # the guess in place of the one that it checks.
-_PROOF = {"passwd": "old", "recover": "code", "rewrap": "secret", "status": "secret"}
+_PROOF = {"passwd": "old", "recover": "code"}
+_PROOF |= dict.fromkeys(("rewrap", "reset", "status"), "secret")
 _UNPROVEN = ("commit", "undo", "state", "begun")
 _SECRETS = frozenset(("old", "password", "code", "secret"))
 _AS_THEY_ARE = ("passwd", "commit", "undo", "rewrap", "recover", "recovery", "app")

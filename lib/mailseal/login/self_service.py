@@ -17,19 +17,28 @@ VERBS
     stay           password: cancels this request
     end_sessions   password: ends the sessions in the agent and in Dovecot
     own_keys       password: the private keys in clear
+    reset          recovery code or old password as `secret`, new password that the postmaster has
+                   set: the keyring gets it too, unless Dovecot refuses it
 """
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from mailseal.errors import AlreadyEnrolled, NotEnrolled, NotPermitted, WrongPassword
+from mailseal.errors import (
+    AlreadyEnrolled,
+    NotEnrolled,
+    NotPermitted,
+    TemporaryError,
+    WrongPassword,
+)
 from mailseal.login.chores import Chores
 from mailseal.login.everywhere import Everywhere
 from mailseal.login.lifecycle import Lifecycle
@@ -59,7 +68,7 @@ class SelfService:
         notes: Notes,
         old_mail: Callable[[str], dict[str, Any] | None],
         describe: _Describe,
-        lock: Verb,
+        admin_verbs: Mapping[str, Verb],
         seals_old_mail: bool,
         enrolls_at_login: Callable[[str], bool] = lambda user: False,
         log: logging.Logger,
@@ -74,7 +83,7 @@ class SelfService:
         self._notes = notes
         self._old_mail = old_mail
         self._describe = describe
-        self._lock = lock
+        self._admin = admin_verbs
         self._seals_old_mail = seals_old_mail
         self._enrolls_at_login = enrolls_at_login
         self._log = log
@@ -92,6 +101,7 @@ class SelfService:
             "stay": self._stay,
             "end_sessions": self._end_sessions,
             "own_keys": self._own_keys,
+            "reset": self._reset,
         }
 
     async def _sign_in(self, fields: Fields) -> Answer:
@@ -108,6 +118,8 @@ class SelfService:
     async def _enroll_begin(self, fields: Fields) -> Answer:
         user, password = user_of(fields), needed(fields, "password")
         await self._require_new(user)
+        # Of an earlier enrollment.  Not at the end: then another tab may have made new ones.
+        await self._pools.quick(lambda: self._notes.forget(user))
         await self._pools.wait(lambda: self._newcomers.admit(user, password))
         begin = lambda: self._newcomers.begin(user, password)  # noqa: E731
         code, asked = await self._pools.change(begin)
@@ -122,10 +134,6 @@ class SelfService:
         await self._pools.wait(lambda: self._newcomers.admit(user, password))
 
         def finish() -> str:
-            # Before the enrollment: a request of a user who is not enrolled has no effect.
-            self._notes.forget(user)
-            if "old_mail" in fields:
-                self._notes.want_old_mail(user)
             keyring = self._newcomers.finish(user, password, typed)
             note_enrollment(self._log, keyring)
             return keyring.current.key_id.hex()
@@ -133,6 +141,8 @@ class SelfService:
         key_id = await self._pools.change(finish)
         self._sessions.end(user)
         try:
+            if "old_mail" in fields:
+                await self._pools.quick(lambda: self._notes.want_old_mail(user))
             await Everywhere(self._vault.public, self._pools).enrolled(user)
         finally:
             # Sessions from before the enrollment have no key and would save mail in clear.
@@ -181,7 +191,7 @@ class SelfService:
 
     async def _end_sessions(self, fields: Fields) -> Answer:
         user = await self._proven(fields)
-        await self._lock({"user": user.encode()})
+        await self._admin["lock"]({"user": user.encode()})
         self._ended[user] = self._clock()
         self._chores.kick(user)
         return "ok", {}
@@ -193,6 +203,16 @@ class SelfService:
         opened.wipe()
         self._log.warning("own_keys: user=<%s>, private keys given to the user", user)
         return "ok", {"keys": lines.encode()}
+
+    async def _reset(self, fields: Fields) -> Answer:
+        """The secret comes first: otherwise this would be a way to guess the login password."""
+        user, secret, new = user_of(fields), needed(fields, "secret"), needed(fields, "new")
+        await self._pools.change(lambda: self._life.prove(user, secret))
+        if self._newcomers.possible:
+            # Until the keyring has the new password, Dovecot fails temporarily where it is right.
+            with contextlib.suppress(TemporaryError):
+                await self._pools.wait(lambda: self._newcomers.prove(user, new))
+        return await self._admin["rewrap"](fields)
 
     async def _proven(self, fields: Fields, *, enrolled: bool = False) -> str:
         """The user, after a check of the password."""

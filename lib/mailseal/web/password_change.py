@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mailseal.admin import two_places
-from mailseal.errors import BadUserName, NotPermitted
+from mailseal.errors import BadUserName, NotEnrolled, NotPermitted, WrongPassword
 from mailseal.keys.password_slot import check_password
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def change(visit: Visit, state: State, old: str, new: str) -> None:
     if not state["enrolled"]:
         visit.agent.sign_in(user, old)  # Dovecot checks it
         two_places.set_elsewhere(command, new.encode(), lambda end: None)
+        _if_enrolled_meanwhile(visit.agent, user, old, new)
     elif not command:
         visit.agent.ask("passwd", user, old=old, new=new)
     else:
@@ -41,11 +42,11 @@ def reset(visit: Visit, user: str, code: str, new: str) -> None:
     """Change it with the recovery code.
 
     If the page cannot change the user database, the postmaster has set a new password there;
-    then it is set in the keyring too.
+    then it is set in the keyring too, unless Dovecot refuses it.
     """
     check_password(new.encode())
     if not visit.site.changes_passwords:
-        visit.agent.ask("rewrap", user, secret=code, new=new)
+        visit.agent.ask("reset", user, secret=code, new=new)
         return
     command = _command(visit, user)
     if not command:
@@ -53,6 +54,18 @@ def reset(visit: Visit, user: str, code: str, new: str) -> None:
         return
     answer = visit.agent.ask("recover", user, code=code, new=new, keep_old="1")
     _finish(visit.agent, user, command, new, answer.text("change"))
+
+
+def _if_enrolled_meanwhile(agent: Agent, user: str, old: str, new: str) -> None:
+    """In another tab, with the old password: the keyring would not open with the new one."""
+    try:
+        agent.ask("status", user)
+    except NotEnrolled:
+        return
+    try:
+        agent.ask("passwd", user, old=old, new=new)
+    except WrongPassword:
+        agent.sign_in(user, new)  # or with the new one
 
 
 def _command(visit: Visit, user: str) -> list[str]:
