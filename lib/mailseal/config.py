@@ -168,7 +168,9 @@ def describe(config: Config) -> str:
         usual = written(option, option.kind.check(option.default))
         mark = f"{indent}# "
         for about in (option.help, f"Takes {option.kind.takes}.  Default: {usual}"):
-            lines += textwrap.wrap(about, 96, initial_indent=mark, subsequent_indent=mark)
+            lines += textwrap.wrap(
+                about, 96, initial_indent=mark, subsequent_indent=mark, break_on_hyphens=False
+            )
         lines.append(f"{indent}{tail}: {written(option, option.value_in(config))}")
     return "\n".join(lines) + "\n"
 

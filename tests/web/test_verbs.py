@@ -124,11 +124,13 @@ def test_a_token_shows_the_state_and_nothing_else(site: Site, user: str) -> None
 
 def test_every_change_requires_the_password(site: Site, user: str) -> None:
     site.enroll(user)
-    for verb in ("chores", "leave_keys", "leave_done", "enroll", "unenroll", "export", "lock"):
+    sealer = ("chores", "kicked", "leave_keys", "leave_done", "leave_failed")
+    for verb in (*sealer, "enroll", "unenroll", "export", "lock"):
         assert site.ask(verb, user=user, password=PASSWORD).status == "denied"
     for verb in ("seal_old", "leave", "stay", "end_sessions", "own_keys"):
         assert site.refused(verb, user=user, password="guess") == "WrongPassword"
     app = site.ok("app", user=user, password=PASSWORD, label="phone").text("code")
+    assert site.refused("reset", user=user, secret="guess", new="new") == "WrongPassword"
     # Secrets that only decrypt mail cannot change anything.
     assert site.refused("own_keys", user=user, password=app) == "WrongPassword"
     assert site.refused("leave", user=user, password=app) == "WrongPassword"
