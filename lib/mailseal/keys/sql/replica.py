@@ -120,7 +120,7 @@ class Replica:
                 return True
             if self._database.statement(
                 "UPDATE mailseal_hosts SET applied = 0, beat = beat + 1, name = %s, "
-                "lease = GREATEST(lease, %s), seen = CURRENT_TIMESTAMP WHERE id = %s",
+                "lease = GREATEST(lease, %s), seen = CURRENT_TIMESTAMP(6) WHERE id = %s",
                 self._name,
                 self._seconds,
                 self._id,
@@ -128,7 +128,7 @@ class Replica:
                 return False
             self._database.statement(
                 "INSERT INTO mailseal_hosts (id, name, lease, applied, beat, seen) "
-                "VALUES (%s, %s, %s, 0, 1, CURRENT_TIMESTAMP)",
+                "VALUES (%s, %s, %s, 0, 1, CURRENT_TIMESTAMP(6))",
                 self._id,
                 self._name,
                 self._seconds,
@@ -142,7 +142,7 @@ class Replica:
         return bool(
             self._database.statement(
                 "UPDATE mailseal_hosts SET applied = %s, beat = beat + %s, name = %s, "
-                "lease = GREATEST(lease, %s), seen = CURRENT_TIMESTAMP WHERE id = %s AND "
+                "lease = GREATEST(lease, %s), seen = CURRENT_TIMESTAMP(6) WHERE id = %s AND "
                 "(EXISTS (SELECT 1 FROM mailseal_changes WHERE number = %s AND stamp = %s) "
                 "OR EXISTS (SELECT 1 FROM mailseal_state WHERE last_change = 0 AND %s = 0))",
                 at.number,

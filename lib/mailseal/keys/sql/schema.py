@@ -42,7 +42,7 @@ _STEPS: tuple[tuple[str, ...], ...] = (
         "ON mailseal_public_keys (change_number)",
         "CREATE TABLE IF NOT EXISTS mailseal_hosts (id varchar(64) PRIMARY KEY, "
         "name varchar(255) NOT NULL, lease integer NOT NULL, applied bigint NOT NULL, "
-        "beat bigint NOT NULL, seen timestamp NOT NULL){end}",
+        "beat bigint NOT NULL, seen timestamp(6) NOT NULL){end}",
     ),
 )
 
