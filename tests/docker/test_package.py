@@ -37,7 +37,8 @@ def _build(folder: Path, version: str | None = None, **environ: str) -> Path:
         ["make", "deb"], cwd=folder, capture_output=True, text=True, env={**os.environ, **environ}
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder / done.stdout.split()[-1]
+    (made,) = (folder / "build" / "deb").glob("*.deb")
+    return made
 
 
 @pytest.fixture(scope="module")
