@@ -181,3 +181,16 @@ class Visit:
     def why(self, exc: MailsealError) -> str:
         """An error page."""
         return self.say(words.of_error(exc))
+
+
+def ask_with_password(visit: Visit, verb: str, template: str, done: str) -> Answer:
+    """A page whose form has only the password: ask the agent, then show `done` on the overview."""
+    state = visit.state()
+    warning, status = "", 200
+    if visit.posted():
+        try:
+            visit.agent.ask(verb, state["user"], password=visit.field("password"))
+            return visit.go("/", done)
+        except MailsealError as exc:
+            warning, status = visit.why(exc), 403
+    return visit.show(template, status=status, warning=warning)

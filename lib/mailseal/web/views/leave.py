@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from mailseal.errors import MailsealError
-from mailseal.web.visit import Answer, Visit
+from mailseal.web.visit import Answer, Visit, ask_with_password
 
 
 def end_sessions(visit: Visit) -> Answer:
@@ -44,12 +44,4 @@ def turn_off(visit: Visit) -> Answer:
 
 def stay(visit: Visit) -> Answer:
     """Encryption stays on, and mail that was stored in clear is sealed again."""
-    state = visit.state()
-    warning, status = "", 200
-    if visit.posted():
-        try:
-            visit.agent.ask("stay", state["user"], password=visit.field("password"))
-            return visit.go("/", visit.say("Encryption stays on."))
-        except MailsealError as exc:
-            warning, status = visit.why(exc), 403
-    return visit.show("stay.html", status=status, warning=warning)
+    return ask_with_password(visit, "stay", "stay.html", visit.say("Encryption stays on."))

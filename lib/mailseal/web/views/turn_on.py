@@ -7,7 +7,7 @@ Nothing is stored before the last step: see login/newcomers.py.
 from __future__ import annotations
 
 from mailseal.errors import BadPassword, MailsealError, UsageError
-from mailseal.web.visit import Answer, Visit
+from mailseal.web.visit import Answer, Visit, ask_with_password
 
 CONSEQUENCES = ("forget", "keep", "clients")
 """The checkboxes that must be ticked."""
@@ -86,12 +86,5 @@ def confirm(visit: Visit) -> Answer:
 
 def old_mail(visit: Visit) -> Answer:
     """Seal older mail, if this was not chosen at first."""
-    state = visit.state()
-    warning, status = "", 200
-    if visit.posted():
-        try:
-            visit.agent.ask("seal_old", state["user"], password=visit.field("password"))
-            return visit.go("/", visit.say("Your older mail is being encrypted."))
-        except MailsealError as exc:
-            warning, status = visit.why(exc), 403
-    return visit.show("old_mail.html", status=status, warning=warning)
+    done = visit.say("Your older mail is being encrypted.")
+    return ask_with_password(visit, "seal_old", "old_mail.html", done)
