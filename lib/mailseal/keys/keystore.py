@@ -39,8 +39,8 @@ from mailseal.errors import (
 )
 from mailseal.keys import record
 from mailseal.keys.keyring import Keyring
-from mailseal.keys.names import file_name, normalise, user_of_file
-from mailseal.keys.stores import Revision
+from mailseal.keys.names import file_name, user_of_file
+from mailseal.keys.stores import ReadKeyrings, Revision
 
 # 64 keys and 64 slots take about 60 KB.
 _MAX_FILE = 1 << 20
@@ -49,7 +49,7 @@ _MAX_FILE = 1 << 20
 _LEFT_OVER = re.compile(r"(.+)\.json(#tmp|\.tmp\.\d+\.[0-9a-f]{8})")
 
 
-class Keystore:
+class Keystore(ReadKeyrings):
     """The keyrings of all users."""
 
     def __init__(self, folder: str) -> None:
@@ -70,21 +70,6 @@ class Keystore:
         except OSError as exc:
             raise durable.error_of(exc, f"cannot read the keyring of {user}") from None
         return _revision(found)
-
-    def load(self, user: str) -> Keyring:
-        """The user's keyring."""
-        return self.load_revision(user)[0]
-
-    def load_revision(self, user: str) -> tuple[Keyring, Revision]:
-        """The user's keyring and the revision of exactly this content."""
-        data, revision = self._read(user)
-        return Keyring.parse(data, normalise(user)), revision
-
-    def raw(self, user: str) -> bytes:
-        """The unchanged file for a backup, after a check."""
-        data, _ = self._read(user)
-        Keyring.parse(data, normalise(user))
-        return data
 
     def create(self, keyring: Keyring) -> None:
         """Store a new user's keyring.  Raises AlreadyEnrolled if there is one."""

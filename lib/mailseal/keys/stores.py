@@ -25,6 +25,7 @@ ORDER OF WRITES (only Change writes)
 
 from __future__ import annotations
 
+import abc
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -33,6 +34,7 @@ from typing import NewType, Protocol
 from mailseal.crypto.eckeys import PublicKey
 from mailseal.errors import TemporaryError
 from mailseal.keys.keyring import Keyring
+from mailseal.keys.names import normalise
 
 Revision = NewType("Revision", str)
 """Identifies one stored content of a user's keyring.  Revisions can only be compared.
@@ -107,6 +109,29 @@ class KeyringStore(Protocol):
     def sweep_all(self) -> list[str]:
         """The same for all users.  Takes the locks itself."""
         ...
+
+
+class ReadKeyrings(abc.ABC):
+    """The reading methods of a KeyringStore, for implementations, by means of _read()."""
+
+    @abc.abstractmethod
+    def _read(self, user: str) -> tuple[bytes, Revision]:
+        """The stored bytes and their revision.  Raises NotEnrolled."""
+
+    def load(self, user: str) -> Keyring:
+        """The user's keyring."""
+        return self.load_revision(user)[0]
+
+    def load_revision(self, user: str) -> tuple[Keyring, Revision]:
+        """The user's keyring and the revision of exactly this content."""
+        data, revision = self._read(user)
+        return Keyring.parse(data, normalise(user)), revision
+
+    def raw(self, user: str) -> bytes:
+        """The unchanged bytes for a backup, after a check."""
+        data, _ = self._read(user)
+        Keyring.parse(data, normalise(user))
+        return data
 
 
 class PublicKeys(Protocol):

@@ -18,7 +18,7 @@ from mailseal.errors import AlreadyEnrolled, BadUserName, Conflict, NotEnrolled
 from mailseal.keys.keyring import Keyring
 from mailseal.keys.names import normalise
 from mailseal.keys.sql.database import Database, Taken
-from mailseal.keys.stores import Revision
+from mailseal.keys.stores import ReadKeyrings, Revision
 
 _INSERT = (
     "INSERT INTO mailseal_keyrings (name, revision, body, change_number, stamp) "
@@ -26,7 +26,7 @@ _INSERT = (
 )
 
 
-class SqlKeyrings:
+class SqlKeyrings(ReadKeyrings):
     """The keyrings of all users."""
 
     def __init__(self, database: Database) -> None:
@@ -40,21 +40,6 @@ class SqlKeyrings:
             normalise(user).encode(),
         )
         return None if row is None else _revision(*row)
-
-    def load(self, user: str) -> Keyring:
-        """The user's keyring."""
-        return self.load_revision(user)[0]
-
-    def load_revision(self, user: str) -> tuple[Keyring, Revision]:
-        """The user's keyring and the revision of exactly this content."""
-        data, revision = self._read(user)
-        return Keyring.parse(data, normalise(user)), revision
-
-    def raw(self, user: str) -> bytes:
-        """The stored bytes of the keyring, for a backup; they are checked first."""
-        data, _ = self._read(user)
-        Keyring.parse(data, normalise(user))
-        return data
 
     def _read(self, user: str) -> tuple[bytes, Revision]:
         row = self._database.row(
