@@ -13,7 +13,7 @@ import pytest
 
 from tests.docker.conftest import SUITES
 from tests.docker.site import Site
-from tests.lab.place import REPOSITORY
+from tests.lab.place import copy_known_files
 
 USER = "alice@example.org"
 STATE = "/var/lib/mailseal"
@@ -23,11 +23,7 @@ CONF = "/etc/mailseal/mailseal.yaml"
 def _build(folder: Path, version: str | None = None, **environ: str) -> Path:
     """`make deb` in a copy of the files in git."""
     folder.mkdir()
-    files = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, check=True
-    )
-    copy = ["xargs", "-0", "cp", "--parents", "-p", "-t", str(folder)]
-    subprocess.run(copy, input=files.stdout, cwd=REPOSITORY, check=True)
+    copy_known_files(str(folder))
     if version:
         log = folder / "debian" / "changelog"
         log.write_text(log.read_text().replace("(0.1.0)", f"({version})", 1))

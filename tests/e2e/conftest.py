@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.lab import Lab
+from tests.lab.process import Server
 
 _numbers = itertools.count(1)
 
@@ -36,3 +38,13 @@ def user(lab: Lab) -> str:
     name = f"user{next(_numbers)}@example.org"
     lab.add_user(name)
     return name
+
+
+@pytest.fixture
+def sealer(lab: Lab) -> Iterator[Server]:
+    """mailseal-sealer for the lab, not started."""
+    command = [os.path.join(lab.hooks, "mailseal-sealer"), "-c", lab.config_path]
+    server = Server("mailseal-sealer", command, lab.place.path("log", "sealer.log"))
+    yield server
+    if server.running:
+        server.stop()

@@ -7,11 +7,9 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -56,10 +54,8 @@ class Host:
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[str]:
-    path = tempfile.mkdtemp(prefix="mailseal-hosts-")
-    os.chmod(path, 0o755)
-    yield path
-    shutil.rmtree(path)
+    with clusters.folder() as path:
+        yield path
 
 
 @pytest.fixture(scope="module")

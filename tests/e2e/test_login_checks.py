@@ -25,15 +25,6 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
-@pytest.fixture
-def sealer(lab: Lab) -> Iterator[Server]:
-    command = [os.path.join(lab.hooks, "mailseal-sealer"), "-c", lab.config_path]
-    server = Server("mailseal-sealer", command, lab.place.path("log", "sealer.log"))
-    yield server
-    if server.running:
-        server.stop()
-
-
 def checked(lab: Lab, user: str) -> dict[str, Any] | None:
     (entry,) = json.loads(lab.mailseal("status", user, "--json").stdout)["users"]
     found: dict[str, Any] | None = entry.get("checked")

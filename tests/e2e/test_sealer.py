@@ -34,15 +34,6 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
-@pytest.fixture
-def sealer(lab: Lab) -> Iterator[Server]:
-    command = [os.path.join(lab.hooks, "mailseal-sealer"), "-c", lab.config_path]
-    server = Server("mailseal-sealer", command, lab.place.path("log", "sealer.log"))
-    yield server
-    if server.running:
-        server.stop()
-
-
 def fill(lab: Lab, user: str, count: int) -> None:
     with Imap(lab.imap, user, SECRET) as imap:
         for number in range(count):

@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import signal
+import tempfile
+from collections.abc import Iterator
 
 from mailseal import database_address
 from mailseal.keys.sql import schema
@@ -15,6 +20,17 @@ IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '{0}') THEN CREATE ROLE "{
 END IF; END $$"""
 
 TABLES = ("changes", "keyrings", "public_keys", "hosts")
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[str]:
+    """A folder that the users of the databases can access."""
+    path = tempfile.mkdtemp(prefix="mailseal-databases-")
+    os.chmod(path, 0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
 
 
 class Keys:

@@ -136,6 +136,14 @@ class Place:
         return code
 
 
+def copy_known_files(folder: str) -> None:
+    """Copy the files of the repository that git knows, as for a package."""
+    known = ["git", "ls-files", "-z"]
+    files = subprocess.run(known, cwd=REPOSITORY, capture_output=True, check=True)
+    copy = ["xargs", "-0", "cp", "--parents", "-p", "-t", folder]
+    subprocess.run(copy, input=files.stdout, cwd=REPOSITORY, check=True)
+
+
 @functools.cache
 def readable_code() -> str:
     """A folder with hooks/ and lib/ that every user can read: the checkout, or a copy.

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -16,11 +13,8 @@ from tests.lab.clusters import Keys
 
 @pytest.fixture(scope="session")
 def _folder() -> Iterator[str]:
-    """A folder that the users of the databases can access."""
-    path = tempfile.mkdtemp(prefix="mailseal-databases-")
-    os.chmod(path, 0o755)
-    yield path
-    shutil.rmtree(path)
+    with clusters.folder() as path:
+        yield path
 
 
 @pytest.fixture(scope="session")

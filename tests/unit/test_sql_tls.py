@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from cryptography.x509.oid import NameOID
 from mailseal.database_address import parse
 from mailseal.errors import ConfigError, StoreUnreachable
 from mailseal.keys import opening
+from tests.lab import clusters
 from tests.lab.databases import Mariadb, Postgresql
 from tests.lab.place import free_ports
 
@@ -55,10 +54,8 @@ def certificate(path: Path, address: str, owner: str) -> str:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    path = tempfile.mkdtemp(prefix="mailseal-tls-")
-    os.chmod(path, 0o755)
-    yield Path(path)
-    shutil.rmtree(path)
+    with clusters.folder() as path:
+        yield Path(path)
 
 
 Where = Callable[[str], str]

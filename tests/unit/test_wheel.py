@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.place import copy_known_files
+
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source")  # setuptools writes into it
-    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
-    copy = ["xargs", "-0", "cp", "--parents", "-p", "-t", str(source)]
-    subprocess.run(copy, input=files.stdout, cwd=ROOT, check=True)
+    copy_known_files(str(source))
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(source), "."]
     done = subprocess.run(command, cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
