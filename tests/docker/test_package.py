@@ -49,9 +49,13 @@ def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=list(SUITES))
 def host(request: pytest.FixtureRequest, hosts: dict[str, Site], package: Path) -> Iterator[Site]:
-    """A server with Postfix and Dovecot, on which mailseal is not installed."""
+    """A server with Postfix and Dovecot, on which mailseal is not installed.
+
+    test_kinds.py uses the same server before; uninstalling leaves the keyrings, as it should.
+    """
     site = hosts["kinds" + request.param.replace(".", "")]
     assert site.status("command -v mailseal") != 0
+    site.run(f"rm -rf {STATE}")
     yield site
     site.run(f"rm -rf {STATE}; dpkg -P mailseal 2>/dev/null || true; rm -f /root/*.deb")
 
