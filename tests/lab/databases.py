@@ -54,11 +54,8 @@ class Postgresql:
             )
 
     def start(self) -> None:
+        """Returns when statements are answered: before, connections are accepted and refused."""
         self._server.start(until=[f"{self._socket}/.s.PGSQL.5432"])
-        self.wait_ready()
-
-    def wait_ready(self) -> None:
-        """Wait until statements are answered: before, connections are accepted and refused."""
         for attempt in range(100):
             try:
                 self.sql("SELECT 1")

@@ -75,8 +75,7 @@ def where(request: pytest.FixtureRequest, folder: Path) -> Iterator[Where]:
         first._server.command += ["-c", "listen_addresses=127.0.0.1", "-c", f"port={port}"]
         first._server.command += ["-c", "ssl=on", "-c", f"ssl_cert_file={pair}"]
         first._server.command += ["-c", f"ssl_key_file={pair}"]
-        first._server.start(until=[("127.0.0.1", port)])
-        first.wait_ready()
+        first.start()
         end = f"127.0.0.1:{port}/postgres?sslmode=verify-full&sslrootcert="
         yield lambda ca: f"postgresql://mailseal@{end}{ca}"
         first.stop()
