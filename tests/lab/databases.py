@@ -29,6 +29,7 @@ class Postgresql:
     ) -> None:
         """Makes the folders `data` and `socket`; the path of `socket` must be short."""
         self._socket = socket
+        self._port = 5432
         for path in (data, socket):
             os.mkdir(path)
             shutil.chown(path, "postgres", "postgres")
@@ -55,7 +56,7 @@ class Postgresql:
 
     def start(self) -> None:
         """Returns when statements are answered: before, connections are accepted and refused."""
-        self._server.start(until=[f"{self._socket}/.s.PGSQL.5432"])
+        self._server.start(until=[f"{self._socket}/.s.PGSQL.{self._port}"])
         for attempt in range(100):
             try:
                 self.sql("SELECT 1")
@@ -64,6 +65,12 @@ class Postgresql:
                 if not any(w in str(exc) for w in ("starting up", "recovery")) or attempt == 99:
                     raise
                 subprocess.run(["sleep", "0.1"], check=True)
+
+    def listen(self, address: str, port: int, *settings: str) -> None:
+        """From the next start on, listen on TCP also, with these settings."""
+        self._port = port
+        for setting in (f"listen_addresses={address}", f"port={port}", *settings):
+            self._server.command += ["-c", setting]
 
     def stop(self, sig: signal.Signals = signal.SIGINT) -> None:
         """Stop the server.  SIGINT does not wait for clients."""
@@ -77,7 +84,8 @@ class Postgresql:
 
     def sql(self, text: str) -> str:
         """The result of a statement: one line for each row, columns separated by a bar."""
-        options = ["-h", self._socket, "-U", "postgres", "-qAtX", "-v", "ON_ERROR_STOP=1"]
+        options = ["-h", self._socket, "-p", str(self._port), "-U", "postgres"]
+        options += ["-qAtX", "-v", "ON_ERROR_STOP=1"]
         return self._run("psql", *options, "-c", text)
 
     def _run(self, program: str, *arguments: str) -> str:

@@ -72,9 +72,8 @@ def where(request: pytest.FixtureRequest, folder: Path) -> Iterator[Where]:
         pair = certificate(folder / "pair", "127.0.0.1", "postgres")
         hba = folder / "pg" / "pg_hba.conf"
         hba.write_text("hostssl all mailseal 127.0.0.1/32 scram-sha-256\n" + hba.read_text())
-        first._server.command += ["-c", "listen_addresses=127.0.0.1", "-c", f"port={port}"]
-        first._server.command += ["-c", "ssl=on", "-c", f"ssl_cert_file={pair}"]
-        first._server.command += ["-c", f"ssl_key_file={pair}"]
+        tls = "ssl=on", f"ssl_cert_file={pair}", f"ssl_key_file={pair}"
+        first.listen("127.0.0.1", port, *tls)
         first.start()
         end = f"127.0.0.1:{port}/postgres?sslmode=verify-full&sslrootcert="
         yield lambda ca: f"postgresql://mailseal@{end}{ca}"
