@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Logins of enrolled users without the user's key are refused, and nothing is saved in clear.
 
-This is true for any order of passdbs and userdbs, any user name from a userdb, and any fields or
-settings that omit mail_crypt.  Nothing changes for users who are not enrolled.
+This is true for any user name or fields from a userdb, any password and any mechanism.  Nothing
+changes for users who are not enrolled.
 """
 
 from __future__ import annotations
@@ -15,26 +15,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.mails import HEADERS
+from tests.e2e.keyless import CLEAR, DOORS, MAIL, PLAIN, SENDER, SERIES, append, heads
 from tests.lab import ALICE, Imap, Lab, LabError, Pop3, Refused
-from tests.lab.dovecot import installed_version, series, snippet
-from tests.lab.smtp import send, send_lmtp
+from tests.lab.dovecot import snippet
+from tests.lab.smtp import send
 
-SENDER = "eve@example.net"
-PLAIN = "plain@example.org"
 ALIAS = "alias@example.org"
-MAIL = HEADERS + b"the tangerine is in the cellar\r\n"
-SERIES = series(installed_version())
-DOORS = {
-    "2.3": ("behind-passwd-file", "behind-passwd-file-checkpassword"),
-    "2.4": ("behind-passwd-file",),
-}[SERIES]
-PASSDB = {
-    "2.3": "passdb {{\n  driver = passwd-file\n  args = {}\n}}\n",
-    "2.4": "passdb old {{\n  driver = passwd-file\n  passwd_file_path = {}\n}}\n",
-}[SERIES]
-USERDB = PASSDB.replace("passdb", "userdb")
-CLEAR = {b"From: <", b"Return-"}
 
 
 @pytest.fixture(scope="module", params=DOORS)
@@ -58,27 +44,6 @@ def user_fields(lab: Lab, more: dict[str, str]) -> Iterator[None]:
         yield
     finally:
         lab.dovecot.write_users(users)
-
-
-def heads(lab: Lab, user: str, folder: str = "") -> set[bytes]:
-    found = set()
-    for path in lab.stored(user, folder):
-        with open(path, "rb") as stream:
-            found.add(stream.read(7))
-    return found
-
-
-def append(lab: Lab, user: str, password: str = "password") -> None:
-    with Imap(lab.imap, user, password) as imap:
-        imap.append("Sent", MAIL)
-
-
-def config(lab: Lab, before: str = "", after: str = "", chain: bool = True) -> str:
-    """All blocks for a lab with auth=None."""
-    places = lab.dovecot.wanted.places
-    return (
-        before + (snippet(lab.dovecot.version, "auth-" + DOORS[0], places) if chain else "") + after
-    )
 
 
 def test_an_agent_that_is_down_affects_only_logins_of_enrolled_users(lab: Lab) -> None:
@@ -275,59 +240,6 @@ def test_invalid_passwords(lab: Lab, password: str) -> None:
     assert heads(lab, ALICE, "Sent") <= {b"CRYPTED"}
 
 
-@pytest.mark.skipif(SERIES != "2.3", reason="Dovecot 2.4 has no checkpassword driver")
-@pytest.mark.parametrize("step", ["passdb", "userdb"])
-@pytest.mark.parametrize(
-    "ends",
-    [
-        "exit 0",
-        "exit 1",
-        "exit 2",
-        "exit 3",
-        "exit 111",
-        "exit 127",
-        "kill -SEGV $$",
-        "kill -KILL $$",
-        "printf 'user=alice@example.org\\t' >&4; exit 0",
-        "printf 'userdb_quota_rule=*:storage=1G\\t' >&4; exit 0",
-        "printf 'userdb_quota_rule=*:storage=1G\\t' >&4; exit 2",
-        "printf 'userdb_mail_crypt_save_version=2\\t' >&4; exit 0",
-        "exec 4>&-; exit 0",
-    ],
-)
-def test_the_checkpassword_program_ends_in_any_way(helper_lab: Lab, step: str, ends: str) -> None:
-    """An answer of the passdb without keys, and one of the userdb without a decision."""
-    path = helper_lab.place.path("code", "hooks", "mailseal-checkpassword")
-    real = f"{path}.real"
-    broken = '[ -z "$AUTHORIZED" ]' if step == "passdb" else '[ -n "$AUTHORIZED" ]'
-    os.rename(path, real)
-    try:
-        with open(path, "w", encoding="utf-8") as stream:
-            os.fchmod(stream.fileno(), 0o755)
-            stream.write(f'#!/bin/sh\nif {broken}; then {ends}; fi\nexec {real} "$@"\n')
-        with contextlib.suppress(Refused):
-            append(helper_lab, ALICE)
-        with contextlib.suppress(Refused), Pop3(helper_lab.pop3, ALICE, "password") as pop3:
-            assert pop3.mail(1).endswith(MAIL[-20:]), "an empty mail"
-        with contextlib.suppress(Refused):
-            append(helper_lab, PLAIN)
-    finally:
-        os.rename(real, path)
-    assert heads(helper_lab, ALICE, "Sent") <= {b"CRYPTED"}
-    append(helper_lab, PLAIN)
-
-
-@pytest.fixture(scope="module")
-def helper_lab() -> Iterator[Lab]:
-    """A lab with the auth cache, and a mail to read."""
-    cache = "auth_cache_size = 10 M\nauth_cache_verify_password_with_worker = yes\n"
-    auth = "behind-passwd-file-checkpassword"
-    with Lab(auth=auth, plain_users={PLAIN: "password"}, dovecot_extra=cache) as made:
-        send(made.smtp, SENDER, [ALICE], MAIL)
-        made.wait_delivered()
-        yield made
-
-
 def test_two_accounts_that_differ_in_case_only() -> None:
     """The keyring's name would be the same for both."""
     upper = "Alice@example.org"
@@ -360,46 +272,3 @@ def test_mechanisms_without_a_password(door: str) -> None:
         assert heads(lab, ALICE, "Sent") == set()
         append(lab, ALICE)
         assert heads(lab, ALICE, "Sent") == {b"CRYPTED"}
-
-
-@pytest.mark.parametrize("wrong", ["old passdb first", "old userdb first", "both", "no chain"])
-def test_wrong_orders_are_reported_and_store_nothing_in_clear(wrong: str) -> None:
-    """Passdbs and userdbs without mailseal's: Dovecot refuses to save, and mail is deferred."""
-    lab = Lab(auth=None, plain_users={PLAIN: "password"})
-    users = lab.dovecot.wanted.users_file
-    before = ""
-    if wrong in ("old passdb first", "both", "no chain"):
-        before += PASSDB.format(users)
-    if wrong in ("old userdb first", "both", "no chain"):
-        before += USERDB.format(users)
-    if SERIES == "2.4" and wrong != "no chain":
-        before += f"passdb passwd-file {{\n  passwd_file_path = {users}\n}}\n"
-        before += f"userdb passwd-file {{\n  passwd_file_path = {users}\n}}\n"
-    lab.dovecot.write_config(extra=config(lab, before=before, chain=wrong != "no chain"))
-    with lab:
-        for user in (ALICE, PLAIN):
-            with contextlib.suppress(Refused):
-                append(lab, user)
-            replies = send_lmtp(lab.lmtp, SENDER, [user], MAIL)
-            assert replies[0][0] in (250, 451), replies
-        assert heads(lab, ALICE) <= {b"CRYPTED"}
-        assert heads(lab, ALICE, "Sent") <= {b"CRYPTED"}
-        if (
-            wrong != "old passdb first"
-        ):  # then mailseal's userdb is asked about users who are not enrolled
-            assert heads(lab, PLAIN, "Sent") == set()
-            assert heads(lab, PLAIN) == set()
-
-
-@pytest.mark.parametrize("plugins", ["quota", ""])
-def test_a_protocol_block_without_mail_crypt(plugins: str) -> None:
-    block = {
-        "2.3": f"protocol imap {{\n  mail_plugins = {plugins}\n}}\n",
-        "2.4": "protocol imap {\n  crypt_write_algorithm =\n"
-        f"  mail_plugins {{\n    mail_crypt = no\n    {plugins or 'acl'} = yes\n  }}\n}}\n",
-    }[SERIES]
-    with Lab(auth=DOORS[0], plain_users={PLAIN: "password"}, dovecot_extra=block) as lab:
-        append(lab, ALICE)
-        append(lab, PLAIN)
-        assert heads(lab, ALICE, "Sent") == {b"CRYPTED"}
-        assert heads(lab, PLAIN, "Sent") <= {b"From: <"}

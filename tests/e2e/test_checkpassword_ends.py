@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: MIT
+"""The checkpassword program ends in any way: no login of an enrolled user saves in clear."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.keyless import MAIL, PLAIN, SENDER, SERIES, append, heads
+from tests.lab import ALICE, Lab, Pop3, Refused
+from tests.lab.smtp import send
+
+
+@pytest.mark.skipif(SERIES != "2.3", reason="Dovecot 2.4 has no checkpassword driver")
+@pytest.mark.parametrize("step", ["passdb", "userdb"])
+@pytest.mark.parametrize(
+    "ends",
+    [
+        "exit 0",
+        "exit 1",
+        "exit 2",
+        "exit 3",
+        "exit 111",
+        "exit 127",
+        "kill -SEGV $$",
+        "kill -KILL $$",
+        "printf 'user=alice@example.org\\t' >&4; exit 0",
+        "printf 'userdb_quota_rule=*:storage=1G\\t' >&4; exit 0",
+        "printf 'userdb_quota_rule=*:storage=1G\\t' >&4; exit 2",
+        "printf 'userdb_mail_crypt_save_version=2\\t' >&4; exit 0",
+        "exec 4>&-; exit 0",
+    ],
+)
+def test_the_checkpassword_program_ends_in_any_way(helper_lab: Lab, step: str, ends: str) -> None:
+    """An answer of the passdb without keys, and one of the userdb without a decision."""
+    path = helper_lab.place.path("code", "hooks", "mailseal-checkpassword")
+    real = f"{path}.real"
+    broken = '[ -z "$AUTHORIZED" ]' if step == "passdb" else '[ -n "$AUTHORIZED" ]'
+    os.rename(path, real)
+    try:
+        with open(path, "w", encoding="utf-8") as stream:
+            os.fchmod(stream.fileno(), 0o755)
+            stream.write(f'#!/bin/sh\nif {broken}; then {ends}; fi\nexec {real} "$@"\n')
+        with contextlib.suppress(Refused):
+            append(helper_lab, ALICE)
+        with contextlib.suppress(Refused), Pop3(helper_lab.pop3, ALICE, "password") as pop3:
+            assert pop3.mail(1).endswith(MAIL[-20:]), "an empty mail"
+        with contextlib.suppress(Refused):
+            append(helper_lab, PLAIN)
+    finally:
+        os.rename(real, path)
+    assert heads(helper_lab, ALICE, "Sent") <= {b"CRYPTED"}
+    append(helper_lab, PLAIN)
+
+
+@pytest.fixture(scope="module")
+def helper_lab() -> Iterator[Lab]:
+    """A lab with the auth cache, and a mail to read."""
+    cache = "auth_cache_size = 10 M\nauth_cache_verify_password_with_worker = yes\n"
+    auth = "behind-passwd-file-checkpassword"
+    with Lab(auth=auth, plain_users={PLAIN: "password"}, dovecot_extra=cache) as made:
+        send(made.smtp, SENDER, [ALICE], MAIL)
+        made.wait_delivered()
+        yield made
