@@ -8,13 +8,14 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from mailseal.login import callers, panel_verbs, protocol
 from mailseal.login.policy import Policy
 from tests.unit.agent_process import CHEAP, HOOKS, AgentProcess, running
-from tests.unit.test_verbs import World
+from tests.unit.verbs.world import World
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can become the panel's user")
 
@@ -24,10 +25,7 @@ FIELDS = {"user": USER.encode(), "slot": b"zzz", "after": b"", "key_id": b"0" * 
 
 
 @pytest.fixture
-def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
-    folder = tmp_path_factory.mktemp("panel")
-    for place in (folder, *folder.parents[:2]):
-        place.chmod(0o755)
+def agent(folder: Path) -> Iterator[AgentProcess]:
     with running(folder, f"{CHEAP}agent: {{panel_users: [{PANEL}]}}\n") as process:
         assert process.ask("enroll", user=USER.encode(), password=b"pw").status == "ok"
         yield process

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The verbs of mailseal-agent, without the process."""
