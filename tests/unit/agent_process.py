@@ -75,6 +75,7 @@ class AgentProcess:
         return self.log.read_text()
 
 
+USER = b"alice@example.org"
 CHEAP = "keys: {kdf: insecure-testing}\n"
 
 

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""A PostgreSQL and a MariaDB with mailseal's tables, started when a test first needs them."""
+"""A running agent, and a PostgreSQL and a MariaDB with mailseal's tables.
+
+They are started when a test first needs them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.lab import clusters
 from tests.lab.clusters import Keys
+from tests.unit.agent_process import AgentProcess, running
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +44,18 @@ def server(request: pytest.FixtureRequest) -> Keys:
     keys: Keys = request.getfixturevalue(request.param)
     keys.empty()
     return keys
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """tmp_path, which other users of the machine can enter."""
+    for place in (tmp_path, *tmp_path.parents[:2]):
+        place.chmod(0o755)
+    return tmp_path
+
+
+@pytest.fixture
+def agent(folder: Path) -> Iterator[AgentProcess]:
+    """A running agent; its files are in `folder`."""
+    with running(folder) as process:
+        yield process

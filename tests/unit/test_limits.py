@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from mailseal.keys.keyring_file import MAX_KEYS, MAX_SLOTS
 from mailseal.keys.slot import MAX_LABEL
 from mailseal.login import mailcrypt_fields, protocol
 from mailseal.login.lifecycle import Lifecycle
-from tests.unit.agent_process import CHEAP, AgentProcess, running
+from tests.unit.agent_process import AgentProcess, running
 from tests.unit.vaults import open_vault
 
 USER = "alice@example.org"
@@ -51,12 +50,6 @@ def test_the_largest_keyring_is_backed_up_restored_and_shown(tmp_path: Path) -> 
         assert [entry["user"] for entry in json.loads(shown.stdout)["users"]] == users
         assert agent.run("backup", str(again)).returncode == 0
     assert backup_format.parse(again.read_bytes()) == backup_format.parse(file.read_bytes())
-
-
-@pytest.fixture
-def agent(tmp_path: Path) -> Iterator[AgentProcess]:
-    with running(tmp_path, CHEAP) as process:
-        yield process
 
 
 def test_restore_goes_on_after_a_user_that_fails(agent: AgentProcess, tmp_path: Path) -> None:
