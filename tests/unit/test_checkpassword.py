@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import socket
 import subprocess
 import threading
@@ -14,46 +12,13 @@ from pathlib import Path
 import pytest
 
 from mailseal.crypto.eckeys import PrivateKey
-from mailseal.errors import TemporaryError
 from mailseal.keys.public import PublicStore
 from mailseal.login import local_keys, protocol
 from tests.unit.agent_process import HOOKS
+from tests.unit.checkpassword_process import HELPER, FakeAgent, run
 
-HELPER = str(HOOKS / "mailseal-checkpassword")
 KEY = PrivateKey.generate().public
 APP_PASSWORD = b"0123-4567-89ab-cdef-ghjk-mnpq-rstv-wxyz"
-
-
-class FakeAgent:
-    """Answers one line with another, and keeps the received line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-        self.answer = b"ok user=61\n"
-        self.received: list[tuple[str, protocol.Fields]] = []
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(self.path)
-        self._listener.listen()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            with connection, connection.makefile("rb") as stream:
-                line = stream.readline()
-                if line:
-                    self.received.append(protocol.decode(line))
-                connection.sendall(self.answer)
-
-    def close(self) -> None:
-        # wakes the thread in accept(); after close() alone, its descriptor number could be reused
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join(10)
-        self._listener.close()
 
 
 @pytest.fixture
@@ -65,47 +30,6 @@ def agent(tmp_path: Path) -> Iterator[FakeAgent]:
     fake = FakeAgent(tmp_path / "sock")
     yield fake
     fake.close()
-
-
-def run(
-    path: str, *arguments: str, data: bytes = b"alice\0pw\0\0", env: dict[str, str] | None = None
-) -> tuple[int, bytes, bytes]:
-    """Exit status, output on descriptor 4, standard error."""
-    in_read, in_write = os.pipe()
-    out_read, out_write = os.pipe()
-    os.set_inheritable(in_read, True)
-    os.set_inheritable(out_write, True)
-
-    def descriptors() -> None:
-        # neither may be closed by the other's dup2
-        one, two = os.dup(in_read), os.dup(out_write)
-        os.dup2(one, 3)
-        os.dup2(two, 4)
-
-    process = subprocess.Popen(
-        [
-            HELPER,
-            *("--socket", path, "--public", os.path.join(os.path.dirname(path), "public")),
-            *arguments,
-            "/usr/lib/dovecot/checkpassword-reply",
-        ],
-        env={"ORIG_UID": "0", **(env or {})},
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        close_fds=False,
-        preexec_fn=descriptors,
-    )
-    os.close(in_read)
-    os.close(out_write)
-    with contextlib.suppress(BrokenPipeError):
-        os.write(in_write, data)
-    os.close(in_write)
-    _, errors = process.communicate(timeout=20)
-    reply = b""
-    while chunk := os.read(out_read, 65536):
-        reply += chunk
-    os.close(out_read)
-    return process.returncode, reply, errors
 
 
 def test_a_right_password(agent: FakeAgent) -> None:
@@ -299,56 +223,6 @@ def test_app_passwords(
     assert run(agent.path, "--app-password", data=data)[0] == status
     assert [verb for verb, _ in agent.received] == ["unlock"] * asked
     assert all(fields["app"] == b"1" for _, fields in agent.received)
-
-
-def test_the_local_store_is_read_as_the_agent_writes_it(tmp_path: Path) -> None:
-    folder = str(tmp_path)
-    store = PublicStore(folder)
-    with pytest.raises(TemporaryError):
-        local_keys.look_up(folder, b"alice")
-    store.prepare()
-    names = [
-        "alice",
-        "a b@x",
-        'q"\\@x',
-        "gr\u00fc\u00dfe@x",
-        "\U0001f511@x",
-        ".",
-        "..",
-        "%2e",
-        "a/b",
-        "~",
-    ]
-    names += ["a&b@x", "x" * 200, "%" * 66]
-    for name in names:
-        assert local_keys.look_up(folder, name.encode()) is None
-        store.publish(name, KEY)
-        assert local_keys.look_up(folder, name.encode()) == KEY.dovecot_string()
-    for name in ["x" * 201, "%" * 67, "x" * 254]:
-        with pytest.raises(local_keys.LongName):
-            local_keys.look_up(folder, name.encode())
-    store.suspend("alice")
-    with pytest.raises(TemporaryError, match="missing"):
-        local_keys.look_up(folder, b"alice")
-    store.withdraw("alice")
-    assert local_keys.look_up(folder, b"alice") is None
-    os.unlink(tmp_path / "mailseal-public-keys")
-    with pytest.raises(TemporaryError):
-        local_keys.look_up(folder, b"alice")
-
-
-@pytest.mark.parametrize("at", range(0, 330, 7))
-def test_no_changed_byte_of_a_key_file_passes(tmp_path: Path, at: int) -> None:
-    store = PublicStore(str(tmp_path))
-    store.prepare()
-    store.publish("alice", KEY)
-    path = tmp_path / "alice.json"
-    data = bytearray(path.read_bytes())
-    data[at % len(data)] ^= 0x21
-    path.write_bytes(data)
-    with contextlib.suppress(TemporaryError):
-        # a hex digit may be another one now: the key is invalid, and Dovecot reports it
-        assert local_keys.look_up(str(tmp_path), b"alice") != KEY.dovecot_string()
 
 
 def test_the_password_is_in_no_argument_and_no_environment(agent: FakeAgent) -> None:
