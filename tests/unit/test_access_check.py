@@ -18,7 +18,7 @@ from mailseal.admin.finding import ERROR, WARNING
 from mailseal.keys import lease
 from mailseal.login import startup
 from tests.unit.agent_process import HOOKS
-from tests.unit.test_dovecot_check import BASE, chain, snippet
+from tests.unit.dovecot_check.settings import BASE, chain, snippet
 
 
 def test_users_that_do_not_exist() -> None:

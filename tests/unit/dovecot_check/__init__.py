@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""What check-config says about the settings of Dovecot."""
