@@ -194,6 +194,10 @@ class Site:
             return None
 
 
+def enrolled(site: Site, user: str) -> bool:
+    return site.lab.mailseal("status", user).returncode == 0
+
+
 def part(begun: Answer) -> str:
     """The groups that the agent asks for."""
     groups = begun.text("code").split("-")

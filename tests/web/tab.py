@@ -13,6 +13,12 @@ from typing import Any
 
 HOST = "mail.example.org"
 
+TICKED = {"forget": "1", "keep": "1", "clients": "1"}
+"""The boxes of the form that turns encryption on."""
+
+POLICY = "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'"
+"""The Content-Security-Policy of every answer."""
+
 
 class _Connection(http.client.HTTPConnection):
     def __init__(self, path: str) -> None:
@@ -104,7 +110,7 @@ class Tab:
 
     def turn_on(self, password: str = "password", **more: str) -> str:
         """Enroll in three steps; returns the recovery code."""
-        ticked = {"forget": "1", "keep": "1", "clients": "1", **more}
+        ticked = {**TICKED, **more}
         page = self.act("/turn-on", password=password, **ticked)
         code = code_on(page)
         page = self.fill(page, "/turn-on/confirm")
