@@ -1,61 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""Existing passdbs before mailseal's; each is a real one, in a lab.
-
-A Chain starts its servers in the lab's folder, writes the file that Dovecot
-reads, and can change a user's password there as a panel would.
-"""
+"""All kinds of existing passdbs before mailseal's; each is a real one, in a lab."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import subprocess
 import time
 from collections.abc import Mapping
 
-from tests.lab import Lab, databases
+from tests.e2e.chain import Chain
+from tests.e2e.sql_chains import Postgresql, Sqlite, SqlitePrefetch
 from tests.lab.dovecot import installed_version
 from tests.lab.place import MAIL_UID, LabError, free_ports
 from tests.lab.process import Server
-
-
-class Chain:
-    """One existing user database.  `snippet` names its file in dovecot-conf/2.3 and 2.4.
-
-    The files for 2.3 contain the existing passdb too.  Those for 2.4 only change it, and
-    `block_24` is the site's own block.
-    """
-
-    snippet = ""
-    packages = ""
-
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
-        self.passwords: dict[str, str] = {}
-
-    @classmethod
-    def missing(cls) -> str:
-        """The packages that are missing for it; empty if none."""
-        return ""
-
-    def places(self) -> Mapping[str, str]:
-        """The changes that a postmaster would make in the file."""
-        return {}
-
-    def block_24(self) -> str:
-        """The existing passdb and userdb for Dovecot 2.4."""
-        return ""
-
-    def start(self) -> None:
-        """Start servers, make tables."""
-
-    def set_password(self, user: str, password: str) -> None:
-        """Add a user or change the password, without mailseal."""
-        self.passwords[user] = password
-
-    def stop(self) -> None:
-        """Stop the servers."""
 
 
 class PasswdFile(Chain):
@@ -82,123 +40,6 @@ class PasswdFileCheckpassword(PasswdFile):
     @classmethod
     def missing(cls) -> str:
         return "" if installed_version().startswith("2.3.") else "Dovecot 2.3"
-
-
-class _Sql(Chain):
-    snippet = "auth-behind-sql"
-    driver = ""
-
-    @property
-    def _file(self) -> str:
-        return self.lab.place.path("dovecot", "dovecot-sql.conf.ext")
-
-    def places(self) -> Mapping[str, str]:
-        return {"/etc/dovecot/dovecot-sql.conf.ext": self._file}
-
-    def _connect_24(self) -> str:
-        raise NotImplementedError
-
-    def block_24(self) -> str:
-        home = f"'{self.lab.place.path('mail')}/' || domain || '/' || local"
-        fields = f"{home} AS {{}}home, {MAIL_UID} AS {{}}uid, {MAIL_UID} AS {{}}gid"
-        prefetch = self.snippet.endswith("prefetch")
-        extra = ", " + fields.replace("{}", "userdb_") if prefetch else ""
-        where = "FROM users WHERE local = '%{user | username}' AND domain = '%{user | domain}'\n"
-        return (
-            f"sql_driver = {self.driver}\n{self._connect_24()}"
-            "passdb sql {\n"
-            f"  query = SELECT '%{{user}}' AS \"user\", '{{PLAIN}}' || password AS password{extra} "
-            f"{where}}}\n"
-            + ("userdb prefetch {\n}\n" if prefetch else "")
-            + f"userdb sql {{\n  query = SELECT {fields.replace('{}', '')} {where}}}\n"
-        )
-
-    def _write(self, connect: str) -> None:
-        home = f"'{self.lab.place.path('mail')}/' || domain || '/' || local"
-        fields = f"{home} AS {{}}home, {MAIL_UID} AS {{}}uid, {MAIL_UID} AS {{}}gid"
-        extra = ", " + fields.replace("{}", "userdb_") if self.snippet.endswith("prefetch") else ""
-        with open(self._file, "w", encoding="utf-8") as stream:
-            os.fchmod(stream.fileno(), 0o644)
-            stream.write(
-                f"driver = {self.driver}\nconnect = {connect}\n"
-                f"password_query = SELECT '%u' AS \"user\", '{{PLAIN}}' || password AS password"
-                f"{extra} FROM users WHERE local = '%n' AND domain = '%d'\n"
-                f"user_query = SELECT {fields.replace('{}', '')} "
-                "FROM users WHERE local = '%n' AND domain = '%d'\n"
-            )
-
-    _CREATE = (
-        "CREATE TABLE users (local varchar(99), domain varchar(99), password varchar(99), "
-        "PRIMARY KEY (local, domain))"
-    )
-
-    def _change(self, user: str, password: str) -> str:
-        local, _, domain = user.partition("@")
-        return (
-            f"INSERT INTO users VALUES ('{local}', '{domain}', '{password}') "
-            f"ON CONFLICT (local, domain) DO UPDATE SET password = '{password}'"
-        )
-
-
-class Sqlite(_Sql):
-    """SQLite: a file."""
-
-    driver = "sqlite"
-
-    @property
-    def _path(self) -> str:
-        return self.lab.place.path("dovecot", "users.sqlite")
-
-    def _connect_24(self) -> str:
-        return f"sqlite_path = {self._path}\n"
-
-    def start(self) -> None:
-        with sqlite3.connect(self._path) as database:
-            database.execute(self._CREATE)
-        os.chmod(self._path, 0o644)
-        self._write(self._path)
-
-    def set_password(self, user: str, password: str) -> None:
-        super().set_password(user, password)
-        with sqlite3.connect(self._path) as database:
-            database.execute(self._change(user, password))
-
-
-class SqlitePrefetch(Sqlite):
-    """SQLite, everything in one query."""
-
-    snippet = "auth-behind-sql-prefetch"
-
-
-class Postgresql(_Sql):
-    """A PostgreSQL server for the lab, on a unix socket."""
-
-    driver = "pgsql"
-
-    def _connect_24(self) -> str:
-        names = "    dbname = postgres\n    user = postgres\n"
-        return f"pgsql {self._socket} {{\n  parameters {{\n{names}  }}\n}}\n"
-
-    @classmethod
-    def missing(cls) -> str:
-        return (
-            "" if os.path.exists(f"{databases.POSTGRES}/postgres") else "postgresql dovecot-pgsql"
-        )
-
-    def start(self) -> None:
-        place = self.lab.place
-        self._socket = place.quick_path("pg")
-        log = place.path("log", "postgresql.log")
-        self._server = databases.Postgresql(place.path("postgresql"), self._socket, log)
-        self._server.sql(self._CREATE)
-        self._write(f"host={self._socket} dbname=postgres user=postgres")
-
-    def set_password(self, user: str, password: str) -> None:
-        super().set_password(user, password)
-        self._server.sql(self._change(user, password))
-
-    def stop(self) -> None:
-        self._server.stop()
 
 
 class Ldap(Chain):

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.chains import CHAINS, Chain, Pam, PasswdFile
+from tests.e2e.chain import Chain
+from tests.e2e.chains import CHAINS, Pam, PasswdFile
 from tests.e2e.mails import HEADERS
 from tests.lab import ALICE, Imap, Lab, Pop3, Refused
 from tests.lab.dovecot import snippet

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Delivery with the real Dovecot and Postfix: traces, relays, folders, quota, pipe."""
+"""Delivery with the real Dovecot and Postfix: traces, relays, folders, quota."""
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 
@@ -16,8 +14,6 @@ import pytest
 from tests.lab import Imap, Lab
 from tests.lab.dovecot import installed_version
 from tests.lab.place import MAIL_UID
-from tests.lab.postfix import page_commands
-from tests.lab.process import wait_until
 from tests.lab.smtp import send, send_lmtp
 
 SENDER = "eve@example.net"
@@ -285,102 +281,3 @@ def test_mail_is_deferred_while_dovecots_userdb_is_down(lab: Lab, user: str) -> 
     finally:
         lab.dovecot.start()
     assert send_lmtp(lab.lmtp, SENDER, [other], MAIL)[0][0] == 250
-
-
-def deliver(lab: Lab, *args: str, stdin: bytes = MAIL, uid: int = MAIL_UID) -> tuple[int, str]:
-    done = subprocess.run(
-        [os.path.join(lab.hooks, "mailseal-deliver"), *args],
-        input=stdin,
-        capture_output=True,
-        user=uid,
-        group=uid,
-        extra_groups=[],
-        cwd="/",
-    )
-    assert done.stderr == b""
-    return done.returncode, done.stdout.decode()
-
-
-@pytest.mark.parametrize("daemon", [True, False], ids=["daemon", "alone"])
-def test_one_shot(lab: Lab, user: str, daemon: bool) -> None:
-    if not daemon:
-        lab.delivery.stop()
-    try:
-        with_config = ("-c", lab.config_path)
-        unix = MAIL.replace(b"\r\n", b"\n")
-        assert deliver(lab, *with_config, "-f", SENDER, user, stdin=unix) == (0, "")
-        assert deliver(lab, *with_config, "-d", user, stdin=b"From eve@x Mon\n" + MAIL) == (0, "")
-        assert deliver(lab, *with_config, PLAIN) == (0, "")
-        code, text = deliver(lab, *with_config, "ghost@example.org")
-        assert (code, text[:20]) == (
-            67,
-            "5.1.1 user unknown" if daemon else "5.1.1 <ghost@example",
-        )
-        assert deliver(lab, *with_config, "bad address")[0] == 67
-        assert deliver(lab, *with_config)[0] == 75
-        assert deliver(lab, *with_config, "-x", user)[0] == 75
-        assert deliver(lab, "-c", "/nowhere", user)[0] == 75
-        if not daemon:
-            code, text = deliver(lab, *with_config, user, uid=65534)
-            assert (code, text[:6]) == (75, "4.3.5 ")
-    finally:
-        lab.start_delivery()
-    first, second = lab.inbox(user)
-    assert first.startswith(b"Return-Path: <eve@example.net>\r\n")
-    assert second.startswith(b"Return-Path: <eve@x>\r\n")
-    assert first.endswith(MAIL)
-    assert second.endswith(MAIL)
-
-
-def test_one_shot_is_fast_with_a_daemon(lab: Lab, user: str) -> None:
-    """Only a check against slow imports; `make bench` measures the time."""
-    seconds = []
-    for _ in range(5):
-        start = time.monotonic()
-        assert deliver(lab, "-s", lab.deliver_socket, user)[0] == 0
-        seconds.append(time.monotonic() - start)
-    assert min(seconds) < 0.25
-
-
-def test_the_pipe_page(lab: Lab, user: str) -> None:
-    """pipe(8): delivered by the daemon; deferred while it is down, with the reason in the queue."""
-
-    def run(part: str) -> None:
-        for line in page_commands("pipe", part):
-            line = line.replace("/run/mailseal/deliver.sock", lab.deliver_socket)
-            line = line.replace("/usr/lib/mailseal/hooks", lab.hooks).replace("vmail", "nobody")
-            command = shlex.split(line)
-            if command[0] == "postconf":
-                lab.postfix.postconf(*command[1:])
-
-    before = {name: lab.postfix.postconf(*name) for name in (("-n",), ("-M",), ("-P",))}
-    old = lab.postfix.postconf("-h", "virtual_transport").strip()
-    lab.postfix.stop()
-    run("Run")
-    lab.postfix.start()
-    try:
-        send(lab.smtp, SENDER, [user], MAIL)
-        lab.wait_delivered()
-        send(lab.smtp, SENDER, ["ghost@example.org"], MAIL)
-        wait_until(
-            lambda: "dsn=5.1.1, status=bounced (user unknown)" in lab.log_text(), "it bounces"
-        )
-        lab.delivery.stop()
-        send(lab.smtp, SENDER, [user], MAIL)
-        wait_until(
-            lambda: re.search("relay=mailseal-deliver.*dsn=4.3.5, status=defer", lab.log_text()),
-            "it is deferred",
-        )
-        lab.start_delivery()
-        lab.postfix.flush()
-        lab.wait_delivered()
-        bodies = lab.inbox(user)
-        assert len(bodies) == 2
-        assert all(body.endswith(b"in the cellar\r\n") for body in bodies)
-    finally:
-        lab.postfix.stop()
-        run("Undo")
-        lab.postfix.postconf("-e", f"virtual_transport = {old}")
-        after = {name: lab.postfix.postconf(*name) for name in before}
-        lab.postfix.start()
-    assert after == before
