@@ -129,10 +129,12 @@ class Doveconf:
             raise DoveconfError(f"cannot run doveconf: {exc}") from None
 
 
+def search_path() -> str:
+    """Where Dovecot's tools are: in /usr/bin and /usr/sbin, which may be missing in cron's PATH."""
+    return f"{os.environ.get('PATH', '')}:/usr/bin:/usr/sbin:/usr/local/bin"
+
+
 def _output(command: Sequence[str], **environment: str) -> str:
-    # Dovecot's tools are in /usr/bin and /usr/sbin, which may be missing in cron's PATH.
-    path = f"{os.environ.get('PATH', '')}:/usr/bin:/usr/sbin:/usr/local/bin"
-    done = subprocess.run(
-        command, capture_output=True, timeout=10, check=True, env={"PATH": path, **environment}
-    )
+    surroundings = {"PATH": search_path(), **environment}
+    done = subprocess.run(command, capture_output=True, timeout=10, check=True, env=surroundings)
     return done.stdout.decode("utf-8", "replace")

@@ -118,6 +118,14 @@ def _site_scripts(doveconf: Doveconf, protocol: str) -> list[str]:
 
 def _location(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
     """The mail location of users whose userdb entry has none."""
+    known = settings.known(config)
+    if known is None:
+        yield warning(
+            f"mailseal cannot read the settings of the Dovecot at {config.dovecot.userdb_socket}: "
+            f"{settings.link_of(config)} must be the link that Dovecot makes in its base_dir when "
+            "it starts; without it, mail of enrolled users waits if the user database returns no "
+            "mail location"
+        )
     fields = settings.inbox_fields(doveconf)
     ours = expand(config.delivery.maildir, *_SAMPLE)
     if ours is None or not any(fields.values()) or re.search("%[^hund]", str(fields)):
@@ -127,7 +135,7 @@ def _location(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
             yield from _empty_inbox_path(doveconf, ours)
         return
     theirs = ", ".join(f"{name} = {value}" for name, value in fields.items() if value)
-    if settings.known(config):
+    if known:
         return  # mailseal-lmtp uses it
     yield warning(
         f"Dovecot has {theirs}, but mailseal has delivery.maildir {config.delivery.maildir}: if "

@@ -66,6 +66,11 @@ class Places:
         account = self._userdb.lookup(user)
         if account is None:
             raise TemporaryError(f"the user database does not know {user}")
+        if not account.located:
+            raise TemporaryError(
+                f"the mail location of {user} is not known, because Dovecot's settings are not",
+                hint="run `mailseal check-config`",
+            )
         if account.maildir is None:
             raise TemporaryError(
                 f"the mail of {user} is not in a Maildir",

@@ -46,6 +46,8 @@ def folders_of(config: Config, user: str, more: Sequence[str] = ()) -> tuple[lis
         return named, f"the mail location of {user} is not known ({exc})"
     if account is None:
         return named, "" if named else f"the user database does not know {user}"
+    if not account.located:
+        return named, f"the mail location of {user} is not known (Dovecot's settings are not known)"
     if account.maildir is None:
         return named, f"the mail of {user} is not in a Maildir"
     if not os.path.isdir(os.path.dirname(account.maildir)):

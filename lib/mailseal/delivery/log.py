@@ -85,6 +85,18 @@ class DeliveryLog:
             ERROR, f"error: configuration not reloaded, the old one stays in effect: {error}"
         )
 
+    def location_unknown(self) -> None:
+        """Dovecot's settings are not known at start."""
+        self.lines.write(
+            WARNING,
+            "Dovecot's settings are not known yet: mail of enrolled users waits until Dovecot has "
+            "been started",
+        )
+
+    def location_known(self) -> None:
+        """They are known now."""
+        self.lines.write(INFO, "Dovecot's settings are known now")
+
     def worker_died(self, pid: int, how: str) -> None:
         """A worker has ended unexpectedly and is replaced."""
         self.lines.write(ERROR, f"error: worker {pid} {how}, starting another one")

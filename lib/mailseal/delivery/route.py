@@ -71,10 +71,10 @@ class Route:
 class Router:
     """Decides for one recipient at a time; used by many threads."""
 
-    def __init__(self, config: Config, settings: Mapping[str, str] | None = None) -> None:
-        """`settings`: the known settings of Dovecot (dovecot/settings.py)."""
-        self._users = userdb.from_config(config, settings or {})
-        self._dovecot = userdb.of_dovecot(config, {})
+    def __init__(self, config: Config, settings: Mapping[str, str] | None = userdb.NONE) -> None:
+        """`settings`: those of Dovecot, None if they are not known (dovecot/settings.py)."""
+        self._users = userdb.from_config(config, settings)
+        self._dovecot = userdb.of_dovecot(config, userdb.NONE)
         self._keys = PublicStore(config.public_dir)
         self._delimiter = config.delivery.recipient_delimiter
         self._script = config.delivery.sieve_script
@@ -107,6 +107,7 @@ class Router:
             self._require_no_other_name(name, account.user)
             return self._in_clear(address, account, detail)
         _require_own_name(account)
+        _require_located(account)
         obstacle = self._obstacle(account)
         if obstacle is None:
             if self._quota is not None:
@@ -224,6 +225,16 @@ def _require_own_name(account: Account) -> None:
             f"{account.user}: for Dovecot these may be two users",
             hint="make Dovecot convert names to lower case: auth_username_format = %Lu in 2.3, "
             "%{user | lower} in 2.4",
+        )
+
+
+def _require_located(account: Account) -> None:
+    """Refuse if mail could be stored where Dovecot does not look for it."""
+    if not account.located:
+        raise TemporaryError(
+            f"it is not known where Dovecot stores the mail of {account.user}: its userdb returns "
+            "no mail location, and its settings cannot be read",
+            hint="run `mailseal check-config`",
         )
 
 

@@ -55,7 +55,7 @@ class Deliveries:
         self,
         config: Config,
         hostname: str,
-        settings: Mapping[str, str],
+        settings: Mapping[str, str] | None,
         post: Callable[..., None],
     ) -> None:
         self.under_way = 0

@@ -13,7 +13,8 @@ DESCRIPTION
     SIGTERM, SIGINT  accept no new mail, finish the transactions in progress, exit with 0
     SIGHUP           read the configuration again: new workers use it, and the old
                      workers finish their transactions.  If it is wrong, nothing changes
-                     and the log says why.  A change of delivery.user needs a restart.
+                     and the log says why.  A change of delivery.user, delivery.userdb or
+                     dovecot.userdb_socket needs a restart.
     NOTIFY_SOCKET    gets READY=1, RELOADING=1 and STOPPING=1 (Type=notify)
 
 DIAGNOSTICS
@@ -35,7 +36,7 @@ from mailseal import config as configuration
 from mailseal.config import Config
 from mailseal.daemon import notify, open_log, user_ids
 from mailseal.delivery.daemon import listen
-from mailseal.delivery.dovecot import settings
+from mailseal.delivery.daemon.dovecot_settings import DovecotSettings
 from mailseal.delivery.folders import Folders
 from mailseal.delivery.log import DeliveryLog
 from mailseal.errors import EX_OK, EX_TEMPFAIL, ConfigError, MailsealError, print_error
@@ -50,13 +51,14 @@ class Server:
     def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
         self.config = config
         self._notify_socket = environ.get("NOTIFY_SOCKET")
+        # Before root is dropped: only root can read the complete Dovecot configuration.  So a
+        # reload keeps these, and a change in Dovecot needs a restart.  Before any socket is opened,
+        # because another process may be started here.
+        self._settings = DovecotSettings(config)
         self._inherited = listen.inherited(environ)
         self._sockets = self._inherited or listen.open_all(config)
         lines = open_log(config, "mailseal-lmtp", user_ids(config.delivery.user, "delivery.user"))
         self.log = DeliveryLog(lines)
-        # Before root is dropped: only root can read the complete Dovecot configuration.  So a
-        # reload keeps these, and a change in Dovecot needs a restart.
-        self._settings = settings.known(config)
         listen.become(config.delivery.user)
         self._workers: dict[int, tuple[str, float]] = {}
         self._retiring: set[int] = set()
@@ -68,6 +70,8 @@ class Server:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._start_workers()
         self.log.started(", ".join(self._sockets), len(self._workers))
+        if self._settings.known is None:
+            self.log.location_unknown()
         self._notify("READY=1")
         while True:
             number = signal.sigwait(_SIGNALS)
@@ -100,7 +104,12 @@ class Server:
 
             hostname = listen.hostname(self.config)
             worker = Worker(
-                self.config, hostname, door.sockets, self.log, self._orphan_read, self._settings
+                self.config,
+                hostname,
+                door.sockets,
+                self.log,
+                self._orphan_read,
+                self._settings.known,
             )
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             worker.run()
@@ -121,6 +130,9 @@ class Server:
             if pid in self._retiring:
                 self._retiring.discard(pid)
                 continue
+            if self._settings.is_from(pid):
+                self._take_settings()
+                continue
             known = self._workers.pop(pid, None)
             if known is None:
                 continue
@@ -132,13 +144,28 @@ class Server:
                 )  # if workers cannot start, do not restart them all the time
             self._start_workers()
 
+    def _take_settings(self) -> None:
+        """Dovecot has been started: new workers use its settings."""
+        if self._settings.take():
+            self._renew_workers()
+            self.log.location_known()
+        else:
+            self.log.fault("Dovecot's settings will not be read any more; restart mailseal-lmtp")
+
+    def _renew_workers(self) -> None:
+        """Start new workers; the old ones finish their transactions."""
+        old = list(self._workers)
+        self._workers.clear()
+        self._start_workers()
+        self._retiring.update(old)
+        self._signal(old)
+
     def _reload(self) -> None:
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._notify(f"RELOADING=1\nMONOTONIC_USEC={now}")
         try:
             config = checked(self.config.path)
-            if config.delivery.user != self.config.delivery.user:
-                raise ConfigError("delivery.user can only be changed by a restart")
+            _require_same(config, self.config)
             log = self._log_for(config)
             sockets = self._sockets
             if not self._inherited:
@@ -148,12 +175,8 @@ class Server:
             self.log.not_reloaded(error)
             self._notify("READY=1")
             return
-        old = list(self._workers)
-        self._workers.clear()
         self.config, self.log, self._sockets = config, log, sockets
-        self._start_workers()
-        self._retiring.update(old)
-        self._signal(old)
+        self._renew_workers()
         self.log.reloaded()
         self._notify("READY=1")
 
@@ -183,6 +206,14 @@ class Server:
 
     def _notify(self, text: str) -> None:
         notify(self._notify_socket, text)
+
+
+def _require_same(new: Config, old: Config) -> None:
+    """Raise ConfigError if an option has changed that counts only while this process is root."""
+    for name in ("delivery.user", "delivery.userdb", "dovecot.userdb_socket"):
+        section, option = name.split(".")
+        if getattr(getattr(new, section), option) != getattr(getattr(old, section), option):
+            raise ConfigError(f"{name} can only be changed by a restart")
 
 
 def _where(exc: BaseException) -> str:

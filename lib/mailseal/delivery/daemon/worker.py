@@ -38,7 +38,7 @@ class Worker:
         listeners: Sequence[socket.socket],
         log: DeliveryLog,
         orphaned: int,
-        settings: Mapping[str, str],
+        settings: Mapping[str, str] | None,
     ) -> None:
         self._loop = Loop(listeners, orphaned)
         self._deliveries = Deliveries(config, hostname, settings, self._loop.post)

@@ -21,6 +21,7 @@ class Account:
 
     `maildir` is None if mailseal cannot store mail there (another format, a chroot, an unknown
     layout): then Dovecot must store it.  `name` is Dovecot's user name.
+    If `located` is False, nothing says yet where the mail is: Dovecot's settings are not known.
     """
 
     user: str
@@ -30,6 +31,7 @@ class Account:
     extra: dict[str, str]
     layout: str = "maildir++"
     name: str = ""
+    located: bool = True
 
 
 def expand(template: str, user: str, home: str = "") -> str | None:

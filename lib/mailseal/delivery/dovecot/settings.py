@@ -7,19 +7,20 @@ The settings are those of the Dovecot whose userdb is used: its base_dir, which 
 sockets, has a link `dovecot.conf` to the configuration with which it was started.
 
 They are read at start, as root, who can read the complete configuration.
-FAILURES: none.  Without doveconf, without the link, or if the configuration cannot be read,
-delivery.maildir is used.
+FAILURES: none.  known() returns None if the settings exist but are not known: Dovecot has not been
+started since the machine was, or its configuration cannot be read.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 
 from mailseal.config import Config
 from mailseal.delivery.dovecot.location import expand
 from mailseal.delivery.dovecot.sealing import ATTACHMENTS
-from mailseal.doveconf import Block, Doveconf, DoveconfError
+from mailseal.doveconf import Block, Doveconf, DoveconfError, search_path
 
 _SAMPLE = ("user@example.org", "/home/user")
 _LOWER = r"(?: ?\| ?lower)?"
@@ -35,20 +36,37 @@ _VARIABLES = (
 )
 
 
-def known(config: Config) -> dict[str, str]:
-    """The settings as userdb fields; empty if nothing is known."""
+def known(config: Config) -> dict[str, str] | None:
+    """The settings as userdb fields; None if they are not known.
+
+    Empty if there are none for mailseal: the user database is a template or on another host, or no
+    Dovecot is installed here.
+    """
+    if not _is_here(config):
+        return {}
     doveconf = of_running(config)
     try:
-        return _known_of(doveconf) if doveconf else {}
+        return _known_of(doveconf) if doveconf else None
     except (OSError, DoveconfError):
-        return {}
+        return None
+
+
+def link_of(config: Config) -> str:
+    """The link to the configuration of the Dovecot whose userdb is used."""
+    return os.path.join(os.path.dirname(config.dovecot.userdb_socket), "dovecot.conf")
+
+
+def _is_here(config: Config) -> bool:
+    if config.delivery.userdb != "dovecot" or not config.dovecot.userdb_socket.startswith("/"):
+        return False
+    return shutil.which("doveconf", path=search_path()) is not None
 
 
 def of_running(config: Config) -> Doveconf | None:
     """The configuration of the Dovecot that is used for lookups; None if it is not known."""
-    if config.delivery.userdb != "dovecot" or not config.dovecot.userdb_socket.startswith("/"):
+    if not _is_here(config):
         return None
-    link = os.path.join(os.path.dirname(config.dovecot.userdb_socket), "dovecot.conf")
+    link = link_of(config)
     try:
         if os.lstat(link).st_uid not in (0, os.geteuid()):
             return None  # other users can write to the folder

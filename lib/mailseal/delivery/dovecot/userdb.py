@@ -22,6 +22,7 @@ import contextlib
 import re
 import threading
 import time
+import types
 from collections.abc import Mapping
 
 from mailseal.config import Config, socket_address
@@ -32,6 +33,9 @@ from mailseal.errors import BadUserName, TemporaryError
 from mailseal.keys.names import normalise
 
 _MAX_ANSWER = 1 << 18
+NONE: Mapping[str, str] = types.MappingProxyType({})
+"""No settings of Dovecot that mailseal needs."""
+
 _ESCAPES = {"0": "\0", "1": "\x01", "t": "\t", "n": "\n", "r": "\r"}
 _UNESCAPES = {v: f"\x01{k}" for k, v in _ESCAPES.items()}
 
@@ -94,13 +98,13 @@ class _Connection:
 class DovecotUserdb:
     """Dovecot's user databases, with any driver.
 
-    `settings` are Dovecot's settings of the mail location, if they are known
+    `settings` are Dovecot's settings of the mail location; None if they are not known
     (settings.py).  Fields of the user override them.
     """
 
-    def __init__(self, config: Config, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(self, config: Config, settings: Mapping[str, str] | None = NONE) -> None:
         self._address = socket_address(config.dovecot.userdb_socket)
-        self._settings = settings or {}
+        self._settings = settings
         self._timeout = float(config.dovecot.timeout)
         self._maildir = config.delivery.maildir
         self._idle: list[_Connection] = []
@@ -140,7 +144,8 @@ class DovecotUserdb:
             key, _, value = field.partition("=")
             values[key] = value
         own = "mail" in values  # 2.4 splits it into the other settings
-        values = {**({} if own else self._settings), **values}
+        located = own or self._settings is not None
+        values = {**({} if own else self._settings or {}), **values}
         home = values.get("home", "")
         chroot = values.get("chroot", "") or ("/./" in home)
         try:
@@ -151,7 +156,8 @@ class DovecotUserdb:
             return Account(fields[0], home, None, None, values)
         except ValueError:
             raise TemporaryError("Dovecot's auth process returned an invalid uid") from None
-        return Account(user, home, maildir, uid, values, layout_of(values), fields[0])
+        layout = layout_of(values)
+        return Account(user, home, maildir, uid, values, layout, fields[0], located)
 
 
 class Cached:
@@ -188,13 +194,13 @@ class Cached:
         return account
 
 
-def from_config(config: Config, settings: Mapping[str, str]) -> Cached:
+def from_config(config: Config, settings: Mapping[str, str] | None) -> Cached:
     """The user database in the configuration."""
     if config.delivery.userdb == "template":
         return Cached(Template(config), config.delivery.userdb_cache)
     return of_dovecot(config, settings)
 
 
-def of_dovecot(config: Config, settings: Mapping[str, str]) -> Cached:
+def of_dovecot(config: Config, settings: Mapping[str, str] | None) -> Cached:
     """Dovecot's user database, at dovecot.userdb_socket."""
     return Cached(DovecotUserdb(config, settings), config.delivery.userdb_cache)
