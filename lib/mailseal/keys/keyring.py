@@ -236,19 +236,15 @@ class Opened:
         Escrow slots are made again.  This is impossible for the others without their secrets.
         """
         old = self.keyring.slots
-        created = [key.created for key in self.keyring.keys]
-        pairs = list(zip(self.keys, created, strict=True))
+        pairs = [(k, s.created) for k, s in zip(self.keys, self.keyring.keys, strict=True)]
         self._master[:] = os.urandom(MASTER_SIZE)
         self._seal_keys(pairs)
         self._set_slots(())
         self._slot = self.set_login(password, cost, now=now, derive=derive)
-        gone = []
         for slot in old:
             if isinstance(slot, EscrowSlot):
                 self.add_escrow(slot.public, slot.label, now=now)
-            elif slot.kind != "login":
-                gone.append(slot)
-        return tuple(gone)
+        return tuple(s for s in old if s.kind != "login" and not isinstance(s, EscrowSlot))
 
     def _seal_keys(self, pairs: list[tuple[PrivateKey, int]]) -> None:
         """Seal these key pairs, oldest first, each with the time when it was made."""
@@ -283,10 +279,6 @@ class Opened:
         self._set_slots((login, *kept, *others))
         return login
 
-    def drop_other_logins(self) -> None:
-        """Remove all login slots but the one that opened this keyring."""
-        self.drop_kind("login", but=self.slot.id)
-
     def drop_kind(self, kind: str, *, but: str) -> None:
         """Remove all slots of a kind but the one with this id."""
         kept = (s for s in self.keyring.slots if s.kind != kind or s.id == but)
@@ -310,6 +302,14 @@ class Opened:
         )
         self._set_slots((*self.keyring.slots, slot))
         return slot, code
+
+    def put(self, slot: Slot) -> None:
+        """Add a slot that add_code() made before, in place of all others of its kind."""
+        others = tuple(one for one in self.keyring.slots if one.kind != slot.kind)
+        same = hmac.compare_digest(tag_of(self._master, self.keyring.user, slot), slot.tag)
+        if not same or any(one.id == slot.id for one in others):
+            raise UsageError("the keyring has changed since the code was made", hint="begin again")
+        self._set_slots((*others, slot))
 
     def add_escrow(self, public: PublicKey, label: str, *, now: int) -> Slot:
         """Add a slot for the organisation's key.  Replaces an older one for the same key."""

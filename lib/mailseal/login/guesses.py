@@ -8,7 +8,8 @@ CONTRACT
     A configured number of different wrong passwords causes no pause.  After that, one attempt
     is permitted after a pause of 1, 2, 4 … seconds, up to a limit.  Counts are reset after 15
     minutes without a wrong password.  The same wrong password (of a phone that still
-    has the old one) is counted once.
+    has the old one) is counted once, but at a panel each time: there no program repeats it, and
+    each attempt runs Argon2id.
     Panels that report no address have a separate count for each user.  So an attack on a
     user's logins does not prevent a password change.  With the address of its client, an attempt
     at a panel is counted like one at IMAP.
@@ -88,16 +89,19 @@ class _Count:
         # One at a time: the length of the pause depends on the result of the present attempt.
         return max(self.next - now, 1.0 if self.under_way else 0.0)
 
-    def ended(self, now: float, wrong: bytes | None) -> bool:
+    def ended(self, now: float, wrong: bytes | None, *, repeated: bool) -> bool:
         self.under_way -= 1
-        if wrong is None or (wrong := wrong[:_KEPT]) in self.recent:
+        if wrong is None:
             return False
-        self.recent = (wrong, *self.recent[: _SAME - 1])
+        if new := (wrong := wrong[:_KEPT]) not in self.recent:
+            self.recent = (wrong, *self.recent[: _SAME - 1])
+        elif not repeated:
+            return False
         self.wrong += 1
         self.last = now
         if self.wrong >= self.free:
             self.next = now + min(2.0 ** min(self.wrong - self.free, 30), self.pause)
-        return True
+        return new
 
 
 class Try:
@@ -115,15 +119,16 @@ class Try:
         for count in counts:
             count.under_way += 1
 
-    def ended(self, wrong: bytes | None) -> bool:
+    def ended(self, wrong: bytes | None, *, repeated: bool = False) -> bool:
         """`wrong`: an HMAC of the password if it was wrong; None if it was right.
 
-        Returns whether it was counted; a password that was seen before is not.
+        One that was seen before is only counted with `repeated`.  Returns whether it is new.
         """
         now = self._clock()
-        counted = [count.ended(now, wrong) for count in self._counts]  # each count needs the result
+        # Each count needs the result.
+        new = [count.ended(now, wrong, repeated=repeated) for count in self._counts]
         self._forget(self._counts)
-        return any(counted)
+        return any(new)
 
 
 class Guesses:

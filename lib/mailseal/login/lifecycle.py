@@ -143,13 +143,27 @@ class Lifecycle:
         """Make a recovery code, which replaces older ones."""
 
         def change(opened: Opened) -> str:
-            cost, derive = self._vault.cost, self._vault.derive
-            now = self._vault.now()
-            slot, code = opened.add_code("recovery", "", cost, now=now, derive=derive)
+            slot, code = self._recovery_code(opened)
             opened.drop_kind("recovery", but=slot.id)
             return code
 
         return self._change(self._vault.open(user, password), change)
+
+    def make_recovery_code(self, user: str, password: bytes) -> tuple[Slot, str]:
+        """Make a recovery code for replace_recovery_code(); nothing is stored."""
+        opened = self._vault.open(user, password)
+        try:
+            return self._recovery_code(opened)
+        finally:
+            opened.wipe()
+
+    def replace_recovery_code(self, user: str, password: bytes, made: Callable[[], Slot]) -> None:
+        """Store the slot that `made` returns, in place of older recovery codes."""
+        self._change(self._vault.open(user, password), lambda opened: opened.put(made()))
+
+    def _recovery_code(self, opened: Opened) -> tuple[Slot, str]:
+        cost, derive = self._vault.cost, self._vault.derive
+        return opened.add_code("recovery", "", cost, now=self._vault.now(), derive=derive)
 
     def add_app_password(self, user: str, password: bytes, label: str) -> tuple[Slot, str]:
         """Make an app password with a label.  Returns its slot and its text."""

@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from mailseal.errors import NotPermitted, WrongPassword
+from mailseal.errors import NotEnrolled, NotPermitted, WrongPassword
 from mailseal.login.guesses import Guesses, place_of
 from mailseal.login.lifecycle import Lifecycle
 from mailseal.login.protocol import Fields
@@ -36,7 +36,7 @@ from mailseal.login.verbs import Answer, Verb, needed, text_of, user_of
 # the guess in place of the one that it checks.
 _PROOF = {"passwd": "old", "recover": "code"}
 _PROOF |= dict.fromkeys(("rewrap", "reset", "status"), "secret")
-_UNPROVEN = ("commit", "undo", "state", "begun")
+_UNPROVEN = ("commit", "undo", "state", "begun", "code_begun")
 _SECRETS = frozenset(("old", "password", "code", "secret"))
 _AS_THEY_ARE = ("passwd", "commit", "undo", "rewrap", "recover", "recovery", "app")
 
@@ -90,8 +90,14 @@ class PanelVerbs:
             except WrongPassword:
                 wrong = self._guesses.stands_for(user, secret)
                 raise
+            except NotEnrolled:
+                if name not in _PROOF:
+                    raise
+                # There is no keyring that the secret could open.
+                wrong = self._guesses.stands_for(user, secret)
+                raise WrongPassword(f"wrong password for {user}") from None
             finally:
-                if a_try.ended(wrong):
+                if a_try.ended(wrong, repeated=True):
                     self._guesses.note_wrong(user, remote)
 
         return guarded

@@ -3,15 +3,19 @@
 
 CONTRACT
     Each needs the user's login password, except:
-      state       needs the token of sign_in; it changes nothing
-      begun       the same; the groups of the code that enroll_finish needs
+      state               needs the token of sign_in; it changes nothing
+      begun, code_begun   the same; the groups of the code that the second step needs
     For a user who is not enrolled, Dovecot's passdb checks the password, otherwise the keyring.
+    Until the password is proved, the answer does not depend on whether the user is enrolled, and
+    about the same work is done before it.
 
 VERBS
     sign_in        password: a token for `state`, and the state
     state          token: the state, as JSON
     enroll_begin   password: a recovery code; nothing is stored yet
     enroll_finish  password, two groups of the code: the user is enrolled
+    code_begin     password: a new recovery code; the older one stays valid
+    code_finish    password, two groups of the code: it replaces the older one
     seal_old       password: asks to seal the mail from before the enrollment
     leave          password: asks to store all mail in clear and to remove the keys
     stay           password: cancels this request
@@ -29,11 +33,12 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mailseal.errors import (
     AlreadyEnrolled,
+    MailsealError,
     NotEnrolled,
     NotPermitted,
     TemporaryError,
@@ -42,6 +47,7 @@ from mailseal.errors import (
 from mailseal.login.chores import Chores
 from mailseal.login.everywhere import Everywhere
 from mailseal.login.lifecycle import Lifecycle
+from mailseal.login.new_codes import NewCodes
 from mailseal.login.newcomers import Newcomers
 from mailseal.login.notes import Notes
 from mailseal.login.protocol import Fields
@@ -79,6 +85,7 @@ class SelfService:
         self._pools = pools
         self._sessions = sessions
         self._newcomers = newcomers
+        self._codes = NewCodes(vault)
         self._chores = chores
         self._notes = notes
         self._old_mail = old_mail
@@ -96,6 +103,9 @@ class SelfService:
             "begun": self._begun,
             "enroll_begin": self._enroll_begin,
             "enroll_finish": self._enroll_finish,
+            "code_begin": self._code_begin,
+            "code_begun": self._code_begun,
+            "code_finish": self._code_finish,
             "seal_old": self._seal_old,
             "leave": self._leave,
             "stay": self._stay,
@@ -112,26 +122,21 @@ class SelfService:
         return "ok", await self._shown(self._of_token(fields))
 
     async def _begun(self, fields: Fields) -> Answer:
-        asked = self._newcomers.asked(self._of_token(fields))
-        return "ok", {"asked": " ".join(map(str, asked)).encode()}
+        return "ok", _asked(self._newcomers.asked(self._of_token(fields)))
 
     async def _enroll_begin(self, fields: Fields) -> Answer:
-        user, password = user_of(fields), needed(fields, "password")
-        await self._require_new(user)
+        user, password = await self._not_enrolled(fields), needed(fields, "password")
         # Of an earlier enrollment.  Not at the end: then another tab may have made new ones.
         await self._pools.quick(lambda: self._notes.forget(user))
-        await self._pools.wait(lambda: self._newcomers.admit(user, password))
         begin = lambda: self._newcomers.begin(user, password)  # noqa: E731
         code, asked = await self._pools.change(begin)
         self._log.info("enroll: user=<%s>, recovery code made, not enrolled yet", user)
-        return "ok", {"code": code.encode(), "asked": " ".join(map(str, asked)).encode()}
+        return "ok", {"code": code.encode(), **_asked(asked)}
 
     async def _enroll_finish(self, fields: Fields) -> Answer:
         """With `old_mail` the older mail is sealed too."""
-        user, password = user_of(fields), needed(fields, "password")
         typed = text_of(fields, "typed").split()
-        await self._require_new(user)
-        await self._pools.wait(lambda: self._newcomers.admit(user, password))
+        user, password = await self._not_enrolled(fields), needed(fields, "password")
 
         def finish() -> str:
             keyring = self._newcomers.finish(user, password, typed)
@@ -149,12 +154,33 @@ class SelfService:
             self._chores.kick(user)
         return "ok", {"key_id": key_id.encode()}
 
-    async def _require_new(self, user: str) -> None:
+    async def _not_enrolled(self, fields: Fields) -> str:
+        """A user who proves the password and may enroll now.  Raises AlreadyEnrolled."""
+        user = await self._proven(fields)
         if await self._pools.quick(lambda: self._vault.is_known(user)):
             raise AlreadyEnrolled(f"{user} is already enrolled")
+        await self._pools.wait(lambda: self._newcomers.require_sealable(user))
+        return user
+
+    async def _code_begin(self, fields: Fields) -> Answer:
+        user, password = user_of(fields), needed(fields, "password")
+        code, asked = await self._pools.change(lambda: self._codes.begin(user, password))
+        self._log.info("recovery-code: user=<%s>, made, not valid yet", user)
+        return "ok", {"code": code.encode(), **_asked(asked)}
+
+    async def _code_begun(self, fields: Fields) -> Answer:
+        return "ok", _asked(self._codes.asked(self._of_token(fields)))
+
+    async def _code_finish(self, fields: Fields) -> Answer:
+        user, password = user_of(fields), needed(fields, "password")
+        typed = text_of(fields, "typed").split()
+        await self._pools.change(lambda: self._codes.finish(user, password, typed))
+        self._sessions.end(user)
+        self._log.info("recovery-code: user=<%s>, done", user)
+        return "ok", {}
 
     async def _seal_old(self, fields: Fields) -> Answer:
-        user = await self._proven(fields, enrolled=True)
+        user = await self._enrolled(fields)
         await self._pools.quick(lambda: self._notes.want_old_mail(user))
         self._log.info("seal_old: user=<%s>", user)
         return "ok", {}
@@ -178,7 +204,7 @@ class SelfService:
 
     async def _stay(self, fields: Fields) -> Answer:
         """Cancel; mail that was stored in clear is sealed again."""
-        user = await self._proven(fields, enrolled=True)
+        user = await self._enrolled(fields)
         self._chores.stay(user)
         await self._pools.quick(lambda: self._stays(user))
         self._log.info("stay: user=<%s>", user)
@@ -214,22 +240,38 @@ class SelfService:
                 await self._pools.wait(lambda: self._newcomers.prove(user, new))
         return await self._admin["rewrap"](fields)
 
-    async def _proven(self, fields: Fields, *, enrolled: bool = False) -> str:
-        """The user, after a check of the password."""
-        user, password = user_of(fields), needed(fields, "password")
-        if await self._pools.quick(lambda: self._vault.is_known(user)):
-            try:
-                await self._pools.change(lambda: self._vault.open(user, password).wipe())
-            except WrongPassword:
-                # If the user was unenrolled meanwhile, there is no keyring: Dovecot decides.
-                if await self._pools.quick(lambda: self._vault.is_known(user)):
-                    raise
-            else:
-                return user
-        if enrolled:
+    async def _enrolled(self, fields: Fields) -> str:
+        """A user who proves the password and is enrolled.  Raises NotEnrolled."""
+        user = await self._proven(fields)
+        if not await self._pools.quick(lambda: self._vault.is_known(user)):
             raise NotEnrolled(f"{user} is not enrolled")
-        await self._pools.wait(lambda: self._newcomers.prove(user, password))
         return user
+
+    async def _proven(self, fields: Fields) -> str:
+        """The user, after a check of the password.
+
+        If the keyring does not open, Dovecot is asked as well: for a user who is not enrolled it
+        decides, and for the others it takes as long, two seconds for a wrong password.  open()
+        runs Argon2id if there is no keyring, too.
+        """
+        user, password = user_of(fields), needed(fields, "password")
+        try:
+            await self._pools.change(lambda: self._vault.open(user, password).wipe())
+        except WrongPassword as exc:
+            wrong = exc
+        else:
+            return user
+        # Looked up now: if the user was unenrolled meanwhile, there is no keyring any more.
+        enrolled = await self._pools.quick(lambda: self._vault.is_known(user))
+        if not self._newcomers.possible:
+            raise wrong
+        prove = self._pools.wait(lambda: self._newcomers.prove(user, password))
+        if not enrolled:
+            await prove
+            return user
+        with contextlib.suppress(MailsealError):
+            await prove
+        raise wrong
 
     def _token(self, user: str) -> bytes:
         at = str(int(self._clock())).encode()
@@ -289,3 +331,7 @@ class SelfService:
                 for slot in described["slots"]
             ],
         }
+
+
+def _asked(groups: Sequence[int]) -> Fields:
+    return {"asked": " ".join(map(str, groups)).encode()}

@@ -128,7 +128,7 @@ class Vault:
         new = before.pending
         # Not at once if the old password was used: the panel may be about to change its hash.
         if drop_other and new and (opened.slot.id == new.id or self.is_old(new)):
-            opened.drop_other_logins()
+            opened.drop_kind("login", but=opened.slot.id)
         self.add_escrow(opened)
         return opened.keyring is not before
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mailseal import errors
-from mailseal.errors import Damaged, MailsealError, UsageError
+from mailseal.errors import Damaged, MailsealError, UsageError, WrongPassword
 from mailseal.keys import record
 from mailseal.keys.names import normalise
 from mailseal.web import password_change
@@ -54,7 +54,8 @@ CALLS = {
     "/leave": Call("leave", ("password",)),
     "/stay": Call("stay", ("password",)),
     "/sessions/end": Call("end_sessions", ("password",)),
-    "/recovery-code": Call("recovery", ("password",), ("code",)),
+    "/recovery-code/begin": Call("code_begin", ("password",), ("code", "asked")),
+    "/recovery-code/finish": Call("code_finish", ("password", "typed")),
     "/app-passwords": Call("app", ("password", "label"), ("slot", "code")),
     "/app-passwords/revoke": Call("revoke", ("password", "slot")),
     "/keys": Call("own_keys", ("password",), ("keys",)),
@@ -84,7 +85,7 @@ def add(app: Any, site: Site) -> None:
                 return response(job(visit, user, fields))
             except MailsealError as exc:
                 status = next((code for kind, code in _STATUS if isinstance(exc, kind)), 503)
-                return response({"error": type(exc).__name__, "message": str(exc)}, status)
+                return response({"error": type(exc).__name__, "message": _message(exc)}, status)
 
         return answer
 
@@ -109,6 +110,14 @@ def _fields(request: Any) -> Fields:
     if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
         raise UsageError("the body must be an object of texts")
     return found
+
+
+def _message(exc: MailsealError) -> str:
+    """The text of the error, but one for all wrong passwords and codes.
+
+    Their own texts say what was tried, and so whether there is a keyring.
+    """
+    return "the password or code is wrong" if isinstance(exc, WrongPassword) else str(exc)
 
 
 def _asks(call: Call) -> Callable[[Visit, str, Fields], dict[str, Any]]:

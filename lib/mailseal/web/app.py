@@ -54,6 +54,7 @@ VIEWS: dict[str, View] = {
     "/old-mail": turn_on.old_mail,
     "/code.txt": codes.code_as_file,
     "/recovery-code": codes.recovery_code,
+    "/recovery-code/confirm": codes.confirm,
     "/app-passwords": codes.app_passwords,
     "/app-passwords/revoke": codes.revoke,
     "/key": codes.own_key,

@@ -7,20 +7,31 @@ import re
 
 from mailseal.errors import MailsealError
 from mailseal.keys import codes
+from mailseal.web.views import typed_back
 from mailseal.web.visit import Answer, BadForm, Visit
 
 
 def recovery_code(visit: Visit) -> Answer:
-    """A new recovery code, which replaces the older one."""
+    """A new recovery code.  The older one is valid until a part of the new one was typed back."""
     state = visit.state()
     warning, status = "", 200
     if visit.posted():
         try:
-            answer = visit.agent.ask("recovery", state["user"], password=visit.field("password"))
-            return visit.show("code.html", code=answer.text("code"), first=False)
+            answer = visit.agent.ask("code_begin", state["user"], password=visit.field("password"))
+            return visit.show(
+                "code.html", code=answer.text("code"), first=False, older=state["second_way"]
+            )
         except MailsealError as exc:
             warning, status = visit.why(exc), 403
     return visit.show("recovery_code.html", status=status, warning=warning, state=state)
+
+
+def confirm(visit: Visit) -> Answer:
+    """Two groups of the new code, and the password."""
+    done = visit.say("Your new recovery code is valid. Throw away any older one.")
+    path = "/recovery-code"
+    step = typed_back.Step("code_begun", "code_finish", path, f"{path}/confirm", done)
+    return typed_back.ask(visit, step)
 
 
 def code_as_file(visit: Visit) -> Answer:

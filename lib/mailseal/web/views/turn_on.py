@@ -6,7 +6,8 @@ Nothing is stored before the last step: see login/newcomers.py.
 
 from __future__ import annotations
 
-from mailseal.errors import BadPassword, MailsealError, UsageError
+from mailseal.errors import MailsealError
+from mailseal.web.views import typed_back
 from mailseal.web.visit import Answer, Visit, ask_with_password
 
 CONSEQUENCES = ("forget", "keep", "clients")
@@ -47,41 +48,9 @@ def _code(visit: Visit, user: str, *, old_mail: bool) -> Answer:
 
 def confirm(visit: Visit) -> Answer:
     """The user types two groups of the code and the password; then encryption is on."""
-    session = visit.signed_in()
-    if not visit.posted():
-        return visit.go("/turn-on")
-    token, user = session.token, session.user
-    asked = visit.agent.ask("begun", user, token=token).text("asked").split()
-    if not asked:
-        return visit.go("/turn-on", visit.say("It took too long. Please begin again."))
-    warning, status = "", 200
-    if visit.field("step") == "confirm":
-        typed = " ".join(visit.field(f"group{number}").strip() for number in asked)
-        fields = {"password": visit.field("password"), "typed": typed}
-        if visit.field("old_mail"):
-            fields["old_mail"] = "1"
-        try:
-            visit.agent.ask("enroll_finish", user, **fields)
-            return visit.go("/", visit.say("Encryption is on. New mail is stored encrypted."))
-        except BadPassword as exc:
-            warning = visit.why(exc)
-        except UsageError:
-            warning = visit.say(
-                "These are not the groups of your recovery code. Look at it again. If you have "
-                "not kept it, begin again: you get a new one."
-            )
-        except MailsealError as exc:
-            warning = visit.why(exc)
-        status = 403
-        if not visit.agent.ask("begun", user, token=token).text("asked"):
-            return visit.go("/turn-on", visit.say("It was wrong too often. Please begin again."))
-    return visit.show(
-        "confirm.html",
-        status=status,
-        asked=asked,
-        warning=warning,
-        old_mail=visit.field("old_mail"),
-    )
+    done = visit.say("Encryption is on. New mail is stored encrypted.")
+    step = typed_back.Step("begun", "enroll_finish", "/turn-on", "/turn-on/confirm", done)
+    return typed_back.ask(visit, step, **({"old_mail": "1"} if visit.field("old_mail") else {}))
 
 
 def old_mail(visit: Visit) -> Answer:
