@@ -10,11 +10,13 @@ It runs as an unprivileged user if the tests run as root, otherwise as the curre
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import socket
 import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import yaml
@@ -26,6 +28,8 @@ from tests.lab.place import MAIL_UID, free_ports, readable_code
 from tests.lab.process import Server, wait_until
 
 HOSTNAME = "mx.example.org"
+
+ALICE = "alice@example.org"
 
 
 class Daemon:
@@ -212,3 +216,37 @@ class Client:
 def stuffed_body(body: bytes) -> bytes:
     """The mail as it is sent; lines must end with CR LF."""
     return re.sub(rb"(\A|\r\n)\.", rb"\1..", body)
+
+
+@contextlib.contextmanager
+def running(**delivery: Any) -> Iterator[Daemon]:
+    """A daemon with one worker, for ALICE, who is enrolled."""
+    with Daemon({"delivery": {"workers": 1, **delivery}}) as daemon:
+        daemon.enroll(ALICE)
+        yield daemon
+
+
+def workers(daemon: Daemon) -> list[int]:
+    """Their process ids."""
+    path = f"/proc/{daemon.server.pid}/task/{daemon.server.pid}/children"
+    with open(path, encoding="ascii") as stream:
+        return [int(word) for word in stream.read().split()]
+
+
+def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
+    wait_until(condition, "the condition is true", timeout=seconds)
+
+
+def memory(pid: int, field: str) -> int:
+    """A value of /proc/PID/status, in bytes."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as stream:
+        match = re.search(rf"{field}:\s+(\d+) kB", stream.read())
+    assert match is not None
+    return int(match[1]) * 1024
+
+
+def cpu(pid: int) -> float:
+    """CPU time of all threads, in seconds."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as stream:
+        fields = stream.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -26,7 +26,7 @@ from mailseal import database_address
 from mailseal.errors import MailsealError
 from mailseal.keys.sql import schema
 from mailseal.keys.sql.database import Database
-from tests.e2e.test_hosts import Host, add, deliver, in_clear, made
+from tests.e2e.two_hosts import Host, add, deliver, in_clear, made
 from tests.lab.clusters import Keys
 from tests.lab.databases import Postgresql
 from tests.lab.place import LabError

@@ -4,52 +4,31 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mailseal.login.client import AgentClient, Answer
-from tests.lab import Lab, clusters, proxy
+from tests.e2e.two_hosts import LEASE, PLAIN, Host, add, deliver, in_clear, made
+from tests.lab import Lab, clusters
 from tests.lab.clusters import Keys
 from tests.lab.databases import Postgresql
 from tests.lab.imap import Imap, Refused
 from tests.lab.place import AGENT_UID, MAIL_UID, REPLICA_UID, free_ports
 from tests.lab.process import Server, wait_until
-from tests.lab.smtp import send, send_lmtp
-
-MAGIC = b"CRYPTED\x03\x07"
-LEASE = 5
-PLAIN = "plain@example.org"
+from tests.lab.smtp import send_lmtp
 
 Address = tuple[str, int]
 
 in_soak = pytest.mark.skipif(
     not os.environ.get("SOAK_HOSTS"), reason="make soak-hosts runs it: it takes long"
 )
-
-
-@dataclasses.dataclass
-class Host:
-    """A lab, and its connection to the database."""
-
-    lab: Lab
-    way: Server
-
-    def ask(self, verb: str, **fields: bytes) -> Answer:
-        with AgentClient(self.lab.agent_socket, 120) as agent:
-            return agent.request(verb, **fields)
-
-    def unlock(self, user: str, password: bytes = b"password") -> str:
-        return self.ask("unlock", user=user.encode(), password=password).status
 
 
 @pytest.fixture(scope="module")
@@ -66,63 +45,10 @@ def keys(folder: str) -> Iterator[Keys]:
     found.server.stop()
 
 
-@contextlib.contextmanager
-def made(keys: Keys, folder: str, name: str, servers: Sequence[str] = ()) -> Iterator[Host]:
-    """A host whose connections to the database, or to each of its `servers`, can be cut."""
-    way = f"{folder}/{name}"
-    os.mkdir(way)
-    os.chmod(way, 0o755)
-    pairs: list[str] = []
-    for number, target in enumerate(servers or (keys.server.connect["host"],)):
-        os.mkdir(f"{way}/{number}")
-        pairs += [f"{way}/{number}/.s.PGSQL.5432", f"{target}/.s.PGSQL.5432"]
-    server = Server("proxy", [sys.executable, proxy.__file__, *pairs], f"{way}/log")
-    server.start(until=pairs[::2])
-    hosts = ",".join(os.path.dirname(path) for path in pairs[::2])
-    agent, replica = (url.partition("?")[0] + f"?host={hosts}" for url in keys.roles())
-    try:
-        with Lab(
-            {},
-            auth="behind-passwd-file",
-            plain_users={PLAIN: "password"},
-            stores=(agent, replica),
-            config_extra={"replica.name": name, "replica.lease": LEASE},
-        ) as lab:
-            yield Host(lab, server)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(server.pid, signal.SIGCONT)
-        server.stop()
-
-
 @pytest.fixture(scope="module")
 def hosts(keys: Keys, folder: str) -> Iterator[tuple[Host, Host]]:
     with made(keys, folder, "one") as one, made(keys, folder, "two") as two:
         yield one, two
-
-
-def add(hosts: tuple[Host, Host], user: str) -> None:
-    """A user of both Dovecots, not enrolled."""
-    for host in hosts:
-        lab = host.lab
-        lab.users[user] = "password"
-        lab.dovecot.write_users({**lab.users, **lab.options.plain_users})
-    time.sleep(1.1)  # Dovecot looks at the file's time once a second
-
-
-def in_clear(lab: Lab, user: str) -> list[bytes]:
-    """Mails of the user that are not sealed."""
-    found = []
-    for path in lab.stored(user):
-        with open(path, "rb") as stream:
-            if not (data := stream.read()).startswith(MAGIC):
-                found.append(data)
-    return found
-
-
-def deliver(lab: Lab, user: str, text: str = "x") -> None:
-    mail = f"Subject: {text}\r\n\r\n{text}\r\n".encode()
-    send(lab.smtp, "eve@example.net", [user], mail)
 
 
 def test_a_user_enrolled_on_one_host_is_enrolled_on_the_other(hosts: tuple[Host, Host]) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""A running agent, and a PostgreSQL and a MariaDB with mailseal's tables.
+"""A running agent, a vault, and a PostgreSQL and a MariaDB with mailseal's tables.
 
-They are started when a test first needs them.
+Servers are started when a test first needs them.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from mailseal.login.vault import Vault
 from tests.lab import clusters
 from tests.lab.clusters import Keys
 from tests.unit.agent_process import AgentProcess, running
+from tests.unit.vaults import open_vault
 
 
 @pytest.fixture(scope="session")
@@ -59,3 +61,9 @@ def agent(folder: Path) -> Iterator[AgentProcess]:
     """A running agent; its files are in `folder`."""
     with running(folder) as process:
         yield process
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Vault:
+    """An empty vault; its files are in tmp_path."""
+    return open_vault(tmp_path)

@@ -27,8 +27,8 @@ from tests.lab.clusters import Keys
 from tests.lab.databases import Postgresql
 from tests.lab.process import wait_until
 from tests.listener import serve, unix_listener
+from tests.unit.replica.host import Host
 from tests.unit.store_contract import make
-from tests.unit.test_replica import Host
 
 in_soak = pytest.mark.skipif(
     not os.environ.get("SOAK_HOSTS"), reason="make soak-hosts runs it: it takes long"

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: MIT
+"""A Maildir for each form of conversion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mailseal.mailbox import folder_lock
+from tests.unit.convert.box import FORMS, Box
+
+
+@pytest.fixture(autouse=True)
+def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that a killed process has left is not waited for."""
+    monkeypatch.setattr(folder_lock, "_YOUNG", 0.0)
+
+
+@pytest.fixture(params=FORMS)
+def box(request: pytest.FixtureRequest, tmp_path: Path) -> Box:
+    return Box(tmp_path / "Maildir", request.param)
+
+
+@pytest.fixture
+def sealing(tmp_path: Path) -> Box:
+    return Box(tmp_path / "Maildir", "seal")
