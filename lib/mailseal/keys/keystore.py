@@ -31,15 +31,14 @@ from contextlib import AbstractContextManager
 from mailseal import durable
 from mailseal.errors import (
     AlreadyEnrolled,
-    BadUserName,
     Conflict,
     Damaged,
     NotEnrolled,
     TemporaryError,
 )
-from mailseal.keys import record
+from mailseal.keys import listing
 from mailseal.keys.keyring import Keyring
-from mailseal.keys.names import file_name, user_of_file
+from mailseal.keys.names import file_name
 from mailseal.keys.stores import ReadKeyrings, Revision
 
 # 64 keys and 64 slots take about 60 KB.
@@ -119,23 +118,8 @@ class Keystore(ReadKeyrings):
         return found
 
     def users(self) -> list[str]:
-        """Every user with a keyring file, damaged or not, sorted.
-
-        If the user name is too long for a file name, it is only in the file: if that is damaged,
-        the user is missing here, but not in the public key store.
-        """
-        with durable.reporting(f"cannot list {self.folder}"):
-            entries = os.listdir(self.folder)
-        names = [entry.removesuffix(".json") for entry in entries if entry.endswith(".json")]
-        found = (user_of_file(name) or self._user_inside(name) for name in names)
-        return sorted(user for user in found if user is not None)
-
-    def _user_inside(self, name: str) -> str | None:
-        with contextlib.suppress(Damaged, OSError, KeyError, TypeError, BadUserName):
-            with open(os.path.join(self.folder, f"{name}.json"), "rb") as stream:
-                user = record.parse(stream.read())["user"]
-            return str(user) if file_name(user) == name else None
-        return None
+        """See listing.users().  A user who is missing there is in the public key store."""
+        return listing.users(self.folder)
 
     def _path(self, user: str) -> str:
         return os.path.join(self.folder, f"{file_name(user)}.json")

@@ -27,7 +27,6 @@ FAILURES
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import stat
@@ -36,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from mailseal import durable
 from mailseal.errors import Damaged, NewerFormat, TemporaryError
-from mailseal.keys import lease, record
+from mailseal.keys import lease, listing, record
 from mailseal.keys.lease import FOLDER_MARK
 from mailseal.keys.names import file_name, normalise, user_of_file
 
@@ -219,15 +218,8 @@ class PublicStore:
         durable.remove(self._key_path(name))
 
     def users(self) -> list[str]:
-        """Every user with a readable key file, sorted.  Needs read permission on the folder."""
-        found = []
-        with durable.reporting(f"cannot list {self.folder}"):
-            names = os.listdir(self.folder)
-        for name in names:
-            if name.endswith(".json"):
-                with contextlib.suppress(Damaged, NewerFormat, TemporaryError):
-                    found.append(str(_fields(self._bytes(self._key_path(name[:-5])))["user"]))
-        return sorted(found)
+        """See listing.users().  Needs read permission on the folder."""
+        return listing.users(self.folder)
 
     @property
     def _enrolled_folder(self) -> str:

@@ -153,7 +153,7 @@ class PublicKeys(Protocol):
         ...
 
     def users(self) -> list[str]:
-        """All users with a readable key, sorted."""
+        """All users with a key, valid or not, sorted."""
         ...
 
     def strangers(self, known: Iterable[str]) -> list[str]:

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: MIT
+"""What grows with the number of users: the same agent and stores with few users and with many.
+
+python -m tests.bench.capacity      needs root; about 2,000,000 inodes and 12 GB in TMPDIR
+
+Both sizes are measured side by side: a figure is the time with many users divided by the time with
+few.  Public keys are real files of the store, keyrings too, with the cheapest Argon2id profile: so
+a first login shows the cost of the store and not of Argon2id.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from mailseal.crypto import kdf
+from mailseal.crypto.eckeys import PrivateKey
+from mailseal.keys.keyring import Opened
+from mailseal.keys.names import file_name
+from mailseal.keys.public import PublicStore
+from mailseal.login.client import AgentClient
+from tests.lab.process import Server
+
+FEW, MANY = 1_000, 1_000_000
+KEYRINGS = 100_000
+"""At most so many of the users have a keyring on this host."""
+PASSWORD = b"password"
+_PICKS = 400
+_STARTS = 7
+
+Say = Callable[[str], None]
+
+
+def address(number: int) -> str:
+    """The user with this number."""
+    return f"user{number:07d}@example.org"
+
+
+class Site:
+    """An agent with this many users."""
+
+    def __init__(self, folder: Path, users: int, say: Say) -> None:
+        self.folder, self.users = folder, users
+        self.keyrings = min(users, KEYRINGS)
+        folder.mkdir()
+        self.socket = folder / "run" / "agent.sock"
+        config = folder / "mailseal.yaml"
+        config.write_text(
+            f"state_dir: {folder}/state\ndovecot: {{version: 2.3}}\nlog: {{to: stderr}}\n"
+            f"agent: {{user: 0, socket: {self.socket}, admin_users: [0], login_users: [0]}}\n"
+            "keys: {kdf: insecure-testing}\nlogin: {password_check: keyring}\n"
+        )
+        hooks = Path("hooks").resolve()
+        self._mailseal = [str(hooks / "mailseal"), "-c", str(config)]
+        subprocess.run([*self._mailseal, "init"], check=True, capture_output=True)
+        self.public = str(folder / "state" / "public")
+        began = time.monotonic()
+        self._fill()
+        say(f"{users} users: made in {time.monotonic() - began:.0f} s")
+        command = [str(hooks / "mailseal-agent"), "-c", str(config)]
+        self._server = Server("mailseal-agent", command, str(folder / "agent.log"))
+
+    def _fill(self) -> None:
+        steps = range(0, self.users, 1000)
+        with ProcessPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(_fill, [self.folder] * len(steps), steps))
+        os.sync()
+
+    def start(self) -> float:
+        """Seconds until the agent has answered."""
+        began = time.monotonic()
+        self._server.start(until=[str(self.socket)], timeout=300)
+        self.asked("status", [0])
+        return time.monotonic() - began
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def rss_mb(self) -> float:
+        """Resident memory of the agent."""
+        with open(f"/proc/{self._server.pid}/statm", encoding="ascii") as stream:
+            return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def lookups(self, picks: list[int]) -> list[float]:
+        """Seconds for each look-up, each in a store without a cache."""
+        store = PublicStore(self.public)
+        return [_timed(partial(store.lookup, address(n))) for n in picks]
+
+    def strangers(self, picks: list[int]) -> list[float]:
+        """The same for users who are not enrolled."""
+        store = PublicStore(self.public)
+        return [_timed(partial(store.lookup, f"no{address(n)}")) for n in picks]
+
+    def asked(self, verb: str, picks: list[int]) -> list[float]:
+        """Seconds for each answer of the agent."""
+        found = []
+        with AgentClient(str(self.socket), 60) as agent:
+            for number in picks:
+                fields = {"user": address(number).encode()}
+                if verb == "unlock":
+                    fields |= {"password": PASSWORD, "service": b"imap"}
+                found.append(_timed(partial(agent.request, verb, **fields)))
+        return found
+
+    def listing(self) -> list[float]:
+        """Seconds for the first page of `mailseal status` of all users, and for a later one."""
+        with AgentClient(str(self.socket), 300) as agent:
+            answers = []
+
+            def page(**fields: bytes) -> None:
+                answers.append(agent.request("status", **fields))
+
+            first = _timed(page)
+            later = []
+            for _ in range(5):
+                last = json.loads(answers[-1].fields["users"])[-1]["user"]
+                later.append(_timed(partial(page, after=last.encode())))
+        return [first, statistics.median(later)]
+
+
+def _fill(folder: Path, start: int) -> None:
+    """1,000 users from this number on; every user has a key pair of the same public key."""
+    store = PublicStore(str(folder / "state" / "public"))
+    public = PrivateKey.generate().public
+    keyrings = folder / "state" / "keys"
+    changes = []
+    for number in range(start, start + 1000):
+        user, key = address(number), public
+        if number < KEYRINGS:
+            opened = Opened.create(user, curve="prime256v1", now=0)
+            opened.set_login(PASSWORD, kdf.PROFILES["insecure-testing"], now=0)
+            (keyrings / f"{file_name(user)}.json").write_bytes(opened.keyring.encode())
+            key = opened.keyring.current
+        changes.append((user, key, True))
+    store.take(changes)
+
+
+def _timed(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def run(folder: Path, say: Say, *, many: int = MANY) -> dict[str, dict[str, float]]:
+    """Figures by name: with few users, with many, and the ratio."""
+    sites = [Site(folder / name, size, say) for name, size in (("few", FEW), ("many", many))]
+    chance = random.Random(1)
+
+    def figures() -> Iterator[tuple[str, list[float]]]:
+        yield "start_s", [statistics.median(_start(site) for _ in range(_STARTS)) for site in sites]
+        for site in sites:
+            site.start()
+        yield "rss_mb", [site.rss_mb() for site in sites]
+        kinds: dict[str, Callable[[Site, list[int]], list[float]]] = {
+            "lookup_ms": Site.lookups,
+            "lookup_not_enrolled_ms": Site.strangers,
+            "first_login_without_argon2id_ms": lambda site, picks: site.asked("unlock", picks),
+            "repeated_login_ms": lambda site, picks: site.asked("unlock", picks),
+            "status_of_one_ms": lambda site, picks: site.asked("status", picks),
+        }
+        picks = {site: chance.sample(range(site.keyrings), _PICKS) for site in sites}
+        for name, measure in kinds.items():
+            # In turns, so that other work on the machine affects both.
+            times: dict[Site, list[float]] = {site: [] for site in sites}
+            for step in range(0, _PICKS, 20):
+                for site in sites:
+                    times[site] += measure(site, picks[site][step : step + 20])
+            yield name, [statistics.median(times[site]) * 1000 for site in sites]
+        (first, page), (first_of_many, page_of_many) = [site.listing() for site in sites]
+        yield "status_of_all_first_page_s", [first, first_of_many]
+        yield "status_of_all_next_pages_s", [page, page_of_many]
+        yield "rss_after_mb", [site.rss_mb() for site in sites]
+
+    found = {}
+    try:
+        for name, (few, lots) in figures():
+            found[name] = {"few": few, "many": lots, "ratio": lots / few}
+            say(f"{name}: {few:.3f} with few users, {lots:.3f} with many: {lots / few:.2f} times")
+    finally:
+        for site in sites:
+            site.stop()
+    return found
+
+
+def _start(site: Site) -> float:
+    took = site.start()
+    site.stop()
+    return took
+
+
+def main() -> None:
+    """Print the figures, and write them to build/capacity.json."""
+    with tempfile.TemporaryDirectory(prefix="mailseal-capacity-") as name:
+        many = int(sys.argv[1]) if len(sys.argv) > 1 else MANY
+        found = run(Path(name), lambda line: print(line, flush=True), many=many)
+    Path("build").mkdir(exist_ok=True)
+    Path("build/capacity.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
