@@ -13,6 +13,7 @@ import pytest
 
 from tests.lab import ALICE, BOB, Imap, Lab, Refused
 from tests.lab.dovecot import installed_version, series
+from tests.lab.process import suspend
 
 DOORS = {"2.3": ("mailseal-only", "mailseal-only-checkpassword"), "2.4": ("mailseal-only",)}
 # Fewer than may wait in the agent.
@@ -66,7 +67,7 @@ def test_an_agent_that_hangs_is_noticed_by_enrolled_users_only() -> None:
         with lab.login():  # Dovecot 2.4's auth learns the limit of workers from its first one
             pass
         assert crowd(lab, STUCK) == ["ok"] * STUCK
-        os.kill(lab.agent.pid, signal.SIGSTOP)
+        suspend(lab.agent.pid)
         stopped = threading.Event()
         first: list[str] = []
         waits = threading.Thread(target=lambda: first.extend(crowd(lab, 1)))

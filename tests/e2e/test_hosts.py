@@ -21,7 +21,7 @@ from tests.lab.clusters import Keys
 from tests.lab.databases import Postgresql
 from tests.lab.imap import Imap, Refused
 from tests.lab.place import AGENT_UID, MAIL_UID, REPLICA_UID, free_ports
-from tests.lab.process import Server, wait_until
+from tests.lab.process import Server, suspend, wait_until
 from tests.lab.smtp import send_lmtp
 
 Address = tuple[str, int]
@@ -104,7 +104,7 @@ def test_lock_on_one_host_ends_the_sessions_on_all(hosts: tuple[Host, Host], who
 
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
+    suspend(pid)
     try:
         yield
     finally:

@@ -22,6 +22,7 @@ from tests.e2e.mails import HEADERS
 from tests.lab import ALICE, Imap, Lab, Pop3, Refused
 from tests.lab.dovecot import installed_version, series, snippet
 from tests.lab.place import free_ports
+from tests.lab.process import suspend
 from tests.lab.smtp import send
 
 SENDER = "eve@example.net"
@@ -188,7 +189,7 @@ def test_a_new_user_logs_in_without_the_agent_and_is_enrolled_later(lab: Life) -
         lab.start_agent()
     assert first_bytes(lab.stored(LATER)[0]) == b"From: <"
     assert lab.mailseal("status", LATER).returncode == 67
-    os.kill(lab.agent.pid, signal.SIGSTOP)
+    suspend(lab.agent.pid)
     try:
         with Imap(lab.imap, LATER, SECRET) as imap:
             assert imap.bodies() == [MAIL]

@@ -150,6 +150,27 @@ def members(session: int) -> list[int]:
     return found
 
 
+def suspend(pid: int) -> None:
+    """Stop a process with SIGSTOP; returns when none of its threads runs any more.
+
+    kill(2) returns earlier: on a busy machine, a thread would still answer the next request.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: _states(pid) <= set("TtZX"), f"process {pid} has stopped")
+
+
+def _states(pid: int) -> set[str]:
+    """The states of all threads, as in proc(5)."""
+    found = set()
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with (
+            contextlib.suppress(FileNotFoundError, ProcessLookupError),
+            open(f"/proc/{pid}/task/{task}/stat", encoding="ascii", errors="replace") as stream,
+        ):
+            found.add(stream.read().rpartition(")")[2].split()[0])
+    return found
+
+
 def wait_until(condition: Callable[[], object], what: str, *, timeout: float = 20) -> None:
     """Poll a condition until it is true; LabError with `what` after the time limit."""
     deadline = time.monotonic() + timeout

@@ -10,7 +10,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ from mailseal.keys.sql.database import Database
 from mailseal.keys.stores import KeyStores
 from tests.lab.clusters import Keys
 from tests.lab.databases import Postgresql
-from tests.lab.process import wait_until
+from tests.lab.process import suspend, wait_until
 from tests.listener import serve, unix_listener
 from tests.unit.replica.host import Host
 from tests.unit.store_contract import make
@@ -160,14 +160,14 @@ def test_a_server_that_does_not_answer_is_no_longer_used(
     if how == "killed":
         server.server.stop(signal.SIGKILL)
     else:
-        _signal_all(server, signal.SIGSTOP)
+        _for_all(server, suspend)
     try:
         with pytest.raises(StoreUnreachable):
             keyrings.users()
         with pytest.raises(StoreUnreachable):
             keyrings.create(make())
     finally:
-        _signal_all(server, signal.SIGCONT) if how == "stopped" else server.server.start()
+        _for_all(server, _resume) if how == "stopped" else server.server.start()
     wait_until(lambda: _answers(database), "the database answers again")
     keyrings.create(make())
 
@@ -178,13 +178,17 @@ def _answers(database: Database) -> bool:
     return False
 
 
-def _signal_all(server: Keys, number: signal.Signals) -> None:
-    """Signal the server and its children, which are in sessions of their own in PostgreSQL."""
+def _for_all(server: Keys, do: Callable[[int], None]) -> None:
+    """For the server and its children, which are in sessions of their own in PostgreSQL."""
     leader = server.server._server.pid
-    children = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()
-    for pid in (leader, *map(int, children)):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+    do(leader)
+    for pid in Path(f"/proc/{leader}/task/{leader}/children").read_text().split():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            do(int(pid))
+
+
+def _resume(pid: int) -> None:
+    os.kill(pid, signal.SIGCONT)
 
 
 def test_nothing_is_written_after_a_lock_was_lost_with_its_connection(server: Keys) -> None:
