@@ -181,6 +181,7 @@ def test_fields_that_would_turn_sealing_off(lab: Lab, value: str) -> None:
             "userdb_mail=mbox:~/mail",
             "userdb_mail_location=mbox:~/mail",
             "userdb_namespace/inbox/location=mbox:~/mail",
+            "userdb_mail_attachment_dir=~/apart",
         ],
         "2.4": [
             "userdb_mail_plugins=quota",
@@ -189,6 +190,8 @@ def test_fields_that_would_turn_sealing_off(lab: Lab, value: str) -> None:
             "userdb_mail_plugin_dir=/elsewhere",
             "userdb_mail_driver=mbox",
             "userdb_namespace/inbox/mail_driver=mbox",
+            "userdb_mail_ext_attachment_path=~/apart",
+            "userdb_*/mail_ext_attachment_path=~/apart",
         ],
     }[SERIES],
 )

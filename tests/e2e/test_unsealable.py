@@ -54,29 +54,29 @@ def door(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def lda(lab: Lab, user: str, folder: str) -> int:
+def lda(lab: Lab, user: str, folder: str, mail: bytes) -> int:
     command = [LDA, "-c", lab.dovecot.config, "-o", "lda_mailbox_autocreate=yes"]
     command += ["-d", user, "-f", SENDER, "-m", folder]
-    return subprocess.run(command, input=MAIL, capture_output=True).returncode
+    return subprocess.run(command, input=mail, capture_output=True).returncode
 
 
-def save_in_every_way(lab: Lab, user: str, folder: str) -> list[str]:
+def save_in_every_way(lab: Lab, user: str, folder: str, mail: bytes = MAIL) -> list[str]:
     """Save with all programs; returns those that report success."""
     done = []
     with contextlib.suppress(Refused):
         with Imap(lab.imap, user, "password") as imap:
             if folder != "INBOX":
                 imap.command(b"CREATE " + folder.encode())
-            imap.append(folder, MAIL)
+            imap.append(folder, mail)
         done.append("imap")
     with contextlib.suppress(LabError):
-        lab.dovecot.doveadm("save", "-u", user, "-m", folder, stdin=MAIL)
+        lab.dovecot.doveadm("save", "-u", user, "-m", folder, stdin=mail)
         done.append("doveadm")
-    if lda(lab, user, folder) == 0:
+    if lda(lab, user, folder, mail) == 0:
         done.append("lda")
     if folder == "INBOX":
         with contextlib.suppress(smtplib.SMTPServerDisconnected):
-            if send_lmtp((lab.dovecot.lmtp_socket, 0), SENDER, [user], MAIL)[0][0] == 250:
+            if send_lmtp((lab.dovecot.lmtp_socket, 0), SENDER, [user], mail)[0][0] == 250:
                 done.append("lmtp")
     return done
 

@@ -2,8 +2,8 @@
 """Checks whether mail_crypt can seal what Dovecot saves, by the settings of the mail location.
 
 mail_crypt does not seal mail in mbox format, nor the attachments that sdbox and mdbox store in
-separate files.  mailseal's userdb refuses mbox (mailseal.lua), so an enrolled user cannot use
-it at all.  `mailseal enroll` refuses in both cases: see require().
+separate files.  mailseal's userdb refuses both (mailseal.lua), so enrolled users cannot use mbox
+at all, nor read such attachments.  `mailseal enroll` refuses in both cases: see require().
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ def _problems(found: Block) -> Iterator[tuple[bool, str]]:
                 yield (
                     everywhere,
                     f"Dovecot's {name}{where} has the format {format_}, and {apart} is set: "
-                    "mail_crypt does not seal attachments in separate files, and IMAP clients "
-                    f"of enrolled users save them in clear; remove {apart}, or use Maildir",
+                    "mail_crypt does not seal attachments in separate files; enrolled users "
+                    "could not read mails that have such attachments, and Dovecot 2.3 could not "
+                    f"save any for them; remove {apart}, or use Maildir",
                 )
