@@ -16,6 +16,7 @@ from mailseal.admin import (
     dovecot_folders_check,
     dovecot_format_check,
     dovecot_text_check,
+    shipped,
 )
 from mailseal.admin.finding import Finding, error, warning
 from mailseal.config import Config
@@ -55,7 +56,8 @@ def _mail_crypt(doveconf: Doveconf) -> Iterator[Finding]:
         if "mail_crypt" not in doveconf.plugins(protocol):
             yield error(
                 f"Dovecot does not load mail_crypt in protocol {protocol}: sealed mail cannot be "
-                "read there, and new mail is stored in clear; see mailseal.conf in dovecot-conf"
+                "read there, and new mail is stored in clear; see mailseal.conf in dovecot-conf",
+                shipped.put(shipped.include(shipped.series(doveconf.settings()), "mailseal")),
             )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from mailseal.admin import shipped
 from mailseal.admin.finding import Finding, error, warning
 from mailseal.doveconf import Block, Doveconf
 
@@ -40,9 +41,19 @@ def _index_cache(doveconf: Doveconf) -> Iterator[Finding]:
         yield warning(
             f"Dovecot's {wrong} in protocol {protocol}: dovecot.index.cache, with subjects and "
             "addresses of sealed mails in clear, is stored with the mail; see the index cache in "
-            "mailseal.conf of dovecot-conf"
+            "mailseal.conf of dovecot-conf",
+            shipped.put(cache_setting(settings, "/run/mailseal/cache")),
         )
         return
+
+
+def cache_setting(settings: Block, folder: str) -> str:
+    """The setting that puts the index cache into this folder."""
+    if shipped.series(settings) == "2.4":
+        return f"mail_cache_path = {folder}/%{{user}}"
+    words = settings.get("mail_location").split(":")
+    location = ":".join(word for word in words if not word.upper().startswith("INDEXCACHE="))
+    return f"mail_location = {location}:INDEXCACHE={folder}/%u"
 
 
 def _shared(doveconf: Doveconf, namespace: Block) -> Iterator[Finding]:

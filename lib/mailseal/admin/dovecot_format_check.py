@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mailseal.admin import shipped
 from mailseal.admin.finding import Finding, error
 from mailseal.config import Config
 from mailseal.delivery.dovecot import settings
@@ -27,8 +28,11 @@ _OWN = ("mail", "mail_location", "mail_driver")
 
 def findings(doveconf: Doveconf) -> Iterator[Finding]:
     """The findings for check-config."""
-    for _, text in _problems(doveconf.settings("imap")):
-        yield error(text)
+    found = doveconf.settings("imap")
+    apart = next(filter(found.get, ATTACHMENTS), "")
+    for _, text in _problems(found):
+        remedy = shipped.put(f"{apart} =") if apart and f"remove {apart}" in text else ""
+        yield error(text, remedy)
 
 
 def require(config: Config, user: str) -> None:
