@@ -74,6 +74,8 @@ def make(config: Config, log: Log) -> Any:
     folder = str(importlib.resources.files("mailseal.web"))
     app = Flask("mailseal.web", static_folder=None, template_folder=f"{folder}/templates")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    # No redirects to another spelling of an address: they would repeat the Host header.
+    app.url_map.merge_slashes = app.url_map.strict_slashes = False
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     site = _site(config, folder)
     style = _style(config, folder)

@@ -89,11 +89,14 @@ class WebSessions:
         with self._lock:
             self._by_name.pop(_name(cookie), None)
 
-    def end_all(self, user: str) -> None:
-        """End all sessions of this user."""
+    def end_all(self, user: str, but: str = "") -> None:
+        """End all sessions of this user, but not that of the cookie `but`."""
+        kept = _name(but)
         with self._lock:
-            for name in [name for name, one in self._by_name.items() if one.user == user]:
-                del self._by_name[name]
+            mine = [name for name, one in self._by_name.items() if one.user == user]
+            for name in mine:
+                if name != kept:
+                    del self._by_name[name]
 
     def new_form(
         self, session: WebSession | None, cookie: str, path: str, *, shared: bool = False
