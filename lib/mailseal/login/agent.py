@@ -38,6 +38,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -254,8 +255,7 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
         )
         hosts = None
         if database is None:
-            vault.sweep()
-            vault.publication.publish_missing()
+            threading.Thread(target=vault.tidy, name="tidy", daemon=True).start()
             startup.tell_enrollment(config)
         else:
             database.connection()  # fails now rather than at the first login
