@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 
 from tests.lab.place import REPOSITORY, LabError, free_ports
@@ -16,10 +17,13 @@ NGINX, APACHE = "/usr/sbin/nginx", "/usr/sbin/apache2"
 class Front:
     """A web server on https://127.0.0.1:PORT/."""
 
-    def __init__(self, site: Site, kind: str, more: str = "", *, group: str = "") -> None:
+    def __init__(
+        self, site: Site, kind: str, more: str = "", *, group: str = "", factor: bool = False
+    ) -> None:
         """`more` is configuration for the virtual host, in the syntax of the server.
 
         `group`: nginx's workers run as www-data with this group, Apache's too.
+        `factor`: the lines for a second factor are used.
         """
         self.site = site
         self.group = group
@@ -30,6 +34,9 @@ class Front:
         self._certificate()
         with open(os.path.join(REPOSITORY, "web-conf", f"{kind}.conf"), encoding="utf-8") as f:
             snippet = f.read().replace("/run/mailseal/web.sock", site.web_socket)
+        if factor:
+            # Only these lines have no space after the #.
+            snippet = re.sub(r"(?m)^( *)#(?=[a-zA-Z])", r"\1", snippet)
         self._write("snippet.conf", snippet)
         conf = self._write(f"{kind}.conf", (_nginx if kind == "nginx" else _apache)(self, more))
         if kind == "nginx":
