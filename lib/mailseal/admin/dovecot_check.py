@@ -22,17 +22,23 @@ from mailseal.admin.finding import Finding, error, warning
 from mailseal.config import Config
 from mailseal.delivery.dovecot import settings
 from mailseal.delivery.dovecot.location import expand, layout_of, maildir_of
-from mailseal.doveconf import Doveconf, DoveconfError
+from mailseal.doveconf import Doveconf, DoveconfError, Refused
 
 _SAMPLE = ("user@example.org", "/home/user")
 
 
 def findings(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
-    """All findings; one warning if Dovecot's settings cannot be read."""
+    """All findings; only one if Dovecot's settings cannot be read.
+
+    Settings that doveconf refuses are an error: Dovecot would not start after a restart.
+    """
     if not config.dovecot_is_here:
         return
     try:
         doveconf.settings()
+    except Refused as exc:
+        yield error(f"Dovecot does not accept its configuration: {exc}")
+        return
     except DoveconfError as exc:
         yield warning(f"Dovecot's settings were not checked: {exc}")
         return
