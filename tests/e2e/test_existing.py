@@ -201,17 +201,18 @@ def test_what_dovecot_has_compressed_stays_compressed_inside() -> None:
     ) as lab:
         box = Mailbox(lab, name, SECRET, ["INBOX"])
         with box.login() as imap:
-            for size in (1000, 20_000, 200_000):
+            for size in (7, 1000, 20_000, 200_000):  # the first one is larger inside
                 imap.append("INBOX", of_size(size, newline=b"\r\n"))
         box.read()
         before = {path: Path(path).read_bytes() for path in files(lab, name)}
-        assert len(before) == 3
+        assert len(before) == 4
         assert all(data.startswith(b"\x1f\x8b") for data in before.values())
         enrolled = lab.mailseal("enroll", name, stdin=SECRET.encode() + b"\n")
         assert enrolled.returncode == 0, enrolled.stderr
         run(lab, "seal", name)
         assert all(map(is_sealed, before))
         box.require_as_remembered()
+        assert run(lab, "verify", name)[0]["counts"] == {}
         run(lab, "unseal", name, "--stdin", stdin=SECRET.encode() + b"\n")
         assert {path: Path(path).read_bytes() for path in files(lab, name)} == before
         box.require_as_remembered()
