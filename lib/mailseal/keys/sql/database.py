@@ -100,7 +100,7 @@ class Database:
         """A transaction with `count` numbers; Write has the last one.
 
         `user` is the user whose keys it changes, for the other agents; "" means all users.
-        `locks`: it is a `mailseal lock`.
+        `locks`: it is a mailseal lock.
         """
         stamp = new_stamp(locks=locks)
         if locks:

@@ -34,10 +34,10 @@ class Write:
 
 
 def new_stamp(*, locks: bool) -> bytes:
-    """Eight random bytes.  A ninth one says that it is a `mailseal lock`, and changes no keys."""
+    """Eight random bytes.  A ninth one says that it is a mailseal lock, and changes no keys."""
     return os.urandom(_RANDOM) + (_LOCKS if locks else b"")
 
 
 def is_lock(stamp: bytes) -> bool:
-    """Whether the transaction is a `mailseal lock`."""
+    """Whether the transaction is a mailseal lock."""
     return stamp[_RANDOM:] == _LOCKS
