@@ -9,7 +9,6 @@ import pytest
 
 from tests.lab import Imap, Lab
 from tests.lab.dovecot import installed_version, series
-from tests.lab.process import logged
 from tests.lab.smtp import send, send_lmtp
 
 SENDER = "eve@example.net"
@@ -43,7 +42,7 @@ def test_addresses_of_users_without_a_domain(without_domain: Lab) -> None:
     lab.wait_delivered()
     assert [first_bytes(path) for path in lab.stored("alice")] == [b"CRYPTED"]
     assert [first_bytes(path) for path in lab.stored("carol")] == [b"Return-"]
-    logged(lab, "action=sealed")
+    assert "action=sealed" in lab.log_text()
     with Imap(lab.imap, "alice", "password") as imap:
         assert [body.endswith(b"in the cellar\r\n") for body in imap.bodies()] == [True]
     ((code, text),) = send_lmtp(lab.lmtp, SENDER, ["ghost@example.org"], MAIL)
@@ -67,7 +66,7 @@ def test_mail_for_a_name_in_another_case_is_deferred(case_sensitive: Lab) -> Non
     assert send_lmtp(lab.lmtp, SENDER, ["Alice@example.org"], MAIL)[0][0] == 451
     assert lab.stored("Alice@example.org") == []
     assert lab.stored("alice@example.org") == []
-    logged(lab, "auth_username_format must convert names to lower case")
+    assert "auth_username_format must convert names to lower case" in lab.log_text()
     for user, first in (("alice@example.org", b"CRYPTED"), ("Carol@example.org", b"Return-")):
         assert send_lmtp(lab.lmtp, SENDER, [user], MAIL)[0][0] == 250
         assert [first_bytes(path) for path in lab.stored(user)] == [first]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One finding of check-config: its level, its text, and what to do."""
+"""One finding of check-config: its level and its text."""
 
 from __future__ import annotations
 
@@ -14,22 +14,17 @@ WARNING = "warning"
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One line of check-config.
-
-    `remedy`: what to do, with commands or settings in backticks, for `mailseal doctor`.  Empty: the
-    text says it.
-    """
+    """One line of check-config."""
 
     level: str
     text: str
-    remedy: str = ""
 
 
-def error(text: str, remedy: str = "") -> Finding:
+def error(text: str) -> Finding:
     """See ERROR."""
-    return Finding(ERROR, text, remedy)
+    return Finding(ERROR, text)
 
 
-def warning(text: str, remedy: str = "") -> Finding:
+def warning(text: str) -> Finding:
     """See WARNING."""
-    return Finding(WARNING, text, remedy)
+    return Finding(WARNING, text)

@@ -69,8 +69,7 @@ def run(config: Config, environ: Mapping[str, str]) -> None:
     listener = _listen(config)
     if os.geteuid() == 0 and uid != 0:
         drop_root(uid, gid)
-    # The command may be sudo; then only the unit decides.
-    hardening.forbid_dumps(new_privileges=bool(web.password_command))
+    hardening.forbid_dumps()
     server = _server(make(config, log), listener, config)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)

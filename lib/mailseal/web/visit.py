@@ -23,9 +23,6 @@ from mailseal.web.texts import Texts
 
 COOKIE = "__Host-mailseal"
 LANGUAGE_COOKIE = "__Host-mailseal-language"
-SIGN_OUT = "/sign-out"
-BY_ITSELF = "auto"
-"""The parameter in the address with which a page loads itself again."""
 _COOKIE_FORM = re.compile(r"[A-Za-z0-9_-]{43}")
 
 Answer = Any
@@ -72,11 +69,7 @@ class Visit:
         self.agent = Agent(site.config.agent.socket, remote if place_of(remote) is not None else "")
         cookie = request.cookies.get(COOKIE, "")
         self.cookie: str = cookie if _COOKIE_FORM.fullmatch(cookie) else ""
-        # The page has loaded itself again: the user may have gone away.
-        self.by_itself = request.method == "GET" and request.args.get(BY_ITSELF) == "1"
-        self.session: WebSession | None = None
-        if self.cookie:
-            self.session = site.sessions.find(self.cookie, used=not self.by_itself)
+        self.session: WebSession | None = site.sessions.find(self.cookie) if self.cookie else None
         vouched = self.vouched_user
         if self.session is not None and vouched not in (None, self.session.user):
             site.sessions.end(self.cookie)
@@ -141,8 +134,7 @@ class Visit:
 
     def form(self, path: str) -> str:
         """A token for a form that is sent to this path of the page."""
-        sessions, whole = self.site.sessions, self.site.prefix + path
-        return sessions.new_form(self.session, self.cookie, whole, shared=path == SIGN_OUT)
+        return self.site.sessions.new_form(self.session, self.cookie, self.site.prefix + path)
 
     def show(self, template: str, *, status: int = 200, **values: Any) -> Answer:
         """A page."""
