@@ -75,6 +75,8 @@ def load(path: str) -> Database:
     in_a_file = kind in ("passwd-file", "sqlite")
     if in_a_file and not found.path.startswith("/"):
         raise ConfigError(f"{path}: option path takes an absolute path")
+    if found.connect.get("autocommit"):
+        raise ConfigError(f"{path}: option connect must not contain autocommit")
     if kind != "passwd-file" and not all(f"%({name})s" in found.query for name in ("user", "hash")):
         raise ConfigError(f"{path}: option query takes an UPDATE with %(user)s and %(hash)s")
     return found

@@ -6,7 +6,8 @@ change exactly one row, it is rolled back.
 
 FAILURES
     NoSuchUser (no row), Damaged (several rows), Unreachable: certainly nothing has changed.
-    TemporaryError: the connection broke during COMMIT, so it is unknown.
+    TemporaryError: it is not known.  The connection broke during COMMIT; or, with MariaDB, during
+    the query: some of its tables (MyISAM, Aria) have no transactions, and keep what they have done.
 """
 
 from __future__ import annotations
@@ -26,6 +27,13 @@ from mailseal.panel.configuration import Database
 
 _PATIENCE = 20
 """Seconds to connect, and to wait for a lock on the row."""
+
+
+_INTERRUPTED = (1053, 1317, 1927)
+"""Errors of MariaDB after which a query may have been done in part."""
+
+_NOT_ROLLED_BACK = 1196
+"""MariaDB's warning after a rollback, if a table without transactions was changed."""
 
 
 class Unreachable(MailsealError):
@@ -53,20 +61,52 @@ def write(database: Database, user: str, hashed: str) -> None:
             cursor.execute(query, {"user": user, "hash": hashed})
             rows = cursor.rowcount
         except Exception as exc:
+            if database.kind == "mariadb" and _may_have_run(exc):
+                raise _unknown(exc) from None
             # Without its text, which may contain the parameters.
             raise Unreachable(f"the database refused the query ({type(exc).__name__})") from None
         if rows == 0:
             raise NoSuchUser(f"the database does not contain {user}")
         if rows != 1:
+            if database.kind == "mariadb" and not _rolls_back(connection, cursor):
+                raise TemporaryError(f"the query has changed {rows} rows, without a transaction")
             raise Damaged(f"the query would change {rows} rows")
         try:
             connection.commit()
         except Exception as exc:
-            raise TemporaryError(
-                f"it is not known whether the database has the new hash ({type(exc).__name__})"
-            ) from None
+            raise _unknown(exc) from None
     finally:
         _close(connection)
+
+
+def _unknown(exc: Exception) -> TemporaryError:
+    return TemporaryError(
+        f"it is not known whether the database has the new hash ({type(exc).__name__})"
+    )
+
+
+def _may_have_run(exc: Exception) -> bool:
+    """Whether the query may have been done, although MariaDB has not confirmed it.
+
+    Numbers from 2000 to 2999 are those of the client: no answer arrived.
+    """
+    import pymysql
+
+    if not isinstance(exc, (pymysql.err.Error, OSError)):
+        return False  # the query was not sent
+    number = exc.args[0] if exc.args and isinstance(exc.args[0], int) else 0
+    of_server = isinstance(exc, pymysql.err.Error) and number >= 1000
+    return not of_server or 2000 <= number < 3000 or number in _INTERRUPTED
+
+
+def _rolls_back(connection: Any, cursor: Any) -> bool:
+    """Roll back; returns whether MariaDB has undone all changes."""
+    try:
+        connection.rollback()
+        cursor.execute("SHOW WARNINGS")
+        return all(row[1] != _NOT_ROLLED_BACK for row in cursor.fetchall())
+    except Exception:
+        return False
 
 
 def _close(connection: Any) -> None:
