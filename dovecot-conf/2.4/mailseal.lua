@@ -101,6 +101,11 @@ end
 -- before it reads or writes an mbox file, with this word in the log.  Other formats have no such locks.
 local NO_MBOX = "mail_crypt_cannot_seal_mbox"
 
+-- mail_crypt does not seal attachments that sdbox and mdbox store in files of their own.  In 2.4 an
+-- empty folder makes them a part of the mail.  In 2.3 a userdb field cannot be empty; so these files
+-- get a folder that cannot exist, and Dovecot refuses to save such a mail, with this path in the log.
+local NOWHERE = "posix:prefix=/dev/null/mail_crypt_cannot_seal_attachments"
+
 -- Fields with which Dovecot seals what it stores, even if a userdb or a `protocol` block
 -- has left mail_crypt out of mail_plugins or has no algorithm.  In 2.4 a userdb field does not
 -- override what a `protocol` block says, unless its name begins with "*/".
@@ -113,6 +118,8 @@ local function sealing_fields(key)
       ["*/mail_plugins/mail_crypt"] = "yes",
       mbox_write_locks = NO_MBOX,
       ["*/mbox_write_locks"] = NO_MBOX,
+      mail_ext_attachment_path = "",
+      ["*/mail_ext_attachment_path"] = "",
     }
   end
   return {
@@ -120,6 +127,7 @@ local function sealing_fields(key)
     [public_field()] = key,
     ["mail_plugins+"] = " mail_crypt",
     mbox_write_locks = NO_MBOX,
+    mail_attachment_fs = NOWHERE,
   }
 end
 

@@ -6,7 +6,8 @@ which Dovecot uses them.  2.3 prints `passdb {` with `driver = sql` inside; in 2
 have names, `passdb sql {`, and the name is the driver if no driver is set.
 
 FAILURES
-    DoveconfError if doveconf is not installed, or does not accept the configuration.
+    DoveconfError if doveconf is not installed or cannot be run; Refused if it does not accept the
+    configuration.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ _QUOTED = re.compile(r'"(.*)"')
 
 class DoveconfError(Exception):
     """The text contains the message of doveconf(1)."""
+
+
+class Refused(DoveconfError):
+    """doveconf does not accept the configuration: Dovecot would not start with it."""
 
 
 @dataclasses.dataclass
@@ -124,7 +129,7 @@ class Doveconf:
             raise DoveconfError("doveconf is not installed here") from None
         except subprocess.CalledProcessError as exc:
             said = exc.stderr.decode("utf-8", "replace").strip().splitlines()
-            raise DoveconfError(said[-1] if said else "doveconf failed") from None
+            raise Refused(said[-1] if said else "doveconf failed") from None
         except (OSError, subprocess.SubprocessError) as exc:
             raise DoveconfError(f"cannot run doveconf: {exc}") from None
 

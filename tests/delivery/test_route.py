@@ -174,6 +174,8 @@ HARMLESS: list[dict[str, str]] = [
     {"gid": "5000", "system_groups_user": "alice", "acl_groups": "a,b"},
     {"mail": "sdbox:~/sdbox"},
     {"mail": "maildir:~/Maildir", "mail_attachment_dir": "~/attachments"},
+    {"mail": "mdbox:~/mdbox", "mail_attachment_fs": "posix:prefix=/dev/null/x"},
+    {"mail_driver": "mdbox", "mail_ext_attachment_path": "", "*/mail_ext_attachment_path": ""},
     {"mail_driver": "mdbox", "mail_path": "~/mdbox"},
 ]
 UNDOING: list[dict[str, str]] = [

@@ -87,7 +87,7 @@ def test_the_sealer_seals_existing_mail(old_mail: Site) -> None:
     assert _checked(site)["counts"] == {}
     assert site.status(f"mailseal verify {USER}") == 0
     said = site.run(f"mailseal status {USER}")
-    assert "existing mail: sealed\n" in said
+    assert re.search(r"existing mail: sealed on [\d-]{10}\n", said)
 
 
 def _require_hardened(site: Site, pid: str) -> None:

@@ -13,6 +13,8 @@ import pytest
 from mailseal.crypto.eckeys import PrivateKey
 from tests.bench import beside, converting, delivery, listing, oneshot, reading, verifying
 from tests.bench.peers import DovecotPeer, MailsealPeer
+from tests.lab import full_text
+from tests.lab.dovecot import installed_version
 from tests.lab.place import LabError, Place
 from tests.lab.volume import encrypting_volume
 
@@ -72,4 +74,8 @@ def test_index_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
     except LabError as exc:
         pytest.skip(f"no file system with fscrypt can be made here: {exc}")
     figures = listing.run(1, lambda _line: None)
-    assert {"sealed_listing", "plain_listing", "login_locked", "lock"} <= set(figures)
+    names = [name for name in listing.GOALS if "full_text" not in name]
+    assert {f"{kind}_{name}" for kind in ("sealed", "plain") for name in names} <= set(figures)
+    assert {"login_locked", "lock"} <= set(figures) and figures["idle_memory"] == 0
+    if not full_text.missing(installed_version()):
+        assert {"sealed_full_text", "plain_full_text"} <= set(figures)

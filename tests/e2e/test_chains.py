@@ -14,6 +14,7 @@ from tests.e2e.chains import CHAINS, Pam, PasswdFile
 from tests.e2e.mails import HEADERS
 from tests.lab import ALICE, Imap, Lab, Pop3, Refused
 from tests.lab.dovecot import snippet
+from tests.lab.process import logged
 from tests.lab.smtp import send
 
 SENDER = "eve@example.net"
@@ -152,7 +153,7 @@ def test_a_password_changed_elsewhere_and_rewrap(chain: Chain, lab: Lab) -> None
     chain.set_password(ALICE, "changed")
     with pytest.raises(Refused, match=r"\[UNAVAILABLE\]"):
         Imap(lab.imap, ALICE, "changed")
-    assert f"run `mailseal rewrap {ALICE}`" in lab.log_text()
+    logged(lab, f"run `mailseal rewrap {ALICE}`")
     with pytest.raises(Refused, match="AUTHENTICATIONFAILED"):
         Imap(lab.imap, ALICE, "password")
     done = lab.mailseal("rewrap", ALICE, stdin=b"password\nchanged\n")

@@ -14,7 +14,7 @@ from tests.lab import ALICE, BOB, Imap, Lab, LabError
 from tests.lab.dovecot import installed_version
 from tests.lab.full_text import configuration, missing, options
 from tests.lab.place import MAIL_UID
-from tests.lab.process import wait_until
+from tests.lab.process import logged, wait_until
 from tests.lab.smtp import send
 from tests.lab.volume import encrypting_volume
 
@@ -143,7 +143,7 @@ def test_without_a_session_mails_are_found_and_nothing_is_indexed(site: Lab) -> 
             assert search(imap, "kumquat")[0] == b"* SEARCH 2"
         finally:
             site.start_agent()
-    assert "no session, so no key" in site.log_text()
+    logged(site, "no session, so no key")
     assert indexes(site.home(BOB)) == []
     with site.login(BOB) as imap:
         imap.select()
@@ -164,7 +164,7 @@ def test_only_root_gets_keys(site: Lab) -> None:
             assert "USER" not in refused and "private" not in refused
         finally:
             os.chmod(path, 0o600)
-        assert "only root is answered" in site.log_text()
+        logged(site, "only root is answered")
         # Dovecot's userdb, which this uid may ask, returns the mail location and public key.
         for service in ("indexer-worker", "imap", "lmtp"):
             said = ask(site.dovecot.userdb_socket, ALICE, service, MAIL_UID)

@@ -13,6 +13,7 @@ import pytest
 
 from tests.lab import ALICE, BOB, Imap, Lab, LabError, Refused
 from tests.lab.dovecot import installed_version, series
+from tests.lab.process import logged
 from tests.listener import serve, unix_listener
 
 SERIES = series(installed_version())
@@ -133,7 +134,7 @@ def test_an_error_in_the_script_reveals_nothing(lua_lab: Lab) -> None:
     try:
         lua_lab.dovecot.restart()
         assert_temporary_and_nothing_told(lua_lab)
-        assert "mailseal.lua: internal error" in lua_lab.log_text()
+        logged(lua_lab, "mailseal.lua: internal error")
     finally:
         edit(lua_lab, bad, good)
         lua_lab.dovecot.restart()

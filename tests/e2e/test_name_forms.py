@@ -9,6 +9,7 @@ import pytest
 
 from tests.lab import Imap, Lab
 from tests.lab.dovecot import installed_version, series
+from tests.lab.process import logged
 from tests.lab.smtp import send, send_lmtp
 
 SENDER = "eve@example.net"
@@ -42,7 +43,7 @@ def test_addresses_of_users_without_a_domain(without_domain: Lab) -> None:
     lab.wait_delivered()
     assert [first_bytes(path) for path in lab.stored("alice")] == [b"CRYPTED"]
     assert [first_bytes(path) for path in lab.stored("carol")] == [b"Return-"]
-    assert "action=sealed" in lab.log_text()
+    logged(lab, "action=sealed")
     with Imap(lab.imap, "alice", "password") as imap:
         assert [body.endswith(b"in the cellar\r\n") for body in imap.bodies()] == [True]
     ((code, text),) = send_lmtp(lab.lmtp, SENDER, ["ghost@example.org"], MAIL)
@@ -66,7 +67,7 @@ def test_mail_for_a_name_in_another_case_is_deferred(case_sensitive: Lab) -> Non
     assert send_lmtp(lab.lmtp, SENDER, ["Alice@example.org"], MAIL)[0][0] == 451
     assert lab.stored("Alice@example.org") == []
     assert lab.stored("alice@example.org") == []
-    assert "auth_username_format must convert names to lower case" in lab.log_text()
+    logged(lab, "auth_username_format must convert names to lower case")
     for user, first in (("alice@example.org", b"CRYPTED"), ("Carol@example.org", b"Return-")):
         assert send_lmtp(lab.lmtp, SENDER, [user], MAIL)[0][0] == 250
         assert [first_bytes(path) for path in lab.stored(user)] == [first]

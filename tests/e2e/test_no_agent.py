@@ -10,6 +10,7 @@ import pytest
 
 from tests.lab import Imap, Lab
 from tests.lab.place import MAIL_UID
+from tests.lab.process import logged
 from tests.lab.smtp import send
 
 SENDER = "eve@example.net"
@@ -46,9 +47,9 @@ def test_mail_while_the_agent_is_down(lab: Lab) -> None:
         lab.wait_delivered()
         for user, first in ((ALICE, b"CRYPTED"), (SCRIPTED, b"CRYPTED"), (PLAIN, b"Return-")):
             assert [first_bytes(path) for path in lab.stored(user)] == [first], user
-        assert f"to=<{ALICE}>, action=sealed" in lab.log_text()
-        assert f"to=<{SCRIPTED}>, action=relayed, keyid=" in lab.log_text()
-        assert f"to=<{PLAIN}>, action=clear" in lab.log_text()
+        logged(lab, f"to=<{ALICE}>, action=sealed")
+        logged(lab, f"to=<{SCRIPTED}>, action=relayed, keyid=")
+        logged(lab, f"to=<{PLAIN}>, action=clear")
     finally:
         lab.start_agent()
     for user in (ALICE, SCRIPTED, PLAIN):

@@ -9,6 +9,7 @@ import pytest
 
 from tests.lab import Imap, Lab
 from tests.lab.dovecot import installed_version, series
+from tests.lab.process import logged, wait_until
 from tests.lab.search import files_with
 from tests.lab.smtp import send_lmtp
 
@@ -72,7 +73,7 @@ def site() -> Iterator[Lab]:
 @pytest.mark.parametrize("user", GOOD, ids=lambda user: f"{user.split('@')[0]} {GOOD[user]}")
 def test_the_userdb_fields_load_mail_crypt(site: Lab, user: str) -> None:
     assert send_lmtp(site.lmtp, SENDER, [user], MAIL)[0][0] == 250
-    assert f"to=<{user}>, action=relayed, keyid=" in site.log_text()
+    logged(site, f"to=<{user}>, action=relayed, keyid=")
     (path,) = site.stored(user)
     with open(path, "rb") as stream:
         assert stream.read(7) == b"CRYPTED"
@@ -91,4 +92,4 @@ def test_fields_that_may_turn_sealing_off_defer(site: Lab, user: str) -> None:
         f"the userdb field {field.partition('=')[0]} may turn sealing off",
         f"but {field}, of the userdb or of Dovecot's settings, may turn sealing off",
     )
-    assert any(text in site.log_text() for text in said), site.log_text()
+    wait_until(lambda: any(text in site.log_text() for text in said), f"the log says {said}")

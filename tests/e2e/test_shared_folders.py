@@ -8,6 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from mailseal import config as configuration
+from mailseal.admin.for_agent import Outside
+from mailseal.errors import TemporaryError
 from tests.lab import ALICE, BOB, Imap, Lab, Refused
 from tests.lab.dovecot import installed_version, series, snippet
 from tests.lab.place import MAIL_UID
@@ -15,6 +18,7 @@ from tests.lab.search import search_folder
 from tests.lab.smtp import send_lmtp
 
 PLAIN = "plain@example.org"
+NEW = "new@example.org"
 MAIL = b"Subject: tangerine\r\nFrom: eve@example.net\r\n\r\nin the cellar\r\n"
 ALL = b"lrwstipekxa"
 SHARED = b'"shared/alice@example.org/Work"'
@@ -106,7 +110,7 @@ def site() -> Iterator[Lab]:
     made = Lab(
         dict.fromkeys((ALICE, BOB), "password"),
         auth="behind-passwd-file",
-        plain_users={PLAIN: "password"},
+        plain_users={PLAIN: "password", NEW: "password"},
     )
     folder = made.place.path("shared")
     os.makedirs(f"{folder}/public/.Board/cur")
@@ -195,6 +199,29 @@ def test_a_sieve_script_cannot_save_in_it(site: Lab, user: str) -> None:
         imap.bodies("Work")
     with Imap(site.imap, user, "password") as imap:
         assert imap.select("INBOX") == own + 1
+
+
+def test_nobody_is_enrolled_while_others_may_save_in_the_folders(site: Lab) -> None:
+    rules = site.place.path("shared", "mailseal-shared.acl")
+    config = configuration.load(site.config_path)
+    with open(rules, encoding="ascii") as stream:
+        right = stream.read()
+    for wrong, why in ((right.partition("\n")[2], b"needs the line `shared/*"), ("", b"needs")):
+        with open(rules, "w", encoding="ascii") as stream:
+            stream.write(wrong)
+        done = site.mailseal("enroll", NEW, "--stdin", stdin=b"password\n")
+        assert done.returncode == 75, done
+        assert b"nobody can be enrolled" in done.stderr and why in done.stderr
+        assert b"hint: change Dovecot's settings, then run `mailseal check-config`" in done.stderr
+        with pytest.raises(TemporaryError, match="nobody can be enrolled"):  # by the page
+            Outside().require_sealable(config, NEW)
+        assert site.mailseal("status", NEW).returncode == 67
+    os.unlink(rules)
+    done = site.mailseal("enroll", NEW, "--stdin", stdin=b"password\n")
+    assert done.returncode == 75 and b"does not exist" in done.stderr
+    with open(rules, "w", encoding="ascii") as stream:
+        stream.write(right)
+    assert site.mailseal("enroll", NEW, "--stdin", stdin=b"password\n").returncode == 0
 
 
 @pytest.mark.skipif(

@@ -13,6 +13,7 @@ import pytest
 from tests.lab import ALICE, Imap, Lab
 from tests.lab.dovecot import installed_version, series
 from tests.lab.place import MAIL_UID
+from tests.lab.process import logged
 from tests.lab.smtp import send, send_lmtp
 
 SENDER = "eve@example.net"
@@ -159,7 +160,7 @@ def test_a_relay_needs_no_agent(site: Lab) -> None:
 def test_a_separate_inbox_gets_sealed_mail(site: Lab) -> None:
     configured(site)
     assert send_lmtp(site.lmtp, SENDER, [APART], HAM)[0][0] == 250
-    assert f"to=<{APART}>, action=relayed" in site.log_text()
+    logged(site, f"to=<{APART}>, action=relayed")
     (name,) = os.listdir(os.path.join(site.home(APART), "Apart", "new"))
     assert first_bytes([os.path.join(site.home(APART), "Apart", "new", name)]) == [b"CRYPTED"]
     assert site.stored(APART) == []
@@ -170,7 +171,7 @@ def test_a_separate_inbox_gets_sealed_mail(site: Lab) -> None:
 def test_another_format_is_sealed_by_dovecot(site: Lab) -> None:
     configured(site)
     assert send_lmtp(site.lmtp, SENDER, [BOXED], HAM)[0][0] == 250
-    assert f"to=<{BOXED}>, action=relayed" in site.log_text()
+    logged(site, f"to=<{BOXED}>, action=relayed")
     files = [
         os.path.join(where, name)
         for where, _, names in os.walk(os.path.join(site.home(BOXED), "mdbox"))
@@ -192,7 +193,7 @@ def test_folders_on_the_file_system_get_their_mail(site: Lab) -> None:
         imap.command(b"CREATE Lists/age")
     for address in (NESTED, NESTED.replace("@", "+Lists.age@")):
         assert send_lmtp(site.lmtp, SENDER, [address], HAM)[0][0] == 250
-        assert f"to=<{address}>, action=sealed" in site.log_text()
+        logged(site, f"to=<{address}>, action=sealed")
     with Imap(site.imap, NESTED, "password") as imap:
         for folder in ("INBOX", "Lists/age"):
             assert [body.endswith(HAM) for body in imap.bodies(folder)] == [True]

@@ -15,6 +15,7 @@ import pytest
 
 from tests.lab import ALICE, Imap, Lab, LabError, Refused
 from tests.lab.dovecot import installed_version, series
+from tests.lab.process import logged
 from tests.lab.search import files_with
 from tests.lab.smtp import send_lmtp
 
@@ -54,29 +55,29 @@ def door(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def lda(lab: Lab, user: str, folder: str) -> int:
+def lda(lab: Lab, user: str, folder: str, mail: bytes) -> int:
     command = [LDA, "-c", lab.dovecot.config, "-o", "lda_mailbox_autocreate=yes"]
     command += ["-d", user, "-f", SENDER, "-m", folder]
-    return subprocess.run(command, input=MAIL, capture_output=True).returncode
+    return subprocess.run(command, input=mail, capture_output=True).returncode
 
 
-def save_in_every_way(lab: Lab, user: str, folder: str) -> list[str]:
+def save_in_every_way(lab: Lab, user: str, folder: str, mail: bytes = MAIL) -> list[str]:
     """Save with all programs; returns those that report success."""
     done = []
     with contextlib.suppress(Refused):
         with Imap(lab.imap, user, "password") as imap:
             if folder != "INBOX":
                 imap.command(b"CREATE " + folder.encode())
-            imap.append(folder, MAIL)
+            imap.append(folder, mail)
         done.append("imap")
     with contextlib.suppress(LabError):
-        lab.dovecot.doveadm("save", "-u", user, "-m", folder, stdin=MAIL)
+        lab.dovecot.doveadm("save", "-u", user, "-m", folder, stdin=mail)
         done.append("doveadm")
-    if lda(lab, user, folder) == 0:
+    if lda(lab, user, folder, mail) == 0:
         done.append("lda")
     if folder == "INBOX":
         with contextlib.suppress(smtplib.SMTPServerDisconnected):
-            if send_lmtp((lab.dovecot.lmtp_socket, 0), SENDER, [user], MAIL)[0][0] == 250:
+            if send_lmtp((lab.dovecot.lmtp_socket, 0), SENDER, [user], mail)[0][0] == 250:
                 done.append("lmtp")
     return done
 
@@ -89,7 +90,7 @@ def test_mbox_in_dovecots_own_settings(door: str, where: str) -> None:
         lab.dovecot.write_users({**users, **lab.users}, {OWN: A_MAILDIR})
         assert save_in_every_way(lab, ALICE, folder) == []
         assert files_with(lab.home(ALICE), b"tangerine") == []
-        assert "mail_crypt_cannot_seal_mbox" in lab.dovecot.log_text()
+        logged(lab.dovecot, "mail_crypt_cannot_seal_mbox")
         enrolled = lab.mailseal("enroll", PLAIN, "--stdin", stdin=b"password\n")
         assert enrolled.returncode == 75 and b"which mail_crypt cannot seal" in enrolled.stderr
         assert b"hint: change Dovecot's settings" in enrolled.stderr
@@ -124,7 +125,7 @@ def test_mbox_in_a_userdb_field(lab: Lab, field: str) -> None:
     try:
         assert save_in_every_way(lab, ALICE, "INBOX") == []
         assert files_with(lab.home(ALICE), b"tangerine") == []
-        assert "may turn sealing off" in lab.log_text()
+        logged(lab, "may turn sealing off")
         assert set(save_in_every_way(lab, PLAIN, "INBOX")) >= {"imap", "doveadm", "lda"}
     finally:
         lab.dovecot.write_users(users)

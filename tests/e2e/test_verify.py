@@ -20,6 +20,7 @@ from mailseal.crypto.eckeys import PrivateKey
 from tests.lab import ALICE, Lab
 from tests.lab.dovecot import installed_version, series
 from tests.lab.place import MAIL_UID
+from tests.lab.process import logged
 from tests.lab.smtp import send_lmtp
 
 SENDER = "eve@example.net"
@@ -196,7 +197,7 @@ def test_index_and_control_files_elsewhere(on_disk: str) -> None:
     with made as lab:
         _deliver(lab, ALICE)
         path = _deliver(lab, ALICE)
-        assert "action=sealed" in lab.log_text()
+        logged(lab, "action=sealed")
         with lab.login(ALICE) as imap:
             imap.select()
             imap.command(b"FETCH 1:* (ENVELOPE)")

@@ -67,11 +67,12 @@ class Place:
                 hint="mount one: mount -t tmpfs -o mode=1777 tmpfs /dev/shm",
             )
         if directory is None:
-            folder, keep = tempfile.mkdtemp(prefix="mailseal-lab-", dir="/tmp"), False
+            name = f"mailseal-lab-{os.getpid()}-"
+            folder, keep = tempfile.mkdtemp(prefix=name, dir="/tmp"), False
         else:
             folder, keep = _own_folder(directory), True
         os.chmod(folder, 0o711)
-        quick = tempfile.mkdtemp(prefix="mailseal-", dir=quick_root)
+        quick = tempfile.mkdtemp(prefix=f"mailseal-{os.getpid()}-", dir=quick_root)
         os.chmod(quick, 0o711)
         place = cls(folder, quick, keep)
         place._furnish()

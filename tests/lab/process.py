@@ -16,6 +16,7 @@ import subprocess
 import time
 import types
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from tests.lab.place import LabError
 
@@ -169,6 +170,23 @@ def _states(pid: int) -> set[str]:
         ):
             found.add(stream.read().rpartition(")")[2].split()[0])
     return found
+
+
+class Logs(Protocol):
+    """Anything with a log."""
+
+    def log_text(self) -> str:
+        """The text of the log, or of all logs."""
+        ...
+
+
+def logged(source: Logs, text: str, *, timeout: float = 20) -> None:
+    """Wait until a log has this text: Dovecot writes its log a moment after it has answered."""
+    deadline = time.monotonic() + timeout
+    while text not in (found := source.log_text()):
+        if time.monotonic() > deadline:
+            raise LabError(f"the log has no {text!r}:\n{found[-4000:]}")
+        time.sleep(0.02)
 
 
 def wait_until(condition: Callable[[], object], what: str, *, timeout: float = 20) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.process import wait_until
 from tests.unit.agent_process import CHEAP, HOOKS, USER, AgentProcess, running
 
 
@@ -97,13 +98,17 @@ def test_it_does_not_start_on_a_store_that_may_not_be_mounted(folder: Path) -> N
     assert agent.stop() == 0
 
 
-def test_a_keyring_that_a_crash_left_unpublished_is_published_at_the_start(folder: Path) -> None:
+@pytest.mark.parametrize("key_too", [True, False])
+def test_a_keyring_that_a_crash_left_unpublished_is_published_at_the_start(
+    folder: Path, key_too: bool
+) -> None:
     with running(folder) as agent:
         agent.ask("enroll", user=USER, password=b"pw")
         assert agent.stop() == 0
         public = folder / "state" / "public"
-        (public / "alice@example.org.json").unlink()
-        (public / "enrolled" / "alice@example.org").unlink()
+        mark, key = public / "enrolled" / "alice@example.org", public / "alice@example.org.json"
+        mark.unlink()
+        if key_too:
+            key.unlink()
         agent.start()
-        agent.ask("status")  # is answered when the agent has started
-        assert (public / "alice@example.org.json").exists()
+        wait_until(lambda: mark.exists() and key.exists(), "the agent has tidied up")

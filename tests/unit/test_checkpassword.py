@@ -122,6 +122,7 @@ SEALED = (
     f"userdb_mail_crypt_global_public_key={KEY.dovecot_string()}\t"
     "userdb_mail_crypt_save_version=2\tuserdb_mail_plugins+= mail_crypt\t"
     "userdb_mbox_write_locks=mail_crypt_cannot_seal_mbox\t"
+    "userdb_mail_attachment_fs=posix:prefix=/dev/null/mail_crypt_cannot_seal_attachments\t"
 ).encode()
 PLAIN = b"userdb_mail_crypt_save_version=0\t"
 NOT_YET = b"userdb_mail_crypt_save_version=2\t"

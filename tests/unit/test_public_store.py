@@ -146,16 +146,14 @@ def test_a_crash_between_mark_and_key_defers(
     store: PublicStore, key: PublicKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mark is written first: a key file without a mark could later be lost unnoticed."""
-    from mailseal import durable
+    real = os.rename
 
-    real = durable.replace
-
-    def cut(path: str, data: bytes, *, mode: int = 0o600, alone: bool = False) -> None:
-        if path.endswith(".json"):
+    def cut(source: str, target: str) -> None:
+        if target.endswith(".json"):
             raise KeyboardInterrupt("power cut")
-        real(path, data, mode=mode)
+        real(source, target)
 
-    monkeypatch.setattr(durable, "replace", cut)
+    monkeypatch.setattr(os, "rename", cut)
     with pytest.raises(KeyboardInterrupt, match="power cut"):
         store.publish(USER, key)
     with pytest.raises(TemporaryError, match="missing"):
@@ -167,3 +165,27 @@ def test_names_that_need_escaping(store: PublicStore, key: PublicKey) -> None:
         store.publish(user, key)
         assert store.lookup(user) == key
     assert sorted(os.listdir(Path(store.folder).parent)) == ["public"]
+
+
+def test_no_sync_comes_between_the_mark_and_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that opens three connections at once enrolls with the first one.
+
+    The others must not find the user enrolled and the key missing, as long as a disk takes.
+    """
+    store = PublicStore(str(tmp_path))
+    store.prepare()
+    synced = os.fsync
+    seen: list[object] = []
+
+    def look(fd: int) -> None:
+        try:
+            seen.append(store.lookup(USER) is not None)
+        except TemporaryError as exc:
+            seen.append(str(exc))
+        synced(fd)
+
+    monkeypatch.setattr(os, "fsync", look)
+    store.publish(USER, PrivateKey.generate().public)
+    assert set(seen) == {False, True}

@@ -23,6 +23,8 @@ WEB_UID = 60605
 PASSWORD = "password"
 _USERS = 200
 _numbers = itertools.count(1)
+# All characters are allowed in user names.
+_SETTINGS = "auth_failure_delay = 0\nauth_username_chars =\n"
 
 
 _PASSWORD_COMMAND = """#!/usr/bin/python3
@@ -54,7 +56,7 @@ if new == "unknown":
 class Site:
     """The lab, with the configuration of docs/web.md."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, dovecot_extra: str = "", /, **options: Any) -> None:
         # Dovecot notices a changed passwd-file after a second, so all users are added at once.
         ready = {f"user{number}@example.org": PASSWORD for number in range(1, _USERS + 1)}
         self.lab = Lab({}, auth="behind-passwd-file", plain_users=ready)
@@ -87,7 +89,7 @@ class Site:
             "mode = 0660\n    group = mailseal": "mode = 0777",
         }
         shipped = snippet(lab.dovecot.version, "self-service", places)
-        lab.dovecot.write_config(extra=f"auth_failure_delay = 0\n{shipped}")
+        lab.dovecot.write_config(extra=f"{_SETTINGS}{shipped}{dovecot_extra}")
         env = {"PATH": f"{folder}:/usr/sbin:/usr/bin:/sbin:/bin"}
         command = [os.path.join(lab.hooks, "mailseal-sealer"), "-c", lab.config_path]
         log = lab.place.path("log", "sealer.log")

@@ -148,6 +148,9 @@ def test_the_whole_story(made: tuple[Site, Front, Roundcube], story: _Story) -> 
         _sign_in(other, PASSWORD)
         assert "Verschlüsselung ist eingeschaltet" in other.words, other.words
         other.picture("7-progress-german")
+        for path in ("app-passwords", "turn-off", "recovery-code", "password", "sessions", "key"):
+            other.get(front.url + path)
+            other.picture(f"{path}-german")
     browser.get(front.url)
     story.until("2,000 mails.")
     story.check("8-on", "Your older mail is encrypted")
@@ -191,6 +194,10 @@ def test_the_whole_story(made: tuple[Site, Front, Roundcube], story: _Story) -> 
         browser.get(front.url + path)
         story.check(name, words)
 
+    # A new recovery code.
+    older, code = code, _new_code(browser, story, front)
+    assert site.refused("recover", user=USER, code=older, new="x") == "WrongPassword"
+
     # The password is forgotten.
     browser.press("Sign out")
     browser.press("Password forgotten?")
@@ -221,7 +228,26 @@ def test_the_whole_story(made: tuple[Site, Front, Roundcube], story: _Story) -> 
     assert site.lab.mailseal("status", USER).returncode == 67
     _reads(roundcube, NEW, 1, b"the plums are ripe, number 0")
 
-    _nothing_was_said(site, front, browser, [PASSWORD, NEW, code, app, code.replace("-", "")])
+    _nothing_was_said(
+        site, front, browser, [PASSWORD, NEW, older, code, app, code.replace("-", "")]
+    )
+
+
+def _new_code(browser: Chromium, story: _Story, front: Front) -> str:
+    browser.get(f"{front.url}recovery-code")
+    browser.type("password", PASSWORD)
+    browser.press("Make a recovery code")
+    story.check("13b-new-code", "Until then your older code stays valid")
+    code = "".join(browser.find(".code").text.split())
+    browser.press("I have kept it. Continue")
+    story.check("13c-new-code-confirm", "an older one is not any more")
+    for number in range(1, 9):
+        for field in browser.all(f"[name=group{number}]"):
+            field.send_keys(code.split("-")[number - 1])
+    browser.type("password", PASSWORD)
+    browser.press("Make it valid")
+    story.check("13d-new-code-valid", "Your new recovery code is valid")
+    return code
 
 
 def _nothing_was_said(site: Site, front: Front, browser: Chromium, secrets: list[str]) -> None:

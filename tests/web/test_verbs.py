@@ -17,6 +17,7 @@ from mailseal.crypto.eckeys import PrivateKey
 from mailseal.login.client import AgentClient
 from tests.e2e.mails import HEADERS
 from tests.lab import Imap
+from tests.lab.process import logged
 from tests.lab.smtp import send
 from tests.web.site import PASSWORD, Site, part, wait
 
@@ -264,7 +265,7 @@ def test_mail_that_cannot_be_in_clear_ends_the_request_before_anything_waits(sit
         os.unlink(copy)
         site.ok("leave", user=user, password=PASSWORD)
         wait(lambda: not site.state(user)["enrolled"], "the user has left")
-        assert f"suspend: user=<{user}>" in site.lab.log_text()
+        logged(site.lab, f"suspend: user=<{user}>")
     finally:
         site.sealer.stop()
 

@@ -11,6 +11,7 @@ import socket
 import stat
 from collections.abc import Iterator
 
+from mailseal.admin import shipped
 from mailseal.admin.finding import Finding, error, warning
 from mailseal.config import Config
 from mailseal.daemon import user_ids
@@ -26,6 +27,14 @@ _NAMED = {
     "dovecot.auth_socket": "agent.user",
 }
 """The option that names who needs a socket, if it is not delivery.user."""
+
+
+_FILES = {
+    "dovecot.lmtp_socket": "lmtp-relay",
+    "dovecot.userdb_socket": "mailseal",
+    "dovecot.anvil_socket": "mailseal",
+}
+"""The file of dovecot-conf in which Dovecot's listener is."""
 
 
 def users(config: Config) -> Iterator[Finding]:
@@ -106,11 +115,39 @@ def sockets(config: Config) -> Iterator[Finding]:
             continue
         if why := _nobody_listens(path):
             server = "mailseal-agent" if option == "agent.socket" else "dovecot"
-            yield warning(f"{option}: {why}; see `systemctl status {server}`")
+            yield warning(
+                f"{option}: {why}; see `systemctl status {server}`", _start(config, option)
+            )
             silent.add(option)
-        elif _exists(user) and (barrier := _barrier(path, user)):
+        elif _exists(user) and (closed := barrier(path, user)):
             named = _NAMED.get(option, "delivery.user")
-            yield error(f"{option}: the user {user} ({named}) has no access to {barrier}")
+            yield error(
+                f"{option}: the user {user} ({named}) has no access to {closed}",
+                _opening(option, closed, user) if closed == os.path.realpath(path) else "",
+            )
+
+
+def _start(config: Config, option: str) -> str:
+    """A remedy for a socket on which nobody listens."""
+    from mailseal.login import startup
+
+    if option == "agent.socket":
+        return "run `systemctl restart mailseal-agent`"
+    if option not in _FILES:
+        return "see Quota in docs/install.md; then run `systemctl restart dovecot`"
+    line = shipped.include(startup.dovecot_version(config), _FILES[option])
+    return f"is Dovecot running? If so, {shipped.put(line)}"
+
+
+def _opening(option: str, path: str, user: str) -> str:
+    """A remedy for a socket whose owner or mode is wrong."""
+    if option == "agent.socket":
+        return f"put {user} into agent.login_users, then run `systemctl restart mailseal-agent`"
+    name = os.path.basename(path)
+    return (
+        f"run `chown {user} {path}`; to keep it so, set `user = {user}` and `mode = 0600` in the "
+        f"unix_listener {name} of Dovecot's configuration"
+    )
 
 
 def _nobody_listens(path: str) -> str | None:
@@ -139,15 +176,12 @@ def _exists(user: str) -> bool:
     return True
 
 
-def _barrier(path: str, user: str) -> str | None:
+def barrier(path: str, user: str) -> str | None:
     """The first folder that the user may not enter, or the socket, or None."""
     uid, gid = user_ids(user, "")
     if uid == 0:
         return None
-    try:
-        groups = os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
-    except KeyError:
-        groups = [gid]
+    groups = _groups(uid, gid)
     real = os.path.realpath(path)
     steps = [real[:end] or "/" for end, letter in enumerate(real) if letter == "/"]
     for step in steps:
@@ -155,6 +189,19 @@ def _barrier(path: str, user: str) -> str | None:
             return step
     # connect(2) needs write permission
     return None if _may(os.stat(real), uid, groups, stat.S_IWOTH) else real
+
+
+def may_write(folder: str, uid: int) -> bool:
+    """Whether a user may make files in a folder, if the folders above are open."""
+    groups = _groups(*user_ids(str(uid), ""))
+    return uid == 0 or _may(os.stat(folder), uid, groups, stat.S_IWOTH)
+
+
+def _groups(uid: int, gid: int) -> list[int]:
+    try:
+        return os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
+    except KeyError:
+        return [gid]
 
 
 def _may(found: os.stat_result, uid: int, groups: list[int], bit: int) -> bool:

@@ -12,7 +12,8 @@ DIAGNOSTICS
     Errors are written to standard error as `mailseal: error: ...`, often with a second
     line `mailseal: hint: ...`.  Exit status (sysexits.h):
     0   success
-    1   verify has found a problem
+    1   verify has found a problem; doctor or check-config has only warnings
+    2   doctor or check-config has found an error
     64  wrong arguments, or a password or user name that is not allowed
     65  stored data is damaged, not sealed, or exists already; or a password change is not open
     67  no such user, or not enrolled
@@ -86,6 +87,7 @@ def build_parser() -> _MainParser:
         unenroll,
         verify,
     )
+    from mailseal.admin.doctor import command as doctor
 
     parser = _MainParser(
         prog="mailseal", description="Administers mailseal, which encrypts stored mail."
@@ -107,6 +109,7 @@ def build_parser() -> _MainParser:
         host_commands,
         move_store,
         config_commands,
+        doctor,
     )
     for module in modules:
         module.register(commands)

@@ -63,19 +63,15 @@ def register(commands: Commands) -> None:
 
 def check(context: Context) -> int:
     """Findings are written to standard error, errors first; --json prints one object."""
-    from mailseal.admin import access_check, dovecot_check, index_check
+    from mailseal.admin.config_findings import FAMILIES, SOCKETS
     from mailseal.doveconf import Doveconf
 
     config = context.config
     found: list[Finding] = []
-    if not context.arguments.file_only:
-        found += access_check.users(config)
-        found += access_check.store(config)
-        found += access_check.public_files(config)
-        found += dovecot_check.findings(config, doveconf := Doveconf())
-        found += index_check.findings(config, doveconf)
-        if not context.arguments.no_sockets:
-            found += access_check.sockets(config)
+    doveconf = Doveconf()
+    for family in () if context.arguments.file_only else FAMILIES:
+        if not (family.name == SOCKETS and context.arguments.no_sockets):
+            found += family.find(config, doveconf)
     found.sort(key=lambda finding: finding.level != ERROR)
     status = 0 if not found else 2 if found[0].level == ERROR else 1
     words = ("ok", "warnings", "errors")[status]

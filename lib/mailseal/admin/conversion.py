@@ -81,6 +81,7 @@ class Conversion:
 
     def _job(self, place: Place, form: Form, roots: Sequence[str]) -> Iterator[Message]:
         os.umask(0o077)
+        before = 0
         for root in roots:
             if not os.path.isdir(root) and root in place.maildirs:
                 yield _summary(whole.Report())  # the user has no mail yet
@@ -99,8 +100,10 @@ class Conversion:
                     polite=self.polite,
                     control=place.control if root == place.maildir else "",
                 ):
-                    done = min(report.tally.seen, report.total)
-                    yield {"done": done, "total": report.total}
+                    # Later Maildirs are not counted yet: the total grows, and nothing goes back.
+                    done = before + min(report.tally.seen, report.total)
+                    yield {"done": done, "total": before + report.total}
+            before += report.total
             yield _summary(report)
         if self.doing != "unsealing" and not self.dry:
             yield _clear_text(place, roots, self.shred)

@@ -9,7 +9,7 @@ run after an interruption completes the work.
 
 EXIT STATUS
     0   all mail has the wanted form
-    65  some mail was not converted; the summary lists it with the reason
+    65  some mail was not converted; the summary lists it, or the user, with the reason
     75  the command ended early (disk full, another run, a service is down): run it again
 """
 
@@ -142,12 +142,7 @@ def seal(context: Context) -> int:
     from mailseal.mailbox.forms import Seal
 
     users = users_of(context)
-    status = _convert(context, "sealing", users, lambda user: Seal(_public(context, user)))
-    sys.stderr.write(
-        "mailseal: hint: IMAP sessions that began before the enrollment have no key and cannot "
-        "read sealed mail; end them with `doveadm kick USER`\n"
-    )
-    return status
+    return _convert(context, "sealing", users, lambda user: Seal(_public(context, user)))
 
 
 def unseal(context: Context) -> int:
@@ -192,15 +187,21 @@ def _convert(context: Context, doing: str, users: list[str], form_of: FormOf) ->
         raise UsageError("--maildir needs exactly one USER")
     places = Places(context.config)
     entries: list[Entry] = []
+    early = False
     for user in users:
         try:
-            entry = work.of(user, places.of(user), form_of(user), arguments.maildir)
+            form = form_of(user)  # first, because it reads the user's line of standard input
+            entry = work.of(user, places.of(user), form, arguments.maildir)
         except (ConfigError, NotPermitted, AgentUnavailable):
             raise
         except MailsealError as exc:
             if len(users) == 1:
                 raise
+            early |= exc.exit_status == EX_TEMPFAIL
             entry = {"user": user, "error": str(exc)}
+        except KeyboardInterrupt:
+            sys.stderr.write("mailseal: interrupted: run the command again, and it continues\n")
+            raise
         entries.append(entry)
         if not arguments.json:
             sys.stdout.write(describe(entry, doing, dry=arguments.dry_run))
@@ -211,10 +212,20 @@ def _convert(context: Context, doing: str, users: list[str], form_of: FormOf) ->
     elif len(entries) != 1:
         done = sum(entry.get("converted", 0) for entry in entries)
         sys.stdout.write(f"{len(entries)} users, {done} mails\n")
-    if any(entry.get("error") or entry.get("stopped") for entry in entries):
+    if doing == "sealing" and not arguments.dry_run and any(map(_sealed, entries)):
+        sys.stderr.write(
+            "mailseal: hint: IMAP sessions that began before the enrollment have no key and cannot "
+            "read sealed mail; end them with `doveadm kick USER`\n"
+        )
+    if early or any(entry.get("stopped") for entry in entries):
         return EX_TEMPFAIL
-    left = any(entry.get("left") or entry.get("skipped") for entry in entries)
+    left = any(entry.get("error") or entry.get("left") or entry.get("skipped") for entry in entries)
     return EX_DATAERR if left else 0
+
+
+def _sealed(entry: Entry) -> int:
+    converted: int = entry.get("converted", 0)
+    return converted
 
 
 def _jobs(given: int | None) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from mailseal.admin import shipped
 from mailseal.admin.finding import Finding, error, warning
 from mailseal.config import Config
 from mailseal.doveconf import Block, Doveconf
@@ -63,7 +64,10 @@ def _passdbs(settings: Block) -> Iterator[Finding]:
     chain = [block for block in settings.all("passdb") if _checks_passwords(block)]
     ours = [number for number, block in enumerate(chain) if _is_ours(block)]
     if not ours:
-        yield error(f"Dovecot has no passdb for mailseal: logins get no keys; {_SNIPPETS}")
+        yield error(
+            f"Dovecot has no passdb for mailseal: logins get no keys; {_SNIPPETS}",
+            _snippet_for(settings, chain),
+        )
         return
     # There may be two passdbs for mailseal: one for app passwords, one for the keys.
     first, last = chain[ours[0]], chain[ours[-1]]
@@ -73,7 +77,8 @@ def _passdbs(settings: Block) -> Iterator[Finding]:
                 f"the passdb {block.driver} comes before mailseal's and ends the search when it "
                 "accepts a password: such a login gets no key, and Dovecot refuses it if the user "
                 "is enrolled; give it result_success = continue-ok, or remove it if it is there "
-                "twice"
+                "twice",
+                _continue(settings, block),
             )
     ends = {
         name: _ends(_of(settings, last, name)) for name in ("result_failure", "result_internalfail")
@@ -110,7 +115,8 @@ def _userdbs(settings: Block) -> Iterator[Finding]:
     if ours is None:
         yield error(
             "Dovecot has no userdb for mailseal: Dovecot cannot save mail, or saves it in clear; "
-            f"{_SNIPPETS}"
+            f"{_SNIPPETS}",
+            _snippet_for(settings, [block for block in chain if block.driver != "prefetch"]),
         )
         return
     # prefetch is for logins only, and returns fields of the passdbs
@@ -119,7 +125,8 @@ def _userdbs(settings: Block) -> Iterator[Finding]:
         if block in others and not _continues(settings, block):
             yield error(
                 f"the userdb {block.driver} comes before mailseal's and ends the search: Dovecot "
-                "cannot save mail, or saves it in clear; give it result_success = continue-ok"
+                "cannot save mail, or saves it in clear; give it result_success = continue-ok",
+                _continue(settings, block),
             )
     for block in chain[ours:]:
         if block in others:
@@ -138,6 +145,29 @@ def _userdbs(settings: Block) -> Iterator[Finding]:
             "mailseal's userdb needs result_internalfail = return-fail: without it, mail could be "
             "stored in clear if mailseal does not answer"
         )
+
+
+def _snippet_for(settings: Block, chain: list[Block]) -> str:
+    """The file for the site's user database."""
+    driver = chain[0].driver if chain else ""
+    name = {"": "mailseal-only", "passwd": "behind-pam"}.get(driver, f"behind-{driver}")
+    line = shipped.include(shipped.series(settings), f"auth-{name}")
+    place = (
+        f"at the end of Dovecot's configuration, in place of the line that includes {driver} now"
+        if driver and shipped.series(settings) == "2.3"
+        else "at the end of Dovecot's configuration"
+    )
+    return f"put `{line}` {place}, then {shipped.RESTART}"
+
+
+def _continue(settings: Block, block: Block) -> str:
+    """In 2.4, blocks with the same name are merged; in 2.3 they have no names."""
+    if shipped.series(settings) == "2.4":
+        return shipped.put(f"{block.kind}/{block.name}/result_success = continue-ok")
+    return (
+        f"put `result_success = continue-ok` into the block {block.kind} with driver = "
+        f"{block.driver}, then {shipped.RESTART}"
+    )
 
 
 def _user_name_format(settings: Block) -> Iterator[Finding]:

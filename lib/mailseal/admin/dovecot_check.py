@@ -16,22 +16,29 @@ from mailseal.admin import (
     dovecot_folders_check,
     dovecot_format_check,
     dovecot_text_check,
+    shipped,
 )
 from mailseal.admin.finding import Finding, error, warning
 from mailseal.config import Config
 from mailseal.delivery.dovecot import settings
 from mailseal.delivery.dovecot.location import expand, layout_of, maildir_of
-from mailseal.doveconf import Doveconf, DoveconfError
+from mailseal.doveconf import Doveconf, DoveconfError, Refused
 
 _SAMPLE = ("user@example.org", "/home/user")
 
 
 def findings(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
-    """All findings; one warning if Dovecot's settings cannot be read."""
+    """All findings; only one if Dovecot's settings cannot be read.
+
+    Settings that doveconf refuses are an error: Dovecot would not start after a restart.
+    """
     if not config.dovecot_is_here:
         return
     try:
         doveconf.settings()
+    except Refused as exc:
+        yield error(f"Dovecot does not accept its configuration: {exc}")
+        return
     except DoveconfError as exc:
         yield warning(f"Dovecot's settings were not checked: {exc}")
         return
@@ -55,7 +62,8 @@ def _mail_crypt(doveconf: Doveconf) -> Iterator[Finding]:
         if "mail_crypt" not in doveconf.plugins(protocol):
             yield error(
                 f"Dovecot does not load mail_crypt in protocol {protocol}: sealed mail cannot be "
-                "read there, and new mail is stored in clear; see mailseal.conf in dovecot-conf"
+                "read there, and new mail is stored in clear; see mailseal.conf in dovecot-conf",
+                shipped.put(shipped.include(shipped.series(doveconf.settings()), "mailseal")),
             )
 
 

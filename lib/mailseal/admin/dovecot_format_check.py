@@ -2,14 +2,15 @@
 """Checks whether mail_crypt can seal what Dovecot saves, by the settings of the mail location.
 
 mail_crypt does not seal mail in mbox format, nor the attachments that sdbox and mdbox store in
-separate files.  mailseal's userdb refuses mbox (mailseal.lua), so an enrolled user cannot use
-it at all.  `mailseal enroll` refuses in both cases: see require().
+separate files.  mailseal's userdb refuses both (mailseal.lua), so enrolled users cannot use mbox
+at all, nor read such attachments.  `mailseal enroll` refuses in both cases: see require().
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mailseal.admin import shipped
 from mailseal.admin.finding import Finding, error
 from mailseal.config import Config
 from mailseal.delivery.dovecot import settings
@@ -27,8 +28,11 @@ _OWN = ("mail", "mail_location", "mail_driver")
 
 def findings(doveconf: Doveconf) -> Iterator[Finding]:
     """The findings for check-config."""
-    for _, text in _problems(doveconf.settings("imap")):
-        yield error(text)
+    found = doveconf.settings("imap")
+    apart = next(filter(found.get, ATTACHMENTS), "")
+    for _, text in _problems(found):
+        remedy = shipped.put(f"{apart} =") if apart and f"remove {apart}" in text else ""
+        yield error(text, remedy)
 
 
 def require(config: Config, user: str) -> None:
@@ -69,6 +73,7 @@ def _problems(found: Block) -> Iterator[tuple[bool, str]]:
                 yield (
                     everywhere,
                     f"Dovecot's {name}{where} has the format {format_}, and {apart} is set: "
-                    "mail_crypt does not seal attachments in separate files, and IMAP clients "
-                    f"of enrolled users save them in clear; remove {apart}, or use Maildir",
+                    "mail_crypt does not seal attachments in separate files; enrolled users "
+                    "could not read mails that have such attachments, and Dovecot 2.3 could not "
+                    f"save any for them; remove {apart}, or use Maildir",
                 )

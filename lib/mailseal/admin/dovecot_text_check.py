@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 
+from mailseal.admin import shipped
 from mailseal.admin.finding import Finding, error, warning
 from mailseal.admin.mail_place import is_in_memory
 from mailseal.config import Config
@@ -39,12 +40,15 @@ def _settings(protocol: str, settings: Block) -> Iterator[Finding]:
         yield error(
             f"Dovecot's mail_temp_dir is {folder} in protocol {protocol}: mails over 8 KB are "
             "written there in clear, to the disk; use /run/mailseal/tmp, see mailseal.conf in "
-            "dovecot-conf"
+            "dovecot-conf",
+            shipped.put("mail_temp_dir = /run/mailseal/tmp"),
         )
+    message = "%{message}" if shipped.series(settings) == "2.4" else "%$"
     if protocol in ("lmtp", "lda") and _LOGGED.search(settings.get("deliver_log_format")):
         yield warning(
             f"Dovecot's deliver_log_format in protocol {protocol} writes Message-IDs, senders or "
-            "subjects to the log; see mailseal.conf in dovecot-conf"
+            "subjects to the log; see mailseal.conf in dovecot-conf",
+            shipped.put(f"deliver_log_format = {message}"),
         )
     for name in _RAWLOGS:
         if value := settings.get(name):

@@ -4,7 +4,8 @@
 If another passdb checks passwords, the command first asks Dovecot whether the user exists
 and the password is right: if the keyring opened with another password than the login
 password, the user could not read mail.  If the keyring is the only password check, Dovecot
-is not asked.  Nobody is enrolled whose mail Dovecot keeps in a format that mail_crypt cannot seal.
+is not asked.  Nobody is enrolled whose mail Dovecot keeps in a format that mail_crypt cannot seal,
+or while users may save mail in the folders of others.
 
 A LIST (--stdin-list)
     Standard input has lines `USER TAB PASSWORD`.  For each of them, one line is written to
@@ -59,8 +60,8 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--unchecked",
         action="store_true",
-        help="do not ask Dovecot whether the user exists, whether the password is right, and "
-        "whether the mail format can be sealed",
+        help="do not ask Dovecot whether the user exists, whether the password is right, whether "
+        "the mail format can be sealed, and whether others can save mail in the user's folders",
     )
 
 
@@ -92,7 +93,7 @@ def enroll(context: Context) -> int:
 
 def _enroll_one(context: Context, user: bytes, password: bytes) -> tuple[str, str, bool]:
     """User, key id, and whether there is a recovery method."""
-    from mailseal.admin import dovecot_format_check
+    from mailseal.admin import dovecot_folders_check, dovecot_format_check
     from mailseal.keys.names import normalise
     from mailseal.keys.password_slot import check_password
 
@@ -101,6 +102,7 @@ def _enroll_one(context: Context, user: bytes, password: bytes) -> tuple[str, st
     asked = False
     if not context.arguments.unchecked:
         dovecot_format_check.require(context.config, name)
+        dovecot_folders_check.require(context.config)
         if context.config.login.password_check == "passdb":  # noqa: S105 - no password
             asked = _ask_dovecot(context, name, password)
     try:

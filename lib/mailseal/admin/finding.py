@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One finding of check-config: its level and its text."""
+"""One finding of check-config: its level, its text, and what to do."""
 
 from __future__ import annotations
 
@@ -14,17 +14,22 @@ WARNING = "warning"
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One line of check-config."""
+    """One line of check-config.
+
+    `remedy`: what to do, with commands or settings in backticks, for `mailseal doctor`.  Empty: the
+    text says it.
+    """
 
     level: str
     text: str
+    remedy: str = ""
 
 
-def error(text: str) -> Finding:
+def error(text: str, remedy: str = "") -> Finding:
     """See ERROR."""
-    return Finding(ERROR, text)
+    return Finding(ERROR, text, remedy)
 
 
-def warning(text: str) -> Finding:
+def warning(text: str, remedy: str = "") -> Finding:
     """See WARNING."""
-    return Finding(WARNING, text)
+    return Finding(WARNING, text, remedy)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mailseal.admin import dovecot_format_check, dovecot_login
+from mailseal.admin import dovecot_folders_check, dovecot_format_check, dovecot_login
 from mailseal.admin.seal_jobs import Jobs
 from mailseal.config import Config
 
@@ -21,11 +21,12 @@ class Outside:
         dovecot_login.check(config, user, password)
 
     def require_sealable(self, config: Config, user: str) -> None:
-        """Raise TemporaryError if Dovecot keeps this user's mail in a format that cannot be sealed.
+        """Raise TemporaryError if Dovecot's settings would leave mail of this user in clear.
 
         As for `mailseal enroll`.
         """
         dovecot_format_check.require(config, user)
+        dovecot_folders_check.require(config)
 
     def old_mail(self, config: Config, user: str) -> dict[str, Any] | None:
         """The state of the user's existing mail, from mailseal-sealer; None if unknown."""

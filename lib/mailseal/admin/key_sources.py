@@ -6,7 +6,7 @@
     a file                              one key in PEM, or the output of `export-key`
 
 FAILURES
-    WrongPassword; Damaged; TemporaryError if a file cannot be read.
+    WrongPassword; NotEnrolled; Damaged; TemporaryError if a file cannot be read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mailseal import durable
 from mailseal.admin.prompt import Passwords
 from mailseal.crypto.eckeys import PrivateKey
-from mailseal.errors import UsageError
+from mailseal.errors import Damaged, UsageError, WrongPassword
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -66,13 +66,17 @@ class Source:
             stored = self._context.ask("backup", user=user.encode()).fields["keyring"]
             return list(Keyring.parse(stored, user).open_escrow(self._escrow).keys)
         secret = self._passwords.ask(f"password or recovery code of {user}")
-        answer = self._context.ask("export", user=user.encode(), secret=secret)
+        try:
+            answer = self._context.ask("export", user=user.encode(), secret=secret)
+        except WrongPassword:
+            self._context.ask("status", user=user.encode())  # NotEnrolled, if that is the reason
+            raise
         return [PrivateKey.parse(line) for line in answer.text("keys").split("\n")]
 
 
 def private_key(path: str, what: str, from_stdin: bool) -> PrivateKey:
     """The key in a PEM file.  Asks for its password if it has one."""
-    return _parsed(_text(path), what, from_stdin)
+    return _parsed(path, _text(path), what, from_stdin)
 
 
 def private_keys(path: str, from_stdin: bool) -> list[PrivateKey]:
@@ -83,7 +87,7 @@ def private_keys(path: str, from_stdin: bool) -> list[PrivateKey]:
         pieces = text.split("-----BEGIN")[1:]
         if not all(ends in piece for piece in pieces):
             raise UsageError(f"{path} is not a complete PEM file")
-        return [_parsed(f"-----BEGIN{piece}", "the key", from_stdin) for piece in pieces]
+        return [_parsed(path, f"-----BEGIN{piece}", "the key", from_stdin) for piece in pieces]
     return [PrivateKey.parse(line) for line in text.splitlines() if line.strip()]
 
 
@@ -92,8 +96,11 @@ def _text(path: str) -> str:
         return stream.read(_MAX_FILE).decode("ascii", "replace")
 
 
-def _parsed(text: str, what: str, from_stdin: bool) -> PrivateKey:
-    if "ENCRYPTED" not in text:
-        return PrivateKey.parse(text)
-    password = Passwords(from_stdin=from_stdin).ask(f"password of {what}")
-    return PrivateKey.parse(text, password)
+def _parsed(path: str, text: str, what: str, from_stdin: bool) -> PrivateKey:
+    password = None
+    if "ENCRYPTED" in text:
+        password = Passwords(from_stdin=from_stdin).ask(f"password of {what}")
+    try:
+        return PrivateKey.parse(text, password)
+    except Damaged as exc:
+        raise Damaged(f"{path}: {exc}") from None

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
 
 from mailseal.admin import namespaces
 from mailseal.config import Config
@@ -121,17 +120,25 @@ def _compresses(found: Block) -> bool:
 
 def is_in_memory(path: str) -> bool:
     """Whether a path is on a file system in memory; False if it does not exist."""
+    return _mount_of(path)[0] in _IN_MEMORY
+
+
+def mounted_on(path: str) -> str:
+    """The device or other source of the file system with this path; empty if it is not known."""
+    return _mount_of(path)[1]
+
+
+def _mount_of(path: str) -> tuple[str, str]:
+    """File-system type and source: proc(5), mountinfo."""
     try:
         device = os.stat(path).st_dev
     except OSError:
-        return False
+        return "", ""
     wanted = f"{os.major(device)}:{os.minor(device)}"
-    return any(kind in _IN_MEMORY for number, kind in _mounts() if number == wanted)
-
-
-def _mounts() -> Iterator[tuple[str, str]]:
-    """Device number and file-system type: proc(5), mountinfo."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as stream:
         for line in stream:
             words = line.split()
-            yield words[2], words[words.index("-") + 1]
+            after = words.index("-")
+            if words[2] == wanted:
+                return words[after + 1], words[after + 2]
+    return "", ""

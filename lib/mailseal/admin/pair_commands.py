@@ -123,12 +123,12 @@ def drop_key(context: Context) -> int:
     folders, doubt = sealed_mail.folders(context, user)
     if doubt:
         raise UsageError(f"{doubt}: cannot determine whether mail needs this key pair; it was kept")
-    _require_unused(folders, key_id)
+    _require_unused(user, folders, key_id)
     try:
         context.ask("suspend", user=user.encode())  # fails if a host does not confirm it
         sessions.end(context, user)
         time.sleep(sessions.UNDER_WAY)
-        _require_unused(folders, key_id)
+        _require_unused(user, folders, key_id)
         context.ask("drop_key", **asked)
     finally:
         context.ask("repair", user=user.encode())
@@ -150,12 +150,13 @@ def _full_id(context: Context, user: str) -> bytes:
     return bytes.fromhex(found[0])
 
 
-def _require_unused(folders: list[str], key_id: bytes) -> None:
+def _require_unused(user: str, folders: list[str], key_id: bytes) -> None:
     found = sealed_mail.count(folders)
     if found[key_id]:
         raise UsageError(
             f"{found[key_id]} mails are sealed with this key pair and cannot be read without it",
-            hint="the key pair was kept; it can be removed when the user has deleted these mails",
+            hint="the key pair was kept; to seal these mails with the current one, run "
+            f"`mailseal reseal {user}`",
         )
     if found[sealed_mail.UNREADABLE]:
         raise UsageError(

@@ -11,6 +11,7 @@ FAILURES
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any
 
 from mailseal.admin.user_files import UserFiles
@@ -68,7 +69,8 @@ def described(job: dict[str, Any]) -> str:
     """A short text for people, from Job.as_json()."""
     if job["phase"] == DONE:
         left = f", {job['left']} mails could not be sealed" if job["left"] else ""
-        return f"sealed{left}"
+        on = time.strftime(" on %Y-%m-%d", time.gmtime(job["at"])) if job["at"] else ""
+        return f"sealed{on}{left}"
     if job["phase"] == OFF:
         return "stored in clear, the user has left"
     text = "waits to be sealed"

@@ -77,7 +77,8 @@ def status(context: Context) -> int:
     else:
         for entry in found["users"]:
             sys.stdout.write(_describe(entry))
-        sys.stdout.write(f"{len(found['users'])} enrolled, {found['sessions']} sessions\n")
+        if not arguments.user:
+            sys.stdout.write(f"{len(found['users'])} enrolled, {found['sessions']} sessions\n")
     return EX_DATAERR if any(map(_has_problem, found["users"])) else 0
 
 

@@ -96,6 +96,7 @@ def _require_no_sealed_mail(context: Context, user: str, folders: list[str], dou
     if context.arguments.force != sentence:
         raise UsageError(
             f"{what}: without the keys, sealed mail can never be read again",
-            hint="to remove the keys nevertheless, run "
+            hint=(f"to store them in clear, run `mailseal unseal {user}`; " if count else "")
+            + "to remove the keys nevertheless, run "
             f'`mailseal unenroll {user} --force "{sentence}"`',
         )

@@ -125,6 +125,9 @@ def _chosen(context: Context) -> list[dict[str, Any]]:
     if arguments.domain:
         domain = arguments.domain.lower()
         found = [entry for entry in found if entry["user"].rpartition("@")[2] == domain]
+    if not found:
+        where = f" in {arguments.domain}" if arguments.domain else ""
+        sys.stderr.write(f"mailseal: warning: no user is enrolled{where}\n")
     return found
 
 

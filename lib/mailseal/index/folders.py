@@ -55,6 +55,7 @@ class Folders:
             if fscrypt.policy(root) is not None:
                 raise fscrypt.Unsupported(0, f"{self.root} is itself encrypted")
             _require_room(root)
+            os.utime(root)  # read-only, damaged or frozen: it shows here, and not in Dovecot
             found = self._policy_of(name, root)
             identifier = fscrypt.add_key(root, key)
             if found != identifier:

@@ -114,9 +114,10 @@ class PublicStore:
         mark = self._mark_path(name)
         is_new = not os.path.exists(mark)
         try:
+            files = {self._key_path(name): encode(user, key)}
             if is_new or os.path.getsize(mark):
-                durable.replace(mark, b"", mode=0o644, alone=True)
-            durable.replace(self._key_path(name), encode(user, key), mode=0o644, alone=True)
+                files = {mark: b"", **files}
+            durable.replace_together(files, mode=0o644)
         except TemporaryError:
             # With a mark but no key, mail for a user who is not enrolled would be deferred.
             if is_new and not os.path.lexists(self._key_path(name)):

@@ -38,6 +38,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -99,19 +100,20 @@ class Agent:
             limit=protocol.MAX_REQUEST,
             backlog=startup.BACKLOG,  # default 100: start_server() calls listen(2) again
         )
-        expiry = asyncio.create_task(self._expire())
-        sweeps = asyncio.create_task(self._sweep())
+        background = [asyncio.create_task(self._expire())]
+        if self.service.indexes is not None:
+            background.append(asyncio.create_task(self.service.indexes.run()))
         if self.service.search is not None:
             self.service.search.start()
         try:
             await stop.wait()
         finally:
             server.close()
-            for task in (expiry, sweeps, *self._tasks):
+            for task in (*background, *self._tasks):
                 task.cancel()
+            ended = self.service.sessions.end_all()
             if self.service.indexes is not None:
                 await self.service.indexes.stop()
-            ended = self.service.sessions.end_all()
             self.service.pools.stop()
             self._log.info("stopped, sessions ended=%d", ended)
 
@@ -120,15 +122,6 @@ class Agent:
             await asyncio.sleep(_EXPIRE_EVERY)
             for user in self.service.sessions.expire():
                 self._log.info("session timed out: user=<%s>", user)
-
-    async def _sweep(self) -> None:
-        indexes = self.service.indexes
-        while indexes is not None:
-            await asyncio.sleep(indexes.sweep_every)
-            try:
-                await indexes.sweep()
-            except Exception as exc:  # the next one must come: folders would stay open
-                self._log.error("sweep of the indexes: unexpected %s", type(exc).__name__)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -262,8 +255,7 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
         )
         hosts = None
         if database is None:
-            vault.sweep()
-            vault.publication.publish_missing()
+            threading.Thread(target=vault.tidy, name="tidy", daemon=True).start()
             startup.tell_enrollment(config)
         else:
             database.connection()  # fails now rather than at the first login
@@ -327,8 +319,8 @@ async def _serve(
 
         service = agent.service
 
-        def changed(changes: Changed) -> None:
-            loop.call_soon_threadsafe(service.stored.changed, changes)
+        def changed(changes: Changed, locked: list[str] | None) -> None:
+            asyncio.run_coroutine_threadsafe(service.stored.changed(changes, locked), loop)
 
         Watch(database, service.vault.store, changed, service.log).start()
     for number in (signal.SIGTERM, signal.SIGINT):

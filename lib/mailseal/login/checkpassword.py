@@ -61,8 +61,12 @@ _PUBLIC_FIELD = "mail_crypt_global_public_key"
 _SEALED = "userdb_mail_crypt_save_version=2\t"
 _PLAIN = "userdb_mail_crypt_save_version=0\t"
 # Loads mail_crypt, even if other fields or a `protocol` block do not.  The unknown kind of lock
-# stops mbox, which mail_crypt does not seal: see mailseal.lua.
-_LOADED = "userdb_mail_plugins+= mail_crypt\tuserdb_mbox_write_locks=mail_crypt_cannot_seal_mbox\t"
+# stops mbox, and the folder that cannot exist stops attachments in files of their own, which
+# mail_crypt does not seal: see mailseal.lua.
+_LOADED = (
+    "userdb_mail_plugins+= mail_crypt\tuserdb_mbox_write_locks=mail_crypt_cannot_seal_mbox\t"
+    "userdb_mail_attachment_fs=posix:prefix=/dev/null/mail_crypt_cannot_seal_attachments\t"
+)
 # The form of an app password, see keys/codes.py.
 _APP_LETTERS = b"0123456789abcdefghijklmnopqrstvwxyz"
 # Mail formats that mail_crypt seals.

@@ -41,8 +41,11 @@ def lock_memory() -> str:
     return "no (RLIMIT_MEMLOCK is too low: start as root or with LimitMEMLOCK=infinity)"
 
 
-def forbid_dumps() -> dict[str, str]:
-    """Forbid core dumps, tracing and new privileges, after root is dropped, which resets this."""
+def forbid_dumps(*, new_privileges: bool = False) -> dict[str, str]:
+    """Forbid core dumps, tracing and new privileges, after root is dropped, which resets this.
+
+    `new_privileges`: they are not forbidden here.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     got = {}
     try:
@@ -50,10 +53,10 @@ def forbid_dumps() -> dict[str, str]:
         got["core_dumps"] = "off"
     except (OSError, ValueError):
         got["core_dumps"] = "on (setrlimit failed)"
-    for name, option, value in (
-        ("dumpable", _PR_SET_DUMPABLE, 0),
-        ("no_new_privileges", _PR_SET_NO_NEW_PRIVS, 1),
-    ):
+    measures = [("dumpable", _PR_SET_DUMPABLE, 0)]
+    if not new_privileges:
+        measures.append(("no_new_privileges", _PR_SET_NO_NEW_PRIVS, 1))
+    for name, option, value in measures:
         failed = libc.prctl(option, value, 0, 0, 0) != 0
         done = "yes" if value else "no"
         got[name] = f"unknown ({os.strerror(ctypes.get_errno())})" if failed else done

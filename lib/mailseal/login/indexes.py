@@ -9,6 +9,7 @@ CONTRACT
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from mailseal.config import Config
 from mailseal.daemon import user_ids
 from mailseal.errors import ConfigError, TemporaryError
-from mailseal.index.folders import Folders
+from mailseal.index.folders import Folders, folder_name
 from mailseal.login import anvil
 from mailseal.login.caches import Caches, Keeper
 from mailseal.login.open_folders import OpenFolders, Sessions
@@ -43,13 +44,27 @@ class Indexes:
         self._folders = folders
         self._caches = caches
         self._sessions = sessions
-        self.sweep_every = min(_SWEEP_EVERY, lock_after / 2)
+        self._sweep_every = min(_SWEEP_EVERY, lock_after / 2)
 
     async def unlock(self, user: str, key: bytes) -> list[tuple[str, str]]:
         """The fields of a login with the key of this user's folder, if it has been unlocked."""
         if self._caches is not None:
             self._caches.note(user)
         return [] if self._folders is None else await self._folders.unlock(user, key)
+
+    async def run(self) -> None:
+        """Find the folders that an earlier agent has left unlocked; then call sweep() for ever."""
+        adopting = None if self._folders is None else asyncio.create_task(self._folders.adopt())
+        try:
+            while True:
+                await asyncio.sleep(self._sweep_every)
+                try:
+                    await self.sweep()
+                except Exception as exc:  # the next one must come: folders would stay open
+                    self._log.error("sweep of the indexes: unexpected %s", type(exc).__name__)
+        finally:
+            if adopting is not None:
+                adopting.cancel()
 
     async def sweep(self) -> None:
         """Lock folders and remove caches that nobody uses."""
@@ -61,30 +76,31 @@ class Indexes:
                 "dovecot.anvil_socket in its configuration?"
             )
         if self._folders is not None:
-            await self._folders.sweep(named or set())
+            await self._folders.sweep(named)
         if self._caches is not None:
             await self._caches.sweep(named)
             if self._folders is not None:
                 await self._folders.tidy(self._caches.empty)
 
     async def lock(self, user: str) -> list[str]:
-        """Lock and remove a user's index.  Returns the user if connections need the folder."""
-        connected = user in (await self._named() or ())
+        """Lock and remove a user's index.  Returns the user if connections may need the folder."""
+        locked = self._folders is not None and await self._folders.lock(user)
         if self._caches is not None:
             await self._caches.wipe(user)
-        locked = self._folders is not None and await self._folders.lock(user)
-        return [user] if connected and locked else []
+        if not locked:
+            return []
+        named = await self._named()
+        return [user] if named is None or user in named else []
 
     async def lock_all(self) -> list[str]:
-        """Lock and remove all indexes.  Returns users whose connections need their folders."""
-        named = await self._named() or set()
+        """Lock and remove all indexes.  Returns users whose connections may need their folders."""
+        locked = {} if self._folders is None else await self._folders.lock_all()
         if self._caches is not None:
             await self._caches.wipe()
-        if self._folders is None:
-            return []
-        connected = sorted(user for user in named if self._folders.is_open(user))
-        await self._folders.lock_all()
-        return connected
+        named = await self._named() if locked else set()
+        if named is None:
+            return sorted(user for user in locked.values() if user)
+        return sorted(user for user in named if folder_name(user) in locked)
 
     async def forget(self, user: str) -> None:
         """The user is not enrolled any more."""
@@ -97,7 +113,7 @@ class Indexes:
         """Lock folders and remove caches that nobody uses.  The next agent does the rest."""
         named = await self._named()
         if self._folders is not None:
-            await self._folders.stop(named or set())
+            await self._folders.stop(named)
         if self._caches is not None:
             await self._caches.stop(named)
 
@@ -140,7 +156,7 @@ def configured(
 
 
 def _folders(config: Config, version: str, log: logging.Logger) -> OpenFolders | None:
-    """Make it, including the folders that an earlier agent has left unlocked."""
+    """None if the options ask for no folders."""
     if config.index.folder is None:
         return None
     try:
@@ -148,12 +164,9 @@ def _folders(config: Config, version: str, log: logging.Logger) -> OpenFolders |
     except ConfigError as exc:
         log.warning("indexes are not encrypted: %s", exc)  # logins continue
         return None
-    folders = OpenFolders(
+    return OpenFolders(
         Folders(config.index.folder, owner),
         version=version,
         lock_after=config.index.lock_after,
         log=log,
     )
-    if adopted := folders.adopt():
-        log.info("index folders found unlocked: %d", adopted)
-    return folders

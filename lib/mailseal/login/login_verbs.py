@@ -84,7 +84,7 @@ class LoginVerbs:
         self.version = version
         self.policy = policy
         self.log = log
-        self.stored = Stored(vault, sessions, pools, log)
+        self.stored = Stored(vault, sessions, pools, log, indexes)
         self.login_verbs: dict[str, Verb] = {"unlock": self._unlock, "lookup": self._lookup}
         self.admin_verbs = admin_verbs
         self.panel_verbs = panel_verbs or {}

@@ -4,12 +4,14 @@
 CONTRACT
     unlock() returns the fields with which Dovecot uses the folder.  If it cannot be unlocked, it
     returns none, and Dovecot uses the index of the mail location.  A failure here never makes a
-    login fail.
+    login fail.  If the file system does not answer, the first login waits _PATIENCE seconds, and
+    the next ones not at all, until it answers; a folder that is unlocked then is locked by sweep().
     sweep() locks the folder of each user who has had no connection, according to Dovecot's anvil,
     and no login for `lock_after` seconds.  So without a session a folder is unlocked at most for
     `lock_after` seconds and the time between two sweeps.
-    If anvil cannot be asked or was restarted, the kernel decides: if files of the folder are open
-    when its key is removed, the key is added again at once, and removed later.
+    While anvil cannot be asked, no folder is locked, for up to _UNKNOWN times `lock_after`.  After
+    that, or if anvil was restarted, the kernel decides: if files of the folder are open when its
+    key is removed, the key is added again at once, and removed later.
 
     The kernel keeps keys after this process has ended.  adopt() finds the keys of an earlier agent;
     sweep() locks their folders too, but cannot add the keys again.
@@ -43,6 +45,13 @@ _LOCKS = 1024
 _SESSION_BEGINS = 10.0
 """Seconds from the answer to a login until anvil knows the session; normally below 0.1."""
 
+_UNKNOWN = 10
+_PATIENCE = 3.0
+"""Unlocking takes less than a millisecond, and longer only if the disk is very busy."""
+
+_SWEEPING = 20.0
+"""Seconds that sweep() waits for a busy disk; systemd waits 90 for the agent's end."""
+
 
 @dataclasses.dataclass
 class _Open:
@@ -51,6 +60,7 @@ class _Open:
     identifier: bytes
     key: bytes | None
     used: float
+    user: str = ""
 
 
 class OpenFolders:
@@ -76,14 +86,33 @@ class OpenFolders:
         self._told: set[str] = set()
         self._problem = ""
         self._untidy = True
-        self._threads = concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix="indexes")
+        self._unknown_since: float | None = None
+        self._stopped = False
+        self._adopted = asyncio.Event()
+        self._adopted.set()
+        self._hanging: set[asyncio.Task[list[tuple[str, str]]]] = set()
+        self._sweeping: asyncio.Task[None] | None = None
+        self._threads = concurrent.futures.ThreadPoolExecutor(4, thread_name_prefix="indexes")
+        self._sync = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="sync of indexes")
 
     async def unlock(self, user: str, key: bytes) -> list[tuple[str, str]]:
         """The fields of a login with the key of this user's folder.  Never fails."""
+        if self._hanging:
+            return []
+        task = asyncio.create_task(self._unlock(user, key))
+        await asyncio.wait({task}, timeout=_PATIENCE)
+        if task.done():
+            return task.result()
+        self._hanging.add(task)
+        task.add_done_callback(self._hanging.discard)
+        self._problem = self._tell(f"the index of <{user}> is not encrypted", _no_answer())
+        return []
+
+    async def _unlock(self, user: str, key: bytes) -> list[tuple[str, str]]:
         name = folder_name(user)
         async with self._lock(name):
             try:
-                identifier = await self._run(lambda: self._folders.unlock(name, key))
+                identifier = await self._run(lambda: self._add(name, key))
             except OSError as exc:
                 self._problem = self._tell(f"the index of <{user}> is not encrypted", exc)
                 return []
@@ -93,7 +122,7 @@ class OpenFolders:
                 self._closing[before.identifier] = name
                 self._untidy = True
             self._closing.pop(identifier, None)
-            self._open[name] = _Open(identifier, key, self._clock())
+            self._open[name] = _Open(identifier, key, self._clock(), user)
         return self._fields(self._folders.path(name))
 
     def fields_if_open(self, user: str) -> list[tuple[str, str]] | None:
@@ -101,18 +130,33 @@ class OpenFolders:
         name = folder_name(user)
         return self._fields(self._folders.path(name)) if name in self._open else None
 
-    async def sweep(self, users: set[str]) -> None:
-        """Lock the folders of all users except these, who have connections."""
-        if not self._open and not self._closing:
-            return
-        named = {folder_name(user) for user in users}
+    async def sweep(self, users: set[str] | None) -> None:
+        """Lock the folders of all users except these, who have connections.  None: unknown.
+
+        It returns after _SWEEPING seconds; the file system may answer later.
+        """
         now = self._clock()
-        for name in named & self._open.keys():
+        for name in {folder_name(user) for user in users or ()} & self._open.keys():
             self._open[name].used = now
-        unnamed = [name for name in self._open if name not in named]
-        over = [name for name in unnamed if now - self._open[name].used >= self._lock_after]
+        if users is not None:
+            self._unknown_since = None
+        elif self._unknown_since is None:
+            self._unknown_since = now
+        if self._sweeping is None or self._sweeping.done():
+            if not self._open and not self._closing:
+                return
+            self._sweeping = asyncio.create_task(self._lock_all_unused())
+        await asyncio.wait({self._sweeping}, timeout=_SWEEPING)
+        if self._sweeping.done():
+            self._sweeping.result()
+        else:
+            self._tell("the index folders are not locked", _no_answer())
+
+    async def _lock_all_unused(self) -> None:
+        now = self._clock()
+        over = [name for name in self._open if not self._is_used(name, now)]
         if over or self._closing:
-            await self._quietly(self._folders.sync)
+            await self._write_out()
         for name in over:
             await self._lock_unused(name)
         for identifier, name in list(self._closing.items()):
@@ -120,14 +164,26 @@ class OpenFolders:
                 if identifier in self._closing:
                     await self._remove(name, identifier)
 
+    def _is_used(self, name: str, now: float) -> bool:
+        """Whether a folder has, or may have, a connection."""
+        one = self._open.get(name)
+        if one is None or now - one.used < self._lock_after:
+            return True
+        since = self._unknown_since
+        return since is not None and now - since < _UNKNOWN * self._lock_after
+
     async def lock(self, user: str) -> bool:
         """Lock one folder, even during a session.  Returns whether it was unlocked."""
+        await self._adoption()
         return await self._lock_name(folder_name(user))
 
-    async def lock_all(self) -> None:
-        """Lock all folders."""
-        for name in list(self._open):
+    async def lock_all(self) -> dict[str, str]:
+        """Lock all folders.  Returns their names and users; a user may be unknown ("")."""
+        await self._adoption()
+        locked = {name: one.user for name, one in self._open.items()}
+        for name in locked:
             await self._lock_name(name)
+        return locked
 
     async def forget(self, user: str) -> None:
         """The user is not enrolled any more: lock the folder, and put it aside."""
@@ -150,29 +206,39 @@ class OpenFolders:
             with contextlib.suppress(OSError):  # at the next start again
                 await self._run(functools.partial(self._folders.remove, name))
 
-    async def stop(self, users: set[str]) -> None:
+    async def stop(self, users: set[str] | None) -> None:
         """Lock all folders, except those of these users and of logins whose session may start yet.
 
-        The next agent adopts the rest.
+        If it is unknown who has connections, the kernel decides.  The next agent adopts the rest.
         """
         self._lock_after = min(self._lock_after, _SESSION_BEGINS)
-        await self.sweep(users)
-        self._threads.shutdown()
+        if self._sweeping is not None:
+            await asyncio.wait({self._sweeping}, timeout=_SWEEPING)
+        await self.sweep(users or set())
+        self._stopped = True
+        for threads in (self._threads, self._sync):
+            threads.shutdown(wait=False, cancel_futures=True)
 
-    def adopt(self) -> int:
-        """Find the folders that an earlier agent has unlocked; returns their number."""
+    async def adopt(self) -> None:
+        """Find the folders that an earlier agent has unlocked."""
+        self._adopted.clear()
         try:
-            found = self._folders.open_ones()
+            found = await self._run(self._folders.open_ones)
         except OSError as exc:
             self._problem = self._tell("indexes are not encrypted", exc)
-            return 0
-        for name, identifier in found.items():
-            self._open[name] = _Open(identifier, None, self._clock())
-        return len(found)
+            return
+        finally:
+            self._adopted.set()
+        adopted = found.keys() - self._open.keys()
+        for name in adopted:
+            self._open[name] = _Open(found[name], None, self._clock())
+        if adopted:
+            self._log.info("index folders found unlocked: %d", len(adopted))
 
-    def is_open(self, user: str) -> bool:
-        """Whether a user's folder is unlocked."""
-        return folder_name(user) in self._open
+    async def _adoption(self) -> None:
+        """Wait for adopt(), but not for a file system that does not answer."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._adopted.wait(), _PATIENCE)
 
     def describe(self, user: str) -> dict[str, str]:
         """Where a user's index is, for `mailseal status`."""
@@ -185,7 +251,7 @@ class OpenFolders:
     async def _lock_unused(self, name: str) -> None:
         async with self._lock(name):
             one = self._open.get(name)
-            if one is None or self._clock() - one.used < self._lock_after:
+            if one is None or self._is_used(name, self._clock()):
                 return  # there was a login in the meantime
             if await self._remove(name, one.identifier) is not State.BUSY:
                 del self._open[name]
@@ -197,13 +263,19 @@ class OpenFolders:
 
     async def _add_again(self, name: str, one: _Open, key: bytes) -> None:
         try:
-            await self._run(lambda: self._folders.unlock(name, key))
+            await self._run(lambda: self._add(name, key))
         except OSError as exc:
             del self._open[name]
             self._tell(f"the index {name} is in use and was locked", exc)
         else:
             one.used = self._clock()
             self._closing.pop(one.identifier, None)
+
+    def _add(self, name: str, key: bytes) -> bytes:
+        identifier = self._folders.unlock(name, key)
+        if self._stopped:  # the file system has answered too late: nobody would lock it
+            self._folders.lock(identifier)
+        return identifier
 
     async def _lock_name(self, name: str) -> bool:
         async with self._lock(name):
@@ -225,9 +297,9 @@ class OpenFolders:
             self._closing[identifier] = name
         return state
 
-    async def _quietly(self, job: Callable[[], None]) -> None:
+    async def _write_out(self) -> None:
         try:
-            await self._run(job)
+            await asyncio.get_running_loop().run_in_executor(self._sync, self._folders.sync)
         except OSError as exc:
             self._tell("the file system of the index folders could not be synced", exc)
 
@@ -252,3 +324,7 @@ class OpenFolders:
             self._told.add(reason)
             self._log.warning("%s: %s", what, reason)
         return reason
+
+
+def _no_answer() -> TimeoutError:
+    return TimeoutError("the file system of the index folders does not answer")

@@ -92,9 +92,11 @@ class Publication:
             except MailsealError as exc:
                 found = str(exc)
             else:
-                if published is not None and published.key_id == keyring.current.key_id:
+                marked = self._stores.public.is_marked(user)
+                if published and published.key_id == keyring.current.key_id and marked:
                     return ""
                 found = "not published" if published is None else f"was {published.key_id.hex()}"
+                found = found if marked else "not marked as enrolled"
             change.publish(keyring.current)
         self._log.warning("user=<%s>, public key repaired (%s)", user, found)
         return found

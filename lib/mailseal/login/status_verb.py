@@ -49,7 +49,8 @@ class StatusVerb:
         else:
             after = fields.get("after", b"").decode("utf-8", "replace")
             listed = await self._listed(again=bool(after))
-            later = listed[bisect.bisect_right(listed, after) :]
+            at = bisect.bisect_right(listed, after)
+            later = listed[at : at + STATUS_PAGE + 1]
         found = await self._pools.quick(lambda: self._page(later))
         answer = {"sessions": str(len(self._sessions)).encode()}
         answer["users"] = f"[{', '.join(found)}]".encode()

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 from mailseal.crypto.eckeys import PublicKey
 from mailseal.errors import Damaged, StoreUnreachable, TemporaryError
 from mailseal.keys.stores import Revision
+from mailseal.login.indexes import Indexes
 from mailseal.login.sessions import Sessions
 from mailseal.login.thread_pools import ThreadPools
 from mailseal.login.vault import Vault
 
 if TYPE_CHECKING:
+    from mailseal.keys.sql.feed import Names
     from mailseal.login.watch import Changed
 
 
@@ -27,12 +29,18 @@ class Stored:
     """Used by the login verbs, on the event loop."""
 
     def __init__(
-        self, vault: Vault, sessions: Sessions, pools: ThreadPools, log: logging.Logger
+        self,
+        vault: Vault,
+        sessions: Sessions,
+        pools: ThreadPools,
+        log: logging.Logger,
+        indexes: Indexes | None = None,
     ) -> None:
         self._vault = vault
         self._sessions = sessions
         self._pools = pools
         self._log = log
+        self._indexes = indexes
 
     async def revision(self, user: str) -> Revision | None:
         """Revision of the stored keyring, or, while the database is down, that of the session."""
@@ -63,8 +71,21 @@ class Stored:
         if published is None or published.key_id != keys[-1].key_id:
             await self._pools.quick(lambda: self._vault.check_public(user, keys))
 
-    def changed(self, changes: Changed) -> None:
-        """End the sessions of these keyrings, which another host's agent has changed."""
+    async def changed(self, changes: Changed, locked: Names) -> None:
+        """End the sessions of these keyrings, which another host's agent has changed.
+
+        Lock the indexes of the users that it has locked.
+        """
+        self._end_sessions(changes)
+        if self._indexes is None:
+            return
+        if locked is None:
+            await self._indexes.lock_all()
+        for user in locked or ():
+            if self._sessions.revision(user) is None:  # otherwise there was a login since
+                await self._indexes.lock(user)
+
+    def _end_sessions(self, changes: Changed) -> None:
         if changes is None:
             count = self._sessions.end_all()
             self._log.info("another host: all users, sessions ended=%d", count)

@@ -4,7 +4,7 @@
 CONTRACT
     A separate thread asks the database; the event loop never waits for it.  Each login compares
     its session with the database anyway.  This thread removes private keys from memory within
-    seconds when `mailseal lock --all` is run on any host.
+    seconds when `mailseal lock --all` is run on any host, and locks the index folders.
     While the database is down, sessions stay.
 
 PostgreSQL notifies of a change at once; MariaDB is asked a few times a second.
@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 
 from mailseal.errors import MailsealError
 from mailseal.keys.sql.database import Database
-from mailseal.keys.sql.feed import Feed, Position
+from mailseal.keys.sql.feed import Feed, Names, Position
 from mailseal.keys.sql.hosts import Hosts
 from mailseal.keys.stores import KeyringStore, Revision
 
@@ -29,6 +29,9 @@ _TIDY = 3600.0
 Changed = Mapping[str, Revision | None] | None
 """Users with changed keyrings, and their new revisions; None: all users."""
 
+Told = Callable[[Changed, Names], None]
+"""Gets the changes, and the users that were locked on another host."""
+
 
 class Watch:
     """The thread, which calls `changed`."""
@@ -37,7 +40,7 @@ class Watch:
         self,
         database: Database,
         keyrings: KeyringStore,
-        changed: Callable[[Changed], None],
+        changed: Told,
         log: logging.Logger,
     ) -> None:
         self._database = database
@@ -73,11 +76,11 @@ class Watch:
         if self._position is None:
             self._position = self._feed.now()
             return
-        now, names = self._feed.since(self._position)
+        now, names, locked = self._feed.since(self._position)
         if names is None:
-            self._changed(None)
+            self._changed(None, locked)
         elif names:
-            self._changed({name: self._keyrings.revision(name) for name in names})
+            self._changed({name: self._keyrings.revision(name) for name in names}, locked)
         self._position = now
         if time.monotonic() - self._tidied > _TIDY:
             self._tidied = time.monotonic()

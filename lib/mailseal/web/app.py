@@ -23,7 +23,7 @@ from mailseal.web import api
 from mailseal.web.sessions import WebSessions
 from mailseal.web.texts import Texts
 from mailseal.web.views import codes, leave, passwords, start, turn_on
-from mailseal.web.visit import COOKIE, LANGUAGE_COOKIE, BadForm, SignIn, Site, Visit
+from mailseal.web.visit import COOKIE, LANGUAGE_COOKIE, SIGN_OUT, BadForm, SignIn, Site, Visit
 
 MAX_BODY = 16384
 """Largest body of a request in bytes: a form has at most two passwords and a code."""
@@ -47,7 +47,7 @@ View = Callable[[Visit], Any]
 VIEWS: dict[str, View] = {
     "/": start.overview,
     "/sign-in": start.sign_in,
-    "/sign-out": start.sign_out,
+    SIGN_OUT: start.sign_out,
     "/statement": start.statement,
     "/turn-on": turn_on.explain,
     "/turn-on/confirm": turn_on.confirm,
@@ -74,6 +74,8 @@ def make(config: Config, log: Log) -> Any:
     folder = str(importlib.resources.files("mailseal.web"))
     app = Flask("mailseal.web", static_folder=None, template_folder=f"{folder}/templates")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    # No redirects to another spelling of an address: they would repeat the Host header.
+    app.url_map.merge_slashes = app.url_map.strict_slashes = False
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     site = _site(config, folder)
     style = _style(config, folder)

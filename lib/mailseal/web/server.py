@@ -69,7 +69,8 @@ def run(config: Config, environ: Mapping[str, str]) -> None:
     listener = _listen(config)
     if os.geteuid() == 0 and uid != 0:
         drop_root(uid, gid)
-    hardening.forbid_dumps()
+    # The command may be sudo; then only the unit decides.
+    hardening.forbid_dumps(new_privileges=bool(web.password_command))
     server = _server(make(config, log), listener, config)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)

@@ -65,8 +65,11 @@ class WebSessions:
             self._by_name[_name(cookie)] = WebSession(user, token, self._clock())
         return cookie
 
-    def find(self, cookie: str) -> WebSession | None:
-        """The session of this cookie, if it has not ended."""
+    def find(self, cookie: str, *, used: bool = True) -> WebSession | None:
+        """The session of this cookie, if it has not ended.
+
+        `used`: whether this is an activity of the user, after which idle time is counted again.
+        """
         with self._lock:
             name = _name(cookie)
             session = self._by_name.get(name)
@@ -76,8 +79,9 @@ class WebSessions:
             if now - session.used >= self._idle or now - session.started >= self._absolute:
                 del self._by_name[name]
                 return None
-            session.used = now
-            self._by_name.move_to_end(name)
+            if used:
+                session.used = now
+                self._by_name.move_to_end(name)
             return session
 
     def end(self, cookie: str) -> None:
@@ -85,19 +89,31 @@ class WebSessions:
         with self._lock:
             self._by_name.pop(_name(cookie), None)
 
-    def end_all(self, user: str) -> None:
-        """End all sessions of this user."""
+    def end_all(self, user: str, but: str = "") -> None:
+        """End all sessions of this user, but not that of the cookie `but`."""
+        kept = _name(but)
         with self._lock:
-            for name in [name for name, one in self._by_name.items() if one.user == user]:
-                del self._by_name[name]
+            mine = [name for name, one in self._by_name.items() if one.user == user]
+            for name in mine:
+                if name != kept:
+                    del self._by_name[name]
 
-    def new_form(self, session: WebSession | None, cookie: str, path: str) -> str:
-        """A token for a form that is sent to this path."""
+    def new_form(
+        self, session: WebSession | None, cookie: str, path: str, *, shared: bool = False
+    ) -> str:
+        """A token for a form that is sent to this path.
+
+        `shared`: the same one on all pages of the session.  Otherwise a form that is on each page
+        would push out the tokens of forms in other tabs.
+        """
         if session is None:
             at = str(int(self._clock()))
             return f"{at}.{self._anonymous(cookie, path, at)}"
-        token = secrets.token_urlsafe(18)
         with self._lock:
+            if shared and (found := next((t for t, p in session.forms.items() if p == path), "")):
+                session.forms.move_to_end(found)
+                return found
+            token = secrets.token_urlsafe(18)
             session.forms[token] = path
             while len(session.forms) > _FORMS:
                 session.forms.popitem(last=False)

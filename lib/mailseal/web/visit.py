@@ -23,6 +23,9 @@ from mailseal.web.texts import Texts
 
 COOKIE = "__Host-mailseal"
 LANGUAGE_COOKIE = "__Host-mailseal-language"
+SIGN_OUT = "/sign-out"
+BY_ITSELF = "auto"
+"""The parameter in the address with which a page loads itself again."""
 _COOKIE_FORM = re.compile(r"[A-Za-z0-9_-]{43}")
 
 Answer = Any
@@ -69,7 +72,11 @@ class Visit:
         self.agent = Agent(site.config.agent.socket, remote if place_of(remote) is not None else "")
         cookie = request.cookies.get(COOKIE, "")
         self.cookie: str = cookie if _COOKIE_FORM.fullmatch(cookie) else ""
-        self.session: WebSession | None = site.sessions.find(self.cookie) if self.cookie else None
+        # The page has loaded itself again: the user may have gone away.
+        self.by_itself = request.method == "GET" and request.args.get(BY_ITSELF) == "1"
+        self.session: WebSession | None = None
+        if self.cookie:
+            self.session = site.sessions.find(self.cookie, used=not self.by_itself)
         vouched = self.vouched_user
         if self.session is not None and vouched not in (None, self.session.user):
             site.sessions.end(self.cookie)
@@ -134,7 +141,8 @@ class Visit:
 
     def form(self, path: str) -> str:
         """A token for a form that is sent to this path of the page."""
-        return self.site.sessions.new_form(self.session, self.cookie, self.site.prefix + path)
+        sessions, whole = self.site.sessions, self.site.prefix + path
+        return sessions.new_form(self.session, self.cookie, whole, shared=path == SIGN_OUT)
 
     def show(self, template: str, *, status: int = 200, **values: Any) -> Answer:
         """A page."""

@@ -58,13 +58,17 @@ def test_the_shipped_snippets_are_in_order(check: Check, path: str) -> None:
         assert check(snippet("lmtp-relay"), auth=SITE.get(name, "") + snippet(name)) == []
 
 
-def test_without_doveconf_it_says_so(tmp_path: Path) -> None:
-    for command, reason in (
-        (["/nonexistent/doveconf"], "not installed"),
-        (["doveconf", "-c", str(tmp_path / "none")], "none"),
+def test_settings_that_cannot_be_read(tmp_path: Path) -> None:
+    """An error if Dovecot would not start: docs/install.md restarts it after warnings."""
+    wrong = tmp_path / "dovecot.conf"
+    wrong.write_text(f"{BASE}!include {tmp_path}/nowhere/mailseal.conf\n")
+    for command, level, reason in (
+        (["/nonexistent/doveconf"], WARNING, "not installed"),
+        (["doveconf", "-c", str(tmp_path / "none")], ERROR, "none"),
+        (["doveconf", "-c", str(wrong)], ERROR, "No matches"),
     ):
         (found,) = dovecot_check.findings(configuration.Config(), Doveconf(command))
-        assert found.level == WARNING and reason in found.text
+        assert found.level == level and reason in found.text
         elsewhere = configuration.parse(
             "delivery: {userdb: template}\ndovecot: {lmtp_socket: imap.example.org:24}"
         )

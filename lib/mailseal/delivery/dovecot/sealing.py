@@ -18,7 +18,9 @@ several names.  So the rule is: of the fields below, only those above are allowe
                                        before ours, and harmless.  2.4: it replaces the list
     mail_crypt_…, crypt_…              another key, no algorithm, save version 0
     mail_attachment_…                  attachments in separate files, which are not sealed;
-                                       used by sdbox and mdbox, not by Maildir
+                                       used by sdbox and mdbox, not by Maildir.  mailseal's userdb
+                                       turns them off: by an empty mail_ext_attachment_path (2.4),
+                                       or a folder that cannot exist in mail_attachment_fs (2.3)
     mail, mail_driver, …location       a format that mail_crypt does not seal (mbox, imapc)
 """
 
@@ -35,6 +37,7 @@ _OURS = {
     "*/crypt_write_algorithm",
     "crypt_global_public_key_file",
     "crypt_write_algorithm",
+    "mail_attachment_fs",
 }
 _SUSPECT = ("mail_plugin", "mail_crypt", "crypt_", "mail_attachment_", "mail_ext_attachment_")
 _LOCATIONS = ("mail", "mail_location", "location", "mail_driver")
@@ -55,7 +58,7 @@ def why_not(fields: dict[str, str], key: PublicKey) -> str | None:
     in_24 = "crypt_global_public_key_file" in fields
     format_ = fields.get("mail_driver") or fields.get("mail", "maildir").partition(":")[0]
     for name, value in fields.items():
-        if format_ == "maildir" and name in ATTACHMENTS:
+        if name.removeprefix("*/") in ATTACHMENTS and (format_ == "maildir" or not value):
             continue
         if name not in _OURS and _undoes(name, value, in_24):
             return f"{name}={value}, of the userdb or of Dovecot's settings, may turn sealing off"

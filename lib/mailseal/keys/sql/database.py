@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -38,38 +37,16 @@ from mailseal.errors import (
 from mailseal.keys.sql.dialect import STATEMENT_WITHIN, Meaning
 from mailseal.keys.sql.drivers import dialect_of
 from mailseal.keys.sql.patience import Patience
+from mailseal.keys.sql.transaction import Row, Write, new_stamp
 
 SCHEMA_VERSION = 1
 
 _PAUSE = 1.0
 _PATIENCE = STATEMENT_WITHIN + 5.0
 
-Row = tuple[Any, ...]
-
 
 class Taken(Exception):
     """A row with this key exists."""
-
-
-class Write:
-    """A transaction.  `change` is its number.  `stamp` is eight random bytes: they distinguish it
-    from another transaction with the same number, if the database has lost this one."""
-
-    def __init__(self, cursor: Any, change: int, stamp: bytes) -> None:
-        self._cursor = cursor
-        self.change = change
-        self.stamp = stamp
-
-    def execute(self, text: str, *values: Any) -> int:
-        """Run a statement; returns the number of rows found."""
-        self._cursor.execute(text, values)
-        return int(self._cursor.rowcount)
-
-    def row(self, text: str, *values: Any) -> Row | None:
-        """The first row."""
-        self._cursor.execute(text, values)
-        found = self._cursor.fetchone()
-        return None if found is None else tuple(found)
 
 
 class Database:
@@ -91,6 +68,7 @@ class Database:
         self._trying = threading.Lock()
         self._down_until: float | None = None
         self._why = ""
+        self.own_locks: set[bytes] = set()  # stamps; feed.py removes them
 
     def rows(self, text: str, *values: Any) -> list[Row]:
         """Run a statement that reads; returns all rows."""
@@ -118,12 +96,16 @@ class Database:
             return int(cursor.rowcount)
 
     @contextlib.contextmanager
-    def write(self, user: str, count: int = 1) -> Iterator[Write]:
+    def write(self, user: str, count: int = 1, *, locks: bool = False) -> Iterator[Write]:
         """A transaction with `count` numbers; Write has the last one.
 
         `user` is the user whose keys it changes, for the other agents; "" means all users.
+        `locks`: it is a mailseal lock.
         """
-        connection, write = self._begin(user, count)
+        stamp = new_stamp(locks=locks)
+        if locks:
+            self.own_locks.add(stamp)
+        connection, write = self._begin(user, count, stamp)
         try:
             with self._asking(connection):
                 yield write
@@ -133,12 +115,12 @@ class Database:
             self._roll_back(connection)
             raise
 
-    def _begin(self, user: str, count: int) -> tuple[Any, Write]:
+    def _begin(self, user: str, count: int, stamp: bytes) -> tuple[Any, Write]:
         for attempt in (1, 2):
             connection = self.connection()
             try:
                 with self._asking(connection):
-                    return connection, self._numbered(connection, user, count)
+                    return connection, self._numbered(connection, user, count, stamp)
             except StoreUnreachable:
                 if attempt == 2 or self._is_holding:
                     raise
@@ -147,9 +129,8 @@ class Database:
                 raise
         raise AssertionError
 
-    def _numbered(self, connection: Any, user: str, count: int) -> Write:
+    def _numbered(self, connection: Any, user: str, count: int, stamp: bytes) -> Write:
         cursor = connection.cursor()
-        stamp = os.urandom(8)
         write = Write(cursor, 0, stamp)
         write.execute("BEGIN")
         moved = write.execute(

@@ -12,9 +12,14 @@ import dataclasses
 
 from mailseal.errors import TemporaryError
 from mailseal.keys.sql.database import Database
+from mailseal.keys.sql.transaction import is_lock
 
 _KEPT = 100_000
 """Number of changes that are kept."""
+
+
+Names = list[str] | None
+"""Users; None: all of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,19 +59,32 @@ class Feed:
         )
         return found is not None
 
-    def since(self, position: Position) -> tuple[Position, list[str] | None]:
-        """The position now, and the users whose keys were changed; None: all users."""
+    def since(self, position: Position) -> tuple[Position, Names, Names]:
+        """The position now, the users whose keys were changed, and those that another agent has
+        locked.  If changes were lost, the keys of all users may have changed."""
         now = self.now()
         if now == position:
-            return now, []
+            return now, [], []
         rows = self._database.rows(
-            "SELECT name FROM mailseal_changes WHERE number > %s ORDER BY number", position.number
+            "SELECT name, stamp FROM mailseal_changes WHERE number > %s ORDER BY number",
+            position.number,
         )
-        names = {bytes(name).decode("utf-8", "replace") for (name,) in rows}
-        return now, None if "" in names or not self.knows(position) else sorted(names)
+        names, locked, own = set(), set(), self._database.own_locks
+        for column, value in rows:
+            name, stamp = bytes(column).decode("utf-8", "replace"), bytes(value)
+            names.add(name)
+            if is_lock(stamp) and stamp not in own:
+                locked.add(name)
+            own.discard(stamp)
+        known = self.knows(position)
+        return now, _all_or(names) if known else None, _all_or(locked)
 
     def forget_old(self) -> None:
         """Delete old changes."""
         self._database.statement(
             "DELETE FROM mailseal_changes WHERE number < %s", self.now().number - _KEPT
         )
+
+
+def _all_or(names: set[str]) -> Names:
+    return None if "" in names else sorted(names)

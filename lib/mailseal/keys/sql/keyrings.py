@@ -119,11 +119,11 @@ class SqlKeyrings(ReadKeyrings):
     def end_sessions(self, user: str | None) -> None:
         """Change the revision of the user's keyring, or of all: all agents end the sessions."""
         if user is None:
-            with self._database.write("") as write:
+            with self._database.write("", locks=True) as write:
                 write.execute("UPDATE mailseal_state SET locked = %s", write.change)
             return
         user = normalise(user)
-        with self._database.write(user) as write:
+        with self._database.write(user, locks=True) as write:
             write.execute(
                 "UPDATE mailseal_keyrings SET change_number = %s, stamp = %s WHERE name = %s",
                 write.change,

@@ -4,7 +4,7 @@
     mailseal_schema        version of the tables
     mailseal_state         one row: number and stamp of the last change; number of the last
                            `lock --all`; the store to which the keys have moved, else empty
-    mailseal_changes       number, stamp, name: the user whose keys were changed
+    mailseal_changes       number, stamp, name: the user whose keys were changed, or who was locked
     mailseal_keyrings      name, revision, body: as in the file (docs/formats.md); number and
                            stamp of the transaction that wrote it
     mailseal_public_keys   name; state: enrolled, suspended or withdrawn; body: as in the file;

@@ -26,6 +26,8 @@ def change(visit: Visit) -> Answer:
         try:
             new = _new(visit)
             password_change.change(visit, state, visit.field("password"), new)
+            # Somebody else may have known the old one.
+            visit.site.sessions.end_all(state["user"], but=visit.cookie)
             return visit.go("/", visit.say("Your password has changed. Use it in all programs."))
         except MailsealError as exc:
             warning, status = _why(visit, exc), 403
@@ -42,6 +44,8 @@ def reset(visit: Visit) -> Answer:
             if visit.vouched_user not in (None, user):
                 raise NotPermitted("another user than the web server has checked")
             password_change.reset(visit, user, visit.field("code"), _new(visit))
+            visit.site.sessions.end_all(user)
+            visit.session = None
             return visit.show("reset_done.html")
         except MailsealError as exc:
             warning, status = _why(visit, exc), 403

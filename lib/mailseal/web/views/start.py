@@ -8,7 +8,7 @@ from typing import Any
 from mailseal.errors import MailsealError, WrongPassword
 from mailseal.keys.names import normalise
 from mailseal.web import words
-from mailseal.web.visit import Answer, Visit
+from mailseal.web.visit import BY_ITSELF, Answer, Visit
 from mailseal.web.words import N_
 
 _RELOAD = 5
@@ -36,7 +36,7 @@ def overview(visit: Visit) -> Answer:
     )
     if goes_on and not still:
         # Not a <meta>, which could not be turned off.
-        answer.headers["Refresh"] = str(_RELOAD)
+        answer.headers["Refresh"] = f"{_RELOAD}; url={visit.site.prefix}/?{BY_ITSELF}=1"
     return answer
 
 
@@ -60,6 +60,11 @@ def progress(visit: Visit, job: dict[str, Any] | None) -> dict[str, Any]:
 
 def ask_to_sign_in(visit: Visit, *, status: int = 200, warning: str = "", name: str = "") -> Answer:
     """The form."""
+    if visit.by_itself and not warning:
+        warning = visit.say(
+            "You were signed out, because you have not used this page for a while. What was going "
+            "on continues."
+        )
     return visit.show("sign_in.html", status=status, warning=warning, name=name)
 
 
@@ -81,8 +86,8 @@ def sign_in(visit: Visit) -> Answer:
 
 
 def sign_out(visit: Visit) -> Answer:
-    """End this session."""
-    if visit.posted():
+    """End this session; nothing is wrong if it has ended already."""
+    if visit.session is not None and visit.posted():
         visit.site.sessions.end(visit.cookie)
     return visit.go("/")
 

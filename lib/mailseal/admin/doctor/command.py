@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: MIT
+"""mailseal doctor: checks a running mail server, and proves with test logins that it seals mail.
+
+With USER and the password it logs in to each service, saves a mail in a folder of its own, and
+sends a mail with Postfix's sendmail.  All of these are removed again.  docs/doctor.md lists the
+checks.
+
+Exit status: 0 if all checks pass, 1 if there are warnings, 2 if a check fails.
+
+FAILURES
+    NotPermitted: not root.  UsageError: no such check, no password.  ConfigError: mailseal.yaml
+    cannot be used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from mailseal.errors import NotPermitted, UsageError
+
+if TYPE_CHECKING:
+    from mailseal.admin.command import Commands, Context
+    from mailseal.admin.doctor.check import Check, Result
+    from mailseal.admin.doctor.trial import Trial
+
+_WIDTH = 78
+
+
+def register(commands: Commands) -> None:
+    """Add this module's command."""
+    parser = commands.add(
+        "doctor",
+        doctor,
+        "check the running mail server, and prove with test logins that it seals mail",
+        group="operation",
+        example="mailseal doctor alice@example.com",
+    )
+    parser.add_argument(
+        "user",
+        metavar="USER",
+        nargs="?",
+        help="an enrolled user for test logins and a test mail, for example one that you have made "
+        "for this; asks for the password",
+    )
+    parser.add_argument("--stdin", action="store_true", help="password from standard input")
+    parser.add_argument(
+        "--plain-user", metavar="ADDRESS", help="a user who is not enrolled, to be looked up"
+    )
+    parser.add_argument(
+        "--only",
+        metavar="CHECK",
+        action="append",
+        default=[],
+        help="run only this check (may be repeated); docs/doctor.md has the names",
+    )
+    parser.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        type=_seconds,
+        default=60,
+        help="how long to wait until Postfix has delivered the test mail (default: 60)",
+    )
+    parser.add_argument(
+        "--postfix-config",
+        metavar="DIR",
+        help="Postfix's configuration directory, if it is not /etc/postfix",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def _seconds(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 3600:
+        raise UsageError("--wait takes a number of seconds from 1 to 3600")
+    return int(text)
+
+
+def doctor(context: Context) -> int:
+    """See the module's docstring."""
+    from mailseal.admin.doctor import check as checks
+    from mailseal.admin.doctor.registry import CHECKS
+    from mailseal.admin.doctor.site import Site
+
+    if os.geteuid() != 0:
+        raise NotPermitted("doctor must run as root: only root can read Dovecot's settings")
+    arguments = context.arguments
+    chosen = _chosen(CHECKS, arguments.only)
+    with contextlib.ExitStack() as stack:
+        site = Site(context, stack.enter_context(_trial(context)) if arguments.user else None)
+        found: list[Result] = []
+        counted = dict.fromkeys(checks.LEVELS, 0)
+        show = _Progress(quiet=arguments.json)
+        for one in chosen:
+            if one.of_user and site.trial is None:
+                continue
+            show.at(one.name)
+            for result in checks.results(one, site):
+                show.clear()
+                counted[result.level] += 1
+                found.append(result)
+                if not arguments.json:
+                    sys.stdout.write(_text(result))
+                    sys.stdout.flush()
+            show.clear()
+    if site.trial is None and not arguments.only:
+        result = _not_proved()
+        counted[result.level] += 1
+        found.append(result)
+        if not arguments.json:
+            sys.stdout.write(_text(result))
+    status = max(
+        number for number, level in enumerate(checks.LEVELS) if counted[level] or not number
+    )
+    if arguments.json:
+        listed = [dataclasses.asdict(result) for result in found]
+        json.dump({"status": checks.LEVELS[status], "results": listed}, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    else:
+        sys.stdout.write(
+            f"{counted['pass']} passed, {counted['warn']} warnings, {counted['fail']} failed\n"
+        )
+    return status
+
+
+def _chosen(all_checks: tuple[Check, ...], only: list[str]) -> list[Check]:
+    names = [one.name for one in all_checks]
+    for name in only:
+        if name not in names:
+            raise UsageError(f"there is no check {name}", hint=f"the checks are {', '.join(names)}")
+    return [one for one in all_checks if not only or one.name in only]
+
+
+def _trial(context: Context) -> Trial:
+    """The user for test logins; the password is asked for here."""
+    from mailseal.admin.doctor.trial import Trial
+    from mailseal.admin.prompt import Passwords
+
+    user = context.arguments.user
+    password = Passwords(from_stdin=context.arguments.stdin).ask(f"password of {user}")
+    return Trial(context, user, password)
+
+
+def _not_proved() -> Result:
+    from mailseal.admin.doctor.check import Result
+
+    return Result(
+        "test-login",
+        "warn",
+        "no USER was given: whether logins get their keys, and whether new mail arrives sealed, "
+        "was not proved",
+        "make a test user in your user database, run `mailseal enroll USER`, then "
+        "`mailseal doctor USER`",
+    )
+
+
+def _text(result: Result) -> str:
+    word = result.level if result.level == "pass" else result.level.upper()
+    lines = [f"{word:4}  {result.check}: {result.text}"]
+    if result.remedy:
+        lines.append(f"      remedy: {result.remedy}")
+    return "".join(f"{_printable(line)}\n" for line in lines)
+
+
+def _printable(line: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in line)
+
+
+class _Progress:
+    """The name of the check that runs now, on a terminal."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._shown = not quiet and sys.stderr.isatty()
+
+    def at(self, name: str) -> None:
+        if self._shown:
+            sys.stderr.write(f"\rchecking {name} …"[:_WIDTH])
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        if self._shown:
+            sys.stderr.write(f"\r{'':{_WIDTH}}\r")
+            sys.stderr.flush()
