@@ -20,7 +20,7 @@ import contextlib
 import ctypes
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from mailseal.errors import DiskFull, MailsealError, TemporaryError
 
@@ -47,13 +47,24 @@ def error_of(exc: OSError, doing: str) -> MailsealError:
     return TemporaryError(text)
 
 
-@contextlib.contextmanager
-def reporting(doing: str) -> Iterator[None]:
-    """Convert each OSError in the block to an error of mailseal."""
-    try:
-        yield
-    except OSError as exc:
-        raise error_of(exc, doing) from None
+class reporting:  # noqa: N801 - used like a function
+    """Convert each OSError in the block to an error of mailseal.
+
+    A class: contextlib.contextmanager takes three times as long, 1.5 us, and a sealed mail needs
+    this 15 times.
+    """
+
+    __slots__ = ("_doing",)
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
+        if isinstance(exc, OSError):
+            raise error_of(exc, self._doing) from None
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
@@ -91,8 +102,11 @@ def sync_folder(path: str) -> None:
 
 
 def open_new(path: str, mode: int = 0o600) -> int:
-    """Create a file for writing.  Never opens an existing file, or one through a symbolic link."""
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    """Create a file, open to write and read.
+
+    Never opens an existing file, or one through a symbolic link.
+    """
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
 
 
 def move(source: str, target: str) -> None:

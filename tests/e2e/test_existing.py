@@ -6,8 +6,11 @@ The results are compared with what the clients remember: UIDs, flags, dates and 
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import itertools
 import os
+import select
 import socket
 import subprocess
 import threading
@@ -30,6 +33,7 @@ SECRET = "password"
 FOLDERS = ("INBOX", "Sent", "Work", "Work.2024", "Trash", "Entw&APw-rfe")
 _numbers = itertools.count(1)
 SENDER = "eve@example.net"
+_IN_OPEN = 0x20
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +69,12 @@ def test_dovecot_waits_for_the_lock_under_which_mails_are_exchanged(lab: Lab, us
         imap.select("Sent")
         store = threading.Thread(target=imap.command, args=(b"STORE 1 FLAGS (\\Deleted)",))
         with folder_lock.held(lock.removesuffix(".lock")):
-            store.start()
-            store.join(1)
-            assert store.is_alive() and flagged() == []
+            os.chown(lock, MAIL_UID, MAIL_UID)  # as in production; then Dovecot can read it
+            with opened(lock) as read:
+                store.start()
+                while not select.select([read], [], [], 0.05)[0]:
+                    assert store.is_alive(), "the flag was set without the lock"
+            assert flagged() == []
         store.join()
         assert len(flagged()) == 1
         ended = subprocess.Popen(["true"])
@@ -75,6 +82,15 @@ def test_dovecot_waits_for_the_lock_under_which_mails_are_exchanged(lab: Lab, us
         Path(lock).write_text(f"{ended.pid}:{socket.gethostname()}")
         imap.command(b"STORE 2 FLAGS (\\Deleted)")
         assert len(flagged()) == 2
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[int]:
+    """A descriptor that can be read when somebody has opened this file: inotify(7)."""
+    libc = ctypes.CDLL(None)
+    with open(libc.inotify_init1(os.O_CLOEXEC), "rb") as events:
+        assert libc.inotify_add_watch(events.fileno(), path.encode(), _IN_OPEN) >= 0
+        yield events.fileno()
 
 
 def test_seal_and_unseal_keep_everything(lab: Lab, user: str) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from mailseal import durable
 from mailseal.crypto import dcrypt
 from mailseal.crypto.eckeys import PrivateKey
-from mailseal.mailbox import whole
+from mailseal.mailbox import convert, whole
 from mailseal.mailbox.forms import Form, Reseal, Seal, Unseal
 
 KEY, OLD = PrivateKey.generate(), PrivateKey.generate()
@@ -38,22 +39,29 @@ def test_power_may_fail_at_any_time(
         mail = b"Subject: %s\n\n" % name.encode()
         (root / name).write_bytes(mail if key is None else dcrypt.seal(key.public, mail))
     synced: set[int] = set()
+    forgotten: set[int] = set()
     read: set[int] = set()
     pending: dict[str, str] = {}  # old forms whose folders are not synced, by their name in tmp/
     folders: set[str] = set()
     done: list[str] = []
     real_sync, real_exchange = durable.sync_file, durable.exchange
-    real_folder, real_unlink, real_open = durable.sync_folder, os.unlink, os.open
+    real_folder, real_unlink = durable.sync_folder, os.unlink
+    real_advise, real_reader = os.posix_fadvise, convert._reader
 
     def sync_file(fd: int) -> None:
         real_sync(fd)
         synced.add(os.fstat(fd).st_ino)
 
-    def opened(path: str, flags: int, *rest: object, **more: object) -> int:
-        fd = real_open(path, flags, *rest, **more)  # type: ignore[arg-type]
-        if flags & os.O_ACCMODE == os.O_RDONLY and (number := os.fstat(fd).st_ino) in synced:
+    def advise(fd: int, offset: int, length: int, advice: int) -> None:
+        # Pages that are not on disk yet would stay in memory.
+        if advice == os.POSIX_FADV_DONTNEED and (number := os.fstat(fd).st_ino) in synced:
+            forgotten.add(number)
+        real_advise(fd, offset, length, advice)
+
+    def reader(fd: int) -> BinaryIO:
+        if (number := os.fstat(fd).st_ino) in forgotten:
             read.add(number)
-        return fd
+        return real_reader(fd)
 
     def exchange(one: str, other: str) -> None:
         number = os.stat(one).st_ino
@@ -77,7 +85,8 @@ def test_power_may_fail_at_any_time(
     monkeypatch.setattr(durable, "exchange", exchange)
     monkeypatch.setattr(durable, "sync_folder", sync_folder)
     monkeypatch.setattr(os, "unlink", unlink)
-    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    monkeypatch.setattr(convert, "_reader", reader)
     with whole.held(str(root)):
         report = whole.run(str(root), wanted)
     assert report.tally.converted == len(MAILS) == len(done)

@@ -13,10 +13,10 @@ CONTRACT
     not changed, but counted and listed.
 
 GROUPS
-    All mails of a group are written, then synced, compared and exchanged.  Then the folder is
-    synced, and only after that the old files are removed.  This takes one sync for each folder
-    and group instead of two for each mail, and while the first file is synced, the kernel
-    already writes the others.
+    All mails of a group are written, then synced (several at a time), compared and exchanged.
+    Then the folder is synced, and only after that the old files are removed.  This takes one sync
+    for each folder and group instead of two for each mail, and while the first file is synced, the
+    kernel already writes the others.
     The exchanges of a group are made under Dovecot's lock of the folder (folder_lock.py), which
     is held for about 1 ms on ext4 and 8 ms on Btrfs.
 
@@ -28,15 +28,15 @@ FAILURES
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 from mailseal import durable
 from mailseal.crypto import dcrypt
-from mailseal.errors import Damaged, DiskFull, MailsealError, NotSealed
+from mailseal.errors import Damaged, DiskFull, MailsealError, NoKey, NotSealed
 from mailseal.mailbox import folder_lock, uidlist
 from mailseal.mailbox.exchange import Moved, Replacement, Unwritable, find
 from mailseal.mailbox.folders import PARTS
@@ -45,6 +45,13 @@ from mailseal.mailbox.forms import Form, Work
 GROUP_MAILS = 64
 GROUP_BYTES = 32 << 20
 """A group ends after this many mails, or with the mail with which it reaches this many bytes."""
+
+_AT_ONCE = 8
+"""Files that are synced at the same time.  The kernel combines their flushes of the disk's cache:
+64 files took 74 ms one after the other, 16 ms with 8 threads, 15 ms with 16 (ext4)."""
+
+_BUFFER = 4096
+"""Bytes.  Larger reads go past the buffer."""
 
 _TRIES = 20
 MOST_PROBLEMS = 1000
@@ -94,7 +101,6 @@ class _Mail:
     part: str
     name: str
     work: Work
-    digest: bytes
 
 
 def convert(
@@ -186,15 +192,14 @@ def _begun(maildir: str, part: str, name: str, form: Form, tally: Tally) -> _Mai
 def _written(
     replacement: Replacement, part: str, name: str, form: Form, tally: Tally
 ) -> _Mail | None:
-    digest = hashlib.sha256()
     try:
         work = _work(replacement, form)
         if work is None:
             tally.already += 1
             replacement.close()
             return None
-        with open(replacement.old, "rb", closefd=False) as old:
-            replacement.write(work.form(_noted(work.plain(old), digest)))
+        with _reader(replacement.old) as old:
+            replacement.write(work.form(_read(work.plain(old))))
     except (DiskFull, Unwritable):
         replacement.discard()
         raise
@@ -205,31 +210,33 @@ def _written(
     except BaseException:
         replacement.discard()
         raise
-    return _Mail(replacement, part, name, work, digest.digest())
+    return _Mail(replacement, part, name, work)
 
 
-def _noted(pieces: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
+def _reader(fd: int) -> BinaryIO:
+    return open(fd, "rb", buffering=_BUFFER, closefd=False)
+
+
+def _read(pieces: Iterator[bytes]) -> Iterator[bytes]:
     while True:
         with durable.reporting("cannot be read"):
             piece = next(pieces, None)
         if piece is None:
             return
-        digest.update(piece)
         yield piece
 
 
 def _finish(maildir: str, uid_list: str, group: list[_Mail], tally: Tally, shred: bool) -> None:
     """Sync, compare, exchange, sync the folder, and only then remove the old files."""
     try:
+        _sync(group)
         for mail in group:
-            mail.replacement.sync()
-        for mail in group:
-            _require_same(mail)
+            mail.replacement.read_back()
+        waiting = deque(mail for mail in group if _is_same(mail, tally))
     except BaseException:
         _discard(group)
         raise
     exchanged: list[_Mail] = []
-    waiting = deque(group)
     try:
         if waiting:
             with folder_lock.held(uid_list):
@@ -242,6 +249,18 @@ def _finish(maildir: str, uid_list: str, group: list[_Mail], tally: Tally, shred
         _settle(maildir, exchanged, tally, shred)
         raise
     _settle(maildir, exchanged, tally, shred)
+
+
+def _sync(group: Sequence[_Mail]) -> None:
+    """Sync the new files, several at a time."""
+
+    def some(number: int) -> None:
+        for mail in group[number::_AT_ONCE]:
+            mail.replacement.sync()
+
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        for done in [threads.submit(some, number) for number in range(min(_AT_ONCE, len(group)))]:
+            done.result()
 
 
 def _exchanged(maildir: str, mail: _Mail, tally: Tally) -> bool:
@@ -281,13 +300,35 @@ def _discard(mails: Sequence[_Mail] | deque[_Mail]) -> None:
         mail.replacement.discard()
 
 
-def _require_same(mail: _Mail) -> None:
-    """Read the new file back from the disk, open it, and compare it with the old one."""
-    fd = mail.replacement.read_back()
-    digest = hashlib.sha256()
-    with open(fd, "rb") as written, durable.reporting(f"cannot read {mail.replacement.temporary}"):
-        checked: BinaryIO = written
-        for piece in mail.work.check(checked):
-            digest.update(piece)
-    if digest.digest() != mail.digest:
-        raise Damaged(f"{mail.replacement.temporary} is not what was written")
+def _is_same(mail: _Mail, tally: Tally) -> bool:
+    """Read the new file back from the disk, open it, and compare it with the old one.
+
+    False: the old one was changed meanwhile, and nothing is done with it.
+    """
+    replacement = mail.replacement
+    with (
+        durable.reporting(f"cannot compare {replacement.temporary}"),
+        _reader(replacement.old) as old,
+        _reader(replacement.new) as new,
+    ):
+        try:
+            same = _alike(mail.work.plain(old), mail.work.check(new))
+        except (Damaged, NotSealed, NoKey):
+            same = False
+    if not same:
+        if replacement.is_unchanged():
+            raise Damaged(f"{replacement.temporary} is not what was written")
+        tally.leave(replacement.path, "was changed by another program meanwhile")
+        replacement.discard()
+    return same
+
+
+def _alike(one: Iterator[bytes], other: Iterator[bytes]) -> bool:
+    """Whether both have the same bytes; the sizes of the pieces may differ."""
+    a = b = b""
+    while True:
+        a, b = a or next(one, b""), b or next(other, b"")
+        size = min(len(a), len(b))
+        if a[:size] != b[:size] or not size:
+            return not a and not b
+        a, b = a[size:], b[size:]

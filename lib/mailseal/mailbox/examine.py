@@ -134,8 +134,8 @@ def check_tag(fd: int, name: str, keys: Sequence[PrivateKey]) -> tuple[str, str]
     start = last = b""
     size = lines = 0
     try:
-        with open(fd, "rb", closefd=False) as source:
-            for piece in dcrypt.unproven(source, keys):
+        with open(fd, "rb", buffering=4096, closefd=False) as source:
+            for piece in dcrypt.Opening(keys).unproven(source):
                 start = start or piece[:16]
                 size += len(piece)
                 lines += piece.count(b"\n") - piece.count(b"\r\n")

@@ -3,7 +3,8 @@
 
     work = Replacement(folder, "cur", name)    # opens the mail
     work.write(pieces)                         # writes the new file to tmp/, with the old times
-    work.sync()                                # then the caller reads it back and compares it
+    work.sync()                                # waits until it is on disk
+    work.read_back()                           # then the caller reads work.new and compares it
     work.exchange()                            # exchanges the two names in one system call
     work.finish()                              # removes the old file, after the folder was synced
 
@@ -34,7 +35,7 @@ import fcntl
 import os
 import signal
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from mailseal import durable
 from mailseal.errors import DiskFull, MailsealError, TemporaryError
@@ -56,15 +57,25 @@ class Unwritable(TemporaryError):
     """No mail can be converted here."""
 
 
-@contextlib.contextmanager
-def _writing(path: str) -> Iterator[None]:
-    try:
-        with durable.reporting(f"cannot write to {path}"):
-            yield
-    except DiskFull:
-        raise
-    except TemporaryError as exc:
-        raise Unwritable(str(exc)) from None
+class _writing:  # noqa: N801 - used like durable.reporting
+    """Convert each OSError in the block to DiskFull or Unwritable."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
+        if isinstance(exc, OSError):
+            raise _unwritable(exc, f"cannot write to {self._path}") from None
+
+
+def _unwritable(exc: OSError, doing: str) -> MailsealError:
+    error = durable.error_of(exc, doing)
+    return error if isinstance(error, DiskFull) else Unwritable(str(error))
 
 
 class Replacement:
@@ -73,8 +84,8 @@ class Replacement:
     def __init__(self, maildir: str, part: str, name: str) -> None:
         self.maildir = maildir
         self.path = f"{maildir}/{part}/{name}"
-        self.temporary = f"{maildir}/tmp/{LEFT_OVER}{unique_name()}"  # noqa: S108 - the Maildir's
-        self._new = -1
+        self.temporary = ""
+        self.new = -1
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         try:
             self.old = os.open(self.path, flags)
@@ -91,36 +102,44 @@ class Replacement:
         """Whether it is a regular file.  Links are never opened, but it could be a pipe."""
         return stat.S_ISREG(self.found.st_mode)
 
+    def is_unchanged(self) -> bool:
+        """Whether nobody has written to the old file since it was opened."""
+        return _same(os.fstat(self.old), self.found)
+
     def write(self, pieces: Iterable[bytes | memoryview]) -> None:
         """Write the new file and start writing it to the disk.  It is not synced yet.
 
         Errors that `pieces` raises are passed on.
         """
+        self.temporary = f"{self.maildir}/tmp/{LEFT_OVER}{unique_name()}"  # noqa: S108 - the Maildir's
         with _writing(self.temporary):
-            self._new = durable.open_new(self.temporary, stat.S_IMODE(self.found.st_mode))
+            self.new = durable.open_new(self.temporary, stat.S_IMODE(self.found.st_mode))
         for piece in pieces:
             with _writing(self.temporary):
-                durable.write_all(self._new, piece)
+                durable.write_all(self.new, piece)
         with durable.reporting("cannot keep its owner, mode and time"):
-            os.fchmod(self._new, stat.S_IMODE(self.found.st_mode))
-            wanted = (self.found.st_uid, self.found.st_gid)
-            made = os.fstat(self._new)
-            if (made.st_uid, made.st_gid) != wanted:
-                os.fchown(self._new, *wanted)
+            made, found = os.fstat(self.new), self.found
+            if (made.st_uid, made.st_gid) != (found.st_uid, found.st_gid):
+                os.fchown(self.new, found.st_uid, found.st_gid)
+            if made.st_mode != found.st_mode:
+                os.fchmod(self.new, stat.S_IMODE(found.st_mode))
             # INTERNALDATE is the time of the file.
-            os.utime(self._new, ns=(self.found.st_atime_ns, self.found.st_mtime_ns))
-        durable.begin_sync(self._new)
+            os.utime(self.new, ns=(self.found.st_atime_ns, self.found.st_mtime_ns))
+        durable.begin_sync(self.new)
 
     def sync(self) -> None:
         """Sync the new file: when this returns, it is on disk."""
         with _writing(self.temporary):
-            durable.sync_file(self._new)
+            durable.sync_file(self.new)
 
-    def read_back(self) -> int:
-        """Open the new file to read it back, from the disk as far as the kernel permits it."""
+    def read_back(self) -> None:
+        """Let the kernel forget the new file and read it again, from the disk if it can.
+
+        It does not wait for the disk: for 64 files this and reading them took 2 ms instead of 34.
+        """
         with durable.reporting(f"cannot read {self.temporary}"):
-            os.posix_fadvise(self._new, 0, 0, os.POSIX_FADV_DONTNEED)
-            return os.open(self.temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            os.posix_fadvise(self.new, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(self.new, 0, 0, os.POSIX_FADV_WILLNEED)
 
     def exchange(self) -> None:
         """Exchange the names: the new file gets the mail's name, the old one a name in tmp/."""
@@ -155,12 +174,11 @@ class Replacement:
                     f"the file system of {self.maildir} cannot exchange two names",
                     hint="ext4, XFS, Btrfs and tmpfs can, NFS cannot; run this on the NFS server",
                 ) from None
-            error = durable.error_of(exc, f"cannot replace {self.path}")
-            raise error if isinstance(error, DiskFull) else Unwritable(str(error)) from None
+            raise _unwritable(exc, f"cannot replace {self.path}") from None
 
     def _ours(self) -> str | None:
         """The present path of the new file."""
-        new = os.fstat(self._new)
+        new = os.fstat(self.new)
         found = find(self.maildir, os.path.basename(self.path))
         if found is not None:
             path = f"{self.maildir}/{found[0]}/{found[1]}"
@@ -189,6 +207,8 @@ class Replacement:
         If a signal arrived in between, the names may be exchanged already.
         """
         self.close()
+        if not self.temporary:
+            return
         with contextlib.suppress(OSError):
             if _same(os.stat(self.temporary, follow_symlinks=False), self.found):
                 for part in PARTS:
@@ -197,11 +217,11 @@ class Replacement:
 
     def close(self) -> None:
         """Close the files; enough if nothing was written."""
-        for fd in (self.old, self._new):
+        for fd in (self.old, self.new):
             if fd >= 0:
                 with contextlib.suppress(OSError):
                     os.close(fd)
-        self.old = self._new = -1
+        self.old = self.new = -1
 
 
 def find(maildir: str, name: str) -> tuple[str, str] | None:

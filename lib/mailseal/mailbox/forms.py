@@ -26,7 +26,8 @@ class Work:
     """How one mail is converted."""
 
     plain: Callable[[BinaryIO], Iterator[bytes]]
-    """The plaintext of the old file, verified as far as this is possible."""
+    """The plaintext of the old file, verified as far as this is possible.  Called twice: to write
+    the new file, and to compare it."""
     form: Callable[[Iterator[bytes]], Iterator[bytes | memoryview]]
     """The content of the new file for that plaintext."""
     check: Callable[[BinaryIO], Iterator[bytes]]
@@ -76,7 +77,7 @@ class Unseal:
         if not dcrypt.is_sealed(start):
             return None
         dcrypt.inspect(start)
-        return Work(lambda old: dcrypt.open_sealed(old, self._keys), _as_it_is, _pieces)
+        return Work(dcrypt.Opening(self._keys).pieces, _as_it_is, _pieces)
 
 
 class Reseal:
@@ -93,7 +94,7 @@ class Reseal:
             return self._seal.work(start)
         if self._public.key_id in dcrypt.inspect(start).key_ids:
             return None
-        return _to(self._public, lambda old: dcrypt.open_sealed(old, self._keys))
+        return _to(self._public, dcrypt.Opening(self._keys).pieces)
 
 
 def _to(public: PublicKey, plain: Callable[[BinaryIO], Iterator[bytes]]) -> Work:
@@ -105,6 +106,8 @@ def _pieces(source: BinaryIO) -> Iterator[bytes]:
     source.seek(0)
     while piece := source.read(_PIECE):
         yield piece
+        if len(piece) < _PIECE:
+            return
 
 
 def _as_it_is(pieces: Iterator[bytes]) -> Iterator[bytes]:
