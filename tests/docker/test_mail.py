@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import time
@@ -236,6 +237,24 @@ def test_cat_opens_a_stored_mail(site: Site) -> None:
 def test_check_config_finds_nothing(site: Site) -> None:
     """Dovecot's configuration as in docs/install.md matches mailseal's."""
     assert site.run("mailseal check-config 2>&1") == "/etc/mailseal/mailseal.yaml: ok\n"
+
+
+def test_doctor_proves_the_documented_setup(site: Site) -> None:
+    """With systemd, the usual paths and Debian's own settings; nothing of it is left."""
+    before = site.stored("alice")
+    site.run("systemctl restart mailseal-agent")  # the site has changed mailseal.yaml
+    words = "alice@example.org --stdin --plain-user carol@example.org --json"
+    secret = password_of("alice").encode() + b"\n"
+    found = json.loads(site.run(f"mailseal doctor {words} || true", stdin=secret))
+    found = {one["check"]: one for one in found["results"]}
+    levels = {name: one["level"] for name, one in found.items()}
+    proofs = {"enrolled", "imap", "pop3", "arrival", "plain-user"}
+    assert {name for name in proofs if levels.get(name) == "pass"} == proofs, found
+    # True of the containers: they share kernel, disk and clock, and allow logins without TLS.
+    others = {"swap", "queue-disk", "clock", "recovery", "stored-mail", "login-encryption"}
+    wrong = [one for one in found.values() if one["level"] != "pass"]
+    assert [one["text"] for one in wrong if one["check"] not in others] == []
+    assert site.stored("alice") == before
 
 
 def test_services_run_hardened(site: Site) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.sick import ALICE, PLAIN, VERSION, Result, Sick
 from tests.lab import Lab
-from tests.lab.place import free_ports
+from tests.lab.place import MAIL_UID, free_ports
 
 # Quotas, Submission, and Sieve at deliveries by Dovecot.
 _SITE = (
@@ -221,12 +221,60 @@ def test_two_at_a_time_and_a_killed_one(sick: Sick) -> None:
         imap.command(b"CREATE mailseal-doctor-%d-0123abcd" % (time.time() - 7200))
     command = [os.path.join(lab.hooks, "mailseal"), "-c", lab.config_path, "doctor", ALICE]
     command += ["--stdin", "--postfix-config", lab.postfix.config, *only("imap", "arrival")]
-    running = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(2)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    running = [subprocess.Popen(command, **pipes) for _ in range(2)]  # type: ignore[call-overload]
     for one in running:
         assert one.stdin is not None
         one.stdin.write(b"password\n")
         one.stdin.close()
-    assert [one.wait() for one in running] == [0, 0]
+    said = [one.stdout.read().decode() for one in running]
+    assert [one.wait() for one in running] == [0, 0], said
+
+
+ADD = """#!/bin/sh -e
+read -r password
+printf '%s:{PLAIN}%s:UID:UID::HOME::\\n' "$1" "$password" >> USERS
+"""
+REMOVE = """#!/bin/sh -e
+sed -i "/^$1:/d" USERS
+"""
+
+
+def test_a_user_that_exists_only_during_the_run(sick: Sick) -> None:
+    lab, user = sick.lab, "throw-away@example.org"
+    users = lab.dovecot.wanted.users_file
+    commands = []
+    for name, text in (("add-user", ADD), ("remove-user", REMOVE)):
+        commands.append(path := lab.place.path(name))
+        home = lab.home(user)
+        with open(path, "w", encoding="ascii") as stream:
+            os.fchmod(stream.fileno(), 0o755)
+            changes = {"UID": str(MAIL_UID), "HOME": home, "USERS": users}
+            for word, value in changes.items():
+                text = text.replace(word, value)
+            stream.write(text)
+    words = ("--add", commands[0], "--remove", commands[1], *only("imap", "pop3", "arrival"))
+    status, found = sick.doctor(user, *words)
+    assert status == 0, found
+    assert [one["check"] for one in found] == ["imap", "pop3", "arrival"]
+    assert lab.mailseal("status", user).returncode == 67
+    with open(users, encoding="ascii") as stream:
+        assert user not in stream.read()
+    done = lab.mailseal("doctor", PLAIN, *words)  # exists, and stays
+    assert done.returncode == 64
+    assert b"plain@example.org exists" in done.stderr
+    with open(users, encoding="ascii") as stream:
+        assert PLAIN in stream.read()
+
+
+def test_an_unreadable_quota_socket(sick: Sick) -> None:
+    socket = os.path.join(sick.lab.dovecot.wanted.base_dir, "quota-status")
+    os.chmod(socket, 0o600)
+    (found,) = sick.new("sockets")
+    assert "dovecot.quota_socket: the user" in found["text"]
+    sick.follow(found["remedy"].partition(";")[0])
+    assert sick.new("sockets") == []
+    assert run(sick, *only("quota"))[1]["quota"]["level"] == "pass"
 
 
 def test_what_it_refuses(sick: Sick) -> None:

@@ -49,6 +49,17 @@ def register(commands: Commands) -> None:
     )
     parser.add_argument("--stdin", action="store_true", help="password from standard input")
     parser.add_argument(
+        "--add",
+        metavar="COMMAND",
+        help="make USER for this run: COMMAND gets the address as its last argument, and reads the "
+        "password as one line from standard input; USER must not exist, and is enrolled",
+    )
+    parser.add_argument(
+        "--remove",
+        metavar="COMMAND",
+        help="remove USER at the end: COMMAND gets the address as its last argument",
+    )
+    parser.add_argument(
         "--plain-user", metavar="ADDRESS", help="a user who is not enrolled, to be looked up"
     )
     parser.add_argument(
@@ -88,9 +99,13 @@ def doctor(context: Context) -> int:
     if os.geteuid() != 0:
         raise NotPermitted("doctor must run as root: only root can read Dovecot's settings")
     arguments = context.arguments
+    if (arguments.add is None) != (arguments.remove is None):
+        raise UsageError("--add and --remove must be used together")
+    if arguments.add is not None and not arguments.user:
+        raise UsageError("--add needs USER, the address of the user that it makes")
     chosen = _chosen(CHECKS, arguments.only)
     with contextlib.ExitStack() as stack:
-        site = Site(context, stack.enter_context(_trial(context)) if arguments.user else None)
+        site = Site(context, _trial(context, stack) if arguments.user else None)
         found: list[Result] = []
         counted = dict.fromkeys(checks.LEVELS, 0)
         show = _Progress(quiet=arguments.json)
@@ -134,14 +149,21 @@ def _chosen(all_checks: tuple[Check, ...], only: list[str]) -> list[Check]:
     return [one for one in all_checks if not only or one.name in only]
 
 
-def _trial(context: Context) -> Trial:
-    """The user for test logins; the password is asked for here."""
+def _trial(context: Context, stack: contextlib.ExitStack) -> Trial:
+    """The user for test logins: made for this run, or the password is asked for."""
+    from mailseal.admin.doctor import throw_away
     from mailseal.admin.doctor.trial import Trial
     from mailseal.admin.prompt import Passwords
 
-    user = context.arguments.user
-    password = Passwords(from_stdin=context.arguments.stdin).ask(f"password of {user}")
-    return Trial(context, user, password)
+    arguments = context.arguments
+    user = arguments.user
+    if arguments.add is not None:
+        password = stack.enter_context(
+            throw_away.made(context, user, arguments.add, arguments.remove)
+        )
+    else:
+        password = Passwords(from_stdin=arguments.stdin).ask(f"password of {user}")
+    return stack.enter_context(Trial(context, user, password))
 
 
 def _not_proved() -> Result:
@@ -152,8 +174,8 @@ def _not_proved() -> Result:
         "warn",
         "no USER was given: whether logins get their keys, and whether new mail arrives sealed, "
         "was not proved",
-        "make a test user in your user database, run `mailseal enroll USER`, then "
-        "`mailseal doctor USER`",
+        "run `mailseal doctor USER` with an enrolled user, or with --add and --remove, if you have "
+        "commands that make and remove users in your user database",
     )
 
 

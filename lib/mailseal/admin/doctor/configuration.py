@@ -12,6 +12,7 @@ from mailseal.admin.doctor.check import Check, Outcome, failed, found, passed, w
 from mailseal.admin.doctor.processes import children, started
 from mailseal.admin.doctor.site import RESTART_DOVECOT, Site
 
+_BASE = "/run/dovecot"
 _SLACK = 0.1
 """Seconds by which a file may be newer than the process that has read it."""
 
@@ -33,7 +34,7 @@ def _running(site: Site) -> Iterator[Outcome]:
     """
     if not site.config.dovecot_is_here:
         return
-    base = site.dovecot().get("base_dir")
+    base = site.dovecot().get("base_dir") or _BASE  # 2.4 does not print the default
     try:
         with open(os.path.join(base, "master.pid"), encoding="ascii") as stream:
             master = int(stream.read())

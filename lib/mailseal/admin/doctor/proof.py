@@ -109,7 +109,7 @@ def _remove_old(imap: imaplib.IMAP4, prefix: str) -> None:
     for line in ok(imap.list('""', f'"{prefix}{FOLDER}*"')):
         found = re.search(rf"{FOLDER}(\d+)-[0-9a-f]{{8}}", line.decode("utf-8", "replace"))
         if found and int(found[1]) < time.time() - _OLD:
-            ok(imap.delete(f'"{prefix}{found[0]}"'))
+            imap.delete(f'"{prefix}{found[0]}"')  # NO if another run has just deleted it
 
 
 def _prefix(imap: imaplib.IMAP4) -> str:
