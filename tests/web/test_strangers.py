@@ -14,7 +14,8 @@ from tests.web.tab import Tab
 
 KIND = {"Content-Type": "application/json"}
 ALL = {"typed": "zzzz zzzz", "label": "phone", "slot": "zzz", "new": "new", "old_mail": "1"}
-CODE = codes.make("recovery", "zzz")
+# Dovecot's auth process closes the connection for a longer line.
+MORE = {"/reset": (codes.make("recovery", "zzz"),), "/state": ("", "a\0b", "x" * 15000)}
 
 
 @pytest.fixture
@@ -34,8 +35,9 @@ def test_a_wrong_secret_has_one_answer(site: Site, users: list[str], path: str) 
     for number, user in enumerate(users):
         # Not from the address of another test: wrong passwords count for an address, too.
         tab = Tab(site.web_socket, f"198.18.{number}.{PATHS.index(path)}")
-        for secret in ("guess", CODE) if path == "/reset" else ("guess",):
-            fields = {"user": user, "password": secret, "code": secret, **ALL}
+        for secret in ("guess", *MORE.get(path, ())):
+            proof = "code" if path == "/reset" else "password"
+            fields = {"user": user, proof: secret, **ALL}
             page = tab.ask("POST", f"/mailseal/api/v1{path}", json.dumps(fields).encode(), KIND)
             said.setdefault(secret, set()).add((page.status, page.text))
             assert user not in page.text

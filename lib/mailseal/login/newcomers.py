@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 
 from mailseal.errors import NoSuchUser, NotPermitted, WrongPassword
 from mailseal.keys.keyring import Keyring, Opened
+from mailseal.keys.password_slot import MAX_OPENING
 from mailseal.login.typed_back import TypedBack
 from mailseal.login.vault import Vault
 
@@ -53,6 +54,9 @@ class Newcomers:
         """Raise WrongPassword if Dovecot does not accept the password."""
         if self._check is None:
             raise NotPermitted("users cannot enroll themselves: no passdb checks their passwords")
+        # Dovecot would close the connection for a very long one, which is no answer.
+        if len(password) > MAX_OPENING:
+            raise WrongPassword(f"wrong password for {user}")
         try:
             self._check(user, password)
         except NoSuchUser:  # do not reveal which users exist
