@@ -93,7 +93,7 @@ def enroll(context: Context) -> int:
 
 def _enroll_one(context: Context, user: bytes, password: bytes) -> tuple[str, str, bool]:
     """User, key id, and whether there is a recovery method."""
-    from mailseal.admin import dovecot_folders_check, dovecot_format_check
+    from mailseal.admin import dovecot_folders_check, dovecot_format_check, userdb_size_check
     from mailseal.keys.names import normalise
     from mailseal.keys.password_slot import check_password
 
@@ -103,6 +103,7 @@ def _enroll_one(context: Context, user: bytes, password: bytes) -> tuple[str, st
     if not context.arguments.unchecked:
         dovecot_format_check.require(context.config, name)
         dovecot_folders_check.require(context.config)
+        userdb_size_check.require(context.config, name)
         if context.config.login.password_check == "passdb":  # noqa: S105 - no password
             asked = _ask_dovecot(context, name, password)
     try:

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from mailseal.admin import dovecot_folders_check, dovecot_format_check, dovecot_login
+from mailseal.admin import (
+    dovecot_folders_check,
+    dovecot_format_check,
+    dovecot_login,
+    userdb_size_check,
+)
 from mailseal.admin.seal_jobs import Jobs
 from mailseal.config import Config
 
@@ -27,6 +32,7 @@ class Outside:
         """
         dovecot_format_check.require(config, user)
         dovecot_folders_check.require(config)
+        userdb_size_check.require(config, user)
 
     def old_mail(self, config: Config, user: str) -> dict[str, Any] | None:
         """The state of the user's existing mail, from mailseal-sealer; None if unknown."""

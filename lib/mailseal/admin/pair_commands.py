@@ -9,6 +9,7 @@ deferred: run it again, or run `mailseal repair USER`.
 
 FAILURES
     UsageError if mail is sealed with the key pair, or if this cannot be determined.
+    TemporaryError if the user database returns so many fields that the keys may not fit.
 """
 
 from __future__ import annotations
@@ -78,9 +79,16 @@ def _password(context: Context) -> bytes:
     return Passwords(from_stdin=arguments.stdin).ask(f"password of {arguments.user}")
 
 
+def _require_room(context: Context, user: bytes) -> None:
+    from mailseal.admin import userdb_size_check
+
+    userdb_size_check.require(context.config, normalise(user))
+
+
 def rotate(context: Context) -> int:
     """Make a key pair for new mail; the older ones stay for reading."""
     user = os.fsencode(context.arguments.user)
+    _require_room(context, user)
     answer = context.ask("rotate", user=user, password=_password(context))
     sys.stdout.write(f"new mail is sealed with key {answer.text('key_id')[:16]}\n")
     return 0
@@ -89,6 +97,7 @@ def rotate(context: Context) -> int:
 def rekey(context: Context) -> int:
     """Make a new master key, and seal the keyring with it."""
     user = os.fsencode(context.arguments.user)
+    _require_room(context, user)
     report_rekey(context, context.ask("rekey", user=user, password=_password(context)))
     return 0
 

@@ -32,7 +32,8 @@ AUTH_MAX_INBUF_SIZE and MAX_INBUF_SIZE in lib-auth)."""
 
 RESERVE = 1536
 """Bytes of that line reserved for other fields: user name, home, mail, uid, gid, quota, and those
-of the site's userdb.  With a passwd-file they need about 200."""
+of the site's userdb.  With a passwd-file they need about 350.  `mailseal enroll`, `rotate` and
+`rekey` measure them, and refuse if there are more (admin/userdb_size_check.py)."""
 
 _PREFIX = {"2.3": len("userdb_"), "2.4": 0}
 _PASSWORD_SIZE = 16

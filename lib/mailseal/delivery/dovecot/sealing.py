@@ -29,7 +29,7 @@ from __future__ import annotations
 from mailseal.crypto.eckeys import PublicKey
 from mailseal.errors import MailsealError
 
-_OURS = {
+OURS = {
     "mail_plugins+",
     "mail_crypt_global_public_key",
     "mail_crypt_save_version",
@@ -39,6 +39,8 @@ _OURS = {
     "crypt_write_algorithm",
     "mail_attachment_fs",
 }
+"""Fields of mailseal's userdb."""
+
 _SUSPECT = ("mail_plugin", "mail_crypt", "crypt_", "mail_attachment_", "mail_ext_attachment_")
 _LOCATIONS = ("mail", "mail_location", "location", "mail_driver")
 ATTACHMENTS = ("mail_attachment_dir", "mail_ext_attachment_path")
@@ -60,7 +62,7 @@ def why_not(fields: dict[str, str], key: PublicKey) -> str | None:
     for name, value in fields.items():
         if name.removeprefix("*/") in ATTACHMENTS and (format_ == "maildir" or not value):
             continue
-        if name not in _OURS and _undoes(name, value, in_24):
+        if name not in OURS and _undoes(name, value, in_24):
             return f"{name}={value}, of the userdb or of Dovecot's settings, may turn sealing off"
     if in_24:
         named = fields["crypt_global_public_key_file"].removeprefix("inline:")
