@@ -129,6 +129,14 @@ def test_unusual_names(site: Site, name: str) -> None:
     wait(lambda: site.reads(name, new) == [], "the new password reads")
 
 
+def test_pages_for_enrolled_users_lead_others_to_the_overview(site: Site) -> None:
+    """Their forms would say that the right password is wrong: there is no keyring."""
+    tab = Tab(site.web_socket)
+    tab.sign_in(site.user(mails=0))
+    for path in ("/recovery-code", "/app-passwords", "/key", "/old-mail", "/stay", "/turn-off"):
+        assert "Encryption is off" in tab.get(path).words, path
+
+
 def test_no_address_of_the_request_is_in_a_redirect(site: Site) -> None:
     tab = Tab(site.web_socket)
     for path in ("/mailseal", "/mailseal//", "/mailseal/turn-on/", "//evil.example/mailseal/"):

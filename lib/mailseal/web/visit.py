@@ -192,8 +192,13 @@ class Visit:
 
 
 def ask_with_password(visit: Visit, verb: str, template: str, done: str) -> Answer:
-    """A page whose form has only the password: ask the agent, then show `done` on the overview."""
+    """A page whose form has only the password: ask the agent, then show `done` on the overview.
+
+    For users who are enrolled.
+    """
     state = visit.state()
+    if not state["enrolled"]:
+        return visit.go("/")
     warning, status = "", 200
     if visit.posted():
         try:

@@ -14,6 +14,8 @@ from mailseal.web.visit import Answer, BadForm, Visit
 def recovery_code(visit: Visit) -> Answer:
     """A new recovery code.  The older one is valid until a part of the new one was typed back."""
     state = visit.state()
+    if not state["enrolled"]:
+        return visit.go("/")
     warning, status = "", 200
     if visit.posted():
         try:
@@ -58,6 +60,8 @@ def code_as_file(visit: Visit) -> Answer:
 def app_passwords(visit: Visit) -> Answer:
     """The list of app passwords, and a form for a new one."""
     state = visit.state()
+    if not state["enrolled"]:
+        return visit.go("/")
     warning, status, label = "", 200, ""
     if visit.posted():
         label = visit.field("label").strip()
@@ -96,6 +100,8 @@ def revoke(visit: Visit) -> Answer:
 def own_key(visit: Visit) -> Answer:
     """The private keys, as from `mailseal export-key USER --format dovecot`."""
     state = visit.state()
+    if not state["enrolled"]:
+        return visit.go("/")
     warning, status = "", 200
     if visit.posted():
         try:
