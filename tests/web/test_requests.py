@@ -91,5 +91,7 @@ def test_behind_a_web_server(site: Site, front: Front, user: str) -> None:
     assert "not right" in ask("POST", "/mailseal/sign-in", body, **kind).words
     logged(site.lab, f"wrong password from 127.0.0.1: user=<{user}>")
     assert "198.51.100.99" not in site.lab.log_text()
-    assert ask("POST", "/mailseal/sign-in", b"x" * 40000, **kind).status == 413
+    # Apache may have begun to pass it on when the body arrives: then mailseal-web refuses it, and
+    # Apache says 502 if it could not send the rest.
+    assert ask("POST", "/mailseal/sign-in", b"x" * 40000, **kind).status in (413, 502)
     wait(lambda: ask("GET", "/mailseal/style.css").status == 200)
