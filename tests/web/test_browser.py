@@ -240,7 +240,7 @@ def _new_code(browser: Chromium, story: _Story, front: Front) -> str:
     story.check("13b-new-code", "Until then your older code stays valid")
     code = "".join(browser.find(".code").text.split())
     browser.press("I have kept it. Continue")
-    story.check("13c-new-code-confirm", "an older one is not any more")
+    story.check("13c-new-code-confirm", "an older code is not valid any more")
     for number in range(1, 9):
         for field in browser.all(f"[name=group{number}]"):
             field.send_keys(code.split("-")[number - 1])

@@ -32,7 +32,7 @@ PATHS = ["/state", "/password", "/reset", *CALLS]
 @pytest.mark.parametrize("path", PATHS)
 def test_a_wrong_secret_has_one_answer(site: Site, users: list[str], path: str) -> None:
     said: dict[str, set[tuple[int, str]]] = {}
-    for number, user in enumerate(users):
+    for number, user in enumerate(users if path == "/state" else users[:2]):
         # Not from the address of another test: wrong passwords count for an address, too.
         tab = Tab(site.web_socket, f"198.18.{number}.{PATHS.index(path)}")
         for secret in ("guess", *MORE.get(path, ())):
