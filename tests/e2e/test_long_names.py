@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: MIT
+"""User names too long for a plain file name: Dovecot asks the agent about these users."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.keyless import CLEAR, DOORS, MAIL, SENDER, append, heads
+from tests.lab import Lab, Refused
+from tests.lab.smtp import send, send_lmtp
+
+DOMAIN = ".".join(["x" * 62] * 3) + ".example.org"
+SEALED, PLAIN = f"sealed@{DOMAIN}", f"plain@{DOMAIN}"
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_without_the_agent_mail_waits_and_nothing_is_saved_in_clear(door: str) -> None:
+    with Lab({SEALED: "password"}, auth=door, plain_users={PLAIN: "password"}) as lab:
+        lab.stop_agent()
+        lab.restart_delivery()  # it forgets the results of lookups
+        for user in (SEALED, PLAIN):
+            with pytest.raises(Refused):
+                append(lab, user)
+        assert "Authentication failed" not in lab.log_text()  # it is a temporary failure
+        # A failed lookup says nothing about the recipient: no bounce, and nothing is stored.
+        assert [send_lmtp(lab.lmtp, SENDER, [user], MAIL)[0][0] for user in (SEALED, PLAIN)] == [
+            451,
+            451,
+        ]
+        send(lab.smtp, SENDER, [SEALED, PLAIN], MAIL)
+        lab.start_agent()
+        lab.postfix.flush()
+        lab.wait_delivered()
+        for user in (SEALED, PLAIN):
+            append(lab, user)
+        assert heads(lab, SEALED) == heads(lab, SEALED, "Sent") == {b"CRYPTED"}
+        assert heads(lab, PLAIN) <= CLEAR and heads(lab, PLAIN, "Sent") == {b"From: <"}
+        assert len(lab.stored(SEALED)) == len(lab.stored(PLAIN)) == 1
