@@ -12,6 +12,7 @@ def test_undo_and_install_again(site: Site) -> None:
     """The host is as before mailseal, except for the keyrings; then mailseal is installed again."""
     before = fresh_word()
     deliver(site, "alice", a_mail(before))
+    site.run(commands("do", site.version, ["postfix"]))  # a second time
     site.run(commands("undo", site.version))
     try:
         word = assert_as_before(site)
