@@ -96,7 +96,11 @@ def _require_no_sealed_mail(context: Context, user: str, folders: list[str], dou
     if context.arguments.force != sentence:
         raise UsageError(
             f"{what}: without the keys, sealed mail can never be read again",
-            hint=(f"to store them in clear, run `mailseal unseal {user}`; " if count else "")
+            hint=(
+                f"to store them in clear, run `mailseal unseal {user}`; "
+                if count
+                else "look for the reason with `mailseal check-config`; "
+            )
             + "to remove the keys nevertheless, run "
             f'`mailseal unenroll {user} --force "{sentence}"`',
         )

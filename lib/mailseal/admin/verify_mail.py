@@ -41,6 +41,9 @@ class Examination:
         if os.geteuid() == 0 and self._place.owner[0] == 0:
             self._result.cannot("the mail belongs to root; mailseal does not read mail as root")
             return
+        for root in more:
+            if not os.path.isdir(root):
+                self._result.cannot(f"{root} is not a folder")
         total = 0
         for message in self._all(more):
             if "total" in message:

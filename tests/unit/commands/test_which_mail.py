@@ -61,6 +61,8 @@ def test_verify_says_that_it_has_checked_nobody(host: AgentProcess) -> None:
     done = host.run("verify", "--domain", "exmaple.org")
     assert done.stderr == b"mailseal: warning: no user is enrolled in exmaple.org\n"
     assert host.run("verify", "--domain", "example.org").stderr == b""
+    done = host.run("verify", USER, "--maildir", "/nonexistent")
+    assert done.returncode == 1 and b"/nonexistent is not a folder" in done.stdout
 
 
 def test_the_hints_keep_the_mail_readable(host: AgentProcess, tmp_path: Path) -> None:
@@ -77,6 +79,10 @@ def test_the_hints_keep_the_mail_readable(host: AgentProcess, tmp_path: Path) ->
     assert host.run("rotate", USER, stdin=b"pw\n").returncode == 0
     done = host.run("drop-key", USER, key.key_id.hex(), *where, stdin=b"pw\n")
     assert done.returncode == 64 and b"run `mailseal reseal alice@example.org`" in done.stderr
+    host.write_config(CHEAP)  # the mail location is not known
+    assert b"hint: look for the reason with `mailseal check-config`" in (
+        host.run("unenroll", USER).stderr
+    )
 
 
 def test_a_file_without_a_key_is_named(host: AgentProcess, tmp_path: Path) -> None:

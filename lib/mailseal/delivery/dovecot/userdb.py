@@ -132,7 +132,10 @@ class DovecotUserdb:
                 if not isinstance(exc, Broken):
                     raise
                 if fresh or exc.timed_out:
-                    raise TemporaryError(f"cannot ask Dovecot at {self._address}: {exc}") from None
+                    raise TemporaryError(
+                        f"cannot ask Dovecot at {self._address}: {exc}",
+                        hint="is Dovecot running? see `systemctl status dovecot`",
+                    ) from None
                 continue
             with self._lock:
                 self._idle.append(connection)
