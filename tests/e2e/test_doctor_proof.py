@@ -282,6 +282,12 @@ def test_what_it_refuses(sick: Sick) -> None:
     assert done.returncode == 64
     assert b"there is no check nonsense" in done.stderr
     assert b"arrival" in done.stderr
+    done = sick.lab.mailseal("doctor", "--only", "imap")
+    assert done.returncode == 64
+    assert b"this check needs USER" in done.stderr
+    done = sick.lab.mailseal("doctor", "--add", "true")
+    assert done.returncode == 64
+    assert b"--add and --remove must be used together" in done.stderr
     done = sick.lab.mailseal("doctor", PLAIN, "--stdin", *only("enrolled"), stdin=b"password\n")
     assert done.returncode == 1
     assert b"plain@example.org is not enrolled" in done.stdout

@@ -18,7 +18,7 @@ from mailseal.admin.doctor.clients import Refused, ok
 from mailseal.admin.doctor.postconf import Postconf
 from mailseal.admin.doctor.proof import logged_in, next_uid, remove, search, trial_of
 from mailseal.admin.doctor.site import Site
-from mailseal.admin.doctor.trial import Written, new_marker, test_mail
+from mailseal.admin.doctor.trial import Trial, Written, new_marker, test_mail
 from mailseal.errors import TemporaryError
 
 if TYPE_CHECKING:
@@ -71,19 +71,25 @@ def _arrival(site: Site) -> Iterator[Outcome]:
             _MAIL_LOG,
         )
     else:
-        yield from _judged(user, folder, written)
+        yield from _judged(trial, folder, written)
 
 
-def _judged(user: str, folder: str, written: Written) -> Iterator[Outcome]:
+def _judged(trial: Trial, folder: str, written: Written) -> Iterator[Outcome]:
+    user = trial.user
     if written.clear:
         yield failed(
             f"a mail from Postfix to {user} is stored in {written.clear[0]} in clear",
             "run `mailseal check-config`, and the commands in postfix-conf/virtual-transport.md",
         )
-    elif not written.sealed or written.foreign:
+    elif written.foreign:
         yield failed(
             f"a mail from Postfix to {user} is not sealed to the user's key",
             f"run `mailseal repair {user}`, then `mailseal check-config`",
+        )
+    elif not written.sealed:
+        yield failed(
+            f"a mail from Postfix to {user} is in no new file below {trial.folder}",
+            "Dovecot's mail location and mailseal's differ: run `mailseal check-config`",
         )
     elif folder != _INBOX:
         yield warned(

@@ -5,8 +5,8 @@ Passwords are sent with AUTH PLAIN.  STARTTLS is used wherever a server offers i
 not checked: these are connections to this machine, by address.
 
 FAILURES
-    Refused: the server does not accept the login or a command; the text is the server's.
-    OSError: no connection.
+    Refused: no connection, or the server does not accept the login or a command; then the text is
+    the server's.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _in_base64(user: str, password: bytes) -> str:
 @contextlib.contextmanager
 def imap(at: Listener, user: str, password: bytes) -> Iterator[imaplib.IMAP4]:
     """A connection that is logged in."""
-    with _refusing():
+    with _refusing(at):
         connection: imaplib.IMAP4
         if at.tls:
             connection = imaplib.IMAP4_SSL(at.host, at.port, ssl_context=_tls(), timeout=TIMEOUT)
@@ -82,7 +82,7 @@ def ok(answer: tuple[str, Sequence[object]]) -> list[bytes]:
 
 def pop3_last(at: Listener, user: str, password: bytes) -> bytes:
     """The last mail in INBOX, by POP3; it is not deleted."""
-    with _refusing():
+    with _refusing(at):
         connection: poplib.POP3
         if at.tls:
             connection = poplib.POP3_SSL(at.host, at.port, context=_tls(), timeout=TIMEOUT)
@@ -102,7 +102,7 @@ def pop3_last(at: Listener, user: str, password: bytes) -> bytes:
 
 def submission(at: Listener, user: str, password: bytes) -> None:
     """Log in to SMTP, and send nothing."""
-    with _refusing():
+    with _refusing(at):
         connection: smtplib.SMTP
         if at.tls:
             connection = smtplib.SMTP_SSL(at.host, at.port, context=_tls(), timeout=TIMEOUT)
@@ -125,7 +125,7 @@ def submission(at: Listener, user: str, password: bytes) -> None:
 
 def managesieve(at: Listener, user: str, password: bytes) -> None:
     """Log in to ManageSieve (RFC 5804), and log out."""
-    with contextlib.ExitStack() as stack:
+    with _refusing(at), contextlib.ExitStack() as stack:
         raw = stack.enter_context(socket.create_connection((at.host, at.port), TIMEOUT))
         stream = stack.enter_context(raw.makefile("rwb", buffering=0))
         offered = _sieve_reply(stream)
@@ -154,13 +154,15 @@ def _sieve_reply(stream: socket.SocketIO) -> str:
 
 
 @contextlib.contextmanager
-def _refusing() -> Iterator[None]:
+def _refusing(at: Listener) -> Iterator[None]:
     """The errors of the libraries as Refused."""
     try:
         yield
+    except smtplib.SMTPException as exc:  # an OSError
+        raise Refused(str(exc)) from None
     except (imaplib.IMAP4.error, poplib.error_proto) as exc:
         said = exc.args[0] if exc.args else ""
         text = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
         raise Refused(text or "the server closed the connection") from None
-    except smtplib.SMTPException as exc:
-        raise Refused(str(exc)) from None
+    except OSError as exc:
+        raise Refused(f"no connection to port {at.port}: {exc}") from None

@@ -19,6 +19,7 @@ import dataclasses
 import json
 import os
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from mailseal.errors import NotPermitted, UsageError
@@ -92,7 +93,7 @@ def _seconds(text: str) -> int:
 
 def doctor(context: Context) -> int:
     """See the module's docstring."""
-    from mailseal.admin.doctor import check as checks
+    from mailseal.admin.doctor.check import results
     from mailseal.admin.doctor.registry import CHECKS
     from mailseal.admin.doctor.site import Site
 
@@ -103,50 +104,29 @@ def doctor(context: Context) -> int:
         raise UsageError("--add and --remove must be used together")
     if arguments.add is not None and not arguments.user:
         raise UsageError("--add needs USER, the address of the user that it makes")
-    chosen = _chosen(CHECKS, arguments.only)
+    chosen = _chosen(CHECKS, arguments.only, arguments.user)
+    shown = _List(as_json=arguments.json)
     with contextlib.ExitStack() as stack:
         site = Site(context, _trial(context, stack) if arguments.user else None)
-        found: list[Result] = []
-        counted = dict.fromkeys(checks.LEVELS, 0)
-        show = _Progress(quiet=arguments.json)
         for one in chosen:
-            if one.of_user and site.trial is None:
-                continue
-            show.at(one.name)
-            for result in checks.results(one, site):
-                show.clear()
-                counted[result.level] += 1
-                found.append(result)
-                if not arguments.json:
-                    sys.stdout.write(_text(result))
-                    sys.stdout.flush()
-            show.clear()
+            if site.trial is not None or not one.of_user:
+                shown.begin(one.name)
+                for result in results(one, site):
+                    shown.add(result)
     if site.trial is None and not arguments.only:
-        result = _not_proved()
-        counted[result.level] += 1
-        found.append(result)
-        if not arguments.json:
-            sys.stdout.write(_text(result))
-    status = max(
-        number for number, level in enumerate(checks.LEVELS) if counted[level] or not number
-    )
-    if arguments.json:
-        listed = [dataclasses.asdict(result) for result in found]
-        json.dump({"status": checks.LEVELS[status], "results": listed}, sys.stdout, indent=1)
-        sys.stdout.write("\n")
-    else:
-        sys.stdout.write(
-            f"{counted['pass']} passed, {counted['warn']} warnings, {counted['fail']} failed\n"
-        )
-    return status
+        shown.add(_not_proved())
+    return shown.end()
 
 
-def _chosen(all_checks: tuple[Check, ...], only: list[str]) -> list[Check]:
+def _chosen(all_checks: tuple[Check, ...], only: list[str], user: str | None) -> list[Check]:
     names = [one.name for one in all_checks]
     for name in only:
         if name not in names:
             raise UsageError(f"there is no check {name}", hint=f"the checks are {', '.join(names)}")
-    return [one for one in all_checks if not only or one.name in only]
+    chosen = [one for one in all_checks if not only or one.name in only]
+    if only and not user and any(one.of_user for one in chosen):
+        raise UsageError("this check needs USER, an enrolled user for test logins")
+    return chosen
 
 
 def _trial(context: Context, stack: contextlib.ExitStack) -> Trial:
@@ -154,7 +134,9 @@ def _trial(context: Context, stack: contextlib.ExitStack) -> Trial:
     from mailseal.admin.doctor import throw_away
     from mailseal.admin.doctor.trial import Trial
     from mailseal.admin.prompt import Passwords
+    from mailseal.login.hardening import forbid_dumps
 
+    forbid_dumps(new_privileges=True)  # Postfix's postdrop is setgid
     arguments = context.arguments
     user = arguments.user
     if arguments.add is not None:
@@ -191,18 +173,47 @@ def _printable(line: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in line)
 
 
-class _Progress:
-    """The name of the check that runs now, on a terminal."""
+class _List:
+    """The results: printed at once for people, or at the end as JSON.
 
-    def __init__(self, *, quiet: bool) -> None:
-        self._shown = not quiet and sys.stderr.isatty()
+    On a terminal, the name of the check that runs now is in the last line.
+    """
 
-    def at(self, name: str) -> None:
-        if self._shown:
-            sys.stderr.write(f"\rchecking {name} …"[:_WIDTH])
-            sys.stderr.flush()
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._with_progress = not as_json and sys.stderr.isatty()
+        self._found: list[Result] = []
 
-    def clear(self) -> None:
-        if self._shown:
-            sys.stderr.write(f"\r{'':{_WIDTH}}\r")
+    def begin(self, name: str) -> None:
+        """This check runs now."""
+        self._progress(f"\r{'':{_WIDTH}}\rchecking {name} …")
+
+    def add(self, result: Result) -> None:
+        """Print one result."""
+        self._found.append(result)
+        if not self._as_json:
+            self._progress(f"\r{'':{_WIDTH}}\r")
+            sys.stdout.write(_text(result))
+            sys.stdout.flush()
+
+    def end(self) -> int:
+        """Print the numbers; returns the exit status."""
+        from mailseal.admin.doctor.check import LEVELS
+
+        self._progress(f"\r{'':{_WIDTH}}\r")
+        counted = Counter(result.level for result in self._found)
+        status = max((LEVELS.index(level) for level in counted), default=0)
+        if self._as_json:
+            listed = [dataclasses.asdict(result) for result in self._found]
+            json.dump({"status": LEVELS[status], "results": listed}, sys.stdout, indent=1)
+            sys.stdout.write("\n")
+        else:
+            sys.stdout.write(
+                f"{counted['pass']} passed, {counted['warn']} warnings, {counted['fail']} failed\n"
+            )
+        return status
+
+    def _progress(self, text: str) -> None:
+        if self._with_progress:
+            sys.stderr.write(text)
             sys.stderr.flush()

@@ -72,7 +72,7 @@ def _queue(site: Site) -> Iterator[Outcome]:
     if not (device and is_encrypted(device)) and not _is_encrypted_folder(folder):
         yield warned(
             f"Postfix's queue {folder} is on a disk that is not encrypted ({device or 'unknown'})",
-            "the commands are in docs/disk.md; they are tested, and end with `postfix start`",
+            "run the commands in docs/disk.md; `postconf queue_directory` shows where the queue is",
         )
 
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mailseal.admin import crew
+from mailseal.admin.mail_place import Places, is_in_memory
 from mailseal.crypto import dcrypt
 from mailseal.daemon import user_ids
 from mailseal.delivery.dovecot import settings, userdb
@@ -88,10 +89,23 @@ class Trial:
             return self.account.uid
         return user_ids(self.config.delivery.user, "delivery.user")[0]
 
+    @property
+    def folder(self) -> str:
+        """Where the mail is: the Maildir, or the home if it is in another format."""
+        return self.account.maildir or self.account.home
+
+    def _indexes(self) -> list[str]:
+        """Folders of Dovecot's index files that are elsewhere, and not in memory."""
+        if self.account.maildir is None:
+            return []
+        place = Places(self.config).of(self.user)
+        found = [path for path in (place.index, place.control) if path]
+        return [path for path in found if not is_in_memory(path)]
+
     def changed_since(self, moment: float, marker: str) -> Written:
         """Which files of the user have changed since then (seconds since 1970)."""
         owner = self.owner, user_ids(str(self.owner), "uid")[1]
-        roots = [self.account.maildir or self.account.home]
+        roots = [self.folder, *self._indexes()]
         look = functools.partial(_look, roots, moment - _SLACK, marker, self.key_id)
         written = Written()
         for message in crew.run(owner if owner[0] else None, [look]):

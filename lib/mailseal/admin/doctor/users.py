@@ -22,7 +22,7 @@ from mailseal.delivery.dovecot.sealing import is_told_how_to_save
 from mailseal.errors import MailsealError
 from mailseal.mailbox import clear_text
 from mailseal.mailbox.examine import CLEAR, Expected
-from mailseal.mailbox.report import TEXT
+from mailseal.mailbox.report import TEXT, UNREADABLE
 
 _NAMED = 5
 _SAMPLE = 100
@@ -58,12 +58,15 @@ def _mail(site: Site) -> Iterator[Outcome]:
     """`mailseal verify` without keys."""
     clear: dict[str, int] = {}
     other: list[str] = []
+    unknown: list[str] = []
     mails = 0
     for result in _examined(site):
         mails += result.mails
         if number := result.counts[CLEAR]:
             clear[result.user] = number
-        if any(number for kind, number in result.counts.items() if kind not in (CLEAR, TEXT)):
+        if result.counts[UNREADABLE]:
+            unknown.append(result.user)
+        if any(n for kind, n in result.counts.items() if kind not in (CLEAR, TEXT, UNREADABLE)):
             other.append(result.user)
     if clear:
         yield warned(
@@ -76,7 +79,11 @@ def _mail(site: Site) -> Iterator[Outcome]:
             f"`mailseal verify` finds problems in the mail of {_some(other)}",
             f"run `mailseal verify {other[0]}`",
         )
-    if not clear and not other:
+    if unknown:
+        yield warned(
+            f"mail of {_some(unknown)} could not be checked", f"run `mailseal verify {unknown[0]}`"
+        )
+    if not clear and not other and not unknown:
         yield passed(f"the stored mail of enrolled users is sealed: {mails} mails")
 
 
