@@ -261,6 +261,11 @@ MISTAKES: dict[str, tuple[Mistake, str, str]] = {
         "dovecot.userdb_socket: the user",
     ),
     "Postfix is not switched": (not_switched, "transport", "does not deliver to mailseal-lmtp"),
+    "transport still deferred": (
+        postfix("-e", "defer_transports = mailseal", undo=("-X", "defer_transports")),
+        "deferred",
+        "keeps all mail for the transport mailseal",
+    ),
     "lmtp in a chroot": (
         postfix("-F", "mailseal/unix/chroot = y", undo=("-F", "mailseal/unix/chroot = n")),
         "chroot",

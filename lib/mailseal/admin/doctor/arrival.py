@@ -146,16 +146,13 @@ def _in_queue(postfix: Postconf, marker: str) -> _Queued | None:
 
 def _elsewhere(imap: imaplib.IMAP4, marker: str) -> str:
     """Another folder with the mail; empty if none has it."""
-    today = time.strftime("%d-%b-%Y", time.gmtime(time.time() - 86400))
     for line in ok(imap.list()):
         _, _, name = line.decode("utf-8", "replace").partition('" ')
         if "\\Noselect" in line.decode("utf-8", "replace") or name in ("", _INBOX):
             continue
         folder = name if name.startswith('"') else f'"{name}"'
-        if imap.select(folder)[0] == "OK":
-            found = ok(imap.uid("SEARCH", "SINCE", today, "HEADER", "SUBJECT", f'"{marker}"'))
-            if b"".join(found).strip():
-                return folder
+        if imap.select(folder)[0] == "OK" and search(imap, marker, 1):
+            return folder
     return ""
 
 

@@ -35,6 +35,19 @@ def _transport(site: Site) -> Iterator[Outcome]:
     )
 
 
+def _deferred(site: Site) -> Iterator[Outcome]:
+    """As in docs/upgrade.md, before an upgrade."""
+    main = site.postfix.main
+    names = main.get("defer_transports", "").replace(",", " ").split()
+    used = {main.get(name, "").partition(":")[0] for name in _TRANSPORTS[:3]} | {"mailseal"}
+    for name in names:
+        if name in used:
+            yield failed(
+                f"Postfix keeps all mail for the transport {name} in its queue (defer_transports)",
+                "run `postconf -X defer_transports` and `postfix reload`",
+            )
+
+
 def _addresses(site: Site) -> list[str]:
     return list(site.config.delivery.listen)
 
@@ -94,6 +107,12 @@ CHECKS = (
         "run the commands in postfix-conf/virtual-transport.md; `postconf virtual_transport` shows "
         "the present value",
         _transport,
+    ),
+    Check(
+        "deferred",
+        "Postfix does not keep all mail for mailseal in its queue",
+        "run `postconf -X defer_transports` and `postfix reload`",
+        _deferred,
     ),
     Check(
         "chroot",

@@ -123,16 +123,6 @@ def _prefix(imap: imaplib.IMAP4) -> str:
     return found[1].decode("utf-8", "replace") if found else ""
 
 
-@contextlib.contextmanager
-def mail_in_inbox(site: Site, imap: imaplib.IMAP4, marker: str) -> Iterator[None]:
-    """Save a mail in INBOX with IMAP, and remove it again."""
-    ok(imap.append("INBOX", "", "", test_mail(trial_of(site).user, marker)))
-    try:
-        yield
-    finally:
-        remove(imap, "INBOX", marker)
-
-
 def remove(imap: imaplib.IMAP4, folder: str, marker: str, since: int = 1) -> None:
     """Expunge the mail with this marker, and no other."""
     ok(imap.select(folder))
@@ -142,8 +132,13 @@ def remove(imap: imaplib.IMAP4, folder: str, marker: str, since: int = 1) -> Non
 
 
 def search(imap: imaplib.IMAP4, marker: str, since: int) -> list[str]:
-    """The UIDs of mails with the marker, in the open folder, from this UID on."""
-    found = ok(imap.uid("SEARCH", f"UID {since}:*", "HEADER", "SUBJECT", f'"{marker}"'))
+    """The UIDs of mails with the marker, in the open folder, from this UID on.
+
+    Only of new mails: Dovecot opens each mail for this.
+    """
+    yesterday = time.strftime("%d-%b-%Y", time.gmtime(time.time() - 86400))
+    which = ("UID", f"{since}:*", "SINCE", yesterday, "HEADER", "SUBJECT", f'"{marker}"')
+    found = ok(imap.uid("SEARCH", *which))
     return b" ".join(found).decode("ascii", "replace").split()
 
 
