@@ -71,6 +71,11 @@ def load(path: str = DEFAULT_PATH) -> Config:
     try:
         with open(path, encoding="utf-8") as stream:
             text = stream.read()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no {path}",
+            hint="see Configuration in docs/install.md; -c names another file",
+        ) from None
     except OSError as exc:
         raise ConfigError(f"cannot read {path}: {exc.strerror}") from None
     except UnicodeDecodeError:

@@ -28,7 +28,9 @@ DIAGNOSTICS
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -37,6 +39,8 @@ from mailseal import __version__, errors
 from mailseal import config as configuration
 from mailseal.admin.command import Command, Commands, Context
 from mailseal.errors import MailsealError, UsageError
+
+_NO_COMMAND = re.compile(r"argument COMMAND: invalid choice: '(.*?)' ")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,6 +52,16 @@ class _MainParser(_Parser):
     """Its help shows the commands in groups, which argparse cannot do."""
 
     commands: Commands
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        wrong = _NO_COMMAND.match(message)
+        if not wrong:
+            super().error(message)
+            return
+        names = [entry.name for _, entries in self.commands.in_groups() for entry in entries]
+        near = difflib.get_close_matches(wrong[1], names, 1)
+        hint = f"did you mean `{self.prog} {near[0]}`?" if near else f"try `{self.prog} -h`"
+        raise UsageError(f"there is no command {wrong[1]}", hint=hint)
 
     def format_help(self) -> str:
         lines = [self.format_usage(), f"{self.description}", ""]
