@@ -147,7 +147,7 @@ collect_ignore = [] if os.environ.get("SOAK_HOSTS") else ["test_database.py"]
 
 _ORDER = (
     "database",
-    *("mail", "services", "sealer", "web", "debug_logs", "two_hosts", "kinds", "package"),
+    *("mail", "search", "services", "sealer", "web", "debug_logs", "two_hosts", "kinds", "package"),
     *("upgrade", "install", "leaving", "native"),
 )
 

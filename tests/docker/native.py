@@ -8,6 +8,11 @@ import subprocess
 from tests.docker.site import SOURCE, Site
 
 COPY = "/opt/mailseal"
+LOOP_DEVICES = (
+    "[ -e /dev/loop-control ] || "
+    "{ mknod /dev/loop-control c 10 237; for n in {0..15}; do mknod /dev/loop$n b 7 $n; done; }"
+)
+"""Makes the device files, as udev would."""
 
 
 class Native:
@@ -15,11 +20,7 @@ class Native:
 
     def __init__(self, site: Site) -> None:
         self.site = site
-        # What udev would make, for tests/audit.
-        nodes = (
-            "mknod /dev/loop-control c 10 237; for n in {0..15}; do mknod /dev/loop$n b 7 $n; done"
-        )
-        site.run(f"[ -e /dev/loop-control ] || {{ {nodes}; }}")
+        site.run(LOOP_DEVICES)
         site.run(
             f"rm -rf {COPY}; mkdir {COPY}; "
             f"tar -C {SOURCE} -c --exclude=./.venv --exclude=./.git --exclude=./build"

@@ -15,6 +15,7 @@ from tests.lab import LabError
 from tests.lab.volume import encrypting_volume
 
 PAGE = "index-privacy.md"
+_GENERATOR = "/usr/lib/systemd/system-generators/systemd-fstab-generator"
 
 # Differences from a real machine: paths, /etc/fstab, and systemd, which may be missing.
 _SETUP = """\
@@ -74,9 +75,24 @@ def _encrypts(folder: Path) -> str:
     return _ENCRYPTS.format(folder=folder, lib=lib)
 
 
+def _units(folder: Path) -> dict[str, str]:
+    """The mount units that systemd makes of the fstab at boot."""
+    target = folder / "units"
+    target.mkdir()
+    subprocess.run(
+        [_GENERATOR, target, target, target],
+        check=True,
+        env={"SYSTEMD_FSTAB": str(folder / "fstab")},
+    )
+    return {path.name: path.read_text() for path in target.glob("*.mount")}
+
+
 @pytest.mark.usefixtures("loop_devices")
 def test_a_file_system_of_its_own(tmp_path: Path) -> None:
     _run(tmp_path, "volume", _encrypts(tmp_path))
+    (unit,) = _units(tmp_path).values()
+    assert "Before=mailseal-agent.service" in unit, "otherwise the agent does not find it at boot"
+    assert list((tmp_path / "units").glob("local-fs.target.wants/*.mount"))
 
 
 @pytest.mark.usefixtures("loop_devices")
@@ -107,4 +123,8 @@ def test_memory_with_a_limit(tmp_path: Path) -> None:
         shown = f"$(findmnt -n -b -o FSTYPE,SIZE {tmp_path}/mailseal/{name} | xargs)"
         check += f'[ "{shown}" = "tmpfs {1 << 30}" ]\n'
     _run(tmp_path, "memory", check)
+    units = _units(tmp_path)
+    assert len(units) == 2
+    for unit in units.values():  # systemd-tmpfiles-setup.service comes later, and sets the owner
+        assert "Before=local-fs.target" in unit and "Type=tmpfs" in unit
     assert not old.exists()  # it would be hidden by the new file system
