@@ -40,7 +40,8 @@ RESTART = 3.0
 WINDOW = LOCK_AFTER + SWEEP + RESTART + 2
 """Seconds for which a folder may be open without a connection: one sweep more, and the delay of
 a busy machine.  The time starts again when an agent is started, because it may have to wait for a
-login that the previous agent has answered."""
+login that the previous agent has answered, and when Dovecot is started: while anvil cannot be
+asked, no folder is locked."""
 
 CACHE_LIMIT = 4 << 20
 DELIVERING = 4
@@ -206,7 +207,9 @@ class Soak:
             lab.restart_agent()
             self.started = time.monotonic()
         elif kind == "dovecot":
+            self.started = math.inf
             lab.dovecot.restart()
+            self.started = time.monotonic()
         elif kind == "caches":
             os.sync()
             with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as stream:
@@ -224,7 +227,7 @@ class Soak:
                 found = self.folders.state(folder_name(user))
                 with self.lock:
                     since = max(self.last.get(user, now), self.started)
-                    away = 0.0 if self.connected[user] else now - since
+                    away = 0.0 if self.connected[user] else max(0.0, now - since)
                 if found and found[1] is State.PRESENT and away:
                     self.longest = max(self.longest, away)
                     if away > WINDOW:
