@@ -205,7 +205,7 @@ def test_old_mail_is_sealed_on_request_and_in_clear_after_leaving(site: Site) ->
             site.ok("leave", user=user, password=PASSWORD)
             wait(lambda: not site.state(user)["enrolled"], "the user has left")
         assert not any(site.sealed(user)) and site.reads(user) == before
-        assert site.state(user)["old_mail"]["phase"] == "off"
+        wait(lambda: site.state(user)["old_mail"]["phase"] == "off", "the end is recorded")
         assert not site.state(user)["leaving"]
         # Start again.
         site.enroll(user, old_mail=b"1")
