@@ -31,6 +31,8 @@ class Sick:
             self._dovecot = stream.read()
         with open(lab.config_path, encoding="utf-8") as stream:
             self._yaml = stream.read()
+        self.only_written = False
+        """Whether Dovecot must not be started with its present configuration."""
         self._undo: list[Callable[[], object]] = []
         self.before = {(one["check"], one["text"]) for one in self.results()}
 
@@ -71,6 +73,7 @@ class Sick:
 
     def cure(self) -> None:
         """As before all mistakes."""
+        self.only_written = False
         while self._undo:
             self._undo.pop()()
         for path, text in (
@@ -132,7 +135,8 @@ class Sick:
     def restart(self, name: str) -> None:
         """`systemctl restart` in the lab."""
         if name == "dovecot":
-            self.lab.dovecot.restart()
+            if not self.only_written:
+                self.lab.dovecot.restart()
         elif name == "mailseal-agent":
             self.lab.restart_agent()
         else:

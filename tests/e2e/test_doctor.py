@@ -205,7 +205,8 @@ def one_way_in(sick: Sick) -> None:
 
 
 def exposed(sick: Sick) -> None:
-    """Only written: this Dovecot is not started."""
+    """Other hosts could connect to it."""
+    sick.only_written = True
     in_dovecot("listen = *\ndisable_plaintext_auth = no", "listen = *\nauth_allow_cleartext = yes")(
         sick
     )

@@ -7,11 +7,12 @@ from the queue.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import imaplib
 import json
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from mailseal.admin.doctor.check import Check, Outcome, failed, passed, warned
 from mailseal.admin.doctor.clients import Refused, ok
@@ -19,10 +20,7 @@ from mailseal.admin.doctor.postconf import Postconf
 from mailseal.admin.doctor.proof import logged_in, next_uid, remove, search, trial_of
 from mailseal.admin.doctor.site import Site
 from mailseal.admin.doctor.trial import Trial, Written, new_marker, test_mail
-from mailseal.errors import TemporaryError
-
-if TYPE_CHECKING:
-    import imaplib
+from mailseal.errors import MailsealError, TemporaryError
 
 _INBOX = "INBOX"
 _PAUSE = 0.25
@@ -53,7 +51,11 @@ def _arrival(site: Site) -> Iterator[Outcome]:
             site.postfix.run(
                 "sendmail", "-i", "-f", "<>", "--", user, stdin=_lf(test_mail(user, marker))
             )
-            folder, queued = _wait(site, imap, marker, since)
+            try:
+                folder, queued = _wait(site, imap, marker, since)
+            except BaseException:
+                _clean_up(site, imap, marker, since)
+                raise
             written = trial.changed_since(began, marker)
             if folder:
                 remove(imap, folder, marker, since if folder == _INBOX else 1)
@@ -127,6 +129,15 @@ def _wait(site: Site, imap: imaplib.IMAP4, marker: str, since: int) -> tuple[str
         else:
             gone = None
         time.sleep(_PAUSE)
+
+
+def _clean_up(site: Site, imap: imaplib.IMAP4, marker: str, since: int) -> None:
+    """After Ctrl-C or an error: the mail does not stay in the queue or in INBOX."""
+    with contextlib.suppress(MailsealError):
+        if queued := _in_queue(site.postfix, marker):
+            site.postfix.run("postsuper", "-d", queued.id)
+    with contextlib.suppress(Refused, OSError, imaplib.IMAP4.error):
+        remove(imap, _INBOX, marker, since)
 
 
 def _in_queue(postfix: Postconf, marker: str) -> _Queued | None:
