@@ -28,14 +28,14 @@ def test_interrupted_with_ctrl_c_and_continued(lab: Lab) -> None:
     existing.fill(lab, USER, SECRET, ("INBOX", "Sent"))
     command = [os.path.join(lab.hooks, "mailseal"), "-c", lab.config_path]
     with subprocess.Popen(
-        [*command, "seal", "--jobs", "1", "--limit-rate", "20K", USER],
+        [*command, "seal", "--jobs", "1", "--limit-rate", "5K", USER],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         process_group=0,
     ) as running:
-        wait_until(lambda: any(map(is_sealed, files(lab, USER))), "a mail is sealed")
+        wait_until(lambda: any(map(is_sealed, files(lab, USER))), "a mail is sealed", timeout=120)
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-        _, said = running.communicate(timeout=60)
+        _, said = running.communicate(timeout=120)
     assert running.returncode == 130
     assert said == b"mailseal: interrupted: run the command again, and it continues\n"
     assert not all(map(is_sealed, files(lab, USER)))
