@@ -79,7 +79,11 @@ def admin_panel() -> Iterator[tuple[PanelSite, PostfixAdmin]]:
         lab = panel_lab()
         stack.callback(lab.stop)
         command = f"['{lab.hooks}/mailseal', '-c', '{lab.config_path}']"
+        unreadable = _unreadable(lab)
         local = (
+            # It runs after the change and before mailseal's function.
+            f"register_shutdown_function(function () {{ if (file_exists('{unreadable}'))"
+            " $GLOBALS['CONF']['database_tables']['mailbox'] = 'nowhere'; });\n"
             f"require_once '{lab.hooks}/panels/postfixadmin.php';\n"
             f"mailseal_postfixadmin({command});\n"
         )
@@ -119,6 +123,26 @@ def test_postfixadmin_for_a_user_who_is_not_enrolled(
     user = site.user(enrolled=False)
     panel.change(log_in(panel, user), "password", "next one")
     assert site.reads(user, "next one") and not site.reads(user, "password")
+
+
+def _unreadable(lab: Lab) -> str:
+    """While this file exists, the database cannot be read after a change."""
+    return lab.place.path("web-cannot-read")
+
+
+def test_both_passwords_stay_valid_if_the_database_cannot_be_read_back(
+    admin_panel: tuple[PanelSite, PostfixAdmin],
+) -> None:
+    """The next login shows which password is valid."""
+    site, panel = admin_panel
+    user = site.user()
+    tab = log_in(panel, user)
+    with open(_unreadable(site.lab), "w", encoding="ascii"):
+        panel.change(tab, "password", "next one")
+    os.unlink(_unreadable(site.lab))
+    assert site.logins(user) == 2
+    assert site.opens_keyring(user, "password") and site.opens_keyring(user, "next one")
+    assert site.changed(user, "next one")
 
 
 def test_postfixadmin_without_the_agent_changes_nothing(
