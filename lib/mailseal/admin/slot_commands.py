@@ -175,7 +175,8 @@ def revoke(context: Context) -> int:
     else:
         sys.stderr.write(
             "mailseal: note: the removed slot still opens older copies of the keyring, for example "
-            f"in backups; run `mailseal rekey {arguments.user}` to protect later mail\n"
+            f"in backups; `mailseal rekey {arguments.user}` protects later mail (and removes "
+            "all app passwords and recovery codes)\n"
         )
     return 0
 

@@ -54,6 +54,7 @@ from mailseal.login.callers import Caller, Callers
 from mailseal.login.chores import Chores
 from mailseal.login.describe import describe
 from mailseal.login.guesses import Guesses
+from mailseal.login.known_addresses import KnownAddresses
 from mailseal.login.log import logger
 from mailseal.login.login_verbs import LoginVerbs
 from mailseal.login.panel_verbs import PanelVerbs
@@ -101,6 +102,10 @@ class Agent:
             backlog=startup.BACKLOG,  # default 100: start_server() calls listen(2) again
         )
         background = [asyncio.create_task(self._expire())]
+        known = None
+        if self.service.notes is not None:
+            known = KnownAddresses(self.service.guesses, self.service.notes)
+            background.append(asyncio.create_task(known.run()))
         if self.service.indexes is not None:
             background.append(asyncio.create_task(self.service.indexes.run()))
         if self.service.search is not None:
@@ -112,6 +117,8 @@ class Agent:
             for task in (*background, *self._tasks):
                 task.cancel()
             ended = self.service.sessions.end_all()
+            if known is not None:
+                known.save()
             if self.service.indexes is not None:
                 await self.service.indexes.stop()
             self.service.pools.stop()

@@ -19,7 +19,8 @@ CONTRACT
 
 MEMORY
     20,000 users and as many addresses with wrong passwords, and 100,000 addresses of earlier
-    logins, at most 32 for each user.  The oldest are removed first.  Nothing is stored on disk.
+    logins, at most 32 for each user.  The oldest are removed first.  Only the addresses of
+    earlier logins are kept over a restart (known_addresses.py).
 
 The line for programs such as fail2ban begins with the address, before anything
 that a stranger can choose:
@@ -149,6 +150,8 @@ class Guesses:
         self._counts: OrderedDict[tuple[str, ...], _Count] = OrderedDict()
         self._known: OrderedDict[str, OrderedDict[Place, None]] = OrderedDict()
         self._known_places = 0
+        self.changes = 0
+        """Number of addresses that have become known."""
 
     def admit_to_panel(self, user: str) -> Try:
         """As admit(), for an attempt at one of agent.panel_users."""
@@ -206,6 +209,7 @@ class Guesses:
         places = self._known.setdefault(user, OrderedDict())
         self._known.move_to_end(user)
         self._known_places -= len(places)
+        self.changes += place not in places
         places[place] = None
         places.move_to_end(place)
         if len(places) > _KNOWN_EACH:
@@ -213,6 +217,10 @@ class Guesses:
         self._known_places += len(places)
         while self._known_places > _KNOWN:
             self._known_places -= len(self._known.popitem(last=False)[1])
+
+    def known(self) -> dict[str, list[Place]]:
+        """The addresses from which users have logged in, the oldest first."""
+        return {user: list(places) for user, places in self._known.items()}
 
     def _count(self, key: tuple[str, ...], free: int, pause: float) -> _Count:
         count = self._counts.get(key)

@@ -5,11 +5,12 @@ LAYOUT
     FOLDER/old-mail/NAME    the user has asked to seal older mail; the time of the file is the time
                             of the request
     FOLDER/used/NAME.json   {SLOT: DAY}: the day of the last use of an app password
+    FOLDER/addresses.json   {USER: [ADDRESS]}: addresses from which users have logged in
     Folders have mode 0711, files 0644 and 0600.
 
 CONTRACT
     For each slot, there is one write each day.  All notes may be lost: then the last use is
-    unknown, and the user must ask again.
+    unknown, the user must ask again, and no address is known.
 
 FAILURES
     want_old_mail() raises TemporaryError.  All others never fail.
@@ -32,6 +33,7 @@ from mailseal.keys.names import file_name
 _DAY = 86400
 _REMEMBERED = 20_000
 _MAX_FILE = 1 << 16
+_MAX_ADDRESSES = 1 << 25
 
 
 class Notes:
@@ -40,6 +42,7 @@ class Notes:
     def __init__(self, folder: str, *, clock: Callable[[], float] = time.time) -> None:
         self._old_mail = os.path.join(folder, "old-mail")
         self._used = os.path.join(folder, "used")
+        self._addresses = os.path.join(folder, "addresses.json")
         self._folder = folder
         self._clock = clock
         self._days: OrderedDict[str, dict[str, int]] = OrderedDict()
@@ -90,6 +93,17 @@ class Notes:
         """Day of the last use by slot, in seconds since 1970."""
         found = self._days.get(user)
         return dict(self._load(user) if found is None else found)
+
+    def save_addresses(self, data: bytes) -> None:
+        """Write the addresses of all users."""
+        with contextlib.suppress(MailsealError):
+            durable.replace(self._addresses, data)
+
+    def load_addresses(self) -> bytes:
+        """What save_addresses() has written; empty if there is nothing."""
+        with contextlib.suppress(OSError), open(self._addresses, "rb") as stream:
+            return stream.read(_MAX_ADDRESSES)
+        return b""
 
     def _load(self, user: str) -> dict[str, int]:
         with contextlib.suppress(OSError, Damaged), open(self._days_of(user), "rb") as stream:
