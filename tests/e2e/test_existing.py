@@ -154,6 +154,10 @@ def test_sealed_to_a_global_key_and_then_to_ones_own(lab: Lab, user: str) -> Non
     run(lab, "reseal", user, "--from-key", pem)
     box.require_as_remembered()
     assert lab.mailseal("verify", user).returncode == 0
+    # Mail of an older pair of the user is sealed: nothing is left to do.
+    assert lab.mailseal("rotate", user, stdin=SECRET.encode() + b"\n").returncode == 0
+    (entry,) = run(lab, "seal", user)
+    assert (entry["converted"], entry["left"]) == (0, 0)
 
 
 def test_escrow_and_the_selected_users(lab: Lab, user: str) -> None:

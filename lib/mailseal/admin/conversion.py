@@ -23,6 +23,7 @@ from mailseal.admin import crew
 from mailseal.admin.crew import Message
 from mailseal.admin.mail_place import Place, is_in_memory
 from mailseal.admin.progress import Progress
+from mailseal.admin.verify_result import printable
 from mailseal.errors import NotPermitted, UsageError
 from mailseal.mailbox import clear_text, whole
 from mailseal.mailbox.forms import Form
@@ -151,7 +152,7 @@ def describe(entry: Entry, doing: str, *, dry: bool = False) -> str:
     """The summary for people."""
     user = entry["user"]
     if "error" in entry:
-        return f"{user}: NOT DONE: {entry['error']}\n"
+        return f"{user}: NOT DONE: {printable(entry['error'])}\n"
     done = f"would be {DONE[doing]}" if dry else DONE[doing]
     already = entry.get("already", 0)
     lines = [f"{user}: {entry.get('converted', 0)} mails {done}, {already} already{_speed(entry)}"]
@@ -164,14 +165,16 @@ def describe(entry: Entry, doing: str, *, dry: bool = False) -> str:
     if number := entry.get("left"):
         lines.append(f"  NOT CONVERTED: {number} mails")
     named = [*entry.get("problems", ()), *entry.get("skipped", ())]
-    lines += [f"    {path}: {why}" for path, why in named[:_SHOWN]]
+    lines += [f"    {printable(path)}: {printable(why)}" for path, why in named[:_SHOWN]]
     if len(named) > _SHOWN:
         lines.append(f"    and {len(named) - _SHOWN} more: see --json")
     if removed := entry.get("removed"):
         lines.append(f"  {len(removed)} old indexes with text in clear removed")
-    lines += [f"  NOT SEALED: {path}: {what}" for path, what in entry.get("clear_text", ())]
+    lines += [
+        f"  NOT SEALED: {printable(path)}: {what}" for path, what in entry.get("clear_text", ())
+    ]
     if entry.get("stopped"):
-        lines.append(f"  ENDED EARLY: {entry['stopped']}; run the command again")
+        lines.append(f"  ENDED EARLY: {printable(entry['stopped'])}; run the command again")
     return "\n".join(lines) + "\n"
 
 

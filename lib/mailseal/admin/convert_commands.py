@@ -142,7 +142,8 @@ def seal(context: Context) -> int:
     from mailseal.mailbox.forms import Seal
 
     users = users_of(context)
-    return _convert(context, "sealing", users, lambda user: Seal(_public(context, user)))
+    form_of = lambda user: Seal(_public(context, user), _own(context, user))  # noqa: E731
+    return _convert(context, "sealing", users, form_of)
 
 
 def unseal(context: Context) -> int:
@@ -171,6 +172,20 @@ def _public(context: Context, user: str) -> PublicKey:
     if key is None:
         raise NotEnrolled(f"{user} is not enrolled", hint=f"run `mailseal enroll {user}`")
     return key
+
+
+def _own(context: Context, user: str) -> list[bytes]:
+    """Ids of the user's key pairs, to tell mail of an older pair from mail of a stranger.
+
+    Without the key agent all mail is sealed as well, only the summary is not as exact.
+    """
+    from mailseal.admin.status import all_status
+
+    try:
+        (entry,) = all_status(context, user)["users"]
+    except MailsealError:
+        return []
+    return [bytes.fromhex(key["id"]) for key in entry.get("keys", ())]
 
 
 def _convert(context: Context, doing: str, users: list[str], form_of: FormOf) -> int:

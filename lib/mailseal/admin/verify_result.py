@@ -95,7 +95,7 @@ class Result:
             f"{self.user}: {self.mails:,} mails, {self.sealed:,} of them sealed, "
             f"checked {how}: {found or 'no problems found'}"
         )
-        return "".join(f"{_printable(line)}\n" for line in lines)
+        return "".join(f"{printable(line)}\n" for line in lines)
 
     def _sorted(self) -> list[Finding]:
         return sorted(self.findings, key=lambda f: (KINDS.index(f.kind), f.folder, f.uid or 0))
@@ -103,7 +103,7 @@ class Result:
 
 def _text(value: object) -> object:
     """File names may contain any bytes; JSON needs text."""
-    return _printable(value) if isinstance(value, str) else value
+    return printable(value) if isinstance(value, str) else value
 
 
 def _in_words(finding: Finding) -> str:
@@ -114,6 +114,6 @@ def _in_words(finding: Finding) -> str:
     return f"{kind}{where}{finding.text}{path}"
 
 
-def _printable(line: str) -> str:
+def printable(line: str) -> str:
     """Escape control characters: anybody who can write to the mail store can choose file names."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)

@@ -34,21 +34,27 @@ _MAILS = frozenset(("cur", "new", "tmp"))
 
 def search(root: str, *, below: bool = True) -> Iterator[tuple[str, str]]:
     """Path and description of each such file in a folder and below it.  Follows no links."""
-    try:
-        with os.scandir(root) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
-    except FileNotFoundError:
-        return
-    except OSError as exc:
-        yield root, f"cannot be searched: {exc.strerror}"
-        return
-    for entry in entries:
-        is_folder = entry.is_dir(follow_symlinks=False)
-        if what := HOLDS_TEXT.get(entry.name):
-            if not _is_empty(entry, is_folder):
-                yield entry.path, what
-        elif is_folder and below and entry.name not in _MAILS:
-            yield from search(entry.path)
+    # Not recursive: folders may be nested more deeply than Python permits calls to be.
+    waiting = [root]
+    while waiting:
+        path = waiting.pop()
+        try:
+            with os.scandir(path) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except FileNotFoundError:
+            continue
+        except OSError as exc:
+            yield path, f"cannot be searched: {exc.strerror}"
+            continue
+        folders = []
+        for entry in entries:
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if what := HOLDS_TEXT.get(entry.name):
+                if not _is_empty(entry, is_folder):
+                    yield entry.path, what
+            elif is_folder and below and entry.name not in _MAILS:
+                folders.append(entry.path)
+        waiting += reversed(folders)
 
 
 def remove(path: str, *, shred: bool = False) -> bool:

@@ -35,11 +35,12 @@ import fcntl
 import os
 import signal
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from mailseal import durable
+from mailseal.crypto.dcrypt import MAX_HEADER
 from mailseal.errors import DiskFull, MailsealError, TemporaryError
-from mailseal.mailbox.folders import PARTS
+from mailseal.mailbox.folders import PARTS, is_gone
 from mailseal.mailbox.maildir import unique_name
 
 LEFT_OVER = "mailseal-convert."
@@ -47,6 +48,9 @@ LEFT_OVER = "mailseal-convert."
 
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV)
 _TRIES = 20
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+"""The owner of the mail may have put a link, a pipe or a device there."""
 
 
 class Moved(MailsealError):
@@ -86,9 +90,8 @@ class Replacement:
         self.path = f"{maildir}/{part}/{name}"
         self.temporary = ""
         self.new = -1
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         try:
-            self.old = os.open(self.path, flags)
+            self.old = os.open(self.path, _READ)
         except FileNotFoundError:
             raise Moved(f"{self.path} does not exist any more") from None
         except OSError as exc:
@@ -249,7 +252,8 @@ def sweep(maildir: str) -> int:
             with os.scandir(tmp) as entries:
                 found = [entry.path for entry in entries if entry.name.startswith(LEFT_OVER)]
         except FileNotFoundError:
-            durable.make_folder(tmp)
+            if not is_gone(maildir):
+                durable.make_folder(tmp)
             return 0
         if found:
             for part in PARTS:
@@ -258,6 +262,23 @@ def sweep(maildir: str) -> int:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
     return len(found)
+
+
+def arriving(maildir: str, since: float) -> Iterator[bytes]:
+    """The beginning of each mail in tmp/ that was made or changed since then.
+
+    It will be moved to cur/ or new/ soon.  A client's COPY, too, first links the mail into tmp/.
+    """
+    with contextlib.suppress(OSError), os.scandir(os.path.join(maildir, "tmp")) as entries:
+        for entry in entries:
+            if entry.name.startswith(LEFT_OVER) or not entry.is_file(follow_symlinks=False):
+                continue
+            with (
+                contextlib.suppress(OSError),
+                open(os.open(entry.path, _READ), "rb") as stream,
+            ):
+                if os.fstat(stream.fileno()).st_ctime > since:
+                    yield stream.read(MAX_HEADER)
 
 
 def _same(one: os.stat_result, other: os.stat_result) -> bool:

@@ -48,31 +48,37 @@ class Skipped:
     why: str
 
 
+def is_gone(path: str) -> bool:
+    """Whether a client has renamed or deleted this folder meanwhile."""
+    return not os.path.isdir(f"{path}/{PARTS[0]}")
+
+
 def walk(root: str) -> Iterator[Folder | Skipped]:
     """Every folder at or below `root`, INBOX first, then by name."""
     if os.path.islink(root):
         yield Skipped(root, "is a link")
         return
-    yield from _walk(root, ())
-
-
-def _walk(path: str, above: tuple[str, ...]) -> Iterator[Folder | Skipped]:
-    try:
-        with os.scandir(path) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-    except OSError as exc:
-        yield Skipped(path, exc.strerror or "cannot be read")
-        return
-    folders = {entry.name for entry in found if entry.is_dir(follow_symlinks=False)}
-    whole = folders >= set(PARTS)
-    linked = [entry for entry in found if entry.is_symlink() and entry.is_dir()]
-    for entry in linked:
-        yield Skipped(entry.path, "is a link")
-    # If tmp/ is a link, the old file would be moved to the target of that link.
-    if whole and not any(entry.name == "tmp" for entry in linked):
-        yield Folder(path, "/".join(above) or "INBOX")
-    for entry in found:
-        if entry.name in folders and not (whole and entry.name in _OWN):
-            # Maildir++ writes Work/2024 as .Work.2024
-            parts = entry.name[1:].split(".") if entry.name.startswith(".") else [entry.name]
-            yield from _walk(entry.path, (*above, *parts))
+    waiting: list[tuple[str, tuple[str, ...]]] = [(root, ())]
+    while waiting:
+        path, above = waiting.pop()
+        try:
+            with os.scandir(path) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as exc:
+            yield Skipped(path, exc.strerror or "cannot be read")
+            continue
+        folders = {entry.name for entry in found if entry.is_dir(follow_symlinks=False)}
+        whole = folders >= set(PARTS)
+        linked = [entry for entry in found if entry.is_symlink() and entry.is_dir()]
+        for entry in linked:
+            yield Skipped(entry.path, "is a link")
+        # If tmp/ is a link, the old file would be moved to the target of that link.
+        if whole and not any(entry.name == "tmp" for entry in linked):
+            yield Folder(path, "/".join(above) or "INBOX")
+        # Not recursive: folders may be nested more deeply than Python permits calls to be.
+        for entry in reversed(found):
+            if entry.name in folders and not (whole and entry.name in _OWN):
+                # Maildir++ writes Work/2024 as .Work.2024
+                name = entry.name
+                parts = name[1:].split(".") if name.startswith(".") else [name]
+                waiting.append((entry.path, (*above, *parts)))

@@ -37,19 +37,20 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
 
 from mailseal import durable
-from mailseal.crypto.dcrypt import MAX_HEADER
 from mailseal.errors import MailsealError, TemporaryError
 from mailseal.mailbox.convert import GROUP_MAILS, Tally, convert, examine
-from mailseal.mailbox.exchange import LEFT_OVER, sweep
-from mailseal.mailbox.folders import Folder, Skipped, walk
+from mailseal.mailbox.exchange import arriving, sweep
+from mailseal.mailbox.folders import Folder, Skipped, is_gone, walk
 from mailseal.mailbox.forms import Form
 from mailseal.mailbox.pace import Pace
 from mailseal.mailbox.report import uid_list_of
 from mailseal.mailbox.uidlist import base_of
 
 _PATIENCE = 10.0
+_DOUBT = 60.0
 _PAUSE = 0.05
-"""Seconds: how long to look for further mail after the first pass, and between two passes."""
+"""Seconds.  How long to go on after the first pass while mail to convert is found; and while this
+is not sure, because clients move mail during each pass; and between the first two passes."""
 _PASSES = 4
 """After the first one at least so many: in a large mailbox a pass takes longer than _PATIENCE."""
 
@@ -89,6 +90,10 @@ class Report:
 @contextlib.contextmanager
 def held(root: str) -> Iterator[None]:
     """Lock a mailbox against other runs.  Raises Busy."""
+    if os.path.islink(root):
+        raise TemporaryError(
+            f"{root} is a symbolic link", hint="set Dovecot's mail location to its target"
+        )
     with durable.reporting(f"cannot open {root}"):
         fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -149,14 +154,16 @@ def steps(
     with _Processes(form, jobs, shred, Pace(rate / jobs, polite), report) as processes:
         while True:
             pending = any(_is_under_way(path, form) for path in sorted(paths))
-            before = report.tally.converted + processes.lost
+            converted, before = report.tally.converted, report.tally.converted + processes.lost
             report.tally.already = report.tally.left = 0
             report.tally.problems.clear()
             for found in walk(root):
                 if report.stopped:
                     break
                 if isinstance(found, Skipped):
-                    if not give_up:
+                    if not os.path.lexists(found.path):
+                        processes.lost += 1
+                    elif not give_up:
                         report.skipped.append(found)
                     continue
                 if found.path not in paths:
@@ -168,41 +175,41 @@ def steps(
                         processes.do(group)
                         yield report
                 except TemporaryError as exc:
-                    if not give_up:
+                    if is_gone(found.path):
+                        processes.lost += 1
+                    elif not give_up:
                         report.skipped.append(Skipped(found.path, str(exc)))
             processes.finish()
             # The last pass has checked every mail, and had nothing to convert.
             quiet = not pending and report.tally.converted + processes.lost == before
             if quiet and give_up:
                 report.tally.already = max(0, report.tally.already - report.tally.converted)
-            if quiet or report.stopped:
+            if quiet or report.stopped or not os.path.isdir(root):
                 break
             give_up = give_up or time.monotonic() + _PATIENCE
             passes += 1
-            if time.monotonic() > give_up and passes > _PASSES:
+            doubt = 0.0 if report.tally.converted > converted else _DOUBT - _PATIENCE
+            if time.monotonic() > give_up + doubt and passes > _PASSES:
                 report.stopped = "more mail comes in all the time: end the user's sessions"
                 break
-            time.sleep(_PAUSE)
+            time.sleep(min(_PAUSE * passes, 1.0))
+    for path in paths:  # a folder that was renamed may have left-overs of this run
+        with contextlib.suppress(MailsealError):
+            sweep(path)
+    if not os.path.isdir(root):
+        # It was removed, or its file system is not mounted any more.
+        report.stopped = f"{root} does not exist any more"
     report.folders = len(paths)
     report.seconds = time.monotonic() - begun
     yield report
 
 
 def _is_under_way(maildir: str, form: Form) -> bool:
-    """Whether tmp/ contains a mail that does not have the wanted form and will be moved soon.
-
-    A client's COPY first links the mail into tmp/.
-    """
-    youngest = time.time() - _PATIENCE
-    with contextlib.suppress(OSError), os.scandir(os.path.join(maildir, "tmp")) as entries:
-        for entry in entries:
-            if entry.name.startswith(LEFT_OVER) or not entry.is_file(follow_symlinks=False):
-                continue
-            with contextlib.suppress(OSError, MailsealError), open(entry.path, "rb") as stream:
-                if os.fstat(stream.fileno()).st_ctime > youngest:
-                    start = stream.read(MAX_HEADER)
-                    if not start or form.work(start) is not None:
-                        return True
+    """Whether tmp/ contains a mail that does not have the wanted form and will be moved soon."""
+    for start in arriving(maildir, time.time() - _PATIENCE):
+        with contextlib.suppress(MailsealError):
+            if not start or form.work(start) is not None:
+                return True
     return False
 
 
@@ -255,7 +262,8 @@ class _Processes:
         self._running: dict[Future[_Result], _Group] = {}
         self._looked_at: set[int] = set()
         self.lost = 0
-        """Mails that vanished before anybody had looked at them; the next pass may find them."""
+        """Mails and folders that vanished before anybody had looked at them; the next pass may find
+        them."""
         if jobs > 1:
             context = multiprocessing.get_context("fork")
             self._pool = ProcessPoolExecutor(
@@ -331,6 +339,9 @@ def _do(group: _Group, form: Form, shred: bool, pace: Pace) -> _Result:
         try:
             convert(group.maildir, group.names, form, tally, shred=shred, uid_list=group.uid_list)
         except MailsealError as exc:
-            stopped = f"{exc}{f' ({exc.hint})' if exc.hint else ''}"
+            if is_gone(group.maildir):
+                tally.gone = [name for _, name in group.names]
+            else:
+                stopped = f"{exc}{f' ({exc.hint})' if exc.hint else ''}"
         piece.size = tally.converted_bytes
     return tally, stopped

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from mailseal.mailbox import folder_lock
+from mailseal.mailbox import folder_lock, whole
 from tests.unit.convert.box import FORMS, Box
 
 
 @pytest.fixture(autouse=True)
 def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lock that a killed process has left is not waited for."""
+    """A lock that a killed process has left is not waited for, and there are hundreds of runs."""
     monkeypatch.setattr(folder_lock, "_YOUNG", 0.0)
+    monkeypatch.setattr(whole, "_PAUSE", 0.0)
 
 
 @pytest.fixture(params=FORMS)
