@@ -253,13 +253,18 @@ def _finish(maildir: str, uid_list: str, group: list[_Mail], tally: Tally, shred
 
 def _sync(group: Sequence[_Mail]) -> None:
     """Sync the new files, several at a time."""
+    at_once = min(_AT_ONCE, len(group))
 
     def some(number: int) -> None:
-        for mail in group[number::_AT_ONCE]:
+        for mail in group[number::at_once]:
             mail.replacement.sync()
 
-    with ThreadPoolExecutor(_AT_ONCE) as threads:
-        for done in [threads.submit(some, number) for number in range(min(_AT_ONCE, len(group)))]:
+    if at_once < 2:
+        for mail in group:
+            mail.replacement.sync()
+        return
+    with ThreadPoolExecutor(at_once) as threads:
+        for done in [threads.submit(some, number) for number in range(at_once)]:
             done.result()
 
 

@@ -12,11 +12,17 @@ import pytest
 
 from mailseal import durable
 from mailseal.crypto import dcrypt
+from mailseal.mailbox import convert
 from mailseal.mailbox.exchange import Replacement
 from tests.unit.convert.box import FLAGGED, KEY, MAILS, OLD, Box
 
 SEALED_TO = {"seal": None, "unseal": KEY, "reseal": OLD}
 NAME = "1700000009.M3P1.host:2,"
+
+
+@pytest.fixture(autouse=True)
+def several_threads(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convert, "_AT_ONCE", 8)
 
 
 def put(box: Box, form: str, mail: bytes) -> Path:
