@@ -5,7 +5,7 @@ LAYOUT
     FOLDER/NAME.json    mode 0644 in a folder of mode 0711: open by name, no listing
 
 FAILURES
-    A file that cannot be read counts as missing.  save(): TemporaryError, DiskFull.
+    A file that cannot be read, or is damaged, counts as missing.  save(): TemporaryError, DiskFull.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 from mailseal import durable
-from mailseal.errors import Damaged
+from mailseal.errors import BadUserName, Damaged
 from mailseal.keys import record
 from mailseal.keys.names import file_name
 
@@ -31,6 +31,7 @@ class _Record(Protocol):
 T = TypeVar("T", bound=_Record)
 
 _LONGEST = 1 << 16
+_LARGEST = (1 << 63) - 1
 
 
 class UserFiles(Generic[T]):
@@ -50,8 +51,13 @@ class UserFiles(Generic[T]):
         return found if found is not None and found.user == user else None
 
     def _read(self, path: str) -> T | None:
-        with contextlib.suppress(OSError, Damaged, TypeError), open(path, "rb") as stream:
-            return self._kind(**record.parse(stream.read(_LONGEST)))
+        with (
+            contextlib.suppress(OSError, Damaged, TypeError, BadUserName),
+            open(path, "rb", opener=_not_waiting) as stream,
+        ):
+            state = self._kind(**record.parse(stream.read(_LONGEST)))
+            if _has_its_types(state) and self._path(state.user) == path:
+                return state
         return None
 
     def all(self) -> Iterator[T]:
@@ -60,7 +66,7 @@ class UserFiles(Generic[T]):
             names = os.listdir(self.folder)
         for name in names:
             found = self._read(os.path.join(self.folder, name))
-            if found is not None and self._path(found.user) == os.path.join(self.folder, name):
+            if found is not None:
                 yield found
 
     def save(self, state: T) -> None:
@@ -70,3 +76,19 @@ class UserFiles(Generic[T]):
 
     def _path(self, user: str) -> str:
         return os.path.join(self.folder, f"{file_name(user)}.json")
+
+
+def _not_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe with nobody at the other end
+
+
+def _has_its_types(state: object) -> bool:
+    """A damaged file must not stop the service, which works for all users."""
+    for field in dataclasses.fields(state):  # type: ignore[arg-type]
+        value = getattr(state, field.name)
+        wanted = str(field.type).partition("[")[0]  # annotations are strings
+        if type(value).__name__ != wanted and (type(value), wanted) != (int, "float"):
+            return False
+        if isinstance(value, int) and not 0 <= value <= _LARGEST:
+            return False
+    return True
