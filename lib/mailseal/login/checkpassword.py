@@ -45,8 +45,9 @@ import os
 import sys
 
 from mailseal.errors import AgentUnavailable, MailsealError, TemporaryError, UsageError
-from mailseal.login import local_keys
+from mailseal.login import local_keys, userdb_answer
 from mailseal.login.client import DEFAULT_SOCKET, AgentClient, Answer
+from mailseal.login.userdb_answer import PUBLIC_FIELD, SEALED, Lookup
 
 OK, WRONG, LOOKED_UP, UNKNOWN, TEMPORARY = 0, 1, 2, 3, 111
 
@@ -57,20 +58,8 @@ _MAX_INPUT = 65536
 _TIMEOUT = 60.0
 # The same for enrollment at login, where the login does not depend on the answer.
 _SHORT_TIMEOUT = 5.0
-_PUBLIC_FIELD = "mail_crypt_global_public_key"
-_SEALED = "userdb_mail_crypt_save_version=2\t"
-_PLAIN = "userdb_mail_crypt_save_version=0\t"
-# Loads mail_crypt, even if other fields or a `protocol` block do not.  The unknown kind of lock
-# stops mbox, and the folder that cannot exist stops attachments in files of their own, which
-# mail_crypt does not seal: see mailseal.lua.
-_LOADED = (
-    "userdb_mail_plugins+= mail_crypt\tuserdb_mbox_write_locks=mail_crypt_cannot_seal_mbox\t"
-    "userdb_mail_attachment_fs=posix:prefix=/dev/null/mail_crypt_cannot_seal_attachments\t"
-)
 # The form of an app password, see keys/codes.py.
 _APP_LETTERS = b"0123456789abcdefghijklmnopqrstvwxyz"
-# Mail formats that mail_crypt seals.
-_SEALABLE = ("", "maildir", "sdbox", "mdbox", "dbox")
 _ESCAPES = str.maketrans(
     {"\1": "\1" + "1", "\t": "\1t", "\n": "\1n", "\r": "\1r", "\0": "\1" + "0"}
 )
@@ -150,8 +139,8 @@ def _published(arguments: _Arguments, user: bytes) -> str | None:
             answer = agent.request("lookup", user=user)
     if answer.status == "unknown":
         return None
-    if answer.status == "ok" and answer.text(_PUBLIC_FIELD):
-        return answer.text(_PUBLIC_FIELD)
+    if answer.status == "ok" and answer.text(PUBLIC_FIELD):
+        return answer.text(PUBLIC_FIELD)
     raise TemporaryError(_reason(answer))
 
 
@@ -165,7 +154,7 @@ def _accepted(
     """
     enrolled = _published(arguments, user) is not None
     if not enrolled and not local_keys.enrolls_at_login(arguments.public):
-        _write(output_fd, _SEALED)
+        _write(output_fd, SEALED)
         return OK
     try:
         timeout = _TIMEOUT if enrolled else _SHORT_TIMEOUT
@@ -175,7 +164,7 @@ def _accepted(
             raise
         answer = Answer("unknown", {})
     if answer.status == "unknown" or (not enrolled and answer.status != "ok"):
-        _write(output_fd, _SEALED)
+        _write(output_fd, SEALED)
         return OK
     return _login(answer, output_fd, with_user=False)
 
@@ -218,15 +207,10 @@ def _unlock(
 
 def _login(answer: Answer, output_fd: int, *, with_user: bool) -> int:
     if answer.status == "ok":
+        fields = {name: answer.text(name) for name in answer.fields}
+        user = fields.pop("user", "")
         # The other passdb returns the user name: a userdb may be case-sensitive.
-        parts = []
-        for name in answer.fields:
-            value = answer.text(name).translate(_ESCAPES)
-            if name != "user":
-                parts.append(f"userdb_{name}={value}\t")
-            elif with_user:
-                parts.append(f"user={value}\t")
-        _write(output_fd, "".join(parts or ["\t"]))
+        _write(output_fd, fields, user if with_user else "")
         return OK
     if answer.status == "wrong":
         return WRONG
@@ -234,44 +218,28 @@ def _login(answer: Answer, output_fd: int, *, with_user: bool) -> int:
 
 
 def _userdb(arguments: _Arguments, user: bytes, environ: dict[str, str], output_fd: int) -> int:
+    variables = ("AUTH_MECH", "SERVICE", "MASTER_USER")
+    mechanism, service, master = (environ.get(name, "") for name in variables)
+    lookup = Lookup(arguments.key, arguments.undoing, arguments.mail, mechanism, service, master)
     key = _published(arguments, user)
-    if key is None:
-        if not arguments.behind:
-            return UNKNOWN
-        if arguments.key:
-            return _temporary("the login has the keys of another user")
-        _write(output_fd, _PLAIN)
-        return LOOKED_UP
-    why = _refusal(arguments, key, environ)
-    if why:
-        return _temporary(why)
-    _write(output_fd, f"userdb_{_PUBLIC_FIELD}={key}\t{_SEALED}{_LOADED}")
+    fields = userdb_answer.answer(lookup, key, behind=arguments.behind)
+    if fields is None:
+        return UNKNOWN
+    if key is not None and lookup.by_master and lookup.key != key:
+        _log(f"no key: master user <{master}>")
+    _write(output_fd, fields)
     return LOOKED_UP
 
 
-def _refusal(arguments: _Arguments, key: str, environ: dict[str, str]) -> str:
-    """Why a lookup of an enrolled user is refused; empty if it is not."""
-    formats = [location.partition(":")[0] for location in arguments.mail]
-    if arguments.undoing or any(format_ not in _SEALABLE for format_ in formats):
-        return "a userdb field may turn sealing off: mail, mail_plugin_dir or plugin/mail_crypt_…"
-    if not environ.get("AUTH_MECH"):  # no login
-        return ""
-    if arguments.key == key:
-        return ""
-    if environ.get("MASTER_USER"):
-        if environ.get("SERVICE") != "pop3":
-            _log(f"no key: master user <{environ['MASTER_USER']}>")
-            return ""
-        return "no POP3 for a master user: Dovecot would return empty mails"
-    return (
-        "the login of an enrolled user came without the user's key: is mailseal's passdb asked, "
-        "and before any userdb changes the name?"
-    )
+def _write(fd: int, userdb_fields: dict[str, str], user: str = "") -> None:
+    """Write the fields to Dovecot, which reads at the same time.
 
-
-def _write(fd: int, text: str) -> None:
-    """Write the fields to Dovecot, which reads at the same time."""
-    data = text.encode()
+    At least one: Dovecot takes an empty answer for a failure.
+    """
+    fields = {"user": user} if user else {}
+    fields.update({f"userdb_{name}": value for name, value in userdb_fields.items()})
+    parts = [f"{name}={value.translate(_ESCAPES)}\t" for name, value in fields.items()]
+    data = "".join(parts or ["\t"]).encode()
     try:
         while data:
             data = data[os.write(fd, data) :]
