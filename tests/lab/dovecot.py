@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import importlib
 import os
 import re
@@ -85,6 +86,7 @@ class Dovecot:
         self.config = wanted.place.path("dovecot", "dovecot.conf")
         self.lmtp_socket = os.path.join(wanted.base_dir, "mailseal-relay")
         self.userdb_socket = os.path.join(wanted.base_dir, "mailseal-userdb")
+        self._write_lookups()
         self.write_config()
         self._server = Server(
             "Dovecot",
@@ -99,6 +101,15 @@ class Dovecot:
             wanted = dataclasses.replace(wanted, extra=extra)
         with open(self.config, "w", encoding="utf-8") as stream:
             stream.write(_dialect(self.version)(wanted))
+
+    def _write_lookups(self) -> None:
+        """The files that the passdbs and userdbs refer to, with the paths of the lab."""
+        for path in glob.glob(self.wanted.place.path("code", "dovecot-conf", "2.3", "*.ext")):
+            with open(path, "r+", encoding="utf-8") as stream:
+                text = stream.read().replace("/run/mailseal", self.wanted.place.quick)
+                stream.seek(0)
+                stream.write(text)
+                stream.truncate()
 
     def start(self) -> None:
         self._server.start(until=[self.imap, self.pop3, self.lmtp_socket])

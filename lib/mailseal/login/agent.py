@@ -57,6 +57,7 @@ from mailseal.login.guesses import Guesses
 from mailseal.login.known_addresses import KnownAddresses
 from mailseal.login.log import logger
 from mailseal.login.login_verbs import LoginVerbs
+from mailseal.login.lookups import running as lookups
 from mailseal.login.panel_verbs import PanelVerbs
 from mailseal.login.policy import Policy
 from mailseal.login.self_service import SelfService
@@ -229,12 +230,12 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
     log = logger(lines)
     store, public, database = opening.stores(config)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stopped_early)  # until the loop handles them
+        signal.signal(number, lambda *_: sys.exit(0))  # until the loop handles them
     startup.require_store(config)
     notes = startup.notes(config, (uid, gid))
     listener, lock = startup.listen(config, from_config.login_group(config), panel_uids)
     for_indexer = indexer.open_socket(config)
-    with contextlib.closing(listener):
+    with contextlib.closing(listener), lookups(config, version, log):
         keeper = caches.start(config)  # before there is a key in this process
         got = {"memory_locked": hardening.lock_memory()}
         if os.geteuid() == 0 and uid != 0:
@@ -310,10 +311,6 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
     with contextlib.suppress(OSError):
         os.unlink(config.agent.socket)
     os.close(lock)
-
-
-def _stopped_early(_number: int, _frame: object) -> None:
-    sys.exit(0)
 
 
 async def _serve(
