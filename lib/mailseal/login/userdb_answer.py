@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Decides what the userdb returns in Dovecot 2.3 without Lua: how mail of a user is saved.
 
-The checkpassword program and the process for lookups (lookups.py) ask here; mailseal.lua decides
-in the same way, and a test compares them.
+The checkpassword program and the process for lookups (lookups.py) ask here.  mailseal.lua decides
+in the same way; tests/e2e/test_keyless.py tests both.
 
 CONTRACT
     answer() returns the userdb fields, without a prefix, or None for a user who is unknown here.
