@@ -15,7 +15,17 @@ import sys
 from typing import Any
 
 from mailseal.crypto.eckeys import PrivateKey
-from tests.bench import beside, converting, delivery, listing, login, oneshot, reading, verifying
+from tests.bench import (
+    beside,
+    converting,
+    delivery,
+    listing,
+    login,
+    oneshot,
+    reading,
+    recipients,
+    verifying,
+)
 from tests.bench.peers import DovecotPeer, MailsealPeer
 from tests.lab.dovecot import installed_version
 from tests.lab.place import REPOSITORY, LabError, Place
@@ -111,6 +121,22 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def recipients_table(found: dict[str, dict[str, float]]) -> str:
+    """The figures of tests.bench.recipients."""
+    lines = ["", f"{recipients.RECIPIENTS} different recipients, 4 KB; a lookup that is not cached"]
+    plain = found["rates"]["plain"]
+    for name, rate in found["rates"].items():
+        server, _, file = name.partition("_")
+        wanted = recipients.GOALS.get(server)
+        line = f"{name:24} {rate:6.0f} mails a second"
+        if wanted:
+            line += f", {rate / plain:.2f} of a plain Dovecot   wanted {wanted}"
+        if server != "mailseal":
+            line += f";  lookup {found['lookup_ms'][file or 'plain']:.2f} ms"
+        lines.append(line)
+    return "\n".join(lines)
+
+
 def login_table(logins: dict[str, Any]) -> str:
     """The figures of tests.bench.login."""
     lines = ["", "login"]
@@ -166,6 +192,8 @@ def main(argv: list[str]) -> int:
     try:
         results = measure(rounds)
         print(table(results))
+        results["recipients"] = many = recipients.run(min(rounds, 3), say)
+        print(recipients_table(many))
         results["login"] = logins = login.run(say)
         print(login_table(logins))
         results["beside"] = besides = beside.run(rounds, say)

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e.lookup_process import lookup_process, lookup_socket, status_of
 from tests.e2e.mails import HEADERS
 from tests.lab import ALICE, Imap, Lab, LabError, Pop3, Refused
 from tests.lab.dovecot import installed_version, series
-from tests.lab.place import AGENT_UID
 from tests.lab.process import wait_until
-from tests.lab.smtp import send
+from tests.lab.smtp import send, send_lmtp
 
 pytestmark = pytest.mark.skipif(
     series(installed_version()) != "2.3", reason="Dovecot 2.4 has no checkpassword driver"
@@ -49,19 +49,6 @@ def without_program(lab: Lab) -> Iterator[None]:
         yield
     finally:
         os.chmod(path, 0o755)
-
-
-def lookup_process(lab: Lab) -> int:
-    """Its pid: the child of the agent with the agent's uid."""
-    with open(f"/proc/{lab.agent.pid}/task/{lab.agent.pid}/children", encoding="ascii") as stream:
-        found = [int(pid) for pid in stream.read().split()]
-    (pid,) = (pid for pid in found if f"Uid:\t{AGENT_UID}\t" in status_of(pid))
-    return pid
-
-
-def status_of(pid: int) -> str:
-    with open(f"/proc/{pid}/status", encoding="ascii") as stream:
-        return stream.read()
 
 
 def first_bytes(lab: Lab, user: str, folder: str = "") -> set[bytes]:
@@ -126,8 +113,8 @@ def test_without_the_process_the_program_is_started(lab: Lab, fault: str) -> Non
         before = len(lab.stored(ALICE)), len(lab.stored(PLAIN))
         append(lab, PLAIN)
         lab.restart_delivery()  # it forgets the results of lookups
-        send(lab.smtp, SENDER, [ALICE, PLAIN], MAIL)
-        lab.wait_delivered()
+        for user in (ALICE, PLAIN):
+            assert send_lmtp(lab.lmtp, SENDER, [user], MAIL)[0][0] == 250
         assert (len(lab.stored(ALICE)), len(lab.stored(PLAIN))) == (before[0] + 1, before[1] + 1)
         if fault == "agent is down":
             with pytest.raises(Refused, match=r"\[UNAVAILABLE\]"):
@@ -183,7 +170,7 @@ def test_a_name_with_the_separator(lab: Lab) -> None:
 
 def test_other_programs_are_not_answered(lab: Lab) -> None:
     """The socket has the mode of the agent's, and each uid is looked at."""
-    path = lab.agent_socket.replace(".sock", "-lookup.sock")
+    path = lookup_socket(lab)
     assert os.stat(path).st_mode & 0o777 == 0o660
     os.chmod(path, 0o666)
     question = b"H3\t2\t0\t\tx\nLshared/passdb|s|" + ALICE.encode() + b"\n"

@@ -17,8 +17,8 @@ import pytest
 from mailseal.crypto.eckeys import PrivateKey
 from mailseal.errors import TemporaryError
 from mailseal.keys.public import PublicStore
-from mailseal.login import lookups
-from tests.unit.test_checkpassword import run
+from mailseal.login import local_keys, lookups
+from tests.unit.checkpassword_process import run
 
 KEY = PrivateKey.generate().public
 SPELLED = KEY.dovecot_string()
@@ -139,7 +139,7 @@ def test_it_answers_as_the_program(public: str, kind: str, case: dict[str, str])
     status, reply, _ = run(agent, *words, data=f"{user}\0\0\0".encode(), env=environ)
     try:
         found = lookups.answer(key(kind, **case), public)
-    except (TemporaryError, lookups.local_keys.LongName):
+    except (TemporaryError, local_keys.LongName):
         found = None
     if status == 2:
         fields = dict(part.split("=", 1) for part in reply.decode().split("\t") if part)

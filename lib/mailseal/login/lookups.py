@@ -36,6 +36,7 @@ import os
 import selectors
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 
 from mailseal import sockets
@@ -47,6 +48,8 @@ from mailseal.login.callers import uid_of
 from mailseal.login.from_config import login_group, uids
 from mailseal.login.userdb_answer import Lookup
 from mailseal.logs import Ids
+from mailseal.paths import open_folder
+from mailseal.sockets import made_with
 
 _BACKLOG = 16
 _MAX_LINE = 65536
@@ -58,23 +61,33 @@ _FIELDS = {"behind": 11, "only": 11, "passdb": 3}
 
 
 def socket_path(config: Config) -> str:
-    """The socket, beside the agent's: /run/mailseal/agent-lookup.sock."""
-    return f"{config.agent.socket.removesuffix('.sock')}-lookup.sock"
+    """The socket, in a folder of its own beside the agent's: /run/mailseal/lookup/agent.sock.
+
+    The folder belongs to the agent.  So the socket can be removed when nobody listens any more:
+    Dovecot would try to connect to it for a second, at each lookup.
+    """
+    folder, name = os.path.split(config.agent.socket)
+    return os.path.join(folder, "lookup", name)
 
 
 @contextlib.contextmanager
 def running(config: Config, version: str, log: logging.Logger) -> Iterator[int | None]:
     """Run the process during the block; yields its pid, or None if Dovecot is not 2.3.
 
-    To be called as root, if the agent is started as root.  Raises ConfigError.
+    To be called as root, if the agent is started as root, and with the agent's lock: so another
+    process that listens there can only be one that is about to end.  Raises ConfigError.
     """
     if version != "2.3":
         yield None
         return
     path, owner = socket_path(config), user_ids(config.agent.user, "agent.user")
+    _make_folder(os.path.dirname(path), owner)
+    with open_folder(os.path.dirname(path)) as folder, contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.basename(path), dir_fd=folder.fd)
     listener = sockets.listen(
         path, mode=config.agent.socket_mode, group=login_group(config), backlog=_BACKLOG
     )
+    made = os.stat(path, follow_symlinks=False)
     allowed = uids(config.agent.login_users, "agent.login_users") | {0, os.geteuid()}
     parent = os.getpid()
     pid = os.fork()
@@ -83,12 +96,14 @@ def running(config: Config, version: str, log: logging.Logger) -> Iterator[int |
             _become(listener, owner, parent)
             Server(listener, config.public_dir, allowed).serve()
         finally:
-            os._exit(1)
+            _remove(path, made)
+            os._exit(0)
     listener.close()
 
     def ended(_number: int, _frame: object) -> None:
         with contextlib.suppress(ChildProcessError):
             if os.waitpid(pid, os.WNOHANG)[0]:
+                _remove(path, made)
                 log.error(
                     "the process for lookups has ended: Dovecot starts mailseal-checkpassword for "
                     "each lookup, which takes longer; restart the agent"
@@ -100,9 +115,23 @@ def running(config: Config, version: str, log: logging.Logger) -> Iterator[int |
     finally:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGTERM)
             os.waitpid(pid, 0)
-        with contextlib.suppress(OSError):
+
+
+def _make_folder(path: str, owner: Ids) -> None:
+    with open_folder(os.path.dirname(path)) as above, made_with(0o022, None):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(os.path.basename(path), 0o755, dir_fd=above.fd)
+        if os.geteuid() == 0 and above.own:
+            with open_folder(path) as folder:
+                os.chown(folder.entry("."), *owner)
+
+
+def _remove(path: str, made: os.stat_result) -> None:
+    """Remove the socket, unless it is that of a later agent."""
+    with contextlib.suppress(OSError):
+        if os.path.samestat(os.stat(path, follow_symlinks=False), made):
             os.unlink(path)
 
 
@@ -112,12 +141,12 @@ def _become(listener: socket.socket, owner: Ids, parent: int) -> None:
     os.closerange(3, number)
     os.closerange(number + 1, 4096)
     for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, signal.SIG_DFL)
+        signal.signal(each, lambda *_: sys.exit(0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if os.geteuid() == 0:
         drop_root(*owner)
     hardening.forbid_dumps()
-    end_with(parent, signal.SIGKILL)
+    end_with(parent, signal.SIGTERM)
 
 
 class Server:

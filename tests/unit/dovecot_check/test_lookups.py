@@ -8,9 +8,8 @@ import re
 import pytest
 
 from mailseal.admin.finding import ERROR, WARNING
-from tests.unit.test_dovecot_check import Check, check, only_23, snippet
+from tests.unit.dovecot_check.settings import Check, only_23, snippet
 
-__all__ = ["check"]
 pytestmark = only_23
 
 BEHIND = "auth-behind-passwd-file-checkpassword"

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: MIT
+"""Many recipients: mails per second and the time of a lookup, with and without mailseal's files.
+
+The other benchmarks send to one mailbox, so nearly all lookups come from caches.  Here each mail of
+a round has another recipient.  The servers take turns, so that other work on the machine affects
+all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+from mailseal.config import Config
+from mailseal.config import parse as parse_config
+from mailseal.crypto.eckeys import PrivateKey
+from mailseal.delivery.dovecot.userdb import DovecotUserdb
+from mailseal.keys.public import PublicStore
+from tests.bench.delivery import SESSIONS, settle
+from tests.bench.peers import DovecotPeer
+from tests.lab import Lab
+from tests.lab.dovecot import installed_version, series
+from tests.lab.place import LabError, Place
+
+RECIPIENTS = 2000
+LOOKUPS = 500
+FILES = {
+    "2.3": {"lua": "behind-passwd-file", "checkpassword": "behind-passwd-file-checkpassword"},
+    "2.4": {"lua": "behind-passwd-file"},
+}
+GOALS = {"dovecot": 0.95, "mailseal": 1.2}
+"""Wanted mails per second, relative to a Dovecot that never heard of mailseal: Dovecot's LMTP for
+users who are not enrolled, and mailseal-lmtp for enrolled users."""
+
+
+class _Server:
+    """One LMTP socket; the recipients are `1NAME@example.org`, `2NAME@example.org`, …"""
+
+    def __init__(self, name: str, lmtp: str, users: str, mail: str) -> None:
+        self.name, self.lmtp, self.users, self.mail = name, lmtp, users, mail
+
+    def rate(self, number: int) -> float:
+        """Mails per second, in this round."""
+        settle()
+        address = f"{self.users}{number}@example.org"
+        command = ["/usr/sbin/smtp-source", "-L", "-N", "-s", str(SESSIONS), "-l", "4096"]
+        command += ["-m", str(RECIPIENTS), "-f", "dave@example.com", "-t", address]
+        began = time.monotonic()
+        done = subprocess.run([*command, f"unix:{self.lmtp}"], capture_output=True, text=True)
+        seconds = time.monotonic() - began
+        if done.returncode or done.stderr:
+            raise LabError(f"smtp-source: {done.stderr.strip()[:500]}")
+        folders = (os.path.join(self.mail, name.partition("@")[0]) for name in names(address))
+        got = sum(len(os.listdir(os.path.join(folder, "Maildir/new"))) for folder in folders)
+        if got != RECIPIENTS:
+            raise LabError(f"{self.name} was given {RECIPIENTS} mails, and has {got}")
+        return RECIPIENTS / seconds
+
+
+def names(address: str) -> list[str]:
+    """The recipients of a round."""
+    return [f"{number}{address}" for number in range(1, RECIPIENTS + 1)]
+
+
+def run(rounds: int, say: Callable[[str], None]) -> dict[str, dict[str, float]]:
+    """Medians: {"rates": mails per second, "lookup_ms": milliseconds}, for each server."""
+    with contextlib.ExitStack() as last_first:
+        place = Place.make()
+        last_first.callback(place.remove)
+        plain = DovecotPeer("plain", place, None)
+        last_first.callback(plain.stop)
+        plain.dovecot.write_users(_users(rounds))
+        plain.start()
+        servers = [_Server("plain", plain.lmtp, "plain", os.path.join(plain.mail, "example.org"))]
+        sockets = {"plain": plain.dovecot.userdb_socket}
+        for name, file in FILES[series(installed_version())].items():
+            lab = last_first.enter_context(_lab(file, rounds))
+            mail = lab.place.path("mail", "example.org")
+            servers.append(_Server(f"dovecot_{name}", lab.dovecot.lmtp_socket, "plain", mail))
+            servers.append(_Server(f"mailseal_{name}", lab.lmtp_socket, "sealed", mail))
+            sockets[name] = lab.dovecot.userdb_socket
+        rates: dict[str, list[float]] = {server.name: [] for server in servers}
+        for number in range(rounds):
+            for server in servers if number % 2 == 0 else servers[::-1]:
+                rates[server.name].append(rate := server.rate(number))
+                say(f"many recipients, round {number + 1}: {server.name} {rate:.0f} mails/s")
+        lookups = _lookups(sockets)
+    return {
+        "rates": {name: statistics.median(found) for name, found in rates.items()},
+        "lookup_ms": lookups,
+    }
+
+
+def _users(rounds: int) -> dict[str, str]:
+    numbers = range(rounds)
+    kinds = [f"{kind}{number}@example.org" for kind in ("plain", "sealed") for number in numbers]
+    return dict.fromkeys((name for kind in kinds for name in names(kind)), "password")
+
+
+@contextlib.contextmanager
+def _lab(file: str, rounds: int) -> Iterator[Lab]:
+    """Dovecot, agent and mailseal-lmtp; the `sealed` users have a public key."""
+    lab = Lab({}, auth=file, plain_users=_users(rounds))
+    try:
+        lab.mailseal("init")
+        store = PublicStore(lab.place.path("state", "public"))
+        key = PrivateKey.generate().public
+        for number in range(rounds):
+            for name in names(f"sealed{number}@example.org"):
+                store.publish(name, key)
+        lab.start_agent()
+        lab.dovecot.start()
+        lab.start_delivery()
+        yield lab
+    finally:
+        lab.stop()
+
+
+def _lookups(sockets: dict[str, str]) -> dict[str, float]:
+    """The median time of a lookup of a user who is not enrolled, one after the other."""
+    databases = {name: DovecotUserdb(_config(path)) for name, path in sockets.items()}
+    times: dict[str, list[float]] = {name: [] for name in databases}
+    for user in names("plain0@example.org")[:LOOKUPS]:
+        for name, database in databases.items():
+            began = time.perf_counter()
+            if database.lookup(user) is None:
+                raise LabError(f"{user} is unknown")
+            times[name].append((time.perf_counter() - began) * 1000)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def _config(userdb_socket: str) -> Config:
+    return parse_config(f"dovecot: {{userdb_socket: {userdb_socket}}}\n")

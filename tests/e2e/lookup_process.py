@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: MIT
+"""The agent's process for lookups, in a lab with Dovecot 2.3 without Lua."""
+
+from __future__ import annotations
+
+import os
+
+from tests.lab import Lab
+from tests.lab.place import AGENT_UID
+
+
+def lookup_socket(lab: Lab) -> str:
+    """The socket on which it listens."""
+    return os.path.join(os.path.dirname(lab.agent_socket), "lookup", "agent.sock")
+
+
+def lookup_process(lab: Lab) -> int:
+    """Its pid: the child of the agent with the agent's uid."""
+    with open(f"/proc/{lab.agent.pid}/task/{lab.agent.pid}/children", encoding="ascii") as stream:
+        found = [int(pid) for pid in stream.read().split()]
+    (pid,) = (pid for pid in found if f"Uid:\t{AGENT_UID}\t" in status_of(pid))
+    return pid
+
+
+def status_of(pid: int) -> str:
+    with open(f"/proc/{pid}/status", encoding="ascii") as stream:
+        return stream.read()
