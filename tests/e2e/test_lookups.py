@@ -64,6 +64,14 @@ def append(lab: Lab, user: str) -> None:
         imap.append("Sent", MAIL)
 
 
+def logged_in(lab: Lab, user: str) -> bool:
+    try:
+        append(lab, user)
+    except Refused:
+        return False
+    return True
+
+
 def test_no_program_is_started(lab: Lab) -> None:
     """For lookups, deliveries, and logins of users who are not enrolled."""
     with without_program(lab):
@@ -132,8 +140,8 @@ def test_without_the_process_the_program_is_started(lab: Lab, fault: str) -> Non
         else:
             lab.restart_agent()
     assert first_bytes(lab, ALICE) == {b"CRYPTED"}
-    with without_program(lab):
-        append(lab, PLAIN)
+    with without_program(lab):  # after a failure, Dovecot connects again in the next second
+        wait_until(lambda: logged_in(lab, PLAIN), "the process answers again")
 
 
 def test_a_wrong_password_is_not_accepted(lab: Lab) -> None:

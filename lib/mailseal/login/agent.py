@@ -233,9 +233,12 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
         signal.signal(number, lambda *_: sys.exit(0))  # until the loop handles them
     startup.require_store(config)
     notes = startup.notes(config, (uid, gid))
-    listener, lock = startup.listen(config, from_config.login_group(config), panel_uids)
-    for_indexer = indexer.open_socket(config)
-    with contextlib.closing(listener), lookups(config, version, log):
+    lock = startup.lock(config)
+    with contextlib.ExitStack() as last_first:
+        last_first.enter_context(lookups(config, version, log))
+        listener = startup.listen(config, from_config.login_group(config), panel_uids)
+        last_first.callback(listener.close)
+        for_indexer = indexer.open_socket(config)
         keeper = caches.start(config)  # before there is a key in this process
         got = {"memory_locked": hardening.lock_memory()}
         if os.geteuid() == 0 and uid != 0:

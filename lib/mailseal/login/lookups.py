@@ -53,6 +53,8 @@ from mailseal.sockets import made_with
 
 _BACKLOG = 16
 _MAX_LINE = 65536
+_WAKE = 1.0
+"""Seconds.  A signal that comes just before the process waits for clients is seen after this."""
 _UNESCAPES = {"0": "\0", "1": "\x01", "t": "\t", "n": "\n", "r": "\r"}
 
 NOT_FOUND = b"N\n"
@@ -115,8 +117,9 @@ def running(config: Config, version: str, log: logging.Logger) -> Iterator[int |
     finally:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+        _remove(path, made)
 
 
 def _make_folder(path: str, owner: Ids) -> None:
@@ -162,7 +165,7 @@ class Server:
         self._listener.setblocking(False)
         self._loop.register(self._listener, selectors.EVENT_READ)
         while True:
-            for key, _ in self._loop.select():
+            for key, _ in self._loop.select(_WAKE):
                 if key.fileobj is self._listener:
                     self._accept()
                 else:

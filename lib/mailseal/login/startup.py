@@ -113,14 +113,8 @@ def tell_enrollment(config: Config) -> None:
         durable.remove(path)
 
 
-def listen(
-    config: Config, login_group: int | None, panel_uids: Iterable[int] = ()
-) -> tuple[socket.socket, int]:
-    """The listening socket, and the lock against a second agent.
-
-    With mode 0660, `login_group` (Dovecot) can connect.  `panel_uids` can connect because of
-    an ACL for each.  All other users cannot.
-    """
+def lock(config: Config) -> int:
+    """The lock against a second agent with this socket.  Makes the folder of the socket."""
     path = config.agent.socket
     folder = os.path.dirname(path)
     with (
@@ -130,31 +124,35 @@ def listen(
     ):
         os.mkdir(os.path.basename(folder), 0o755, dir_fd=above.fd)
     with durable.reporting(f"cannot listen on {path}"):
-        lock = _lock(path)
-        try:
-            mode = config.agent.socket_mode
-            listener = sockets.listen(
-                path, mode=mode, group=login_group, backlog=BACKLOG, users=panel_uids
-            )
-            return listener, lock
-        except BaseException:
-            os.close(lock)
-            raise
+        return _lock(path)
+
+
+def listen(
+    config: Config, login_group: int | None, panel_uids: Iterable[int] = ()
+) -> socket.socket:
+    """The listening socket.  To be called with the lock.
+
+    With mode 0660, `login_group` (Dovecot) can connect.  `panel_uids` can connect because of
+    an ACL for each.  All other users cannot.
+    """
+    path, mode = config.agent.socket, config.agent.socket_mode
+    with durable.reporting(f"cannot listen on {path}"):
+        return sockets.listen(path, mode=mode, group=login_group, backlog=BACKLOG, users=panel_uids)
 
 
 def _lock(path: str) -> int:
     name = os.path.basename(path) + ".lock"
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     with open_folder(os.path.dirname(path)) as folder:
-        lock = os.open(name, flags, 0o600, dir_fd=folder.fd)
+        fd = os.open(name, flags, 0o600, dir_fd=folder.fd)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
-        os.close(lock)
+        os.close(fd)
         if exc.errno in (errno.EWOULDBLOCK, errno.EACCES):
             raise TemporaryError(f"another mailseal-agent listens on {path}") from None
         raise
-    return lock
+    return fd
 
 
 def dovecot_version(config: Config) -> str:
