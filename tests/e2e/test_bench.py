@@ -11,7 +11,16 @@ import contextlib
 import pytest
 
 from mailseal.crypto.eckeys import PrivateKey
-from tests.bench import beside, converting, delivery, listing, oneshot, reading, verifying
+from tests.bench import (
+    beside,
+    converting,
+    delivery,
+    listing,
+    oneshot,
+    reading,
+    recipients,
+    verifying,
+)
 from tests.bench.peers import DovecotPeer, MailsealPeer
 from tests.lab import full_text
 from tests.lab.dovecot import installed_version
@@ -44,6 +53,15 @@ def test_the_servers_that_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(told) == 2
         rates = converting.run(crypt, key, told.append)
         assert set(rates) == {"cp_and_sync", "doveadm_copy", "mailseal_seal"}
+
+
+def test_many_recipients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LabError if a mail or a user is missing."""
+    monkeypatch.setattr(recipients, "RECIPIENTS", 20)
+    monkeypatch.setattr(recipients, "LOOKUPS", 5)
+    found = recipients.run(1, lambda _line: None)
+    assert {"plain", "dovecot_lua", "mailseal_lua"} <= set(found["rates"])
+    assert set(found["lookup_ms"]) >= {"plain", "lua"}
 
 
 def test_the_mails_that_are_verified(monkeypatch: pytest.MonkeyPatch) -> None:

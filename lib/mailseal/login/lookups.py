@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A process of the agent that answers look-ups of Dovecot 2.3's auth, without starting a program.
+"""A process of the agent that answers lookups of Dovecot 2.3's auth, without starting a program.
 
 For sites without Lua: dovecot-conf/2.3/*-checkpassword.conf.  Dovecot's dict driver asks it before
 the checkpassword program, as a userdb and as a passdb.  It reads the local store of public keys and
@@ -9,7 +9,7 @@ CONTRACT
     It answers only what is usual and certain.  For everything else (refusals, master users, user
     names that are too long for the store, a store that cannot be read) the answer is "not
     found", and Dovecot starts the program, which decides and logs.  If this process does not run,
-    Dovecot starts the program too.
+    Dovecot starts the program too.  If it is suspended, Dovecot waits for half a minute.
     userdb   the fields of userdb_answer.py
     passdb   behind another one that has accepted the password: no fields for a user who is
              certainly not enrolled, so the login is complete; `noauthenticate` for all others, and
