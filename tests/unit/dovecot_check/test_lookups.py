@@ -32,7 +32,8 @@ def test_the_program_must_be_behind_it(check: Check) -> None:
     lacking, number = re.subn(PROGRAM, "", snippet(BEHIND))
     assert number == 1
     levels = check(auth=lacking)
-    assert any(level == ERROR and "could be stored in clear" in found for level, found in levels)
+    wanted = "the driver dict needs one with the driver checkpassword after"
+    assert any(level == ERROR and f"userdb with {wanted}" in found for level, found in levels)
 
 
 def test_only_for_accepted_logins(check: Check) -> None:
