@@ -15,6 +15,8 @@ from tests.lab.place import readable_code
 from tests.lab.process import Server
 
 HOOKS = Path(readable_code(), "hooks")
+PATIENCE = 300
+"""Seconds that everything may take on a busy machine."""
 
 
 class AgentProcess:
@@ -46,10 +48,10 @@ class AgentProcess:
         if not (self.folder / "state").exists():
             done = self.run("init")
             assert done.returncode == 0, done.stderr
-        self._server.start(until=[str(self.socket)])
+        self._server.start(until=[str(self.socket)], timeout=PATIENCE)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        status = self._server.stop(number, timeout=20)
+        status = self._server.stop(number, timeout=PATIENCE)
         assert status is not None
         return status
 
@@ -62,7 +64,7 @@ class AgentProcess:
         return self._server.pid
 
     def ask(self, verb: str, **fields: bytes) -> Answer:
-        with AgentClient(str(self.socket), 60) as client:
+        with AgentClient(str(self.socket), PATIENCE) as client:
             return client.request(verb, **fields)
 
     def run(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:

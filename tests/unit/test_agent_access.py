@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mailseal.login import protocol
-from tests.unit.agent_process import CHEAP, HOOKS, USER, AgentProcess, running
+from tests.unit.agent_process import CHEAP, HOOKS, PATIENCE, USER, AgentProcess, running
 
 needs_root = pytest.mark.skipif(
     os.getuid() != 0, reason="only root can become another user and try to get in"
@@ -61,7 +61,8 @@ def test_a_login_uid_unlocks_but_does_not_administer(agent: AgentProcess) -> Non
     assert as_uid(60604, TALK, str(agent.socket), unlock_line()).stdout.startswith("ok user=")
     for_user = ("backup", "unenroll", "check", "sessions")
     for verb in ("status", "lock", *(f"{verb} user={USER.hex()}" for verb in for_user)):
-        assert as_uid(60604, TALK, str(agent.socket), verb).stdout.strip() == "denied"
+        said = as_uid(60604, TALK, str(agent.socket), verb)
+        assert said.stdout.strip() == "denied", said
     assert agent.ask("unlock", user=USER, password=b"pw").status == "ok"
 
 
@@ -143,7 +144,7 @@ def test_the_lock_file_is_not_followed(folder: Path) -> None:
         secret.write_text("root's own")
         lock.symlink_to(secret)
         done = subprocess.run(
-            [HOOKS / "mailseal-agent", "-c", agent.config], capture_output=True, timeout=20
+            [HOOKS / "mailseal-agent", "-c", agent.config], capture_output=True, timeout=PATIENCE
         )
         assert done.returncode == 75 and b"cannot listen" in done.stderr
         assert secret.stat().st_uid == 0
@@ -163,7 +164,7 @@ def test_in_a_folder_of_another_user_root_follows_no_link(folder: Path, what: st
     agent = AgentProcess(folder, CHEAP + (f"log: {{to: {name}}}\n" if what == "log" else ""))
     assert agent.run("init").returncode == 0
     done = subprocess.run(
-        [HOOKS / "mailseal-agent", "-c", agent.config], capture_output=True, timeout=20
+        [HOOKS / "mailseal-agent", "-c", agent.config], capture_output=True, timeout=PATIENCE
     )
     assert done.returncode == 78, done.stderr
     assert str(name).encode() in done.stderr

@@ -8,12 +8,12 @@ import socket
 import pytest
 
 from mailseal.login import protocol
-from tests.unit.agent_process import USER, AgentProcess
+from tests.unit.agent_process import PATIENCE, USER, AgentProcess
 
 
 def raw(agent: AgentProcess, data: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(20)
+        connection.settimeout(PATIENCE)
         connection.connect(str(agent.socket))
         try:
             connection.sendall(data)

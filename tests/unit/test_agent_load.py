@@ -77,16 +77,19 @@ def test_a_thread_of_argon2id_has_lower_priority(folder: Path) -> None:
     with running(folder, "keys: {kdf: high-memory}\n") as agent:
         slow = threading.Thread(target=lambda: agent.ask("unlock", user=b"nobody", password=b"x"))
         slow.start()
-        busy: dict[str, int] = {}
-        deadline = time.monotonic() + 20
-        while slow.is_alive() and time.monotonic() < deadline:
+        used: dict[str, tuple[int, int]] = {}  # CPU time and priority
+        while slow.is_alive():
             for task in os.listdir(f"/proc/{agent.pid}/task"):
                 with contextlib.suppress(OSError):
-                    if task != str(agent.pid) and ticks(agent.pid, task) >= 2:
-                        busy[task] = os.getpriority(os.PRIO_PROCESS, int(task))
+                    if task != str(agent.pid):
+                        priority = os.getpriority(os.PRIO_PROCESS, int(task))
+                        used[task] = (ticks(agent.pid, task), priority)
+            time.sleep(0.01)
         slow.join()
         mine = os.getpriority(os.PRIO_PROCESS, 0)
-        assert busy and set(busy.values()) == {min(mine + 10, 19)}
+        # Other threads, which tidy up after the start, use less.
+        most, priority = max(used.values())
+        assert most >= 2 and priority == min(mine + 10, 19)
         assert os.getpriority(os.PRIO_PROCESS, agent.pid) == mine
 
 

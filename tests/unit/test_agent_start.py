@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.process import wait_until
-from tests.unit.agent_process import CHEAP, HOOKS, USER, AgentProcess, running
+from tests.unit.agent_process import CHEAP, HOOKS, PATIENCE, USER, AgentProcess, running
 
 
 def test_sigterm_ends_with_zero_and_removes_the_socket(agent: AgentProcess) -> None:
@@ -47,7 +47,7 @@ def test_sighup_opens_the_log_anew_and_ends_no_session(folder: Path) -> None:
 
 def test_a_second_agent_refuses_to_start(agent: AgentProcess) -> None:
     second = subprocess.run(
-        [HOOKS / "mailseal-agent", "-c", agent.config], capture_output=True, timeout=20
+        [HOOKS / "mailseal-agent", "-c", agent.config], capture_output=True, timeout=PATIENCE
     )
     assert second.returncode == 75
     assert b"another mailseal-agent listens" in second.stderr
@@ -87,7 +87,7 @@ def test_it_does_not_start_on_a_store_that_may_not_be_mounted(folder: Path) -> N
         if made:
             (folder / "state").mkdir()
         done = subprocess.run(
-            [HOOKS / "mailseal-agent", "-c", agent.config], capture_output=True, timeout=20
+            [HOOKS / "mailseal-agent", "-c", agent.config], capture_output=True, timeout=PATIENCE
         )
         assert done.returncode == 75, "systemd tries again: it may be mounted later"
         assert b"is not a store of keys" in done.stderr and b"mailseal init" in done.stderr
