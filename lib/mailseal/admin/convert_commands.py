@@ -205,8 +205,11 @@ def _convert(context: Context, doing: str, users: list[str], form_of: FormOf) ->
     early = False
     for user in users:
         try:
-            form = form_of(user)  # first, because it reads the user's line of standard input
-            entry = work.of(user, places.of(user), form, arguments.maildir)
+            if doing == "sealing":  # mail that must be moved to a Maildir is moved before that
+                place, form = places.of(user), form_of(user)
+            else:  # the user's line of standard input is read in any case
+                form, place = form_of(user), places.of(user)
+            entry = work.of(user, place, form, arguments.maildir)
         except (ConfigError, NotPermitted, AgentUnavailable):
             raise
         except MailsealError as exc:
