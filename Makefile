@@ -36,7 +36,7 @@ browser:
 	@MAILSEAL_BROWSER=1 $(VENV)/python -m pytest tests/web/test_browser.py
 
 test: check
-	@$(VENV)/python -m pytest
+	@tests/all
 
 check:
 	@tests/bootstrap test
