@@ -205,7 +205,7 @@ def _convert(context: Context, doing: str, users: list[str], form_of: FormOf) ->
     early = False
     for user in users:
         try:
-            if doing == "sealing":  # mail that must be moved to a Maildir is moved before that
+            if doing == "sealing":  # mail in sdbox is moved before enrollment
                 place, form = places.of(user), form_of(user)
             else:  # the user's line of standard input is read in any case
                 form, place = form_of(user), places.of(user)
