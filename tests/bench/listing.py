@@ -154,7 +154,7 @@ def _search_full_text(lab: Lab, user: str) -> dict[str, float]:
     """The first search in a session opens the index; both it and later ones are measured."""
     query = f'BODY "{_word(47)}"'.encode()
     with _selected(lab, user) as client:
-        first = _search(client, query)
+        first = _search_when_indexed(client, query)
         return {
             "first_full_text": first,
             "full_text": statistics.median(_search(client, query) for _ in range(VIEWS)),
@@ -179,6 +179,16 @@ def _search(client: socket.socket, query: bytes) -> float:
     if b"* SEARCH 48\r\n" not in answer:
         raise LabError(f"SEARCH {query.decode()} has not found the mail: {answer[:200]!r}")
     return taken
+
+
+def _search_when_indexed(client: socket.socket, query: bytes) -> float:
+    """Dovecot 2.4 answers NO if indexing takes longer than 30 seconds."""
+    while True:
+        try:
+            return _search(client, query)
+        except LabError as exc:
+            if "[INUSE]" not in str(exc):
+                raise
 
 
 def _fetch(client: socket.socket, number: int) -> float:
