@@ -147,8 +147,8 @@ collect_ignore = [] if os.environ.get("SOAK_HOSTS") else ["test_database.py"]
 
 _ORDER = (
     "database",
-    *("mail", "search", "services", "sealer", "web", "debug_logs", "two_hosts", "kinds", "package"),
-    *("upgrade", "install", "leaving", "native"),
+    *("mail", "search", "services", "panel_programs", "sealer", "web", "debug_logs", "two_hosts"),
+    *("kinds", "package", "upgrade", "install", "leaving", "native"),
 )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.docker.page import commands
-from tests.docker.site import Site
+from tests.docker.site import MAIL, Site
 from tests.docker.test_mail import a_mail, deliver, fresh_word
 
 UNITS = ("mailseal-agent", "mailseal-lmtp")
@@ -61,6 +61,23 @@ def test_one_log_file_for_both_that_is_rotated(site: Site) -> None:
             # As logrotate does with `create 0660 mailseal vmail`.
             site.run(f"mv {LOG} {LOG}.1; install -m 660 -o mailseal -g vmail /dev/null {LOG}")
             time.sleep(1)
+
+
+def test_an_inbox_path_that_is_set_but_empty(sites: dict[str, Site]) -> None:
+    """2.4: INBOX is then a folder of the Maildir.  mailseal-lmtp asks doveadm, under its unit."""
+    site, conf = sites["2.4"], "/etc/dovecot/conf.d/90-site.conf"
+    change = f"sed -i 's/^mail_inbox_path = .*/mail_inbox_path =/' {conf}"
+    site.run(f"cp -p {conf} /root/90-site.conf; {change}")
+    restart = "systemctl restart dovecot mailseal-lmtp"
+    try:
+        site.run(restart)
+        word = fresh_word()
+        deliver(site, "alice", a_mail(word))
+        with site.login("alice") as imap:
+            assert any(word.encode() in body for body in imap.bodies())
+        assert word.encode() not in site.read(site.stored("alice", "INBOX")[-1])
+    finally:
+        site.run(f"mv /root/90-site.conf {conf}; {restart}; rm -rf {MAIL}/alice/Maildir/.INBOX")
 
 
 @pytest.mark.parametrize("signal", ["STOP", "TERM", "KILL"])
