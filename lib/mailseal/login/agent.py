@@ -37,7 +37,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -230,7 +229,8 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
     log = logger(lines)
     store, public, database = opening.stores(config)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))  # until the loop handles them
+        # Until the loop handles them.  SystemExit could be lost, in a callback of an import.
+        signal.signal(number, lambda *_: os._exit(0))
     startup.require_store(config)
     notes = startup.notes(config, (uid, gid))
     lock = startup.lock(config)
