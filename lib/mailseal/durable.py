@@ -129,6 +129,13 @@ def exchange(one: str, other: str) -> None:
         raise OSError(number, os.strerror(number), one)
 
 
+def file_system(path: str) -> int:
+    """The magic number of a path's file system: f_type of statfs(2).  0 if it is not known."""
+    # The largest struct statfs has 120 bytes; f_type is the first field.
+    found = (ctypes.c_long * 32)()
+    return int(found[0]) if _libc.statfs(os.fsencode(path), found) == 0 else 0
+
+
 def replace(
     path: str,
     data: bytes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,11 @@ def test_only_einval_of_a_folder_is_ignored(
     monkeypatch.setattr(os, "fsync", failing(errno.EIO))
     with pytest.raises(OSError, match="Input/output"):
         durable.sync_folder(str(tmp_path))
+
+
+def test_the_file_system_of_a_path(tmp_path: Path) -> None:
+    """As stat(1) has it."""
+    done = subprocess.run(["stat", "-f", "-c", "%t", tmp_path], capture_output=True, check=True)
+    assert durable.file_system(str(tmp_path)) == int(done.stdout, 16) != 0
+    assert durable.file_system("/proc") == 0x9FA0
+    assert durable.file_system(str(tmp_path / "missing")) == 0

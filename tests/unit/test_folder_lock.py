@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""dovecot-uidlist.lock: mails are exchanged under it, whoever holds it is waited for."""
+"""dovecot-uidlist.lock: held during the exchange where that is needed; its holder is waited for."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ from mailseal.mailbox.forms import Seal
 FORM = Seal(PrivateKey.generate("prime256v1").public)
 MAIL = b"a: b\n\nc\n"
 HOST = socket.gethostname()
+
+
+@pytest.fixture(autouse=True)
+def _needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Btrfs, whatever the tests run on."""
+    monkeypatch.setattr(durable, "file_system", lambda path: 0x9123683E)
 
 
 @pytest.fixture
@@ -146,3 +152,16 @@ def test_a_lock_that_cannot_be_made(tmp_path: Path) -> None:
     path = str(tmp_path / "file" / "dovecot-uidlist")
     with pytest.raises(TemporaryError, match="cannot lock"), folder_lock.held(path):
         pass
+
+
+@pytest.mark.parametrize("kind", [0xEF53, 0x58465342])
+def test_without_need_no_lock_is_taken(
+    maildir: Path, kind: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the lock, Dovecot can lose changes that clients make at the same time."""
+    monkeypatch.setattr(durable, "file_system", lambda path: kind)
+    lock = maildir / "dovecot-uidlist.lock"
+    lock.write_text(f"{os.getppid()}:{HOST}")
+    report = convert(maildir)
+    assert report.nothing_left and report.tally.converted == 6
+    assert lock.exists()
