@@ -9,6 +9,7 @@ all of them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import statistics
 import subprocess
@@ -38,7 +39,7 @@ users who are not enrolled, and mailseal-lmtp for enrolled users."""
 
 
 class _Server:
-    """One LMTP socket; the recipients are `1NAME@example.org`, `2NAME@example.org`, …"""
+    """One LMTP socket; see names() for its recipients."""
 
     def __init__(self, name: str, lmtp: str, users: str, mail: str) -> None:
         self.name, self.lmtp, self.users, self.mail = name, lmtp, users, mail
@@ -62,8 +63,18 @@ class _Server:
 
 
 def names(address: str) -> list[str]:
-    """The recipients of a round."""
-    return [f"{number}{address}" for number in range(1, RECIPIENTS + 1)]
+    """The recipients of a round: smtp-source -N counts from 1 before the name, or, from Postfix 3.9
+    on, from 0 behind it."""
+    name, _, domain = address.partition("@")
+    if _version() < (3, 9):
+        return [f"{number}{address}" for number in range(1, RECIPIENTS + 1)]
+    return [f"{name}{number}@{domain}" for number in range(RECIPIENTS)]
+
+
+@functools.cache
+def _version() -> tuple[int, ...]:
+    done = subprocess.run(["postconf", "-dh", "mail_version"], capture_output=True, text=True)
+    return tuple(map(int, done.stdout.split(".")[:2]))
 
 
 def run(rounds: int, say: Callable[[str], None]) -> dict[str, dict[str, float]]:
