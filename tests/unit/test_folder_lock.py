@@ -154,7 +154,7 @@ def test_a_lock_that_cannot_be_made(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("kind", [0xEF53, 0x58465342, 0x794C7630])
+@pytest.mark.parametrize("kind", [0xEF53, 0x58465342])
 def test_without_need_no_lock_is_taken(
     maildir: Path, kind: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,10 +50,9 @@ _PAUSE = 0.005
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 
 
-# ext2, ext3 and ext4 have the same number.  overlayfs lists a new folder like the file system
-# below it, which in a container is ext4 or XFS; mail is normally on a volume, and not there.
-_WITHOUT_LOCK = (0xEF53, 0x58465342, 0x794C7630)
-"""Magic numbers of ext4, XFS and overlayfs (statfs(2))."""
+# ext2, ext3 and ext4 have the same number.
+_WITHOUT_LOCK = (0xEF53, 0x58465342)
+"""Magic numbers of ext4 and XFS (statfs(2))."""
 
 
 def is_needed(maildir: str) -> bool:
