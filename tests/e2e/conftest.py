@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Iterator
 
 import pytest
 
-from tests.lab import Lab
+from tests.lab import Lab, LabError
 from tests.lab.process import Server
+from tests.lab.volume import encrypting_volume
 
 _numbers = itertools.count(1)
 
@@ -38,6 +40,30 @@ def user(lab: Lab) -> str:
     name = f"user{next(_numbers)}@example.org"
     lab.add_user(name)
     return name
+
+
+@pytest.fixture(scope="module")
+def volume() -> Iterator[str]:
+    """An empty folder on a file system with fscrypt."""
+    with _encrypting() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def fscrypt() -> None:
+    """Skip if a file system with fscrypt cannot be made."""
+    with _encrypting(16 << 20):
+        pass
+
+
+@contextlib.contextmanager
+def _encrypting(*size: int) -> Iterator[str]:
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(encrypting_volume(*size))
+        except LabError as exc:
+            pytest.skip(f"no file system with fscrypt can be made here: {exc}")
+        yield folder
 
 
 @pytest.fixture

@@ -25,7 +25,6 @@ from tests.bench.peers import DovecotPeer, MailsealPeer
 from tests.lab import full_text
 from tests.lab.dovecot import installed_version
 from tests.lab.place import LabError, Place
-from tests.lab.volume import encrypting_volume
 
 
 def test_the_servers_that_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,15 +81,10 @@ def test_what_is_measured_beside_the_sealer(monkeypatch: pytest.MonkeyPatch) -> 
     assert all(figure > 0 for figure in figures.values()), figures
 
 
-def test_index_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_index_benchmark(fscrypt: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """LabError if a listing is not complete, or a folder is not locked in between."""
     monkeypatch.setattr(listing, "MAILS", 60)
     monkeypatch.setattr(listing, "LOGINS", 1)
-    try:
-        with encrypting_volume(16 << 20):
-            pass
-    except LabError as exc:
-        pytest.skip(f"no file system with fscrypt can be made here: {exc}")
     figures = listing.run(1, lambda _line: None)
     names = [name for name in listing.GOALS if "full_text" not in name]
     assert {f"{kind}_{name}" for kind in ("sealed", "plain") for name in names} <= set(figures)

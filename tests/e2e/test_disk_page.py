@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from tests.docker.page import commands
-from tests.lab import LabError
 from tests.lab.place import REPOSITORY
 from tests.lab.volume import encrypting_volume
 
@@ -54,16 +53,11 @@ umount "$T/spool"
 
 
 @pytest.fixture(autouse=True)
-def _possible() -> None:
+def _possible(fscrypt: None) -> None:
     if shutil.which("systemd-creds") is None:
         pytest.skip(
             "systemd-creds is not installed; the page is for Debian with Dovecot 2.3 or 2.4"
         )
-    try:
-        with encrypting_volume(16 << 20):
-            pass
-    except LabError as exc:
-        pytest.skip(f"no file system with fscrypt can be made here: {exc}")
 
 
 def test_the_queue_moves_into_an_encrypted_folder(tmp_path: Path) -> None:

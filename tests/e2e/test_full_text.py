@@ -10,13 +10,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab import ALICE, BOB, Imap, Lab, LabError
+from tests.lab import ALICE, BOB, Imap, Lab
 from tests.lab.dovecot import installed_version
 from tests.lab.full_text import configuration, missing, options
 from tests.lab.place import MAIL_UID
 from tests.lab.process import logged, wait_until
 from tests.lab.smtp import send
-from tests.lab.volume import encrypting_volume
 
 PLAIN = "plain@example.org"
 PASSWORD = "password"
@@ -41,24 +40,22 @@ sys.stdout.buffer.write(got)
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[Lab]:
+def _packages() -> None:
     if package := missing(installed_version()):
         pytest.skip(f"{package} is not installed, for Dovecot {installed_version()[:3]}")
-    try:
-        with encrypting_volume() as volume:
-            made = Lab(
-                {ALICE: PASSWORD, BOB: PASSWORD},
-                auth="behind-passwd-file",
-                plain_users={PLAIN: PASSWORD},
-            )
-            made.write_config({"index.folder": f"{volume}/index", **options(made.dovecot)})
-            made.dovecot.write_config(configuration(made.dovecot))
-            with made as lab:
-                yield lab
-    except LabError as exc:
-        if "mount" not in str(exc) and "fscrypt" not in str(exc):
-            raise
-        pytest.skip(f"no file system with fscrypt can be made here: {exc}")
+
+
+@pytest.fixture(scope="module")
+def site(_packages: None, volume: str) -> Iterator[Lab]:
+    made = Lab(
+        {ALICE: PASSWORD, BOB: PASSWORD},
+        auth="behind-passwd-file",
+        plain_users={PLAIN: PASSWORD},
+    )
+    made.write_config({"index.folder": f"{volume}/index", **options(made.dovecot)})
+    made.dovecot.write_config(configuration(made.dovecot))
+    with made as lab:
+        yield lab
 
 
 def deliver(lab: Lab, user: str, word: str) -> None:

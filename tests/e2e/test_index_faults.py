@@ -16,18 +16,9 @@ from tests.lab import Imap, Lab, LabError
 from tests.lab.place import MAIL_UID
 from tests.lab.process import wait_until
 from tests.lab.smtp import send
-from tests.lab.volume import encrypting_volume, image_of
+from tests.lab.volume import image_of
 
 USERS = ("idle@example.org", "new@example.org", "newer@example.org")
-
-
-@pytest.fixture(scope="module")
-def volume() -> Iterator[str]:
-    try:
-        with encrypting_volume() as folder:
-            yield folder
-    except LabError as exc:
-        pytest.skip(f"no file system with fscrypt can be made here: {exc}")
 
 
 @pytest.fixture(scope="module")

@@ -20,19 +20,10 @@ from tests.lab import ALICE, Imap, Lab, LabError, Pop3
 from tests.lab.place import MAIL_UID
 from tests.lab.process import wait_until
 from tests.lab.smtp import send
-from tests.lab.volume import encrypting_volume, image_of
+from tests.lab.volume import image_of
 
 WORD = "Rhabarberbarbara"
 _numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def volume() -> Iterator[str]:
-    try:
-        with encrypting_volume() as folder:
-            yield folder
-    except LabError as exc:
-        pytest.skip(f"no file system with fscrypt can be made here: {exc}")
 
 
 @pytest.fixture(scope="module")
