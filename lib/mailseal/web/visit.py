@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any
 
 from mailseal.config import Config
 from mailseal.errors import MailsealError
+from mailseal.login.client import Answer as AgentAnswer
 from mailseal.login.guesses import place_of
 from mailseal.web import words
 from mailseal.web.agent import Agent, State
@@ -191,8 +193,11 @@ class Visit:
         return self.say(words.of_error(exc))
 
 
-def ask_with_password(visit: Visit, verb: str, template: str, done: str) -> Answer:
-    """A page whose form has only the password: ask the agent, then show `done` on the overview.
+def ask_with_password(
+    visit: Visit, verb: str, template: str, then: str | Callable[[AgentAnswer, State], Answer]
+) -> Answer:
+    """A page whose form has only the password: ask the agent; then `then` is shown on the overview,
+    or makes the next page of the agent's answer.
 
     For users who are enrolled.
     """
@@ -202,8 +207,8 @@ def ask_with_password(visit: Visit, verb: str, template: str, done: str) -> Answ
     warning, status = "", 200
     if visit.posted():
         try:
-            visit.agent.ask(verb, state["user"], password=visit.field("password"))
-            return visit.go("/", done)
+            answer = visit.agent.ask(verb, state["user"], password=visit.field("password"))
+            return visit.go("/", then) if isinstance(then, str) else then(answer, state)
         except MailsealError as exc:
             warning, status = visit.why(exc), 403
-    return visit.show(template, status=status, warning=warning)
+    return visit.show(template, status=status, warning=warning, state=state)

@@ -7,25 +7,20 @@ import re
 
 from mailseal.errors import MailsealError
 from mailseal.keys import codes
+from mailseal.login.client import Answer as AgentAnswer
+from mailseal.web.agent import State
 from mailseal.web.views import typed_back
-from mailseal.web.visit import Answer, BadForm, Visit
+from mailseal.web.visit import Answer, BadForm, Visit, ask_with_password
 
 
 def recovery_code(visit: Visit) -> Answer:
     """A new recovery code.  The older one is valid until a part of the new one was typed back."""
-    state = visit.state()
-    if not state["enrolled"]:
-        return visit.go("/")
-    warning, status = "", 200
-    if visit.posted():
-        try:
-            answer = visit.agent.ask("code_begin", state["user"], password=visit.field("password"))
-            return visit.show(
-                "code.html", code=answer.text("code"), first=False, older=state["second_way"]
-            )
-        except MailsealError as exc:
-            warning, status = visit.why(exc), 403
-    return visit.show("recovery_code.html", status=status, warning=warning, state=state)
+
+    def made(answer: AgentAnswer, state: State) -> Answer:
+        code, older = answer.text("code"), state["second_way"]
+        return visit.show("code.html", code=code, first=False, older=older)
+
+    return ask_with_password(visit, "code_begin", "recovery_code.html", made)
 
 
 def confirm(visit: Visit) -> Answer:
