@@ -14,7 +14,6 @@ import json
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +28,7 @@ from mailseal.keys.keyring import Opened
 from mailseal.keys.names import file_name
 from mailseal.keys.public import PublicStore
 from mailseal.login.client import AgentClient
-from tests.lab.process import Server
+from tests.unit.agent_process import CHEAP, AgentProcess
 
 FEW, MANY = 1_000, 1_000_000
 KEYRINGS = 100_000
@@ -53,22 +52,12 @@ class Site:
         self.folder, self.users = folder, users
         self.keyrings = min(users, KEYRINGS)
         folder.mkdir()
-        self.socket = folder / "run" / "agent.sock"
-        config = folder / "mailseal.yaml"
-        config.write_text(
-            f"state_dir: {folder}/state\ndovecot: {{version: 2.3}}\nlog: {{to: stderr}}\n"
-            f"agent: {{user: 0, socket: {self.socket}, admin_users: [0], login_users: [0]}}\n"
-            "keys: {kdf: insecure-testing}\nlogin: {password_check: keyring}\n"
-        )
-        hooks = Path("hooks").resolve()
-        self._mailseal = [str(hooks / "mailseal"), "-c", str(config)]
-        subprocess.run([*self._mailseal, "init"], check=True, capture_output=True)
+        self.agent = AgentProcess(folder, CHEAP)
+        self.agent.run("init").check_returncode()
         self.public = str(folder / "state" / "public")
         began = time.monotonic()
         self._fill()
         say(f"{users} users: made in {time.monotonic() - began:.0f} s")
-        command = [str(hooks / "mailseal-agent"), "-c", str(config)]
-        self._server = Server("mailseal-agent", command, str(folder / "agent.log"))
 
     def _fill(self) -> None:
         steps = range(0, self.users, 1000)
@@ -79,16 +68,17 @@ class Site:
     def start(self) -> float:
         """Seconds until the agent has answered."""
         began = time.monotonic()
-        self._server.start(until=[str(self.socket)], timeout=300)
+        self.agent.start()
         self.asked("status", [0])
         return time.monotonic() - began
 
     def stop(self) -> None:
-        self._server.stop()
+        if self.agent.running:
+            self.agent.stop()
 
     def rss_mb(self) -> float:
         """Resident memory of the agent."""
-        with open(f"/proc/{self._server.pid}/statm", encoding="ascii") as stream:
+        with open(f"/proc/{self.agent.pid}/statm", encoding="ascii") as stream:
             return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     def lookups(self, picks: list[int]) -> list[float]:
@@ -104,7 +94,7 @@ class Site:
     def asked(self, verb: str, picks: list[int]) -> list[float]:
         """Seconds for each answer of the agent."""
         found = []
-        with AgentClient(str(self.socket), 60) as agent:
+        with AgentClient(str(self.agent.socket), 60) as agent:
             for number in picks:
                 fields = {"user": address(number).encode()}
                 if verb == "unlock":
@@ -114,7 +104,7 @@ class Site:
 
     def listing(self) -> list[float]:
         """Seconds for the first page of `mailseal status` of all users, and for a later one."""
-        with AgentClient(str(self.socket), 300) as agent:
+        with AgentClient(str(self.agent.socket), 300) as agent:
             answers = []
 
             def page(**fields: bytes) -> None:
