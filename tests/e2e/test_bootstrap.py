@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.place import REPOSITORY
+from tests.lab.place import REPOSITORY, let_others_in
 
 POLICY = "/usr/sbin/policy-rc.d"
 
@@ -25,9 +25,7 @@ def bin_folder(tmp_path: Path) -> Path:
     """A folder with scripts: no package is installed, and apt installs and prints all."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    # A folder that another user can enter too.
-    for parent in (folder, *list(folder.parents)[:3]):
-        parent.chmod(parent.stat().st_mode | 0o055)
+    let_others_in(folder)
     stand_in(folder, "dpkg-query", "exit 1")
     stand_in(folder, "dpkg", "exit 0")
     stand_in(folder, "debconf-set-selections", f"cat >>{tmp_path}/debconf")

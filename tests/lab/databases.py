@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
+import select
 import shutil
 import signal
 import subprocess
 
 from tests.lab.place import LabError
-from tests.lab.process import Server, wait_until
+from tests.lab.process import Server, children, wait_until
 
 POSTGRES = max(glob.glob("/usr/lib/postgresql/*/bin"), default="/usr/lib/postgresql/15/bin")
 """The folder with PostgreSQL's programs."""
@@ -73,8 +75,26 @@ class Postgresql:
             self._server.command += ["-c", setting]
 
     def stop(self, sig: signal.Signals = signal.SIGINT) -> None:
-        """Stop the server.  SIGINT does not wait for clients."""
-        self._server.stop(sig)
+        """Stop the server.  SIGINT does not wait for clients.
+
+        Each of its processes has a session of its own.  Those that outlive a killed server
+        still use its shared memory, and it cannot be started again.
+        """
+        with contextlib.ExitStack() as opened:
+            others = []
+            for pid in self.processes():
+                with contextlib.suppress(ProcessLookupError):
+                    others.append(os.pidfd_open(pid))
+                    opened.callback(os.close, others[-1])
+            self._server.stop(sig)
+            for other in others:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(other, signal.SIGKILL)
+                select.select([other], [], [])
+
+    def processes(self) -> list[int]:
+        """The processes that the server has started; none if it does not run."""
+        return children(self._server.pid) if self._server.running else []
 
     def promote(self) -> None:
         """Make the standby a primary."""
@@ -97,12 +117,14 @@ class Mariadb:
     """root may log in at its socket; `connect` has the arguments of pymysql.connect()."""
 
     def __init__(self, folder: str) -> None:
-        self._data, run = f"{folder}/maria", f"{folder}/maria-run"
-        os.mkdir(run)
-        shutil.chown(run, "mysql", "mysql")
+        self._data, run, temporary = (f"{folder}/maria{end}" for end in ("", "-run", "-tmp"))
+        for path in (run, temporary):
+            os.mkdir(path)
+            shutil.chown(path, "mysql", "mysql")
         os.chmod(run, 0o755)
         self._socket = f"{run}/sock"
         common = ["--no-defaults", f"--datadir={self._data}", "--user=mysql"]
+        common.append(f"--tmpdir={temporary}")
         _output(["mariadb-install-db", *common, "--auth-root-authentication-method=normal"])
         command = ["/usr/sbin/mariadbd", *common, f"--socket={self._socket}", "--skip-networking"]
         self._server = Server("MariaDB", command, f"{folder}/maria.log")

@@ -25,6 +25,7 @@ import socket
 import stat
 import subprocess
 import tempfile
+from pathlib import Path
 
 MAIL_UID = 60601
 AGENT_UID = 60602
@@ -223,6 +224,12 @@ def _own_folder(directory: str) -> str:
                 hint=f"choose another folder, or: chmod o+x {parent}",
             )
     return folder
+
+
+def let_others_in(folder: Path) -> None:
+    """Let other users enter the folder and those above it.  It takes no right away."""
+    for place in (folder, *folder.parents):
+        place.chmod(stat.S_IMODE(place.stat().st_mode) | 0o055)
 
 
 def _is_tmpfs(path: str) -> bool:

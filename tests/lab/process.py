@@ -151,6 +151,16 @@ def members(session: int) -> list[int]:
     return found
 
 
+def children(parent: int) -> list[int]:
+    """The processes that `parent` has started."""
+    found = []
+    for task in os.listdir(f"/proc/{parent}/task"):
+        path = f"/proc/{parent}/task/{task}/children"
+        with contextlib.suppress(FileNotFoundError), open(path, encoding="ascii") as stream:
+            found += [int(pid) for pid in stream.read().split()]
+    return found
+
+
 def suspend(pid: int) -> None:
     """Stop a process with SIGSTOP; returns when none of its threads runs any more.
 

@@ -14,6 +14,7 @@ import pytest
 from mailseal.login.vault import Vault
 from tests.lab import clusters
 from tests.lab.clusters import Keys
+from tests.lab.place import let_others_in
 from tests.unit.agent_process import AgentProcess, running
 from tests.unit.vaults import open_vault
 
@@ -51,8 +52,7 @@ def server(request: pytest.FixtureRequest) -> Keys:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """tmp_path, which other users of the machine can enter."""
-    for place in (tmp_path, *tmp_path.parents[:2]):
-        place.chmod(0o755)
+    let_others_in(tmp_path)
     return tmp_path
 
 

@@ -17,6 +17,7 @@ from mailseal.admin import access_check
 from mailseal.admin.finding import ERROR, WARNING
 from mailseal.keys import lease
 from mailseal.login import startup
+from tests.lab.place import let_others_in
 from tests.unit.agent_process import HOOKS
 from tests.unit.dovecot_check.settings import BASE, chain, snippet
 
@@ -76,9 +77,7 @@ class TestSockets:
 
     @pytest.fixture(autouse=True)
     def _reachable(self, tmp_path: Path) -> None:
-        for folder in tmp_path.parents:
-            if str(folder).startswith("/tmp/"):
-                os.chmod(folder, 0o755)
+        let_others_in(tmp_path)
 
     def test_all_is_well(self, config: configuration.Config) -> None:
         assert self.said(config) == []

@@ -96,3 +96,20 @@ def test_a_signal_ends_both_parts(tree: Path, run: Run, number: signal.Signals) 
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert all((tree / f"ended-{part}").exists() for part in "12")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a file system")
+def test_a_tmp_that_is_closed_to_other_users_is_an_error(tree: Path) -> None:
+    mounts = f"mount --bind {tree} /mnt && mount -t tmpfs -o mode=755 tmpfs /tmp"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f"{mounts} && exec /mnt/tests/all"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "mailseal: error: other users cannot write to /tmp",
+        "mailseal: hint: chmod 1777 /tmp",
+    ]
+    assert not (tree / "began-1").exists()

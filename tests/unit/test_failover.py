@@ -25,7 +25,7 @@ from mailseal.keys.sql.database import Database
 from mailseal.keys.stores import KeyStores
 from tests.lab.clusters import Keys
 from tests.lab.databases import Postgresql
-from tests.lab.process import suspend, wait_until
+from tests.lab.process import children, suspend, wait_until
 from tests.listener import serve, unix_listener
 from tests.unit.replica.host import Host
 from tests.unit.store_contract import make
@@ -182,9 +182,9 @@ def _for_all(server: Keys, do: Callable[[int], None]) -> None:
     """For the server and its children, which are in sessions of their own in PostgreSQL."""
     leader = server.server._server.pid
     do(leader)
-    for pid in Path(f"/proc/{leader}/task/{leader}/children").read_text().split():
+    for pid in children(leader):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            do(int(pid))
+            do(pid)
 
 
 def _resume(pid: int) -> None:

@@ -15,6 +15,7 @@ import pytest
 from mailseal import logs
 from mailseal.errors import ConfigError
 from mailseal.logs import ERROR, INFO, Log
+from tests.lab.place import let_others_in
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be led astray")
 STRANGER = 60605
@@ -195,10 +196,7 @@ def test_in_a_folder_of_others_root_opens_nothing(tmp_path: Path) -> None:
             Log(str(path), "program", user=user, owner=user)
     assert (secret / "shadow").read_text() == "as it was\n"
     assert os.listdir(secret) == ["shadow"]
-    for place in tmp_path.parents:
-        if place.stat().st_uid == 0 and place.name.startswith("pytest"):
-            place.chmod(0o755)
-    tmp_path.chmod(0o755)
+    let_others_in(tmp_path)
     log = Log(str(theirs / "own.log"), "program", user=user, owner=(0, 0))
     log.write(INFO, "made by the daemon's user")
     assert (theirs / "own.log").stat().st_uid == STRANGER

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.place import let_others_in
 from tests.unit.agent_process import CHEAP, HOOKS, AgentProcess, running
 
 USER = "alice@example.org"
@@ -284,8 +285,7 @@ class TestWhatBecameOfCommand:
         self, tmp_path_factory: pytest.TempPathFactory
     ) -> None:
         folder = tmp_path_factory.mktemp("sudo")
-        for place in (folder, *folder.parents[:2]):
-            place.chmod(0o755)
+        let_others_in(folder)
         sudo = folder / "as-root"
         shutil.copy(os.path.realpath("/usr/bin/python3"), sudo)
         sudo.chmod(0o4755)
