@@ -323,3 +323,13 @@ def test_files_of_a_killed_writer_are_removed_by_the_next_change(tmp_path: Path)
         assert done.returncode == -9
     assert site.set(USERS[0]) == 0
     assert sorted(os.listdir(tmp_path)) == ["set-hash.yaml", "users", "users.lock"]
+
+
+def test_dovecot_sees_each_of_several_changes_within_a_second(tmp_path: Path) -> None:
+    """It compares the size and the second of the last change."""
+    site, users = _passwd_file(tmp_path), tmp_path / "users"
+    seconds = [int(users.stat().st_mtime)]
+    for password in ("one", "two", "six"):
+        assert site.set(USERS[0], password=password) == 0
+        seconds.append(int(users.stat().st_mtime))
+    assert seconds == sorted(set(seconds))

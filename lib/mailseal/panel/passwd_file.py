@@ -47,8 +47,19 @@ def write(path: str, user: str, hashed: str) -> None:
             after = _changed(before, os.fsencode(user), hashed.encode("utf-8", "surrogateescape"))
             mode, owner = stat.S_IMODE(found.st_mode), (found.st_uid, found.st_gid)
             durable.replace(path, after, mode=mode, owner=owner, acl=acl, alone=True)
+            _make_newer(path, found.st_mtime_ns)
     except OSError as exc:
         raise ConfigError(f"cannot read {path}: {exc.strerror}") from None
+
+
+def _make_newer(path: str, before: int) -> None:
+    """Let the file's time be at least a second after `before`, in ns.
+
+    Dovecot reads a file of the same size again only if the second of its time differs
+    (db-passwd-file.c).
+    """
+    time = max(os.stat(path).st_mtime_ns, before + 1_000_000_000)
+    os.utime(path, ns=(time, time), follow_symlinks=False)
 
 
 def _acl(fd: int) -> bytes | None:
