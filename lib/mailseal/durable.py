@@ -153,16 +153,7 @@ def replace(
     temporary = path + LEFT_OVER if alone else _temporary_of(path)
     if alone:
         sweep(path)
-    with reporting(f"cannot write {path}"):
-        _write_new(temporary, data, mode, owner, acl, sync=sync)
-        try:
-            os.rename(temporary, path)
-            if sync:
-                sync_folder(os.path.dirname(path) or ".")
-        except OSError:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
+    _replace_all({path: (temporary, data)}, mode, owner, acl, sync=sync)
 
 
 def replace_together(files: Mapping[str, bytes], *, mode: int = 0o600) -> None:
@@ -173,20 +164,32 @@ def replace_together(files: Mapping[str, bytes], *, mode: int = 0o600) -> None:
     """
     for path in files:
         sweep(path)
+    _replace_all({path: (path + LEFT_OVER, data) for path, data in files.items()}, mode)
+
+
+def _replace_all(
+    files: Mapping[str, tuple[str, bytes]],
+    mode: int,
+    owner: tuple[int, int] | None = None,
+    acl: bytes | None = None,
+    *,
+    sync: bool = True,
+) -> None:
+    """`files`: for each path the temporary name and the data."""
     try:
-        for path, data in files.items():
+        for path, (temporary, data) in files.items():
             with reporting(f"cannot write {path}"):
-                _write_new(path + LEFT_OVER, data, mode, None, None)
-        for path in files:
+                _write_new(temporary, data, mode, owner, acl, sync=sync)
+        for path, (temporary, _) in files.items():
             with reporting(f"cannot write {path}"):
-                os.rename(path + LEFT_OVER, path)
-        for folder in {os.path.dirname(path) or "." for path in files}:
+                os.rename(temporary, path)
+        for folder in {os.path.dirname(path) or "." for path in files if sync}:
             with reporting(f"cannot write to {folder}"):
                 sync_folder(folder)
-    except TemporaryError:
-        for path in files:
+    except MailsealError:
+        for temporary, _ in files.values():
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path + LEFT_OVER)
+                os.unlink(temporary)
         raise
 
 
