@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,12 +83,10 @@ def test_a_silent_daemon_times_out(tmp_path: Path) -> None:
         silent.listen()
         config = tmp_path / "mailseal.yaml"
         config.write_text(f"delivery: {{deadline: 1s, deliver_socket: {tmp_path}/lmtp}}\n")
-        start = time.monotonic()
         done = subprocess.run(
             [HOOK, "-c", config, "x@example.org"], input=HEAD, capture_output=True, timeout=60
         )
     assert (done.returncode, done.stdout) == (75, b"4.4.7 delivery took too long")
-    assert time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize(

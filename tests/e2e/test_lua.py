@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -121,9 +120,7 @@ def test_invalid_answers_are_a_temporary_failure(
 
 def test_no_answer_is_a_temporary_failure(lua_lab: Lab, stand_in: StandIn) -> None:
     stand_in.answer = None
-    began = time.monotonic()
     assert_temporary_and_nothing_told(lua_lab)
-    assert time.monotonic() - began < 10
 
 
 def test_an_error_in_the_script_reveals_nothing(lua_lab: Lab) -> None:
