@@ -2,7 +2,8 @@
 """Reads the mail location from Dovecot's configuration, for users whose userdb entry has none.
 
 A user database often returns no mail location: then `mail_location` (2.3) or `mail_driver` and
-`mail_path` (2.4) apply to all users.  Mail stored elsewhere would not be found.
+`mail_path` (2.4) apply to all users.  Mail stored elsewhere would not be found.  In the same way
+`mail_home` and `mail_uid` apply if it returns no home and no uid.
 The settings are those of the Dovecot whose userdb is used: its base_dir, which contains its
 sockets, has a link `dovecot.conf` to the configuration with which it was started.
 
@@ -14,6 +15,7 @@ started since the machine was, or its configuration cannot be read.
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
 
@@ -94,15 +96,30 @@ def in_short(value: str) -> str:
 def _known_of(doveconf: Doveconf) -> dict[str, str]:
     """Other settings that sealing.py needs."""
     fields = inbox_fields(doveconf)
+    settings = doveconf.settings("lmtp")
     for name in ATTACHMENTS:
-        if value := doveconf.settings("lmtp").get(name):
+        if value := settings.get(name):
             fields[name] = value
+    if home := settings.get("mail_home"):
+        fields["mail_home"] = in_short(home)
+    if uid := _uid_of(settings.get("mail_uid")):
+        fields["mail_uid"] = uid
     if os.geteuid() == 0 and fields.get("mail_path") and "mail_inbox_path" not in fields:
         # 2.4: doveconf does not distinguish an empty mail_inbox_path from one that is not set.
         inbox = doveconf.inbox(*_SAMPLE)
         if inbox and os.path.normpath(inbox) != expand(fields["mail_path"], *_SAMPLE):
             fields["mail_inbox_path"] = "elsewhere"
     return fields
+
+
+def _uid_of(user: str) -> str:
+    """The uid of a user's name, or of a number; empty if there is no such user."""
+    if user.isdecimal():
+        return user
+    try:
+        return str(pwd.getpwnam(user).pw_uid) if user else ""
+    except KeyError:
+        return ""
 
 
 def inbox_fields(doveconf: Doveconf) -> dict[str, str]:

@@ -27,7 +27,7 @@ from collections.abc import Mapping
 
 from mailseal.config import Config, socket_address
 from mailseal.delivery.dovecot.lines import Broken, Lines
-from mailseal.delivery.dovecot.location import Account, layout_of, maildir_of
+from mailseal.delivery.dovecot.location import Account, expand, layout_of, maildir_of
 from mailseal.delivery.dovecot.template import Template
 from mailseal.errors import BadUserName, TemporaryError
 from mailseal.keys.names import normalise
@@ -148,13 +148,17 @@ class DovecotUserdb:
             values[key] = value
         own = "mail" in values  # 2.4 splits it into the other settings
         located = own or self._settings is not None
-        values = {**({} if own else self._settings or {}), **values}
+        settings = self._settings or NONE
+        values = {**(NONE if own else settings), **values}
         home = values.get("home", "")
-        chroot = values.get("chroot", "") or ("/./" in home)
+        site_home = settings.get("mail_home", "")
+        chroot = values.get("chroot", "") or "/./" in (home or site_home)
         try:
             user = normalise(fields[0])
+            home = home or expand(site_home, user) or ""
             maildir = None if chroot else maildir_of(values, user, home, self._maildir)
-            uid = int(values["uid"]) if "uid" in values else None
+            number = values.get("uid", settings.get("mail_uid"))
+            uid = int(number) if number is not None else None
         except BadUserName:
             return Account(fields[0], home, None, None, values)
         except ValueError:
