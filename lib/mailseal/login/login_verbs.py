@@ -41,7 +41,7 @@ from mailseal.login.notes import Notes
 from mailseal.login.policy import Policy
 from mailseal.login.protocol import Fields
 from mailseal.login.sessions import Sessions
-from mailseal.login.stored import Stored
+from mailseal.login.stored import Found, Stored
 from mailseal.login.thread_pools import ThreadPools
 from mailseal.login.vault import Unlocked, Vault
 from mailseal.login.verbs import Answer, Verb, error_answer, note_enrollment
@@ -150,14 +150,14 @@ class LoginVerbs:
             if "app" in fields and codes.read("app", password) is None:
                 result = "wrong"
                 return "wrong", {}
-            new = behind and await self.stored.is_new(user)
-            if new and not await self._enrolled_at_login(user, password, fields):
-                result = "not enrolled"
-                return "unknown", {}
+            found = await self.stored.look(user)
+            if behind and found.is_new:
+                if not await self._enrolled_at_login(user, password, fields):
+                    result = "not enrolled"
+                    return "unknown", {}
+                found = await self.stored.look(user)
             try:
-                guesses = None if behind else self.guesses
-                remote = _shown(fields, "remote")
-                named, session, index_key = await self._keys_for(user, password, remote, guesses)
+                named, session, index_key = await self._keys_for(user, fields, found)
             except WrongPassword:
                 result = "wrong"
                 if not behind:
@@ -210,23 +210,21 @@ class LoginVerbs:
             note_enrollment(self.log, keyring)
         return True
 
-    async def _keys_for(
-        self, user: str, password: bytes, remote: str, guesses: Guesses | None
-    ) -> tuple[Named, str, bytes]:
+    async def _keys_for(self, user: str, fields: Fields, stored: Found) -> tuple[Named, str, bytes]:
         """Fields for a login, "cached" or "new", and the key of the index folder.
 
         Raises WrongPassword and others.
-
-        `guesses` is None if another passdb has accepted the password.
         """
+        password, remote = fields.get("password", b""), _shown(fields, "remote")
+        # Wrong passwords are not counted if another passdb has accepted the password.
+        guesses = None if "behind" in fields else self.guesses
         if not 0 < len(password) <= MAX_OPENING or b"\0" in password:
             raise WrongPassword("this is not a valid password")
-        revision = await self.stored.revision(user)
-        mac = self.sessions.mac(user, password)
+        revision, mac = stored.revision, self.sessions.mac(user, password)
         found = self.sessions.find(user, mac, revision)
         if found is not None:
             keys, index_key = found[0].private_keys(), bytes(found[0].index)
-            await self.stored.check_public(user, [key.public for key in keys])
+            await self.stored.check_public(user, [key.public for key in keys], stored)
             self.guesses.note_right(user, remote)
             await self._note_use(user, found[1])
             return login_fields(self.version, keys), "cached", index_key

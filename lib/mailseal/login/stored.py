@@ -10,7 +10,7 @@ CONTRACT
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mailseal.crypto.eckeys import PublicKey
 from mailseal.errors import Damaged, StoreUnreachable, TemporaryError
@@ -23,6 +23,18 @@ from mailseal.login.vault import Vault
 if TYPE_CHECKING:
     from mailseal.keys.sql.feed import Names
     from mailseal.login.watch import Changed
+
+
+class Found(NamedTuple):
+    """What is stored of a user."""
+
+    revision: Revision | None
+    """Of the keyring; while the database is down, that of the session."""
+    is_new: bool
+    """Whether there is neither a keyring nor a mark."""
+    public: bytes | None
+    """The id of the published key.  Empty if it is missing or damaged; None while the database is
+    down."""
 
 
 class Stored:
@@ -42,33 +54,30 @@ class Stored:
         self._log = log
         self._indexes = indexes
 
-    async def revision(self, user: str) -> Revision | None:
-        """Revision of the stored keyring, or, while the database is down, that of the session."""
+    async def look(self, user: str) -> Found:
+        """What is stored of the user.  All in one job: each one takes 0.15 ms, a stat() 0.01 ms."""
         try:
-            return await self._pools.look(lambda: self._vault.revision(user))
+            return await self._pools.look(lambda: self._look(user))
         except StoreUnreachable:
             if (revision := self._sessions.revision(user)) is None:
                 raise
-            return revision
+            return Found(revision, False, None)
 
-    async def is_new(self, user: str) -> bool:
-        """Whether nothing is stored of this user."""
+    def _look(self, user: str) -> Found:
+        revision = self._vault.revision(user)
+        if revision is None:
+            return Found(None, self._vault.is_new(user), b"")
         try:
-            return await self._pools.look(lambda: self._vault.is_new(user))
+            published = self._vault.published(user)
         except StoreUnreachable:
-            if self._sessions.revision(user) is None:
-                raise
-            return False
-
-    async def check_public(self, user: str, keys: list[PublicKey]) -> None:
-        """Called at every login, cached or not.  Normally one stat(); repairs run in a thread."""
-        try:
-            published = await self._pools.look(lambda: self._vault.published(user))
-        except StoreUnreachable:
-            return
+            return Found(revision, False, None)
         except (Damaged, TemporaryError):
             published = None
-        if published is None or published.key_id != keys[-1].key_id:
+        return Found(revision, False, published.key_id if published else b"")
+
+    async def check_public(self, user: str, keys: list[PublicKey], found: Found) -> None:
+        """Called at every login with a session.  Repairs run in a thread."""
+        if found.public is not None and found.public != keys[-1].key_id:
             await self._pools.quick(lambda: self._vault.check_public(user, keys))
 
     async def changed(self, changes: Changed, locked: Names) -> None:
