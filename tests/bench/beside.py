@@ -70,7 +70,7 @@ def _measured(
             time.sleep(0.1)
         rates[beside].append(_deliveries(lab))
         for _ in range(LOGINS):
-            times[beside].append(login_ms(lab, USER, PASSWORD))
+            times[beside].append(login_ms((lab.imap, USER, PASSWORD)))
             time.sleep(0.02)
         if beside:
             done += _sealed(lab, names) - before

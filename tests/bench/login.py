@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: MIT
 """The time of a login: with mailseal, and with a passwd-file alone.
 
-Four labs run at the same time and take turns after each login, so that other work on the
+All servers run at the same time and take turns after each login, so that other work on the
 machine affects all of them.  A login is measured from LOGIN to OK on an open
 connection.  Argon2id is the standard profile, 64 MiB.
+
+Part of the time is that of Dovecot's own plugin: so there is also a Dovecot without mailseal that
+loads mail_crypt, and one in which mail_crypt has a key, as for an enrolled user.
 """
 
 from __future__ import annotations
@@ -19,11 +22,17 @@ import time
 from collections.abc import Callable, Iterator
 
 from mailseal.crypto import kdf
+from mailseal.crypto.eckeys import PrivateKey
+from tests.bench import peers
+from tests.bench.peers import DovecotPeer
 from tests.lab import ALICE, BOB, Imap, Lab, Refused
 from tests.lab.dovecot import installed_version, series
-from tests.lab.place import REPOSITORY
+from tests.lab.place import REPOSITORY, Place
 
 Say = Callable[[str], None]
+Address = tuple[str, int]
+Door = tuple[Address, str, str]
+"""Where, user and password."""
 PASSWORD = "password"
 DOORS = {
     "2.3": {"": "mailseal-only-checkpassword", "_lua": "mailseal-only"},
@@ -33,9 +42,13 @@ DOORS = {
 # Dovecot delays clients after wrong passwords; the lab turns this off.
 WRONG_A_MINUTE = 1000
 
+PLAIN = "plain@example.org"
+"""A user who is not enrolled."""
+
 LIMITS = {
     "repeated_login_added_ms": 20,
-    "repeated_login_added_lua_ms": 20,
+    "repeated_login_added_lua_ms": 3,
+    "not_enrolled_login_added_lua_ms": 0.5,
     "first_login_added_to_argon2id_ms": 30,
     "first_login_added_to_argon2id_lua_ms": 30,
     "checkpassword_helper_ms": 25,
@@ -56,12 +69,18 @@ def run(say: Say, *, rounds: int = 60) -> dict[str, object]:
     with contextlib.ExitStack() as stack:
         variants = ("passwd-file", "behind-passwd-file", *doors.values())
         labs = {name: stack.enter_context(started(name)) for name in variants}
-        repeated = repeated_logins(labs, rounds)
+        logins: dict[str, Door] = {name: (lab.imap, ALICE, PASSWORD) for name, lab in labs.items()}
+        logins["not enrolled"] = (labs["behind-passwd-file"].imap, PLAIN, PASSWORD)
+        for name, key in (("Dovecot alone", None), ("mail_crypt", PrivateKey.generate())):
+            logins[name] = (stack.enter_context(alone(name, key)), peers.USER, peers.PASSWORD)
+        repeated = repeated_logins(logins, rounds)
         details["repeated_login_ms"] = repeated
         for name, median in repeated.items():
             say(f"repeated login, {name}: {median:.1f} ms")
+        without = repeated["passwd-file"]  # it loads mail_crypt, as mailseal.conf says
+        figures["not_enrolled_login_added_lua_ms"] = repeated["not enrolled"] - without
         for suffix, name in doors.items():
-            figures[f"repeated_login_added{suffix}_ms"] = repeated[name] - repeated["passwd-file"]
+            figures[f"repeated_login_added{suffix}_ms"] = repeated[name] - without
             first, argon2id = first_logins(labs[name], 15)
             details[f"first_login{suffix}_ms"], details[f"argon2id{suffix}_ms"] = first, argon2id
             say(f"first login, {name}: {first:.1f} ms, of which Argon2id {argon2id:.1f} ms")
@@ -85,7 +104,12 @@ def run(say: Say, *, rounds: int = 60) -> dict[str, object]:
 @contextlib.contextmanager
 def started(variant: str) -> Iterator[Lab]:
     """A lab's Dovecot and agent, without Postfix and deliveries."""
-    lab = Lab({ALICE: PASSWORD, BOB: PASSWORD}, auth=variant, kdf="standard")
+    lab = Lab(
+        {ALICE: PASSWORD, BOB: PASSWORD},
+        auth=variant,
+        kdf="standard",
+        plain_users={PLAIN: PASSWORD},
+    )
     try:
         lab.mailseal("init")
         lab.start_agent()
@@ -97,24 +121,40 @@ def started(variant: str) -> Iterator[Lab]:
         lab.stop()
 
 
-def login_ms(lab: Lab, user: str = ALICE, password: str = PASSWORD) -> float:
+@contextlib.contextmanager
+def alone(name: str, key: PrivateKey | None) -> Iterator[Address]:
+    """A Dovecot without mailseal, with mail_crypt if there is a key."""
+    place = Place.make()
+    try:
+        peer = DovecotPeer(name.replace(" ", "-"), place, key)
+        try:
+            peer.start()
+            yield peer.imap
+        finally:
+            peer.stop()
+    finally:
+        place.remove()
+
+
+def login_ms(door: Door) -> float:
     """One login, from LOGIN to OK."""
-    with Imap(lab.imap) as imap:
+    address, user, password = door
+    with Imap(address) as imap:
         began = time.perf_counter()
         imap.login(user, password)
         return (time.perf_counter() - began) * 1000
 
 
-def repeated_logins(labs: dict[str, Lab], rounds: int) -> dict[str, float]:
+def repeated_logins(doors: dict[str, Door], rounds: int) -> dict[str, float]:
     """Medians; the variants take turns."""
-    for lab in labs.values():
+    for door in doors.values():
         for _ in range(5):
-            login_ms(lab)
-    found: dict[str, list[float]] = {name: [] for name in labs}
+            login_ms(door)
+    found: dict[str, list[float]] = {name: [] for name in doors}
     for number in range(rounds):
-        names = list(labs) if number % 2 == 0 else list(labs)[::-1]
+        names = list(doors) if number % 2 == 0 else list(doors)[::-1]
         for name in names:
-            found[name].append(login_ms(labs[name]))
+            found[name].append(login_ms(doors[name]))
     return {name: statistics.median(times) for name, times in found.items()}
 
 
@@ -123,7 +163,7 @@ def first_logins(lab: Lab, rounds: int) -> tuple[float, float]:
     logins, derivations = [], []
     for _ in range(rounds):
         lab.mailseal("lock", ALICE)
-        logins.append(login_ms(lab))
+        logins.append(login_ms((lab.imap, ALICE, PASSWORD)))
         began = time.perf_counter()
         kdf.derive(b"password", bytes(16), kdf.PROFILES["standard"], 64)
         derivations.append((time.perf_counter() - began) * 1000)
@@ -174,7 +214,7 @@ def under_wrong_passwords(lab: Lab, rounds: int) -> tuple[float, float]:
     threads = [threading.Thread(target=guess, daemon=True) for _ in range(guessers)]
     for thread in threads:
         thread.start()
-    login_ms(lab)
+    login_ms((lab.imap, ALICE, PASSWORD))
     times: dict[bool, list[float]] = {False: [], True: []}
     for number in range(2 * rounds):
         flooded = number % 2 == 1
@@ -185,7 +225,7 @@ def under_wrong_passwords(lab: Lab, rounds: int) -> tuple[float, float]:
         time.sleep(2)  # earlier requests have ended
         end = time.monotonic() + 4
         while time.monotonic() < end:
-            times[flooded].append(login_ms(lab))
+            times[flooded].append(login_ms((lab.imap, ALICE, PASSWORD)))
             time.sleep(0.05)
     over.set()
     flood.set()
