@@ -12,7 +12,8 @@ DIAGNOSTICS
     Errors are written to standard error as `mailseal: error: ...`, often with a second
     line `mailseal: hint: ...`.  Exit status (sysexits.h):
     0   success
-    1   verify has found a problem; doctor or check-config has only warnings
+    1   verify has found a problem; doctor or check-config has only warnings; a daemon does not
+        answer `mailseal health`
     2   doctor or check-config has found an error
     64  wrong arguments, or a password or user name that is not allowed
     65  stored data is damaged, not sealed, or exists already; or a password change is not open
@@ -91,6 +92,7 @@ def build_parser() -> _MainParser:
         config_commands,
         convert_commands,
         enroll,
+        health,
         host_commands,
         key_commands,
         mail_commands,
@@ -123,6 +125,7 @@ def build_parser() -> _MainParser:
         host_commands,
         move_store,
         config_commands,
+        health,
         doctor,
     )
     for module in modules:
