@@ -38,7 +38,7 @@ PACKAGE_FILES = $(shell cd lib && find mailseal -type f ! -name '*.pyc' | LC_ALL
 PANEL_FILES = $(shell cd hooks/panels && find . -type f | LC_ALL=C sort)
 TEXT_FILES = $(shell find dovecot-conf postfix-conf web-conf docs -type f | LC_ALL=C sort)
 UNITS = mailseal-agent.service mailseal-lmtp.service mailseal-sealer.service mailseal-replica.service \
-	mailseal-web.service
+	mailseal-web.service mailseal-metrics.service
 
 .PHONY: install uninstall
 
@@ -73,8 +73,9 @@ install:
 		chmod 644 "$(DESTDIR)$(UNITDIR)/$$unit"; done
 	$(FIT) systemd/mailseal.sysusers > "$(DESTDIR)$(SYSUSERSDIR)/mailseal.conf"
 	$(FIT) systemd/mailseal-web.sysusers > "$(DESTDIR)$(SYSUSERSDIR)/mailseal-web.conf"
+	$(FIT) systemd/mailseal-metrics.sysusers > "$(DESTDIR)$(SYSUSERSDIR)/mailseal-metrics.conf"
 	$(FIT) systemd/mailseal.tmpfiles > "$(DESTDIR)$(TMPFILESDIR)/mailseal.conf"
-	chmod 644 "$(DESTDIR)$(SYSUSERSDIR)/mailseal.conf" "$(DESTDIR)$(SYSUSERSDIR)/mailseal-web.conf"
+	chmod 644 "$(DESTDIR)$(SYSUSERSDIR)"/mailseal*.conf
 	chmod 644 "$(DESTDIR)$(TMPFILESDIR)/mailseal.conf"
 
 uninstall:
@@ -83,7 +84,7 @@ uninstall:
 	rm -f "$(DESTDIR)$(MANDIR)"/man[158]/mailseal[.-]*
 	rm -f "$(DESTDIR)$(BASHDIR)/mailseal" "$(DESTDIR)$(ZSHDIR)/_mailseal"
 	rm -f $(foreach unit,$(UNITS),"$(DESTDIR)$(UNITDIR)/$(unit)")
-	rm -f "$(DESTDIR)$(SYSUSERSDIR)/mailseal.conf" "$(DESTDIR)$(SYSUSERSDIR)/mailseal-web.conf"
+	rm -f $(foreach name,mailseal mailseal-web mailseal-metrics,"$(DESTDIR)$(SYSUSERSDIR)/$(name).conf")
 	rm -f "$(DESTDIR)$(TMPFILESDIR)/mailseal.conf"
 	rm -f "$(DESTDIR)$(SYSCTLDIR)/mailseal.conf"
 	@echo "not removed: /etc/mailseal, and /var/lib/mailseal with the keyrings"

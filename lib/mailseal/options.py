@@ -710,6 +710,42 @@ class Web:
 
 
 @dataclasses.dataclass(frozen=True)
+class Metrics:
+    """metrics: mailseal-metrics, figures for Prometheus (docs/monitoring.md)."""
+
+    listen: str | None = option(
+        optional(socket_name),
+        None,
+        "The socket on which mailseal-metrics answers Prometheus: host:port on the loopback "
+        "interface, or a path.  null: nothing is counted.  After a change of this or another "
+        "option of this section, restart mailseal's services.",
+    )
+    user: str = option(
+        user_or_uid,
+        "mailseal-metrics",
+        "The user that mailseal-metrics runs as.",
+    )
+    socket_group: str = option(
+        user_or_uid,
+        "www-data",
+        "If metrics.listen is a path: group of that unix socket, as a name or a gid.",
+    )
+    socket_mode: int = option(octal_mode, "0660", "Mode of that unix socket, in metrics.listen.")
+    folder: str = option(
+        absolute_path,
+        "/run/mailseal/metrics",
+        "Directory of the files in which the daemons count.  It must be on tmpfs.",
+    )
+    daemons: tuple[str, ...] = option(
+        list_of(choice("agent", "lmtp", "sealer")),
+        ("agent", "lmtp"),
+        "The daemons that must run on this host: mailseal_up is 0 for those that do not run.  Of "
+        "others, mailseal_up tells only if they have been started since the last boot.  Set it to "
+        "[lmtp] on a host that only receives mail.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Options:
     """All sections, and the options that are in no section."""
 
@@ -730,6 +766,7 @@ class Options:
     seal: Seal = Seal()
     verify: Verify = Verify()
     web: Web = Web()
+    metrics: Metrics = Metrics()
 
 
 def _table(section: Any, prefix: str) -> list[Option]:

@@ -35,6 +35,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
 
 from mailseal import config as configuration
+from mailseal.admin import sealer_counts
 from mailseal.admin.children import Children, disk_of, wait
 from mailseal.admin.login_checks import LoginChecks
 from mailseal.admin.mail_place import Place, Places
@@ -93,6 +94,7 @@ class Sealer:
         self._notes = Notes(config.notes_dir)
         self._chores = Chores(config, self._jobs, self._log.write)
         self._leaving: list[str] = []
+        self._counts = sealer_counts.make(config, self._public.users, self._known)
 
     def run(self) -> int:
         """Run until it is told to stop."""
@@ -109,6 +111,8 @@ class Sealer:
                 self._begin()
                 if self._checks is not None:
                     self._checks.look()
+                if self._counts is not None:
+                    self._counts.go_on()
                 wait(_LOOK)
                 for user, status in self._children.reap():
                     # If a user leaves, the agent has the request: it is repeated.
@@ -197,6 +201,10 @@ class Sealer:
             return None
         # If the clock was set back, do not wait longer because of it.
         return None if 0 < job.again - time.time() <= RETRY else job
+
+    def _known(self, user: str) -> Job | None:
+        """The record of a user's work, or a new one if there is work to do."""
+        return self._jobs.load(user) or self._due(user)
 
     def _job(self, user: str) -> Job:
         return self._jobs.load(user) or Job(user)

@@ -13,6 +13,8 @@ was not Postfix.  Subjects, text of mails and keys are never logged.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from mailseal.delivery.lmtp.syntax import Reply
 from mailseal.errors import MailsealError
 from mailseal.logs import ERROR, INFO, WARNING, Log
@@ -25,11 +27,19 @@ def _by(uid: int | None) -> str:
     return f" uid={uid}," if uid is not None else ""
 
 
+class Counts(Protocol):
+    """Where mailseal-lmtp counts the outcomes, if metrics are on."""
+
+    def outcome(self, action: str, reply: Reply, delay: float | None = None) -> None:
+        """Count one.  `delay` in seconds; None if the recipient was refused at RCPT."""
+
+
 class DeliveryLog:
     """The lines of mailseal-lmtp and mailseal-deliver; logs.py writes them."""
 
-    def __init__(self, lines: Log) -> None:
+    def __init__(self, lines: Log, counts: Counts | None = None) -> None:
         self.lines = lines
+        self._counts = counts
 
     def recipient(
         self,
@@ -45,6 +55,8 @@ class DeliveryLog:
         uid: int | None = None,
     ) -> None:
         """The outcome of one recipient's mail.  `detail` replaces the reply's text in the log."""
+        if self._counts is not None:
+            self._counts.outcome(action, reply, delay)
         key = f", keyid={key_id[:8].hex()}" if key_id is not None else ""
         status = _STATUS.get(reply.code // 100, "deferred")
         self.lines.write(
@@ -57,6 +69,8 @@ class DeliveryLog:
         self, queue_id: str, sender: str, to: str, reply: Reply, why: str, uid: int | None = None
     ) -> None:
         """A RCPT with a negative reply; often the queue id is not known yet."""
+        if self._counts is not None:
+            self._counts.outcome("none", reply)
         self.lines.write(
             WARNING,
             f"{queue_id}: to=<{to}>, from=<{sender}>,{_by(uid)} action=none, dsn={reply.enhanced}, "

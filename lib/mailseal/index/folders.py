@@ -96,6 +96,11 @@ class Folders:
                         found[name] = identifier
         return found
 
+    def count(self) -> int:
+        """Number of folders of users, unlocked or not."""
+        with os.scandir(self.root) as entries:
+            return sum(not entry.name.startswith((_ASIDE, _NEW, "lost+found")) for entry in entries)
+
     def drop(self, name: str) -> None:
         """Rename a folder that is not needed any more."""
         with self._open_root() as root, contextlib.suppress(FileNotFoundError):

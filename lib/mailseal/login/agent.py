@@ -57,8 +57,8 @@ from mailseal.login.known_addresses import KnownAddresses
 from mailseal.login.log import logger
 from mailseal.login.login_verbs import LoginVerbs
 from mailseal.login.lookups import running as lookups
+from mailseal.login.measures import Measures, make_counters
 from mailseal.login.panel_verbs import PanelVerbs
-from mailseal.login.policy import Policy
 from mailseal.login.self_service import SelfService
 from mailseal.login.sessions import Sessions
 from mailseal.login.tag_checks import TAKEN, TagChecks, connection
@@ -89,6 +89,7 @@ class Agent:
         self.service = service
         self._callers = callers
         self._log = log
+        self.measures: Measures | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self, listener: socket.socket, stop: asyncio.Event) -> None:
@@ -110,6 +111,8 @@ class Agent:
             background.append(asyncio.create_task(self.service.indexes.run()))
         if self.service.search is not None:
             self.service.search.start()
+        if self.measures is not None:
+            background.append(asyncio.create_task(self.measures.run()))
         try:
             await stop.wait()
         finally:
@@ -217,12 +220,7 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
     )
     version = startup.dovecot_version(config)
     escrow = startup.escrow_key(config)
-    policy = Policy(
-        config.login.enroll == "at-login",
-        tuple(entry.lower() for entry in config.login.enroll_for),
-        frozenset(config.login.keyless_services),
-        keyring_decides=config.login.password_check == "keyring",  # noqa: S105 - no password
-    )
+    policy = from_config.policy(config)
     cost = kdf.PROFILES[config.keys.kdf]
     os.umask(0o077)
     lines = open_log(config, "mailseal-agent", (uid, gid))
@@ -240,6 +238,7 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
         last_first.callback(listener.close)
         for_indexer = indexer.open_socket(config)
         keeper = caches.start(config)  # before there is a key in this process
+        counts = make_counters(config)
         got = {"memory_locked": hardening.lock_memory()}
         if os.geteuid() == 0 and uid != 0:
             drop_root(uid, gid)
@@ -309,6 +308,8 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
         )
         service.search = indexer.configured(config, for_indexer, service, placed)
         agent = Agent(service, callers=callers, log=log)
+        if counts is not None:
+            agent.measures = Measures(counts, service, pools)
         log.info("listening on %s for Dovecot %s, uid=%d", config.agent.socket, version, uid)
         asyncio.run(_serve(agent, listener, lines, database))
     with contextlib.suppress(OSError):

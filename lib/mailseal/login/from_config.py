@@ -14,6 +14,7 @@ from mailseal.config import Config
 from mailseal.daemon import user_ids
 from mailseal.login.guesses import Limits
 from mailseal.login.newcomers import Newcomers
+from mailseal.login.policy import Policy
 from mailseal.login.vault import Vault
 
 
@@ -41,6 +42,16 @@ def newcomers(vault: Vault, config: Config, outside: Outside | None) -> Newcomer
         vault,
         functools.partial(outside.check_password, config),
         functools.partial(outside.require_sealable, config),
+    )
+
+
+def policy(config: Config) -> Policy:
+    """The options login.* for logins."""
+    return Policy(
+        config.login.enroll == "at-login",
+        tuple(entry.lower() for entry in config.login.enroll_for),
+        frozenset(config.login.keyless_services),
+        keyring_decides=config.login.password_check == "keyring",  # noqa: S105 - no password
     )
 
 

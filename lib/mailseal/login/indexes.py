@@ -127,6 +127,15 @@ class Indexes:
             return {"state": "as in Dovecot's settings"}
         return self._folders.describe(user)
 
+    @property
+    def open_folders(self) -> int:
+        """Number of encrypted folders that are unlocked."""
+        return 0 if self._folders is None else self._folders.number_open
+
+    def count_folders(self) -> int:
+        """Number of encrypted folders.  Reads the directory: for a thread.  Raises OSError."""
+        return 0 if self._folders is None else self._folders.count()
+
     async def _named(self) -> set[str] | None:
         """The users with connections; None if anvil cannot be asked."""
         with contextlib.suppress(TemporaryError):

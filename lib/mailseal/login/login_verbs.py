@@ -44,7 +44,7 @@ from mailseal.login.sessions import Sessions
 from mailseal.login.stored import Found, Stored
 from mailseal.login.thread_pools import ThreadPools
 from mailseal.login.vault import Unlocked, Vault
-from mailseal.login.verbs import Answer, Verb, error_answer, note_enrollment
+from mailseal.login.verbs import STALE, Answer, Verb, error_answer, note_enrollment
 
 if TYPE_CHECKING:
     from mailseal.login.indexer import Indexer
@@ -295,7 +295,7 @@ class LoginVerbs:
             user,
             remedy,
         )
-        return "temporary", {"reason": f"password changed without mailseal: {remedy}".encode()}
+        return "temporary", {"reason": f"{STALE}: {remedy}".encode()}
 
     async def _without_key(self, user: str, fields: Fields) -> Answer:
         """A login that cannot read sealed mail.

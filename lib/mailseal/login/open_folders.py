@@ -95,6 +95,15 @@ class OpenFolders:
         self._threads = concurrent.futures.ThreadPoolExecutor(4, thread_name_prefix="indexes")
         self._sync = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="sync of indexes")
 
+    @property
+    def number_open(self) -> int:
+        """Number of folders that are unlocked."""
+        return len(self._open)
+
+    def count(self) -> int:
+        """Number of folders of users.  For any thread.  Raises OSError."""
+        return self._folders.count()
+
     async def unlock(self, user: str, key: bytes) -> list[tuple[str, str]]:
         """The fields of a login with the key of this user's folder.  Never fails."""
         if self._hanging:

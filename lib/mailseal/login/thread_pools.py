@@ -24,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import dataclasses
 import os
 import threading
 from collections.abc import Callable
@@ -45,6 +46,17 @@ _ASKING_AT_ONCE, _ASKING_WAITING = 8, 64
 
 asked_by_panel: ContextVar[bool] = ContextVar("asked_by_panel", default=False)
 """Whether the current request came from one of agent.panel_users."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Use:
+    """How much a pool is used: jobs that run or wait, their largest number, and since the start all
+    jobs and those that were refused."""
+
+    taken: int
+    places: int
+    jobs: int
+    refused: int
 
 
 class ThreadPools:
@@ -83,6 +95,11 @@ class ThreadPools:
         pool: _Pool = _this_thread.pool
         return pool.derive(password, salt, cost, size)
 
+    def use(self) -> dict[str, Use]:
+        """Of the pools with jobs that may need Argon2id, by name."""
+        pools = {"logins": self._logins, "changes": self._changes, "panels": self._panels}
+        return {name: pool.use for name, pool in pools.items()}
+
     def stop(self) -> None:
         """Wait for running jobs; cancel those that have not started."""
         pools = (self._logins, self._changes, self._panels, self._quick, self._looks, self._asking)
@@ -102,15 +119,17 @@ class _Pool:
             parallel, thread_name_prefix=name, initializer=self._enter
         )
         self._places = parallel + queue
-        self._taken = 0
+        self._taken = self._jobs = self._refused = 0
         self._memory = memory_kib
         self._free = memory_kib
         self._freed = threading.Condition()
 
     async def run(self, job: Callable[[], _T]) -> _T:
         if self._taken >= self._places:
+            self._refused += 1
             raise AgentUnavailable(f"the key agent is busy: too many {self._name} are waiting")
         self._taken += 1
+        self._jobs += 1
         try:
             future = self._pool.submit(job)
         except RuntimeError:
@@ -132,6 +151,10 @@ class _Pool:
                 self._free += need
                 self._freed.notify_all()
 
+    @property
+    def use(self) -> Use:
+        return Use(self._taken, self._places, self._jobs, self._refused)
+
     def stop(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -141,7 +164,7 @@ class _Pool:
     def _enter(self) -> None:
         _this_thread.pool = self
         if self._polite:
-            _be_polite()
+            be_polite()
 
 
 _this_thread = threading.local()
@@ -152,7 +175,8 @@ def _call(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None
         loop.call_soon_threadsafe(callback)
 
 
-def _be_polite() -> None:
+def be_polite() -> None:
+    """Give this thread a low priority."""
     with contextlib.suppress(OSError):
         thread = threading.get_native_id()
         nice = min(os.getpriority(os.PRIO_PROCESS, thread) + _NICE, 19)

@@ -14,6 +14,9 @@ from mailseal.login.protocol import Fields
 Answer = tuple[str, Fields]
 """Status word and fields of an answer."""
 
+STALE = "password changed without mailseal"
+"""How the reason begins if the other passdb accepts a password that does not open the keyring."""
+
 Verb = Callable[[Fields], Awaitable[Answer]]
 
 

@@ -22,6 +22,7 @@ PROGRAMS = {
     "mailseal-deliver": "mailseal.delivery.pipe",
     "mailseal-disk-key": "mailseal.admin.disk_key",
     "mailseal-lmtp": "mailseal.delivery.daemon.supervisor",
+    "mailseal-metrics": "mailseal.metrics.server",
     "mailseal-sealer": "mailseal.admin.sealer",
     "mailseal-replica": "mailseal.admin.replica",
     "mailseal-set-hash": "mailseal.panel.set_hash",

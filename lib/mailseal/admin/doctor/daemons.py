@@ -66,6 +66,8 @@ def _others(site: Site) -> Iterator[Outcome]:
         needed.append("mailseal-replica")
     if config.web.listen:
         needed.append("mailseal-web")
+    if config.metrics.listen:
+        needed.append("mailseal-metrics")
     for program in needed:
         if not any(processes.running(program)):
             yield failed(
@@ -89,7 +91,7 @@ CHECKS = (
     ),
     Check(
         "other-daemons",
-        "mailseal-sealer, mailseal-replica and mailseal-web run where the configuration needs them",
+        "mailseal-sealer, -replica, -web and -metrics run where the configuration needs them",
         "run `systemctl status 'mailseal-*'`",
         _others,
     ),

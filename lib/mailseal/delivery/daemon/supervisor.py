@@ -13,8 +13,8 @@ DESCRIPTION
     SIGTERM, SIGINT  accept no new mail, finish the transactions in progress, exit with 0
     SIGHUP           read the configuration again: new workers use it, and the old
                      workers finish their transactions.  If it is wrong, nothing changes
-                     and the log says why.  A change of delivery.user, delivery.userdb or
-                     dovecot.userdb_socket needs a restart.
+                     and the log says why.  A change of delivery.user, delivery.userdb,
+                     dovecot.userdb_socket or a metrics option needs a restart.
     NOTIFY_SOCKET    gets READY=1, RELOADING=1 and STOPPING=1 (Type=notify)
 
 DIAGNOSTICS
@@ -36,6 +36,7 @@ from mailseal import config as configuration
 from mailseal.config import Config
 from mailseal.daemon import notify, open_log, user_ids
 from mailseal.delivery.daemon import listen
+from mailseal.delivery.daemon.counting import Counting
 from mailseal.delivery.daemon.dovecot_settings import DovecotSettings
 from mailseal.delivery.folders import Folders
 from mailseal.delivery.log import DeliveryLog
@@ -59,6 +60,7 @@ class Server:
         self._sockets = self._inherited or listen.open_all(config)
         lines = open_log(config, "mailseal-lmtp", user_ids(config.delivery.user, "delivery.user"))
         self.log = DeliveryLog(lines)
+        self._counting = Counting(config)
         listen.become(config.delivery.user)
         self._workers: dict[int, tuple[str, float]] = {}
         self._retiring: set[int] = set()
@@ -90,9 +92,11 @@ class Server:
                 self._start_worker(name, door)
 
     def _start_worker(self, name: str, door: listen.Door) -> None:
+        number = self._counting.reserve()
         pid = os.fork()
         if pid:
             self._workers[pid] = name, time.monotonic()
+            self._counting.started(pid, number)
             return
         status = 1
         try:
@@ -107,7 +111,7 @@ class Server:
                 self.config,
                 hostname,
                 door.sockets,
-                self.log,
+                DeliveryLog(self.log.lines, self._counting.outcomes(number)),
                 self._orphan_read,
                 self._settings.known,
             )
@@ -129,6 +133,7 @@ class Server:
                 return
             if pid in self._retiring:
                 self._retiring.discard(pid)
+                self._counting.ended(pid)
                 continue
             if self._settings.is_from(pid):
                 self._take_settings()
@@ -136,6 +141,7 @@ class Server:
             known = self._workers.pop(pid, None)
             if known is None:
                 continue
+            self._counting.ended(pid, died=True)
             code = os.waitstatus_to_exitcode(status)
             self.log.worker_died(pid, f"killed by signal {-code}" if code < 0 else f"exited {code}")
             if time.monotonic() - known[1] < _RESTART_PAUSE:
