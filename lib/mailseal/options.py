@@ -227,6 +227,13 @@ class Index:
         "this time finds the folder locked, so do not set it below the time that Dovecot may take "
         "to start a session.",
     )
+    read_ahead: int | None = option(
+        optional(size),
+        "16M",
+        "Largest size that is read from an index folder, in the background, when a login has "
+        "unlocked it: first the index of INBOX.  So the first listing of a session does not wait "
+        "for the disk.  null: nothing is read ahead.",
+    )
     cache: str | None = option(
         optional(absolute_path),
         "/run/mailseal/cache",

@@ -22,7 +22,8 @@ from mailseal.index import fscrypt, memory
 from mailseal.index.folders import Folders, folder_name
 from mailseal.index.memory import Cached
 from mailseal.login import anvil
-from mailseal.login.caches import Caches, Keeper
+from mailseal.login.caches import Caches
+from mailseal.login.keeper import Keeper
 from tests.lab import LabError
 from tests.lab.dovecot import installed_version
 from tests.lab.place import MAIL_UID, readable_code

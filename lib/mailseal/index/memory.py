@@ -13,11 +13,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Generator, Sequence
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_ROOT = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""The owner of the mail may pass through the folder of all index folders, but not list it."""
+
 _DEPTH = 4
 """Depth of the search: Dovecot uses two levels of folders for each user."""
 
@@ -36,9 +41,9 @@ def measure(root: str) -> list[Cached]:
     found = []
     for name in _names(root):
         size, used = 0, 0.0
-        for folder, entry in _files(root, name):
+        for folder, path in _files(root, name):
             with contextlib.suppress(OSError):
-                state = os.stat(entry, dir_fd=folder, follow_symlinks=False)
+                state = os.stat(path[-1], dir_fd=folder, follow_symlinks=False)
                 size += state.st_blocks * 512
                 used = max(used, state.st_atime, state.st_mtime)
         if size:
@@ -50,9 +55,9 @@ def wipe(root: str, name: str) -> int:
     """Remove a user's files; returns their number."""
     count = 0
     if "/" not in name and name not in ("", ".", ".."):
-        for folder, entry in _files(root, name):
+        for folder, path in _files(root, name):
             with contextlib.suppress(OSError):
-                os.unlink(entry, dir_fd=folder)
+                os.unlink(path[-1], dir_fd=folder)
                 count += 1
     return count
 
@@ -84,6 +89,18 @@ def over_limits(found: Sequence[Cached], per_user: int, total: int) -> list[str]
     return gone
 
 
+def walk(root: str, name: str, most: int) -> list[tuple[tuple[str, ...], os.stat_result]]:
+    """Path and state of each regular file of a user, at most `most`.  Nothing stays open."""
+    found = []
+    with contextlib.closing(_files(root, name)) as files:
+        for folder, path in itertools.islice(files, most):
+            with contextlib.suppress(OSError):
+                state = os.stat(path[-1], dir_fd=folder, follow_symlinks=False)
+                if stat.S_ISREG(state.st_mode):
+                    found.append((path, state))
+    return found
+
+
 def _names(root: str) -> list[str]:
     try:
         return os.listdir(root)
@@ -91,19 +108,21 @@ def _names(root: str) -> list[str]:
         return []
 
 
-def _files(root: str, name: str) -> Iterator[tuple[int, str]]:
-    """Each regular file below a user's folder: a descriptor of its folder, and its name."""
+def _files(root: str, name: str) -> Generator[tuple[int, tuple[str, ...]], None, None]:
+    """Each file below a user's folder: a descriptor of its folder, and its path from `root`."""
     with contextlib.suppress(OSError):
-        top = os.open(root, _FOLDER)
+        top = os.open(root, _ROOT)
         try:
-            yield from _below(top, name, _DEPTH)
+            yield from _below(top, (name,), _DEPTH)
         finally:
             os.close(top)
 
 
-def _below(above: int, name: str, depth: int) -> Iterator[tuple[int, str]]:
+def _below(
+    above: int, path: tuple[str, ...], depth: int
+) -> Generator[tuple[int, tuple[str, ...]], None, None]:
     try:
-        folder = os.open(name, _FOLDER, dir_fd=above)
+        folder = os.open(path[-1], _FOLDER, dir_fd=above)
     except OSError:
         return
     try:
@@ -111,8 +130,8 @@ def _below(above: int, name: str, depth: int) -> Iterator[tuple[int, str]]:
             inside = [(one.name, one.is_dir(follow_symlinks=False)) for one in entries]
         for entry, is_folder in inside:
             if is_folder and depth > 1:
-                yield from _below(folder, entry, depth - 1)
+                yield from _below(folder, (*path, entry), depth - 1)
             elif not is_folder:
-                yield folder, entry
+                yield folder, (*path, entry)
     finally:
         os.close(folder)

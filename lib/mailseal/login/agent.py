@@ -47,7 +47,7 @@ from mailseal.crypto import kdf
 from mailseal.daemon import drop_root, notify, open_log, user_ids
 from mailseal.errors import MailsealError, UsageError, print_error
 from mailseal.keys import opening
-from mailseal.login import caches, from_config, hardening, indexer, indexes, protocol, startup
+from mailseal.login import from_config, hardening, indexer, indexes, keeper, protocol, startup
 from mailseal.login.admin_verbs import AdminVerbs
 from mailseal.login.callers import Caller, Callers
 from mailseal.login.chores import Chores
@@ -237,7 +237,7 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
         listener = startup.listen(config, from_config.login_group(config), panel_uids)
         last_first.callback(listener.close)
         for_indexer = indexer.open_socket(config)
-        keeper = caches.start(config)  # before there is a key in this process
+        keepers = keeper.start(config)  # before there is a key in this process
         counts = make_counters(config)
         got = {"memory_locked": hardening.lock_memory()}
         if os.geteuid() == 0 and uid != 0:
@@ -275,7 +275,7 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
         idle, absolute = config.agent.idle_timeout, config.agent.absolute_timeout
         sessions = Sessions(idle=idle, absolute=absolute)
         guesses = Guesses(from_config.limits(config), log=log)
-        placed = indexes.configured(config, version, keeper, vault.is_known, log)
+        placed = indexes.configured(config, version, keepers, vault.is_known, log)
         admin_verbs = AdminVerbs(vault, sessions, pools, log, placed, hosts).verbs
         chores = Chores(notes, admin_verbs["unenroll"], log)
         self_service = SelfService(

@@ -6,101 +6,25 @@ CONTRACT
     seconds.  If a limit is exceeded, it also removes the least recently used caches of any users.
     If anvil cannot be asked, only the limits apply.  wipe() removes a cache at once.
 
-    The agent cannot change files of the owner of the mail.  So start() starts a process that runs
-    as this owner, before the agent has read any key.  It reads names from a pipe, and can only
-    measure and remove caches.  It ends with the agent.
+    The agent cannot change files of the owner of the mail.  A process of this owner does it
+    (keeper.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import errno
 import functools
-import json
 import logging
-import os
-import signal
-import socket
 import time
 from collections.abc import Callable
-from typing import Any
 
-from mailseal.config import Config
-from mailseal.daemon import drop_root, user_ids
-from mailseal.errors import BadUserName, ConfigError, MailsealError
+from mailseal.errors import BadUserName, MailsealError
 from mailseal.index import memory
-from mailseal.index.memory import Cached
-from mailseal.keys import record
 from mailseal.keys.names import normalise
+from mailseal.login.keeper import Keeper
 
 _PLAIN_FOR = 600.0
-
-
-class Keeper:
-    """The process that can remove caches.  Calls block, and raise OSError if it has ended."""
-
-    def __init__(self, connection: socket.socket, pid: int) -> None:
-        self._stream = connection.makefile("rwb")
-        connection.close()
-        self.pid = pid
-
-    @classmethod
-    def start(cls, root: str, uid: int, gid: int) -> Keeper:
-        """Start the process; needs root, or the same user."""
-        ours, theirs = socket.socketpair()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                _serve(theirs, root, uid, gid)
-            finally:
-                os._exit(0)
-        theirs.close()
-        return cls(ours, pid)
-
-    def measure(self) -> list[Cached]:
-        """The caches of all users."""
-        answer = self._ask({"do": "measure"})
-        return [Cached(str(name), int(size), float(used)) for name, size, used in answer]
-
-    def wipe(self, names: list[str]) -> int:
-        """Remove the files of these users; returns their number."""
-        return int(self._ask({"do": "wipe", "names": names})) if names else 0
-
-    def empty(self, root: str, name: str) -> None:
-        """Remove what is in a folder that was put aside (folders.py)."""
-        self._ask({"do": "empty", "root": root, "name": name})
-
-    def _ask(self, request: dict[str, object]) -> Any:
-        self._stream.write(json.dumps(request).encode() + b"\n")
-        self._stream.flush()
-        line = self._stream.readline()
-        if not line:
-            raise BrokenPipeError(errno.EPIPE, "the process for the index caches has ended")
-        return record.parse(line)
-
-
-def _serve(connection: socket.socket, root: str, uid: int, gid: int) -> None:
-    """The process itself.  It closes all files of the agent, such as its lock and sockets."""
-    fd = connection.detach()
-    os.dup2(fd, 0)
-    os.closerange(1, 4096)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # it ends when the agent's end is closed
-    if os.geteuid() == 0:
-        drop_root(uid, gid)
-    with socket.socket(fileno=0) as own, own.makefile("rwb") as stream:
-        for line in stream:
-            request = record.parse(line)
-            if request["do"] == "empty":
-                memory.empty(request["root"], request["name"])
-                answer: object = None
-            elif request["do"] == "wipe":
-                answer = sum(memory.wipe(root, name) for name in request["names"])
-            else:
-                answer = [[one.name, one.size, one.used] for one in memory.measure(root)]
-            stream.write(json.dumps(answer).encode() + b"\n")
-            stream.flush()
 
 
 class Caches:
@@ -207,16 +131,3 @@ def _normal(name: str) -> str:
         return normalise(name)
     except BadUserName:
         return ""
-
-
-def start(config: Config) -> Keeper | None:
-    """Start the Keeper before root is dropped; None if the configuration needs none."""
-    if config.index.cache is None:
-        return None
-    try:
-        uid, gid = user_ids(config.delivery.user, "delivery.user")
-    except ConfigError:
-        return None  # check-config reports it
-    if os.geteuid() not in (0, uid):
-        return None
-    return Keeper.start(config.index.cache, uid, gid)

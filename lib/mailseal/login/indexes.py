@@ -19,8 +19,10 @@ from mailseal.daemon import user_ids
 from mailseal.errors import ConfigError, TemporaryError
 from mailseal.index.folders import Folders, folder_name
 from mailseal.login import anvil
-from mailseal.login.caches import Caches, Keeper
+from mailseal.login.caches import Caches
+from mailseal.login.keeper import Keepers
 from mailseal.login.open_folders import OpenFolders, Sessions
+from mailseal.login.read_ahead import ReadAhead
 
 _SWEEP_EVERY = 10.0
 _TOLD_AFTER = 6
@@ -146,7 +148,7 @@ class Indexes:
 def configured(
     config: Config,
     version: str,
-    keeper: Keeper | None,
+    keepers: Keepers,
     is_enrolled: Callable[[str], bool],
     log: logging.Logger,
 ) -> Indexes:
@@ -157,14 +159,16 @@ def configured(
 
     after = config.index.lock_after
     caches = None
-    if keeper is not None:
+    if keepers.caches is not None:
         limits = (config.index.cache_per_user, config.index.cache_total)
-        caches = Caches(keeper, is_enrolled, limits=limits, wipe_after=after, log=log)
-    folders = _folders(config, version, log)
+        caches = Caches(keepers.caches, is_enrolled, limits=limits, wipe_after=after, log=log)
+    folders = _folders(config, version, keepers, log)
     return Indexes(folders, caches, sessions, lock_after=after, log=log)
 
 
-def _folders(config: Config, version: str, log: logging.Logger) -> OpenFolders | None:
+def _folders(
+    config: Config, version: str, keepers: Keepers, log: logging.Logger
+) -> OpenFolders | None:
     """None if the options ask for no folders."""
     if config.index.folder is None:
         return None
@@ -178,4 +182,13 @@ def _folders(config: Config, version: str, log: logging.Logger) -> OpenFolders |
         version=version,
         lock_after=config.index.lock_after,
         log=log,
+        ahead=_ahead(config, keepers, log),
     )
+
+
+def _ahead(config: Config, keepers: Keepers, log: logging.Logger) -> ReadAhead | None:
+    """None if nothing is read ahead."""
+    limit = config.index.read_ahead
+    if keepers.ahead is None or limit is None:
+        return None
+    return ReadAhead(keepers.ahead, limit, log)

@@ -36,6 +36,7 @@ from typing import TypeVar
 
 from mailseal.index.folders import Folders, folder_name
 from mailseal.index.fscrypt import State
+from mailseal.login.read_ahead import ReadAhead
 
 Sessions = Callable[[], Awaitable[set[str]]]
 """Asks who is logged in (anvil.py).  Raises TemporaryError."""
@@ -74,8 +75,10 @@ class OpenFolders:
         lock_after: float,
         log: logging.Logger,
         clock: Callable[[], float] = time.monotonic,
+        ahead: ReadAhead | None = None,
     ) -> None:
         self._folders = folders
+        self._ahead = ahead
         self._version = version
         self._lock_after = lock_after
         self._log = log
@@ -132,6 +135,8 @@ class OpenFolders:
                 self._untidy = True
             self._closing.pop(identifier, None)
             self._open[name] = _Open(identifier, key, self._clock(), user)
+            if self._ahead is not None and before is None:
+                self._ahead.begin(name)
         return self._fields(self._folders.path(name))
 
     def fields_if_open(self, user: str) -> list[tuple[str, str]] | None:
@@ -225,6 +230,8 @@ class OpenFolders:
             await asyncio.wait({self._sweeping}, timeout=_SWEEPING)
         await self.sweep(users or set())
         self._stopped = True
+        if self._ahead is not None:
+            self._ahead.stop()
         for threads in (self._threads, self._sync):
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -295,6 +302,8 @@ class OpenFolders:
 
     async def _remove(self, name: str, identifier: bytes) -> State | None:
         """Remove a key.  If this fails, the next sweep() tries again."""
+        if self._ahead is not None:
+            await self._ahead.end(name)
         try:
             state = await self._run(lambda: self._folders.lock(identifier))
         except OSError as exc:
