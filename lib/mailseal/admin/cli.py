@@ -14,7 +14,7 @@ DIAGNOSTICS
     0   success
     1   verify has found a problem; doctor or check-config has only warnings; a daemon does not
         answer `mailseal health`
-    2   doctor or check-config has found an error
+    2   doctor or check-config has found an error; setup cannot set up this mail server
     64  wrong arguments, or a password or user name that is not allowed
     65  stored data is damaged, not sealed, or exists already; or a password change is not open
     67  no such user, or not enrolled
@@ -104,6 +104,7 @@ def build_parser() -> _MainParser:
         verify,
     )
     from mailseal.admin.doctor import command as doctor
+    from mailseal.admin.setup import command as setup
 
     parser = _MainParser(
         prog="mailseal", description="Administers mailseal, which encrypts stored mail."
@@ -127,6 +128,7 @@ def build_parser() -> _MainParser:
         config_commands,
         health,
         doctor,
+        setup,
     )
     for module in modules:
         module.register(commands)

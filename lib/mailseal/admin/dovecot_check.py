@@ -83,7 +83,7 @@ def _sieve(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
             "where no script runs; add sieve to mail_plugins in protocol lmtp"
         )
     for protocol in running:
-        if names := _site_scripts(doveconf, protocol):
+        if names := site_scripts(doveconf, protocol):
             yield warning(
                 f"Dovecot has Sieve scripts for all users ({', '.join(names)}): they do not run "
                 "for enrolled users, whose mail mailseal stores itself; with "
@@ -105,7 +105,7 @@ def _quota(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
         )
 
 
-def _site_scripts(doveconf: Doveconf, protocol: str) -> list[str]:
+def site_scripts(doveconf: Doveconf, protocol: str) -> list[str]:
     """The names of scripts for all users that run at delivery, not at IMAP's COPY or FLAG."""
     settings = doveconf.settings(protocol)
     names = {

@@ -26,6 +26,11 @@ _INSERT, _POST = "i", "p"
 def findings(doveconf: Doveconf) -> Iterator[Finding]:
     """Findings about the index cache and shared folders."""
     yield from _index_cache(doveconf)
+    yield from shared(doveconf)
+
+
+def shared(doveconf: Doveconf) -> Iterator[Finding]:
+    """Findings about folders of other users."""
     for namespace in _of_others(doveconf):
         try:
             why = _may_save(doveconf, namespace)

@@ -27,10 +27,16 @@ from tests.unit.dovecot_check.settings import (
     snippet,
 )
 
-# The site's own blocks; in 2.3, mailseal's files contain them.
+# The site's own blocks; in 2.3, most of mailseal's files contain them.
 SITE = {
-    "2.3": {},
+    "2.3": {
+        "auth-behind": "passdb {\n  driver = sql\n  args = /s\n  result_success = continue-ok\n}\n"
+        "userdb {\n  driver = sql\n  args = /s\n  result_success = continue-ok\n}\n",
+    },
     "2.4": {
+        "auth-behind": "passdb users {\n  driver = passwd-file\n  passwd_file_path = /etc/u\n"
+        "  result_success = continue-ok\n}\nuserdb users {\n  driver = passwd-file\n"
+        "  passwd_file_path = /etc/u\n  result_success = continue-ok\n}\n",
         "auth-behind-passwd-file": "passdb passwd-file {\n  passwd_file_path = /etc/u\n}\n"
         "userdb passwd-file {\n  passwd_file_path = /etc/u\n}\n",
         "auth-behind-sql": "sql_driver = sqlite\nsqlite_path = /x\npassdb sql {\n  query = a\n}\n"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from mailseal.admin.doctor.check import Check, Outcome, failed
 from mailseal.admin.doctor.site import Site
 from mailseal.delivery.dovecot import settings
+from mailseal.doveconf import Block
 
 _USUAL = "~/.dovecot.sieve"
 
@@ -21,7 +22,7 @@ def _script(site: Site) -> Iterator[Outcome]:
     loads = [name for name in ("lmtp", "lda") if "sieve" in site.doveconf.plugins(name)]
     if not loads:
         return
-    theirs = _active(site, loads[0])
+    theirs = active(site.dovecot(loads[0]), site.series)
     ours = config.delivery.sieve_script
     if theirs is None or (ours and _same(ours) == _same(theirs)):
         return
@@ -33,10 +34,9 @@ def _script(site: Site) -> Iterator[Outcome]:
     )
 
 
-def _active(site: Site, protocol: str) -> str | None:
+def active(found: Block, series: str) -> str | None:
     """The path of the active script, for all users; None if Dovecot has it in another way."""
-    found = site.dovecot(protocol)
-    if site.series == "2.3":
+    if series == "2.3":
         value = next((p.get("sieve") for p in found.all("plugin") if p.get("sieve")), _USUAL)
         driver, colon, rest = value.partition(":")
         if colon and "/" not in driver:
