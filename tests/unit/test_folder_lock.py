@@ -16,6 +16,7 @@ from mailseal.crypto.eckeys import PrivateKey
 from mailseal.errors import TemporaryError
 from mailseal.mailbox import folder_lock, whole
 from mailseal.mailbox.forms import Seal
+from mailseal.mailbox.listing import Elsewhere
 
 FORM = Seal(PrivateKey.generate("prime256v1").public)
 MAIL = b"a: b\n\nc\n"
@@ -42,7 +43,7 @@ def maildir(tmp_path: Path) -> Path:
 
 def convert(maildir: Path, control: str = "") -> whole.Report:
     with whole.held(str(maildir)):
-        return whole.run(str(maildir), FORM, control=control)
+        return whole.run(str(maildir), FORM, elsewhere=Elsewhere(control))
 
 
 @pytest.mark.parametrize("control", ["", "control"])

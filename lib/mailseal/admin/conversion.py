@@ -99,7 +99,7 @@ class Conversion:
                     rate=self.rate,
                     shred=self.shred,
                     polite=self.polite,
-                    control=place.control if root == place.maildir else "",
+                    elsewhere=place.elsewhere(root),
                 ):
                     # Later Maildirs are not counted yet: the total grows, and nothing goes back.
                     done = before + min(report.tally.seen, report.total)

@@ -20,6 +20,8 @@ from mailseal.delivery.dovecot import settings, userdb
 from mailseal.delivery.dovecot.location import Account, expand
 from mailseal.doveconf import Block
 from mailseal.errors import TemporaryError
+from mailseal.index.folders import folder_name
+from mailseal.mailbox.listing import Elsewhere
 
 _IN_MEMORY = ("tmpfs", "ramfs")
 
@@ -31,6 +33,8 @@ class Place:
     owner       uid and gid
     control     folder of the dovecot-uidlist files; empty: the Maildir
     index       folder of Dovecot's index files; empty: the Maildir
+    private     folder of the index for logins (index.folder); empty: there is no other
+    dotlocks    Dovecot locks the index with dotlock files (lock_method)
     others      Maildirs of other namespaces of the user
     not_sealed  prefixes of namespaces whose mail mailseal does not seal, and the reasons
     compressed  Dovecot compresses mail when it saves it
@@ -42,6 +46,8 @@ class Place:
     control: str = ""
     index: str = ""
     compressed: bool = False
+    private: str = ""
+    dotlocks: bool = False
     others: tuple[str, ...] = ()
     not_sealed: tuple[tuple[str, str], ...] = ()
 
@@ -49,6 +55,12 @@ class Place:
     def maildirs(self) -> tuple[str, ...]:
         """All Maildirs of the user."""
         return (self.maildir, *self.others)
+
+    def elsewhere(self, root: str) -> Elsewhere:
+        """Where Dovecot keeps its files for one of the Maildirs."""
+        ours = root == self.maildir
+        indexes = [(ours and self.index) or root, *([self.private] if self.private else ())]
+        return Elsewhere(self.control if ours else "", () if self.dotlocks else tuple(indexes))
 
 
 class Places:
@@ -58,6 +70,7 @@ class Places:
         self._config = config
         self._userdb = userdb.from_config(config, settings.known(config))
         self._settings = settings.imap(config)
+        self._indexes = config.index.folder
         self._mail_owner = user_ids(config.delivery.user, "delivery.user")
 
     def of(self, user: str) -> Place:
@@ -82,6 +95,8 @@ class Places:
             self._other("CONTROL", "mail_control_path", account),
             self._other("INDEX", "mail_index_path", account),
             _compresses(self._settings),
+            os.path.join(self._indexes, folder_name(user)) if self._indexes else "",
+            self._settings.get("lock_method") == "dotlock",
             *self._others(account),
         )
 

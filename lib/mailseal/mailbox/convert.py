@@ -2,7 +2,7 @@
 """Converts existing mail to another form (forms.py), in groups.
 
     tally = Tally()
-    convert(folder_path, [("cur", name), …], form, tally)
+    convert(folder_path, [("cur", name), …], form, tally, locks=locks)
 
 CONTRACT
     Content, name, times, owner and mode of a mail do not change, only its form (exchange.py).
@@ -17,8 +17,8 @@ GROUPS
     Then the folder is synced, and only after that the old files are removed.  This takes one sync
     for each folder and group instead of two for each mail, and while the first file is synced, the
     kernel already writes the others.
-    On Btrfs and others the exchanges of a group are made under Dovecot's lock of the folder
-    (folder_lock.py), which is held for about 8 ms.
+    On Btrfs and others the exchanges of a group are made under a lock of Dovecot's (listing.py),
+    which is held for about 8 ms.
 
 FAILURES
     A failure of one mail is counted in the tally, and the work continues.  These stop it:
@@ -27,7 +27,6 @@ FAILURES
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from collections import deque
@@ -38,10 +37,10 @@ from typing import BinaryIO
 from mailseal import durable
 from mailseal.crypto import dcrypt
 from mailseal.errors import Damaged, DiskFull, MailsealError, NoKey, NotSealed
-from mailseal.mailbox import folder_lock, uidlist
 from mailseal.mailbox.exchange import Moved, Replacement, Unwritable, find
 from mailseal.mailbox.folders import PARTS
 from mailseal.mailbox.forms import Form, Work
+from mailseal.mailbox.listing import Locks, kept_out
 
 GROUP_MAILS = 64
 GROUP_BYTES = 32 << 20
@@ -110,14 +109,13 @@ def convert(
     form: Form,
     tally: Tally,
     *,
+    locks: Locks,
     shred: bool = False,
-    uid_list: str = "",
 ) -> None:
     """Convert mails of one folder, given as ("cur" or "new", name).
 
-    `uid_list`: the folder's dovecot-uidlist, if Dovecot does not keep it in the Maildir.
+    `locks`: the files of Dovecot with the folder's locks, see listing.py.
     """
-    uid_list = uid_list or f"{maildir}/{uidlist.NAME}"
     waiting = deque(names)
     while waiting:
         group: list[_Mail] = []
@@ -134,7 +132,7 @@ def convert(
         except BaseException:
             _discard(group)
             raise
-        _finish(maildir, uid_list, group, tally, shred)
+        _finish(maildir, locks, group, tally, shred)
         if full is not None:
             raise full
 
@@ -227,7 +225,7 @@ def _read(pieces: Iterator[bytes]) -> Iterator[bytes]:
         yield piece
 
 
-def _finish(maildir: str, uid_list: str, group: list[_Mail], tally: Tally, shred: bool) -> None:
+def _finish(maildir: str, locks: Locks, group: list[_Mail], tally: Tally, shred: bool) -> None:
     """Sync, compare, exchange, sync the folder, and only then remove the old files."""
     try:
         _sync(group)
@@ -240,8 +238,7 @@ def _finish(maildir: str, uid_list: str, group: list[_Mail], tally: Tally, shred
     exchanged: list[_Mail] = []
     try:
         if waiting:
-            needed = folder_lock.is_needed(maildir)
-            with folder_lock.held(uid_list) if needed else contextlib.nullcontext():
+            with kept_out(maildir, locks):
                 while waiting:
                     if _exchanged(maildir, waiting[0], tally):
                         exchanged.append(waiting[0])

@@ -4,19 +4,12 @@
     with held("/home/a/Maildir/.Sent/dovecot-uidlist"):
         ...                              # no Dovecot lists the folder, or renames or removes a mail
 
-WHY
-    If Dovecot lists cur/ and a mail is missing, it treats the mail as expunged, and assigns a new
-    UID when the mail appears again.  With this lock it prevents changes by other Dovecot processes
-    during the listing.  A listing with more than one getdents(2) (over 300 mails) can miss names
-    that are exchanged at the same time on Btrfs (19 of 2,064 listings of 2,000 names) and on tmpfs
-    (178 of 1,325): they move an exchanged name to another position in the listing.  This did not
-    happen on ext4 and XFS, so there the lock is not needed: is_needed().
-
 WHY NOT ALWAYS
-    After STORE, EXPUNGE or MOVE, Dovecot only tries to get the lock, and if it is not free, it
-    changes the folder later.  On a busy machine some of these changes were lost: of 4 runs in
-    which the lock was held again and again, and nothing else was done, 2 ended with a mail that a
-    client had expunged, or without a flag that it had set.
+    Dovecot does not always wait for this lock: when it searches a mail whose file was renamed, it
+    lists the folder without the lock if it is not free.  On a busy machine changes of clients were
+    lost: of 4 runs in which the lock was held again and again, and nothing else was done, 2 ended
+    with a mail that a client had expunged, or without a flag that it had set.  So it is used only
+    for folders without an index: listing.py.
 
 FORMAT (Dovecot's file-dotlock.c)
     The file is the lock.  It contains "<pid>:<host name>".  If the process does not exist on the
@@ -48,16 +41,6 @@ _TIMEOUT = 180.0
 _PAUSE = 0.005
 
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
-
-
-# ext2, ext3 and ext4 have the same number.
-_WITHOUT_LOCK = (0xEF53, 0x58465342)
-"""Magic numbers of ext4 and XFS (statfs(2))."""
-
-
-def is_needed(maildir: str) -> bool:
-    """Whether a listing of a folder on this file system can miss a name that is exchanged."""
-    return durable.file_system(maildir) not in _WITHOUT_LOCK
 
 
 @contextlib.contextmanager

@@ -80,8 +80,13 @@ class Report:
 
 def uid_list_of(folder: Folder, root: str, control: str = "") -> str:
     """Path of the list of UIDs of a folder.  `control`: where the lists are, if not in `root`."""
+    return beside(folder, root, control, uidlist.NAME)
+
+
+def beside(folder: Folder, root: str, other: str, name: str) -> str:
+    """Path of a file of Dovecot that belongs to a folder.  `other`: where, if not in `root`."""
     relative = folder.path[len(root) :]
-    if control and not relative:
+    if other and other != root and not relative:
         # In a folder apart from the Maildir, INBOX has a subfolder like all others.
-        relative = next((f"/{n}" for n in _INBOX if os.path.isdir(f"{control}/{n}")), "")
-    return f"{control or root}{relative}/{uidlist.NAME}"
+        relative = next((f"/{n}" for n in _INBOX if os.path.isdir(f"{other}/{n}")), "")
+    return f"{other or root}{relative}/{name}"

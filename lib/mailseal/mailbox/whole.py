@@ -42,8 +42,8 @@ from mailseal.mailbox.convert import GROUP_MAILS, Tally, convert, examine
 from mailseal.mailbox.exchange import arriving, sweep
 from mailseal.mailbox.folders import Folder, Skipped, is_gone, walk
 from mailseal.mailbox.forms import Form
+from mailseal.mailbox.listing import NOWHERE, Elsewhere, Locks
 from mailseal.mailbox.pace import Pace
-from mailseal.mailbox.report import uid_list_of
 from mailseal.mailbox.uidlist import base_of
 
 _PATIENCE = 10.0
@@ -115,15 +115,14 @@ def run(
     jobs: int = 1,
     shred: bool = False,
     rate: int = 0,
-    control: str = "",
+    elsewhere: Elsewhere = NOWHERE,
 ) -> Report:
     """Convert every mail at or below `root`.  The caller holds the mailbox.
 
-    `rate`: limit in bytes per second; 0: no limit.  `control`: where Dovecot keeps the
-    dovecot-uidlist files, if not in the Maildir.
+    `rate`: limit in bytes per second; 0: no limit.  `elsewhere`: where Dovecot keeps its files.
     """
     report = Report()
-    going = steps(root, form, jobs=jobs, shred=shred, rate=rate, control=control)
+    going = steps(root, form, jobs=jobs, shred=shred, rate=rate, elsewhere=elsewhere)
     for report in going:  # noqa: B007
         pass
     return report
@@ -137,7 +136,7 @@ def steps(
     shred: bool = False,
     rate: int = 0,
     polite: bool = False,
-    control: str = "",
+    elsewhere: Elsewhere = NOWHERE,
 ) -> Iterator[Report]:
     """As run(), but yields the report after each group.  `polite`: see pace.py."""
     report = Report()
@@ -170,8 +169,8 @@ def steps(
                     paths.add(found.path)
                     sweep(found.path)
                 try:
-                    uid_list = uid_list_of(found, root, control)
-                    for group in _groups(found, uid_list, _POLITE_GROUP if polite else GROUP_MAILS):
+                    locks = elsewhere.locks(found, root)
+                    for group in _groups(found, locks, _POLITE_GROUP if polite else GROUP_MAILS):
                         processes.do(group)
                         yield report
                 except TemporaryError as exc:
@@ -236,14 +235,14 @@ class _Group(NamedTuple):
     """Mails of one folder."""
 
     maildir: str
-    uid_list: str
+    locks: Locks
     names: list[tuple[str, str]]
 
 
-def _groups(folder: Folder, uid_list: str, size: int) -> Iterator[_Group]:
+def _groups(folder: Folder, locks: Locks, size: int) -> Iterator[_Group]:
     mails = folder.mails()
     while names := list(itertools.islice(mails, size)):
-        yield _Group(folder.path, uid_list, names)
+        yield _Group(folder.path, locks, names)
 
 
 _Result = tuple[Tally, str]
@@ -337,7 +336,7 @@ def _do(group: _Group, form: Form, shred: bool, pace: Pace) -> _Result:
     tally, stopped = Tally(), ""
     with pace.piece() as piece:
         try:
-            convert(group.maildir, group.names, form, tally, shred=shred, uid_list=group.uid_list)
+            convert(group.maildir, group.names, form, tally, shred=shred, locks=group.locks)
         except MailsealError as exc:
             if is_gone(group.maildir):
                 tally.gone = [name for _, name in group.names]

@@ -14,6 +14,7 @@ from mailseal.crypto import dcrypt
 from mailseal.mailbox import whole
 from mailseal.mailbox.convert import Tally, convert
 from mailseal.mailbox.folders import Folder
+from mailseal.mailbox.listing import Locks
 from tests.unit.convert.box import FLAGGED, FRESH, KEY, MAILS, Box
 from tests.unit.steps import every_step
 
@@ -152,8 +153,8 @@ def test_mails_that_are_known_may_be_moved_all_the_time(
         (cur / f"160000000{number}.M1P1.host,S=12,W=14:2,S").write_bytes(sealed)
     groups, passes = whole._groups, itertools.count()
 
-    def moved(folder: Folder, uid_list: str, size: int) -> Iterator[whole._Group]:
-        for group in groups(folder, uid_list, size):
+    def moved(folder: Folder, locks: Locks, size: int) -> Iterator[whole._Group]:
+        for group in groups(folder, locks, size):
             # Between the listing and the first look at a mail.
             if 0 < (number := next(passes)) < 9:
                 old = cur / f"160000000{number}.M1P1.host,S=12,W=14:2,S"
@@ -183,5 +184,5 @@ def test_convert_takes_names_that_are_not_true_any_more(sealing: Box) -> None:
     sealing.fill()
     tally = Tally()
     names = [("new", FLAGGED.partition(":")[0]), ("cur", "gone:2,")]
-    convert(str(sealing.path), names, sealing.form, tally)
+    convert(str(sealing.path), names, sealing.form, tally, locks=Locks(""))
     assert (tally.converted, tally.gone, tally.left) == (1, ["gone:2,"], 0)

@@ -16,6 +16,7 @@ from mailseal.errors import TemporaryError
 from mailseal.mailbox import clear_text, whole
 from mailseal.mailbox.folders import Folder, walk
 from mailseal.mailbox.forms import Seal
+from mailseal.mailbox.listing import Locks
 from tests.unit.convert.box import KEY, MAILS, Box
 from tests.unit.steps import every_step
 
@@ -59,8 +60,8 @@ def test_a_mailbox_that_vanishes_is_not_done(sealing: Box, monkeypatch: pytest.M
     sealing.fill()
     groups = whole._groups
 
-    def vanish(folder: Folder, uid_list: str, size: int) -> Iterator[whole._Group]:
-        for group in groups(folder, uid_list, size):
+    def vanish(folder: Folder, locks: Locks, size: int) -> Iterator[whole._Group]:
+        for group in groups(folder, locks, size):
             shutil.rmtree(sealing.path)
             yield group
 
