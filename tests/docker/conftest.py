@@ -51,7 +51,8 @@ def images(engine: None) -> None:
     """Build the needed parts of tests/docker/Dockerfile; with a cache this takes a second."""
     for suite in SUITES.values():
         subprocess.run([os.path.join(_HERE, "base-image"), suite], check=True)
-    wanted = [("stack", suite) for suite in SUITES.values()] + [("machine", SUITES[other()])]
+    wanted = [(target, suite) for suite in SUITES.values() for target in ("stack", "kinds")]
+    wanted.append(("machine", SUITES[other()]))
     for target, suite in wanted:
         command = ["docker", "build", "-q", "--build-arg", f"SUITE={suite}", "--target", target]
         tag = f"mailseal-{target}:{suite}"
@@ -148,7 +149,7 @@ collect_ignore = [] if os.environ.get("SOAK_HOSTS") else ["test_database.py"]
 _ORDER = (
     "database",
     *("mail", "search", "services", "panel_programs", "sealer", "web", "debug_logs", "two_hosts"),
-    *("kinds", "package", "upgrade", "install", "leaving", "native"),
+    *("kinds", "stacks", "package", "upgrade", "install", "leaving", "native"),
 )
 
 

@@ -36,3 +36,33 @@ def commands(
             raise ValueError(f"docs/{page} has no block `{what} {step}` for {version}")
         found += texts
     return "".join(found)
+
+
+def whole_page(what: str, version: str, page: str) -> str:
+    """All "do" commands of a page in docs/, or all its "undo" commands, in the page's order."""
+    with open(os.path.join(REPOSITORY, "docs", page), encoding="utf-8") as stream:
+        blocks = _BLOCK.findall(stream.read())
+    return "".join(text for kind, _, only, text in blocks if kind == what and only in ("", version))
+
+
+def image(page: str) -> str:
+    """The RUN instructions of a page's Dockerfile, as shell commands."""
+    (text,) = _others(page, "image", "Dockerfile").values()
+    return "".join(
+        line.removeprefix("RUN ") for line in text.splitlines(True) if line.startswith("RUN ")
+    )
+
+
+def files(page: str) -> dict[str, str]:
+    """The files on a page by name: `<!-- file NAME -->` before a block of any language."""
+    return _others(page, "file", r"\w+")
+
+
+def _others(page: str, kind: str, language: str) -> dict[str, str]:
+    with open(os.path.join(REPOSITORY, "docs", page), encoding="utf-8") as stream:
+        text = stream.read()
+    block = rf"^( *)<!-- {kind} (\S+) -->\n *```{language}\n(.*?)^ *```"
+    return {
+        name: re.sub(f"^{indent}", "", body, flags=re.M)
+        for indent, name, body in re.findall(block, text, re.S | re.M)
+    }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import ssl
 from collections.abc import Iterator
 
 
@@ -20,8 +21,20 @@ class Refused(Exception):
 class _Connection:
     """A connection with CRLF lines and literals."""
 
-    def __init__(self, address: tuple[str, int], *, timeout: float = 60, source: str = "") -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        *,
+        timeout: float = 60,
+        source: str = "",
+        tls: bool = False,
+    ) -> None:
         self._socket = socket.create_connection(address, timeout, (source, 0) if source else None)
+        if tls:
+            context = ssl.create_default_context()
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE  # the certificates of the tests are self-signed
+            self._socket = context.wrap_socket(self._socket)
         self._stream = self._socket.makefile("rb", buffering=1 << 16)
 
     def send(self, data: bytes) -> None:
@@ -47,12 +60,18 @@ class _Connection:
 
 
 class Imap:
-    """One IMAP connection.  `source`: the local address."""
+    """One IMAP connection.  `source`: the local address; `tls`: the port expects TLS at once."""
 
     def __init__(
-        self, address: tuple[str, int], user: str = "", password: str = "", *, source: str = ""
+        self,
+        address: tuple[str, int],
+        user: str = "",
+        password: str = "",
+        *,
+        source: str = "",
+        tls: bool = False,
     ) -> None:
-        self._wire = _Connection(address, source=source)
+        self._wire = _Connection(address, source=source, tls=tls)
         self._count = 0
         self.greeting = self._wire.line()
         if user:
