@@ -23,6 +23,19 @@ _SEND = (
     "smtplib.SMTP('127.0.0.1').sendmail('eve@example.net', sys.argv[1:], sys.stdin.buffer.read())"
 )
 
+# As on a new machine or in a new container: nothing of mailseal is left, not even its user.
+_NO_MAILSEAL = """
+if command -v mailseal >/dev/null; then
+    systemctl disable --now mailseal-agent mailseal-lmtp
+    make -s uninstall
+    systemctl daemon-reload
+fi
+systemctl stop supervisor
+rm -rf /etc/mailseal /run/mailseal /var/lib/mailseal /tmp/docker-mailserver
+rm -f /etc/supervisor/conf.d/*.conf
+if id mailseal >/dev/null 2>&1; then userdel mailseal; fi
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
@@ -147,14 +160,15 @@ def running(request: pytest.FixtureRequest, hosts: dict[str, Site]) -> Iterator[
     site = hosts["kinds" + stack.version.replace(".", "")]
     saved = "/etc/dovecot /etc/postfix /etc/aliases.db /usr/share/dovecot"
     site.run(f"tar -cf /root/before-stack.tar {saved} 2>/dev/null || true")
-    site.run("rm -rf /var/lib/mailseal")
+    site.run(_NO_MAILSEAL)
     here = Running(stack, site)
     here.start()
     yield here
     site.run(
-        "systemctl stop supervisor dovecot postfix mariadb; rm -rf /etc/dovecot /etc/postfix"
-        f" /var/lib/mailseal {stack.store}/example.org; tar -C / -xf /root/before-stack.tar; "
-        "rm /root/before-stack.tar; systemctl start dovecot postfix"
+        f"{_NO_MAILSEAL} systemctl stop dovecot postfix mariadb\n"
+        f"rm -rf /etc/dovecot /etc/postfix {stack.store}/example.org\n"
+        "tar -C / -xf /root/before-stack.tar; rm /root/before-stack.tar\n"
+        "systemctl start dovecot postfix"
     )
 
 
