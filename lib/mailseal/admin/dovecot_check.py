@@ -45,6 +45,7 @@ def findings(config: Config, doveconf: Doveconf) -> Iterator[Finding]:
     yield from _mail_crypt(doveconf)
     yield from dovecot_auth_check.findings(doveconf)
     yield from dovecot_auth_check.password_check(config, doveconf)
+    yield from _login_scripts(doveconf)
     yield from _sieve(config, doveconf)
     yield from _quota(config, doveconf)
     yield from _location(config, doveconf)
@@ -64,6 +65,19 @@ def _mail_crypt(doveconf: Doveconf) -> Iterator[Finding]:
                 f"Dovecot does not load mail_crypt in protocol {protocol}: sealed mail cannot be "
                 "read there, and new mail is stored in clear; see mailseal.conf in dovecot-conf",
                 shipped.put(shipped.include(shipped.series(doveconf.settings()), "mailseal")),
+            )
+
+
+def _login_scripts(doveconf: Doveconf) -> Iterator[Finding]:
+    """Post-login scripts: script-login(1) puts all fields of the login into their environment."""
+    for service in doveconf.settings().all("service"):
+        program, *arguments = service.get("executable").split() or [""]
+        sockets = [word for word in arguments if not word.startswith("-")]
+        if service.name in ("imap", "pop3", "submission", "managesieve") and sockets:
+            yield warning(
+                f"service {service.name} has executable = {program} {sockets[0]}: the script of "
+                f"service {sockets[0]} runs at each login, with the keys of enrolled users in its "
+                f"environment; remove the script: executable = {program}"
             )
 
 
