@@ -6,7 +6,7 @@ SHELL := /bin/bash
 LAB   := PYTHONPATH=lib:. PYTHONDONTWRITEBYTECODE=1 exec /usr/bin/python3
 VENV  := .venv/bin
 
-.PHONY: help demo lab test check audit bench bench-capacity browser soak soak-index soak-hosts clean
+.PHONY: help demo lab test check audit bench bench-capacity browser soak soak-index soak-hosts test-stacks clean
 
 help:
 	@echo 'make demo     deliver a mail, show the sealed file, read the mail with IMAP and POP3'
@@ -20,6 +20,7 @@ help:
 	@echo 'make soak     seal, reseal and unseal 5,000 mails while IMAP clients are active'
 	@echo 'make soak-hosts  run two hosts over one database while each part fails in turn (SOAK_SECONDS=600)'
 	@echo 'make soak-index  log users in and out at random for ten minutes while servers are killed'
+	@echo 'make test-stacks  run the commands of all pages in docs/stacks'
 	@echo 'make install  install below PREFIX=/usr/local, start nothing; make uninstall removes it'
 	@echo 'make deb      build/deb/mailseal_*.deb, for Debian 12 and 13'
 	@echo 'make clean    remove files that the other targets have made here, except .venv'
@@ -65,6 +66,10 @@ soak-hosts:
 	@tests/bootstrap test
 	PYTHONPATH=lib:. $(VENV)/python -m tests.e2e.hosts_soak
 	SOAK_HOSTS=1 $(VENV)/python -m pytest tests/unit/test_failover.py tests/e2e/test_hosts.py tests/docker/test_database.py
+
+test-stacks:
+	@tests/bootstrap test
+	MORE_STACKS=1 $(VENV)/python -m pytest tests/docker/test_stacks.py tests/docker/test_more_stacks.py
 
 soak-index:
 	@tests/bootstrap test

@@ -143,13 +143,15 @@ def site(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Site:
 
 
 # In this order: the tests that remove mailseal are the last ones.
-# It installs PostgreSQL, and takes long: `make soak-hosts` runs it.
+# These take long. `make soak-hosts` runs the first one, which installs PostgreSQL, and
+# `make test-stacks` the second one.
 collect_ignore = [] if os.environ.get("SOAK_HOSTS") else ["test_database.py"]
+collect_ignore += [] if os.environ.get("MORE_STACKS") else ["test_more_stacks.py"]
 
 _ORDER = (
     "database",
     *("mail", "search", "services", "panel_programs", "sealer", "web", "debug_logs", "two_hosts"),
-    *("kinds", "stacks", "package", "upgrade", "install", "leaving", "native"),
+    *("kinds", "stacks", "more_stacks", "package", "upgrade", "install", "leaving", "native"),
 )
 
 
