@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable
 
 from tests.audit.day import Day
-from tests.audit.machine import Setup, audit
+from tests.audit.machine import Setup, audit, with_system_users
 from tests.audit.result import Result
 from tests.lab import full_text
 from tests.lab.dovecot import installed_version, series
@@ -56,6 +56,7 @@ def protections() -> list[Broken]:
     off = "local function sealing_fields(key)\n"
     return [
         Broken("the index is encrypted", Setup(index=False, dovecot=_CACHE[version]), "cache"),
+        Broken("caches of system users are on tmpfs", with_system_users(_CACHE[version]), "cache"),
         *_of_full_text(),
         Broken(
             "decrypted mails are on tmpfs", Setup(dovecot="mail_temp_dir = @DISK@\n"), "free blocks"

@@ -51,6 +51,14 @@ class Day:
         self._disks = disks
         self._whose = whose
 
+    def _name(self, user: str) -> str:
+        """mailseal's name of a user."""
+        return user
+
+    def _uid(self, user: str) -> int:
+        """The owner of a user's mail."""
+        return MAIL_UID
+
     def live(self) -> None:
         """Do all actions; afterwards the servers are killed."""
         for step in self._steps():
@@ -76,12 +84,13 @@ class Day:
 
     def _scripts(self) -> None:
         home = self._lab.home(SIEVE)
-        os.makedirs(home, mode=0o700)
+        os.makedirs(home, mode=0o700, exist_ok=True)
         path = os.path.join(home, ".dovecot.sieve")
         with open(path, "w", encoding="ascii") as stream:
             stream.write(SCRIPT)
-        for name in (os.path.dirname(home), home, path):
-            os.chown(name, MAIL_UID, MAIL_UID)
+        uid = self._uid(SIEVE)
+        for name in (home, path):
+            os.chown(name, uid, uid)
 
     def _deliver(self) -> None:
         for user in USERS:
@@ -164,8 +173,8 @@ class Day:
         """
         self._read(EARLIER, move=False)
         for arguments, given in (
-            (("enroll", EARLIER), PASSWORD),
-            (("seal", *self.shred, EARLIER), ""),
+            (("enroll", self._name(EARLIER)), PASSWORD),
+            (("seal", *self.shred, self._name(EARLIER)), ""),
         ):
             done = self._lab.mailseal(*arguments, stdin=given.encode() + b"\n")
             if done.returncode:

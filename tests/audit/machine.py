@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from tests.audit import system_users
 from tests.audit.day import ALICE, CONTROL, EARLIER, PASSWORD, SIEVE, USERS, Day
 from tests.audit.disk import Disk
 from tests.audit.result import Result, place_in_queue, place_of
@@ -55,6 +56,7 @@ class Setup:
     encrypted_queue  whether queue and logs are in encrypted folders
     index            whether indexes are in encrypted folders on the disk; else as in install.md
     full_text        whether there is a full-text index, if its package is installed
+    system_users     whether each user has an own uid, as in docs/system-users.md; without `index`
     dovecot          text in Dovecot's language, last; @DISK@ and @TMPFS@ are folders
     config           mailseal options
     patches          changes of mailseal's files: path, old text, new text
@@ -64,10 +66,17 @@ class Setup:
     encrypted_queue: bool = True
     index: bool = True
     full_text: bool = True
+    system_users: bool = False
     dovecot: str = ""
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     patches: Sequence[tuple[str, str, str]] = ()
     day: Callable[[Lab, list[Disk], Mapping[str, Owner]], Day] = Day
+
+
+def with_system_users(dovecot: str = "") -> Setup:
+    """Without index folders and full-text search, which need one owner of all mail."""
+    day = system_users.SystemDay
+    return Setup(index=False, system_users=True, dovecot=dovecot, day=day)
 
 
 def audit(setup: Setup, say: Callable[[str], None]) -> Result:
@@ -121,11 +130,14 @@ def _disks(encrypted_queue: bool) -> Iterator[tuple[str, Disk, Disk]]:
 
 
 def _lab(folder: str, setup: Setup) -> Lab:
+    accounts = setup.system_users
+    enrolled = (system_users.name_of(user) if accounts else user for user in (ALICE, SIEVE))
     lab = Lab(
-        dict.fromkeys((ALICE, SIEVE), PASSWORD),
-        auth="behind-passwd-file",
+        dict.fromkeys(enrolled, PASSWORD),
+        auth=None if accounts else "behind-passwd-file",
         plain_users=dict.fromkeys((EARLIER, CONTROL), PASSWORD),
-        postfix_extra=_POSTFIX,
+        postfix_extra={**_POSTFIX, **(system_users.POSTFIX if accounts else {})},
+        postfix_page="mailbox-transport" if accounts else "virtual-transport",
         directory=folder,
     )
     options = {"index.folder": os.path.join(folder, "index")} if setup.index else {}
@@ -138,7 +150,8 @@ def _lab(folder: str, setup: Setup) -> Lab:
     os.chmod(on_disk, 0o1777)
     for path, old, new in setup.patches:
         _patch(lab.place.path("code", path), old, new)
-    text = _SIEVE[series(lab.dovecot.version)] + f"submission_host = 127.0.0.1:{lab.smtp[1]}\n"
+    text = system_users.prepare(lab) if accounts else ""
+    text += _SIEVE[series(lab.dovecot.version)] + f"submission_host = 127.0.0.1:{lab.smtp[1]}\n"
     if searches:
         text += full_text.configuration(lab.dovecot)
     lab.dovecot.write_config(
