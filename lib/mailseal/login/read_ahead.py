@@ -34,14 +34,14 @@ class ReadAhead:
         self._keeper = keeper
         self._limit = limit
         self._log = log
-        self._told = False
+        self._told = self._stopped = False
         self._reading: dict[str, _Job] = {}
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="read ahead")
 
     def begin(self, name: str) -> None:
         """Read what is in this folder."""
         self._reading = {name: job for name, job in self._reading.items() if not job[0].done()}
-        if len(self._reading) < _WAITING:
+        if len(self._reading) < _WAITING and not self._stopped:
             ended = threading.Event()
             job = self._thread.submit(self._read, name, time.monotonic(), ended)
             self._reading[name] = (job, ended)
@@ -56,6 +56,7 @@ class ReadAhead:
 
     def stop(self) -> None:
         """Stop reading, even if the process does not answer."""
+        self._stopped = True
         self._thread.shutdown(wait=False, cancel_futures=True)
         for _, ended in self._reading.values():
             ended.set()
