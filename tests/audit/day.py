@@ -84,6 +84,10 @@ class Day:
 
     def _scripts(self) -> None:
         home = self._lab.home(SIEVE)
+        above = os.path.dirname(home)
+        if not os.path.isdir(above):
+            os.makedirs(above, mode=0o700)
+            os.chown(above, MAIL_UID, MAIL_UID)
         os.makedirs(home, mode=0o700, exist_ok=True)
         path = os.path.join(home, ".dovecot.sieve")
         with open(path, "w", encoding="ascii") as stream:
