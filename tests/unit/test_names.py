@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mailseal.errors import BadUserName
+from mailseal.keys import names
 from mailseal.keys.names import MAX_FILE_NAME, file_name, normalise, user_of_file
 
 NAMES = st.text(
@@ -95,6 +98,19 @@ def test_other_file_names_are_nobodys(name: str) -> None:
 
 
 def test_long_names_that_differ_at_the_end_stay_apart() -> None:
-    names = {file_name("ü" * 120 + end) for end in "abc"}
-    assert len(names) == 3
-    assert all(len(name) <= MAX_FILE_NAME and "~" in name for name in names)
+    found = {file_name("ü" * 120 + end) for end in "abc"}
+    assert len(found) == 3
+    assert all(len(name) <= MAX_FILE_NAME and "~" in name for name in found)
+
+
+@pytest.mark.parametrize(
+    "user",
+    ["a@b.c", "user+tag@example.org", "x.", "-", "0" * MAX_FILE_NAME, "0" * (MAX_FILE_NAME + 1)],
+)
+def test_the_short_way_for_common_names_gives_the_same(
+    monkeypatch: pytest.MonkeyPatch, user: str
+) -> None:
+    short = normalise(user), file_name(user), user_of_file(user)
+    monkeypatch.setattr(names, "_UNESCAPED", re.compile("(?!)"))
+    assert (normalise(user), file_name(user), user_of_file(user)) == short
+    assert short[:2] == (user, user) or len(user) > MAX_FILE_NAME

@@ -29,7 +29,7 @@ MAX_BYTES = 254
 MAX_FILE_NAME = 200
 _PREFIX = 120
 _SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789@_+-.")
-# The common case of user_of_file(), 20 times as fast as the other.
+# The common case: a name that is its own spelling and its own file name.  20 times as fast.
 _UNESCAPED = re.compile(rf"[a-z0-9@_+-][a-z0-9@_+.-]{{0,{MAX_FILE_NAME - 1}}}")
 _ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
@@ -41,6 +41,8 @@ def normalise(user: str | bytes) -> str:
             user = user.decode("utf-8")
         except UnicodeDecodeError:
             raise BadUserName("the user name is not UTF-8") from None
+    if _UNESCAPED.fullmatch(user):
+        return user
     try:
         size = len(user.encode("utf-8"))
     except UnicodeEncodeError:
@@ -62,6 +64,8 @@ def file_name(user: str | bytes) -> str:
     "~" itself is always escaped, so the two kinds cannot meet.
     """
     name = normalise(user)
+    if _UNESCAPED.fullmatch(name):
+        return name
     raw = name.encode("utf-8")
     escaped = "".join(
         chr(byte) if byte in _SAFE and not (byte == 0x2E and at == 0) else f"%{byte:02x}"
