@@ -38,7 +38,9 @@ from mailseal.keys.sql.database import Database
 from mailseal.keys.sql.feed import Feed, Position
 from mailseal.keys.sql.public import ENROLLED, WITHDRAWN
 
-_PAGE = 1000
+_PAGE = 10_000
+"""Users for each sync of the file system: it takes a second, and more where others write too."""
+
 _FEW = 8
 """Up to this number, changes are synced one by one; more are synced together."""
 
@@ -195,6 +197,8 @@ class Replica:
         try:
             if key is None:
                 return self._store.is_suspended(user) if marked else self._is_gone(user)
+            if not self._store.has_file(user):  # as for all users of a new host
+                return False
             return self._store.lookup(user) == key and not self._store.is_suspended(user)
         except MailsealError:
             return False
