@@ -41,6 +41,8 @@ from mailseal.keys.sql.transaction import Row, Write, new_stamp
 
 SCHEMA_VERSION = 1
 
+NAMES_AT_ONCE = 50_000
+
 _PAUSE = 1.0
 _PATIENCE = STATEMENT_WITHIN + 5.0
 
@@ -87,6 +89,16 @@ class Database:
         """Run a statement that reads; returns the first row."""
         found = self.rows(text, *values)
         return found[0] if found else None
+
+    def names(self, text: str, *values: Any) -> Iterator[bytes]:
+        """All names, however many.  `text` ends with `name > %s ORDER BY name LIMIT %s`."""
+        after = b""
+        while True:
+            found = self.rows(text, *values, after, NAMES_AT_ONCE)
+            yield from (bytes(name) for (name,) in found)
+            if len(found) < NAMES_AT_ONCE:
+                return
+            after = bytes(found[-1][0])
 
     def statement(self, text: str, *values: Any) -> int:
         """Run a statement that changes rows but no keys; returns the number of rows found."""

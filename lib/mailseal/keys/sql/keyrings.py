@@ -54,9 +54,11 @@ class SqlKeyrings(ReadKeyrings):
     def users(self) -> list[str]:
         """Every user with a keyring, damaged or not, sorted."""
         found = []
-        for (name,) in self._database.rows("SELECT name FROM mailseal_keyrings"):
+        for name in self._database.names(
+            "SELECT name FROM mailseal_keyrings WHERE name > %s ORDER BY name LIMIT %s"
+        ):
             with contextlib.suppress(BadUserName):
-                found.append(normalise(bytes(name)))
+                found.append(normalise(name))
         return sorted(found)
 
     def locked(self, user: str) -> AbstractContextManager[None]:

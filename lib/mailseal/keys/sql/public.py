@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Iterable
 
 from mailseal.crypto.eckeys import PublicKey
-from mailseal.errors import BadUserName, Damaged, NewerFormat, TemporaryError
+from mailseal.errors import BadUserName, TemporaryError
 from mailseal.keys.names import normalise
 from mailseal.keys.public import decode, encode
 from mailseal.keys.sql.database import Database
@@ -58,24 +58,25 @@ class SqlPublicKeys:
         return self._row(normalise(user))[0] == SUSPENDED
 
     def users(self) -> list[str]:
-        """All users with a readable key, sorted."""
+        """All users with a key, valid or not, sorted."""
         found = []
-        for name, body in self._database.rows(
-            "SELECT name, body FROM mailseal_public_keys WHERE state = %s AND body IS NOT NULL",
+        for name in self._database.names(
+            "SELECT name FROM mailseal_public_keys WHERE state = %s AND body IS NOT NULL "
+            "AND name > %s ORDER BY name LIMIT %s",
             ENROLLED,
         ):
-            with contextlib.suppress(BadUserName, Damaged, NewerFormat):
-                user = normalise(bytes(name))
-                decode(bytes(body), user)
-                found.append(user)
+            with contextlib.suppress(BadUserName):
+                found.append(normalise(name))
         return sorted(found)
 
     def strangers(self, known: Iterable[str]) -> list[str]:
         """Users who are marked as enrolled and not in this list."""
-        rows = self._database.rows(
-            "SELECT name FROM mailseal_public_keys WHERE state <> %s", WITHDRAWN
+        names = self._database.names(
+            "SELECT name FROM mailseal_public_keys WHERE state <> %s AND name > %s "
+            "ORDER BY name LIMIT %s",
+            WITHDRAWN,
         )
-        return sorted({bytes(name).decode("utf-8", "replace") for (name,) in rows} - set(known))
+        return sorted({name.decode("utf-8", "replace") for name in names} - set(known))
 
     def publish(self, user: str, key: PublicKey) -> None:
         """Store the key for sealing; it is used from now on."""
