@@ -17,14 +17,14 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from mailseal.crypto import kdf
-from mailseal.crypto.eckeys import PrivateKey
-from mailseal.keys.keyring import Opened
+from mailseal.crypto.eckeys import PrivateKey, PublicKey
+from mailseal.keys.keyring import Keyring, Opened
 from mailseal.keys.names import file_name
 from mailseal.keys.public import PublicStore
 from mailseal.login.client import AgentClient
@@ -38,6 +38,7 @@ _PICKS = 400
 _STARTS = 7
 
 Say = Callable[[str], None]
+Found = dict[str, dict[str, float]]
 
 
 def address(number: int) -> str:
@@ -48,11 +49,11 @@ def address(number: int) -> str:
 class Site:
     """An agent with this many users."""
 
-    def __init__(self, folder: Path, users: int, say: Say) -> None:
+    def __init__(self, folder: Path, users: int, say: Say, options: str = CHEAP) -> None:
         self.folder, self.users = folder, users
         self.keyrings = min(users, KEYRINGS)
-        folder.mkdir()
-        self.agent = AgentProcess(folder, CHEAP)
+        folder.mkdir(exist_ok=True)
+        self.agent = AgentProcess(folder, options)
         self.agent.run("init").check_returncode()
         self.public = str(folder / "state" / "public")
         began = time.monotonic()
@@ -118,19 +119,26 @@ class Site:
         return [first, statistics.median(later)]
 
 
-def _fill(folder: Path, start: int) -> None:
-    """1,000 users from this number on; every user has a key pair of the same public key."""
-    store = PublicStore(str(folder / "state" / "public"))
+def users_from(start: int) -> Iterator[tuple[str, PublicKey, Keyring | None]]:
+    """1,000 users from this number on.  Those without a keyring have the same public key."""
     public = PrivateKey.generate().public
-    keyrings = folder / "state" / "keys"
-    changes = []
     for number in range(start, start + 1000):
-        user, key = address(number), public
+        user = address(number)
         if number < KEYRINGS:
             opened = Opened.create(user, curve="prime256v1", now=0)
             opened.set_login(PASSWORD, kdf.PROFILES["insecure-testing"], now=0)
-            (keyrings / f"{file_name(user)}.json").write_bytes(opened.keyring.encode())
-            key = opened.keyring.current
+            yield user, opened.keyring.current, opened.keyring
+        else:
+            yield user, public, None
+
+
+def _fill(folder: Path, start: int) -> None:
+    store = PublicStore(str(folder / "state" / "public"))
+    keyrings = folder / "state" / "keys"
+    changes = []
+    for user, key, keyring in users_from(start):
+        if keyring is not None:
+            (keyrings / f"{file_name(user)}.json").write_bytes(keyring.encode())
         changes.append((user, key, True))
     store.take(changes)
 
@@ -141,9 +149,14 @@ def _timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def run(folder: Path, say: Say, *, many: int = MANY) -> dict[str, dict[str, float]]:
+def run(folder: Path, say: Say, *, many: int = MANY) -> Found:
     """Figures by name: with few users, with many, and the ratio."""
     sites = [Site(folder / name, size, say) for name, size in (("few", FEW), ("many", many))]
+    return measure(sites, say)
+
+
+def measure(sites: Sequence[Site], say: Say) -> Found:
+    """The figures of these two sites, which are stopped at the end."""
     chance = random.Random(1)
 
     def figures() -> Iterator[tuple[str, list[float]]]:
