@@ -6,7 +6,7 @@ SHELL := /bin/bash
 LAB   := PYTHONPATH=lib:. PYTHONDONTWRITEBYTECODE=1 exec /usr/bin/python3
 VENV  := .venv/bin
 
-.PHONY: help demo lab test check audit bench bench-capacity browser soak soak-index soak-hosts test-stacks clean
+.PHONY: help demo lab test check audit bench bench-capacity bench-capacity-sql browser soak soak-index soak-hosts test-stacks clean
 
 help:
 	@echo 'make demo     deliver a mail, show the sealed file, read the mail with IMAP and POP3'
@@ -14,8 +14,9 @@ help:
 	@echo 'make test     run check, then all tests, with a real Postfix and Dovecot'
 	@echo 'make check    check style and types: ruff, mypy'
 	@echo 'make audit    crash the servers, search their raw disk for every word of the mail (ARGS=--prove)'
-	@echo 'make bench    measure delivery, login and reading; writes build/bench.json'
+	@echo 'make bench    measure delivery, login and reading; writes build/bench.json, draws build/bench.svg'
 	@echo 'make bench-capacity  compare a site of 1,000 users with one of 1,000,000; writes build/capacity.json'
+	@echo 'make bench-capacity-sql  the same with the keys in PostgreSQL; writes build/capacity-sql.json'
 	@echo 'make browser  use the page for users in a real browser; writes pictures to build/web'
 	@echo 'make soak     seal, reseal and unseal 5,000 mails while IMAP clients are active'
 	@echo 'make soak-hosts  run two hosts over one database while each part fails in turn (SOAK_SECONDS=600)'
@@ -51,12 +52,17 @@ audit:
 	@$(LAB) -m tests.audit $(ARGS)
 
 bench:
-	@tests/bootstrap lab
+	@tests/bootstrap bench
 	@$(LAB) -m tests.bench
+	@$(LAB) -m tests.bench.picture build/bench.json
 
 bench-capacity:
 	@tests/bootstrap lab
 	@$(LAB) -m tests.bench.capacity
+
+bench-capacity-sql:
+	@tests/bootstrap test
+	@$(LAB) -m tests.bench.capacity_sql
 
 soak:
 	@tests/bootstrap test
