@@ -59,8 +59,8 @@ class Stack:
 
     @property
     def name(self) -> str:
-        """For test ids."""
-        return self.script if self.script[-1].isdigit() else f"{self.script}-{self.version}"
+        """For test ids, which begin with the version of Dovecot."""
+        return f"{self.version}-{self.script}"
 
 
 _PATCHES = (("user-patches.sh", "/tmp/docker-mailserver/user-patches.sh"),)
