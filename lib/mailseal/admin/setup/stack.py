@@ -188,7 +188,8 @@ def _mail(stack: Stack, user: str | None) -> None:
         return
     path = os.path.join(stack.base_dir, "auth-userdb")
     socket = dataclasses.replace(Config().dovecot, userdb_socket=path)
-    source = DovecotUserdb(dataclasses.replace(Config(), dovecot=socket), {})
+    site = settings.account_fields(stack.settings)
+    source = DovecotUserdb(dataclasses.replace(Config(), dovecot=socket), site)
     account = source.lookup(stack.user)
     if account is None:
         stack.cannot.append(f"Dovecot's user database does not know {stack.user}")

@@ -100,16 +100,22 @@ def _known_of(doveconf: Doveconf) -> dict[str, str]:
     for name in ATTACHMENTS:
         if value := settings.get(name):
             fields[name] = value
-    if home := settings.get("mail_home"):
-        fields["mail_home"] = in_short(home)
-    if uid := _uid_of(settings.get("mail_uid")):
-        fields["mail_uid"] = uid
+    fields |= account_fields(settings)
     if os.geteuid() == 0 and fields.get("mail_path") and "mail_inbox_path" not in fields:
         # 2.4: doveconf does not distinguish an empty mail_inbox_path from one that is not set.
         inbox = doveconf.inbox(*_SAMPLE)
         if inbox and os.path.normpath(inbox) != expand(fields["mail_path"], *_SAMPLE):
             fields["mail_inbox_path"] = "elsewhere"
     return fields
+
+
+def account_fields(settings: Block) -> dict[str, str]:
+    """mail_home and mail_uid: for users whose userdb entry has no home and no uid."""
+    found = {
+        "mail_home": in_short(settings.get("mail_home")),
+        "mail_uid": _uid_of(settings.get("mail_uid")),
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def _uid_of(user: str) -> str:
