@@ -141,6 +141,12 @@ class Damaged(TemporaryError):
     peer_reply = 451, "4.3.5", "temporary failure"
 
 
+class NotConvertible(MailsealError):
+    """The mail cannot be converted where it is: to try again does not help."""
+
+    exit_status = EX_DATAERR
+
+
 class NotSealed(MailsealError):
     """The file is not in Dovecot's sealed format."""
 

@@ -89,7 +89,7 @@ def test_dovecot_moves_it_to_a_maildir(kind: str) -> None:
         with Imap(lab.imap, USER, SECRET) as imap:
             _live(imap)
             refused = lab.mailseal("seal", USER)
-            assert refused.returncode == 75
+            assert refused.returncode == 65
             assert b"hint: Dovecot can move it to one: docs/sealing.md" in refused.stderr
         _do(lab, "copy")
         # Clients are active in the meantime.

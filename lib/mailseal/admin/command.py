@@ -37,11 +37,16 @@ class Context:
 
     def ask(self, verb: str, **fields: bytes) -> Answer:
         """Send one request to the agent.  Each status but "ok" raises its error."""
-        with AgentClient(self.config.agent.socket, _TIMEOUT) as agent:
-            answer = agent.request(verb, **fields)
-        if answer.status == "ok":
-            return answer
-        raise error_of(answer)
+        return ask(self.config, verb, **fields)
+
+
+def ask(config: Config, verb: str, **fields: bytes) -> Answer:
+    """See Context.ask()."""
+    with AgentClient(config.agent.socket, _TIMEOUT) as agent:
+        answer = agent.request(verb, **fields)
+    if answer.status == "ok":
+        return answer
+    raise error_of(answer)
 
 
 def error_of(answer: Answer) -> MailsealError:

@@ -9,7 +9,9 @@ run after an interruption completes the work.
 
 EXIT STATUS
     0   all mail has the wanted form
-    65  some mail was not converted; the summary lists it, or the user, with the reason
+    65  some mail was not converted; the summary lists it, or the user, with the reason.  To run it
+        again does not help
+    67  the user is not enrolled, or Dovecot's user database does not know the user
     75  the command ended early (disk full, another run, a service is down): run it again
 """
 
@@ -25,6 +27,7 @@ from mailseal import option_types
 from mailseal.admin import key_sources
 from mailseal.admin.conversion import Conversion, Entry, describe
 from mailseal.admin.mail_place import Places
+from mailseal.admin.own_pairs import ids_of
 from mailseal.errors import (
     EX_DATAERR,
     EX_TEMPFAIL,
@@ -80,9 +83,9 @@ def register(commands: Commands) -> None:
         reseal,
         "seal mail to the current key pair instead of older ones",
         group="mail",
-        example="mailseal reseal alice@example.com --from-key /root/ecprivkey.pem",
+        example="mailseal reseal --all --from-key /root/ecprivkey.pem",
     )
-    parser.add_argument("users", metavar="USER", nargs="+")
+    _add_selection(parser)
     key_sources.add_options(parser)
     parser.add_argument(
         "--from-key",
@@ -95,12 +98,16 @@ def register(commands: Commands) -> None:
 
 def add_users(parser: ArgumentParser) -> None:
     """Add the arguments that select users."""
-    parser.add_argument("users", metavar="USER", nargs="*")
-    parser.add_argument("--all", action="store_true", help="all enrolled users")
-    parser.add_argument("--domain", metavar="D", help="all enrolled users of this domain")
+    _add_selection(parser)
     parser.add_argument(
         "--stdin", action="store_true", help="users from standard input, one in each line"
     )
+
+
+def _add_selection(parser: ArgumentParser) -> None:
+    parser.add_argument("users", metavar="USER", nargs="*")
+    parser.add_argument("--all", action="store_true", help="all enrolled users")
+    parser.add_argument("--domain", metavar="D", help="all enrolled users of this domain")
 
 
 def _add_options(parser: ArgumentParser) -> None:
@@ -122,15 +129,20 @@ def _add_options(parser: ArgumentParser) -> None:
     )
 
 
-def users_of(context: Context) -> list[str]:
-    """The users that the arguments select."""
+def users_of(context: Context, *, passwords: bool = False) -> list[str]:
+    """The users that the arguments select.
+
+    `passwords`: with --all and --domain, --stdin is for the password of a key.
+    """
     arguments = context.arguments
-    given = [bool(arguments.users), arguments.all, bool(arguments.domain), arguments.stdin]
+    many = arguments.all or bool(arguments.domain)
+    lines = arguments.stdin and not (many and passwords)
+    given = [bool(arguments.users), arguments.all, bool(arguments.domain), lines]
     if sum(given) != 1:
         raise UsageError("give either user names, or one of --all, --domain and --stdin")
     if arguments.users:
         return [normalise(os.fsencode(user)) for user in arguments.users]
-    if arguments.stdin:
+    if lines:
         return [normalise(line.strip()) for line in sys.stdin.buffer if line.strip()]
     enrolled = PublicStore(context.config.public_dir).users()
     end = f"@{arguments.domain.lower()}" if arguments.domain else ""
@@ -142,7 +154,10 @@ def seal(context: Context) -> int:
     from mailseal.mailbox.forms import Seal
 
     users = users_of(context)
-    form_of = lambda user: Seal(_public(context, user), _own(context, user))  # noqa: E731
+
+    def form_of(user: str) -> Form:
+        return Seal(_public(context, user), ids_of(context.config, user) or ())
+
     return _convert(context, "sealing", users, form_of)
 
 
@@ -158,9 +173,16 @@ def reseal(context: Context) -> int:
     """See the module's docstring."""
     from mailseal.mailbox.forms import Reseal
 
+    arguments = context.arguments
+    if not (arguments.users or arguments.escrow_key or arguments.key):
+        raise UsageError(
+            "many users need one key that opens their mail: --escrow-key or --from-key",
+            hint="or name each USER: then the password or a recovery code is asked for",
+        )
     keys = key_sources.Source(context)
+    users = _named(context) if arguments.users else users_of(context, passwords=True)
     form_of = lambda user: Reseal(_public(context, user), keys.of(user))  # noqa: E731
-    return _convert(context, "resealing", _named(context), form_of)
+    return _convert(context, "resealing", users, form_of)
 
 
 def _named(context: Context) -> list[str]:
@@ -172,20 +194,6 @@ def _public(context: Context, user: str) -> PublicKey:
     if key is None:
         raise NotEnrolled(f"{user} is not enrolled", hint=f"run `mailseal enroll {user}`")
     return key
-
-
-def _own(context: Context, user: str) -> list[bytes]:
-    """Ids of the user's key pairs, to tell mail of an older pair from mail of a stranger.
-
-    Without the key agent all mail is sealed as well, only the summary is not as exact.
-    """
-    from mailseal.admin.status import all_status
-
-    try:
-        (entry,) = all_status(context, user)["users"]
-    except MailsealError:
-        return []
-    return [bytes.fromhex(key["id"]) for key in entry.get("keys", ())]
 
 
 def _convert(context: Context, doing: str, users: list[str], form_of: FormOf) -> int:

@@ -4,8 +4,8 @@
 The answer comes from Dovecot's user database and the settings of the running Dovecot.
 
 FAILURES
-    TemporaryError: the user database does not answer or does not know the user, or the mail is
-    not in a Maildir.
+    NoSuchUser: the user database does not know the user.  NotConvertible: the mail is not in a
+    Maildir.  TemporaryError: the user database does not answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mailseal.daemon import user_ids
 from mailseal.delivery.dovecot import settings, userdb
 from mailseal.delivery.dovecot.location import Account, expand
 from mailseal.doveconf import Block
-from mailseal.errors import TemporaryError
+from mailseal.errors import NoSuchUser, NotConvertible, TemporaryError
 from mailseal.index.folders import folder_name
 from mailseal.mailbox.listing import Elsewhere
 
@@ -77,14 +77,14 @@ class Places:
         """The place of one user."""
         account = self._userdb.lookup(user)
         if account is None:
-            raise TemporaryError(f"the user database does not know {user}")
+            raise NoSuchUser(f"the user database does not know {user}")
         if not account.located:
             raise TemporaryError(
                 f"the mail location of {user} is not known, because Dovecot's settings are not",
                 hint="run `mailseal check-config`",
             )
         if account.maildir is None:
-            raise TemporaryError(
+            raise NotConvertible(
                 f"the mail of {user} is not in a Maildir",
                 hint="Dovecot can move it to one: docs/sealing.md, Mail in sdbox and mdbox",
             )

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from mailseal.admin.conversion import Conversion, Entry, merge
 from mailseal.admin.mail_place import Place
+from mailseal.admin.own_pairs import ids_of
 from mailseal.admin.seal_jobs import DONE, SEALING, WAITING, Job, Jobs
 from mailseal.config import Config
 from mailseal.errors import MailsealError, NotEnrolled
@@ -32,6 +34,7 @@ class SealWork:
     """Seals mail according to the options."""
 
     def __init__(self, config: Config, jobs: Jobs, log: Log) -> None:
+        self._config = config
         self._options = config.seal
         self._public = PublicStore(config.public_dir)
         self._jobs = jobs
@@ -39,13 +42,17 @@ class SealWork:
 
     def run(self, job: Job, place: Place) -> None:
         """Seal one user's mail."""
+        own = ids_of(self._config, job.user)
         try:
-            entry = self._sealed(job, place)
+            entry = self._sealed(job, place, own or ())
         except MailsealError as exc:
             self.put_off(job, str(exc))
             return
         if entry.get("stopped"):
             self.put_off(job, entry["stopped"])
+            return
+        if entry.get("left") and own is None:
+            self.put_off(job, "the key agent does not say which older key pairs the user has")
             return
         left = entry.get("left", 0) + len(entry.get("skipped", ()))
         done = sum(entry.get(name, 0) for name in ("converted", "already", "left"))
@@ -75,7 +82,7 @@ class SealWork:
         again = int(time.time()) + RETRY
         self._save(dataclasses.replace(job, phase=WAITING, problem=why, again=again))
 
-    def _sealed(self, job: Job, place: Place) -> Entry:
+    def _sealed(self, job: Job, place: Place, own: Sequence[bytes]) -> Entry:
         key = self._public.lookup(job.user)
         if key is None:
             raise NotEnrolled(f"{job.user} is not enrolled any more")
@@ -88,7 +95,7 @@ class SealWork:
         entry: dict[str, Any] = {}
         begun = told = time.monotonic()
         self._save(dataclasses.replace(job, phase=SEALING, problem="", again=0))
-        for message in work.messages(job.user, place, Seal(key)):
+        for message in work.messages(job.user, place, Seal(key, own)):
             if "done" not in message:
                 merge(entry, message)
             elif time.monotonic() - told >= _TELL:

@@ -11,7 +11,8 @@ DESCRIPTION
     seconds, and seals the mail of each user once: of `seal.parallel` users at a time on each
     file system.  Without this option, it seals the mail of users who asked for it.  The progress
     is stored, and `mailseal status` shows it.  After a failure it tries again later.
-    For this it needs public keys only, and not the agent.
+    For this it needs public keys only.  It asks the agent which older key pairs a user has: mail
+    that is sealed with these is not listed.
     If there are agent.panel_users, it also asks the agent which users leave, and whose sessions
     end: see sealer_chores.py.
     With `verify.at_login` it also checks the mail of users who log in: login_checks.py.

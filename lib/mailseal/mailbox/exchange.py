@@ -22,7 +22,8 @@ WHY A LEFT-OVER IS NEVER THE ONLY COPY
 
 FAILURES
     Moved: the name does not exist any more, because Dovecot has renamed or removed the mail.
-    Unwritable: the new file cannot be written, or names cannot be exchanged (for example on NFS).
+    Unwritable: the new file cannot be written.  NotConvertible: the file system cannot exchange
+    names (for example NFS).
     DiskFull.  TemporaryError for problems of this mail only.
     After each of these, discard() restores the state before.
 """
@@ -39,7 +40,7 @@ from collections.abc import Iterable, Iterator
 
 from mailseal import durable
 from mailseal.crypto.dcrypt import MAX_HEADER
-from mailseal.errors import DiskFull, MailsealError, TemporaryError
+from mailseal.errors import DiskFull, MailsealError, NotConvertible, TemporaryError
 from mailseal.mailbox.folders import PARTS, is_gone
 from mailseal.mailbox.maildir import unique_name
 
@@ -173,7 +174,7 @@ class Replacement:
             raise Moved(f"{self.path} does not exist any more") from None
         except OSError as exc:
             if exc.errno in _NOT_SUPPORTED:
-                raise Unwritable(
+                raise NotConvertible(
                     f"the file system of {self.maildir} cannot exchange two names",
                     hint="ext4, XFS, Btrfs and tmpfs can, NFS cannot; run this on the NFS server",
                 ) from None

@@ -17,7 +17,8 @@ MEMORY
     One number for each mail: 100,000 mails take 8 MB.  Names are passed on in groups and not kept.
 
 FAILURES
-    Busy: another run holds the mailbox.  Errors of convert() stop the run; see `report.stopped`.
+    Busy: another run holds the mailbox.  NotConvertible: it is of no use to try again.  Other
+    errors of convert() stop the run; see `report.stopped`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
 
 from mailseal import durable
-from mailseal.errors import MailsealError, TemporaryError
+from mailseal.errors import MailsealError, NotConvertible, TemporaryError
 from mailseal.mailbox.convert import GROUP_MAILS, Tally, convert, examine
 from mailseal.mailbox.exchange import arriving, sweep
 from mailseal.mailbox.folders import Folder, Skipped, is_gone, walk
@@ -91,7 +92,7 @@ class Report:
 def held(root: str) -> Iterator[None]:
     """Lock a mailbox against other runs.  Raises Busy."""
     if os.path.islink(root):
-        raise TemporaryError(
+        raise NotConvertible(
             f"{root} is a symbolic link", hint="set Dovecot's mail location to its target"
         )
     with durable.reporting(f"cannot open {root}"):
@@ -337,6 +338,8 @@ def _do(group: _Group, form: Form, shred: bool, pace: Pace) -> _Result:
     with pace.piece() as piece:
         try:
             convert(group.maildir, group.names, form, tally, shred=shred, locks=group.locks)
+        except NotConvertible:
+            raise
         except MailsealError as exc:
             if is_gone(group.maildir):
                 tally.gone = [name for _, name in group.names]

@@ -37,7 +37,7 @@ def test_each_line_of_standard_input_is_for_its_user(host: AgentProcess) -> None
     done = host.run("unseal", "--stdin", "gone@example.org", USER, stdin=b"other\npw\n")
     assert b"gone@example.org: NOT DONE: the user database does not know" in done.stdout
     assert b"alice@example.org: 0 mails stored in clear" in done.stdout
-    assert done.returncode == 75
+    assert done.returncode == 65
 
 
 def test_to_run_it_again_does_not_enroll_a_user(host: AgentProcess) -> None:
