@@ -150,8 +150,9 @@ collect_ignore += [] if os.environ.get("MORE_STACKS") else ["test_more_stacks.py
 
 _ORDER = (
     "database",
-    *("mail", "search", "services", "panel_programs", "sealer", "web", "debug_logs", "two_hosts"),
-    *("kinds", "stacks", "more_stacks", "package", "upgrade", "install", "leaving", "native"),
+    *("mail", "search", "services", "monitoring", "panel_programs", "sealer", "web"),
+    *("debug_logs", "two_hosts", "kinds", "stacks", "more_stacks", "package", "upgrade"),
+    *("install", "leaving", "native"),
 )
 
 

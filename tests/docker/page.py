@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import os
 import re
+import textwrap
 from collections.abc import Sequence
 
 from tests.lab.place import REPOSITORY
 
 STEPS = ("packages", "programs", "configuration", "services", "dovecot", "postfix", "old-caches")
 SYSTEM_USERS = ("programs", "folders", "services", "dovecot", "postfix")
-_BLOCK = re.compile(r"<!-- (do|undo) (\S+?)(?: (2\.\d))? -->\n```sh\n(.*?)^```", re.S | re.M)
+# In a list, the block is indented.
+_BLOCK = re.compile(r"<!-- (do|undo) (\S+?)(?: (2\.\d))? -->\n *```sh\n(.*?)^ *```", re.S | re.M)
 
 
 def commands(
@@ -27,7 +29,7 @@ def commands(
     found = []
     for step in steps if what == "do" else reversed(steps):
         texts = [
-            text
+            textwrap.dedent(text)
             for kind, of, only, text in blocks
             if (kind, of) == (what, step) and only in ("", version)
         ]
