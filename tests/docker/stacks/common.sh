@@ -12,6 +12,8 @@ fresh() {
     rm -rf /etc/dovecot/conf.d /var/vmail
     cp -a /usr/share/dovecot/conf.d /usr/share/dovecot/dovecot.conf /etc/dovecot/
     rm -f /etc/dovecot/conf.d/99-local.conf
+    chown -R root:root /etc/dovecot
+    chmod 755 /etc/dovecot /etc/dovecot/conf.d
     cp /usr/share/postfix/main.cf.debian /etc/postfix/main.cf
     cp /usr/share/postfix/master.cf.dist /etc/postfix/master.cf
     # As Debian's installation asks for; a test has no time for the usual delays, and sends nothing.
