@@ -68,12 +68,17 @@ class DeliveryLog:
     def refused(
         self, queue_id: str, sender: str, to: str, reply: Reply, why: str, uid: int | None = None
     ) -> None:
-        """A RCPT with a negative reply; often the queue id is not known yet."""
+        """A RCPT with a negative reply; often the queue id is not known yet.
+
+        The sender is a part of the mail, so it is logged only if there is no queue id, under which
+        Postfix has logged it.
+        """
+        of = "" if queue_id != "NOQUEUE" else f" from=<{sender}>,"
         if self._counts is not None:
             self._counts.outcome("none", reply)
         self.lines.write(
             WARNING,
-            f"{queue_id}: to=<{to}>, from=<{sender}>,{_by(uid)} action=none, dsn={reply.enhanced}, "
+            f"{queue_id}: to=<{to}>,{of}{_by(uid)} action=none, dsn={reply.enhanced}, "
             f"status={_STATUS.get(reply.code // 100, 'deferred')} ({why})",
         )
 
