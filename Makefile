@@ -53,8 +53,7 @@ audit:
 
 bench:
 	@tests/bootstrap bench
-	@$(LAB) -m tests.bench
-	@$(LAB) -m tests.bench.picture build/bench.json
+	@($(LAB) -m tests.bench); status=$$?; ($(LAB) -m tests.bench.picture build/bench.json) && exit $$status
 
 bench-capacity:
 	@tests/bootstrap lab
