@@ -301,7 +301,11 @@ MISTAKES: dict[str, tuple[Mistake, str, str]] = {
         "mail_temp_dir is /var/lib",
     ),
     "old index cache": (old_cache, "old-caches", "an index cache"),
-    "mail in clear": (clear_mail, "stored-mail", "1 mails of 1 enrolled users"),
+    "mail in clear": (
+        clear_mail,
+        "stored-mail",
+        "1 mail in clear in mailboxes of 1 enrolled",
+    ),
     "no public key": (no_public_key, "keyrings", "public key"),
     "one way in": (one_way_in, "recovery", "bob@example.org"),
     "mailseal.yaml was changed": (

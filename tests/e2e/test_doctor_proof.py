@@ -18,7 +18,7 @@ from tests.lab.place import MAIL_UID, free_ports
 _SITE = (
     {
         "2.3": """
-protocols = $protocols submission
+protocols = $protocols submission sieve
 mail_plugins = $mail_plugins quota
 protocol lmtp {
   mail_plugins = $mail_plugins sieve quota mail_crypt
@@ -32,6 +32,7 @@ plugin {
         "2.4": """
 protocols {
   submission = yes
+  sieve = yes
 }
 mail_plugins {
   quota = yes
@@ -71,6 +72,11 @@ service submission-login {
     port = 0
   }
 }
+service managesieve-login {
+  inet_listener sieve {
+    port = SCRIPTS
+  }
+}
 """
 )
 
@@ -81,7 +87,9 @@ def whole() -> Iterator[Sick]:
     auth = os.path.join(made.dovecot.wanted.base_dir, "postfix-auth")
     made.postfix.postconf("-e", "smtpd_sasl_auth_enable = yes", "smtpd_sasl_type = dovecot")
     made.postfix.postconf("-e", f"smtpd_sasl_path = {auth}")
-    text = _SITE.replace("SMTP", str(made.smtp[1])).replace("PORT", str(free_ports(1)[0]))
+    text = _SITE.replace("SMTP", str(made.smtp[1]))
+    for word, port in zip(("PORT", "SCRIPTS"), free_ports(2), strict=True):
+        text = text.replace(word, str(port))
     if VERSION == "2.3":
         names = ("quota_status_success", "quota_status_overquota")
         lines = [line for line in text.splitlines() if line.startswith(names)]
@@ -116,7 +124,7 @@ def run(sick: Sick, *words: str, password: str = "password") -> tuple[int, dict[
     return status, {one["check"]: one for one in found}
 
 
-PROOFS = ("enrolled", "quota", "imap", "pop3", "submission", "arrival")
+PROOFS = ("enrolled", "quota", "imap", "pop3", "submission", "managesieve", "arrival")
 
 
 def only(*names: str) -> list[str]:
@@ -139,10 +147,10 @@ def test_a_list_for_people(sick: Sick) -> None:
         "doctor", ALICE, "--stdin", *only("imap", "recovery"), stdin=b"password\n"
     )
     lines = done.stdout.decode().splitlines()
-    assert lines[0].startswith("WARN  recovery: 1 users")
+    assert lines[0].startswith("WARN  recovery: 1 user (")
     assert lines[1].startswith("      remedy: run `mailseal recovery-code")
     assert lines[2].startswith("pass  imap: IMAP: alice@example.org gets the key")
-    assert lines[3:] == ["1 passed, 1 warnings, 0 failed"]
+    assert lines[3:] == ["1 passed, 1 warning, 0 failed"]
     assert (done.returncode, done.stderr) == (1, b"")
 
 

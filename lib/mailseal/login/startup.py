@@ -157,10 +157,12 @@ def _lock(path: str) -> int:
 
 def dovecot_version(config: Config) -> str:
     """ "2.3" or "2.4": from the configuration, or from `dovecot --version`."""
-
     configured = config.dovecot.version
-    if configured != "auto":
-        return configured
+    return installed_version() if configured == "auto" else configured
+
+
+def installed_version() -> str:
+    """The version of the Dovecot on this host.  Raises ConfigError."""
     hint = "set dovecot.version to 2.3 or 2.4"
     import subprocess
 

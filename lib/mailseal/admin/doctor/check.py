@@ -85,6 +85,11 @@ class Result:
     remedy: str = ""
 
 
+def counted(number: int, word: str) -> str:
+    """ "1 user", "2 users"."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
 def results(check: Check, site: Site) -> Iterator[Result]:
     """Run a check.  Each result that is not a pass has a remedy."""
     there = False

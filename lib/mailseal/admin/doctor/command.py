@@ -198,18 +198,19 @@ class _List:
 
     def end(self) -> int:
         """Print the numbers; returns the exit status."""
-        from mailseal.admin.doctor.check import LEVELS
+        from mailseal.admin.doctor.check import LEVELS, counted
 
         self._progress(f"\r{'':{_WIDTH}}\r")
-        counted = Counter(result.level for result in self._found)
-        status = max((LEVELS.index(level) for level in counted), default=0)
+        levels = Counter(result.level for result in self._found)
+        status = max((LEVELS.index(level) for level in levels), default=0)
         if self._as_json:
             listed = [dataclasses.asdict(result) for result in self._found]
             json.dump({"status": LEVELS[status], "results": listed}, sys.stdout, indent=1)
             sys.stdout.write("\n")
         else:
             sys.stdout.write(
-                f"{counted['pass']} passed, {counted['warn']} warnings, {counted['fail']} failed\n"
+                f"{levels['pass']} passed, {counted(levels['warn'], 'warning')}, "
+                f"{levels['fail']} failed\n"
             )
         return status
 

@@ -11,6 +11,8 @@ from mailseal.admin.config_findings import FAMILIES, Family
 from mailseal.admin.doctor.check import Check, Outcome, failed, found, passed, warned
 from mailseal.admin.doctor.processes import children, started
 from mailseal.admin.doctor.site import RESTART_DOVECOT, Site
+from mailseal.errors import ConfigError
+from mailseal.login import startup
 
 _BASE = "/run/dovecot"
 _SLACK = 0.1
@@ -23,8 +25,26 @@ def _family(family: Family, site: Site) -> Iterator[Outcome]:
 
 
 def _version(site: Site) -> Iterator[Outcome]:
-    if site.config.dovecot_is_here:
-        yield passed(f"mailseal knows the version of Dovecot: {site.series}")
+    """Whether dovecot.version, if it is set, is that of the program on this host."""
+    config = site.config
+    if not config.dovecot_is_here:
+        return
+    configured = config.dovecot.version
+    try:
+        real = startup.installed_version()
+    except ConfigError:
+        if configured == "auto":
+            raise
+        real = configured  # `dovecot` is not installed here
+    if configured in ("auto", real):
+        yield passed(f"mailseal knows the version of Dovecot: {real}")
+    else:
+        yield failed(
+            f"dovecot.version is {configured}, but this is Dovecot {real}: logins get fields that "
+            "it does not understand, and no key",
+            "set `dovecot: {version: auto}` in mailseal.yaml, then run "
+            "`systemctl restart mailseal-agent`",
+        )
 
 
 def _running(site: Site) -> Iterator[Outcome]:

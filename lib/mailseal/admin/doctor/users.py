@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from mailseal.admin.doctor.check import Check, NotUsed, Outcome, failed, passed, warned
+from mailseal.admin.doctor.check import Check, NotUsed, Outcome, counted, failed, passed, warned
 from mailseal.admin.doctor.site import Site
 from mailseal.admin.enroll import NO_SECOND_WAY
 from mailseal.admin.mail_place import Places
@@ -44,7 +44,7 @@ def _ways_in(site: Site) -> Iterator[Outcome]:
     alone = [entry["user"] for entry in site.users if not entry.get("second_way", True)]
     if alone:
         yield warned(
-            f"{len(alone)} users ({_some(alone)}) have {NO_SECOND_WAY}",
+            f"{counted(len(alone), 'user')} ({_some(alone)}) with {NO_SECOND_WAY}",
             f"run `mailseal recovery-code {alone[0]}`; all of them: `mailseal status "
             "--without-recovery --names`",
         )
@@ -70,8 +70,9 @@ def _mail(site: Site) -> Iterator[Outcome]:
             other.append(result.user)
     if clear:
         yield warned(
-            f"{sum(clear.values())} mails of {len(clear)} enrolled users ({_some(list(clear))}) "
-            "are in clear: older mail, or mail that was saved without mailseal",
+            f"{counted(sum(clear.values()), 'mail')} in clear in mailboxes of "
+            f"{counted(len(clear), 'enrolled user')} ({_some(list(clear))}): older mail, or mail "
+            "that was saved without mailseal",
             f"run `mailseal seal {next(iter(clear))}`, or `mailseal seal --all`",
         )
     if other:
@@ -84,7 +85,7 @@ def _mail(site: Site) -> Iterator[Outcome]:
             f"mail of {_some(unknown)} could not be checked", f"run `mailseal verify {unknown[0]}`"
         )
     if not clear and not other and not unknown:
-        yield passed(f"the stored mail of enrolled users is sealed: {mails} mails")
+        yield passed(f"the stored mail of enrolled users is sealed: {counted(mails, 'mail')}")
 
 
 def _caches(site: Site) -> Iterator[Outcome]:
