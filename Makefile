@@ -6,7 +6,7 @@ SHELL := /bin/bash
 LAB   := PYTHONPATH=lib:. PYTHONDONTWRITEBYTECODE=1 exec /usr/bin/python3
 VENV  := .venv/bin
 
-.PHONY: help demo lab test check audit bench bench-capacity bench-capacity-sql browser soak soak-index soak-hosts test-stacks clean
+.PHONY: help demo lab test check audit bench bench-capacity bench-capacity-sql browser soak soak-index soak-hosts test-stacks deb image test-image clean
 
 help:
 	@echo 'make demo     deliver a mail, show the sealed file, read the mail with IMAP and POP3'
@@ -24,6 +24,7 @@ help:
 	@echo 'make test-stacks  run the commands of all pages in docs/stacks'
 	@echo 'make install  install below PREFIX=/usr/local, start nothing; make uninstall removes it'
 	@echo 'make deb      build/deb/mailseal_*.deb, for Debian 12 and 13'
+	@echo 'make image    an OCI image with the key agent and the delivery daemon (BASE=debian:13-slim, IMAGE=mailseal)'
 	@echo 'make clean    remove files that the other targets have made here, except .venv'
 
 demo:
@@ -89,6 +90,15 @@ deb:
 	@xargs -0 -a build/deb/files cp --parents -p -t build/deb/mailseal
 	@cd build/deb/mailseal && dpkg-buildpackage --ignore-builtin-builddeps -us -uc -b >../build.log 2>&1 || { tail -20 ../build.log >&2; exit 1; }
 	@ls build/deb/*.deb
+
+# The package is all that docker gets to see, so nothing else of this folder can get into a layer.
+BASE  ?= debian:13-slim
+IMAGE ?= mailseal
+image: deb
+	@rm -rf build/image && mkdir -p build/image
+	@cp -p build/deb/mailseal_*.deb build/image/mailseal.deb
+	@cp -p container/Dockerfile build/image
+	docker build -q --build-arg BASE=$(BASE) -t $(IMAGE) build/image
 
 clean:
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -13,6 +13,7 @@ import pytest
 
 from tests.docker import tally
 from tests.docker.native import Native
+from tests.docker.packages import newer, package  # noqa: F401 - fixtures
 from tests.docker.site import NAMES, Site
 from tests.lab.dovecot import installed_version, series
 from tests.lab.place import REPOSITORY, LabError
@@ -151,8 +152,8 @@ collect_ignore += [] if os.environ.get("MORE_STACKS") else ["test_more_stacks.py
 _ORDER = (
     "database",
     *("mail", "search", "services", "monitoring", "panel_programs", "sealer", "web"),
-    *("debug_logs", "two_hosts", "kinds", "stacks", "more_stacks", "package", "upgrade"),
-    *("install", "leaving", "native"),
+    *("debug_logs", "two_hosts", "kinds", "stacks", "more_stacks", "package", "package_upgrade"),
+    *("containers", "upgrade", "install", "leaving", "native"),
 )
 
 

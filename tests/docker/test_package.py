@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,39 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.docker.conftest import SUITES
+from tests.docker.packages import build, install
 from tests.docker.site import Site
-from tests.lab.place import copy_known_files
 
 USER = "alice@example.org"
 STATE = "/var/lib/mailseal"
 CONF = "/etc/mailseal/mailseal.yaml"
-
-
-def _build(folder: Path, version: str | None = None, **environ: str) -> Path:
-    """`make deb` in a copy of the files in git."""
-    folder.mkdir()
-    copy_known_files(str(folder))
-    if version:
-        log = folder / "debian" / "changelog"
-        log.write_text(log.read_text().replace("(0.1.0)", f"({version})", 1))
-    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-    subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
-    done = subprocess.run(
-        ["make", "deb"], cwd=folder, capture_output=True, text=True, env={**os.environ, **environ}
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (made,) = (folder / "build" / "deb").glob("*.deb")
-    return made
-
-
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _build(tmp_path_factory.mktemp("deb") / "mailseal")
-
-
-@pytest.fixture(scope="module")
-def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _build(tmp_path_factory.mktemp("deb") / "mailseal", "0.1.1")
+_EXPOSURE = {"agent": 2.5, "lmtp": 3.0, "sealer": 3.0, "replica": 2.5, "web": 2.5}
+"""The largest values of `systemd-analyze security`."""
 
 
 @pytest.fixture(params=list(SUITES))
@@ -60,12 +35,6 @@ def host(request: pytest.FixtureRequest, hosts: dict[str, Site], package: Path) 
     site.run(f"rm -rf {STATE}; dpkg -P mailseal 2>/dev/null || true; rm -f /root/*.deb")
 
 
-def _install(site: Site, package: Path) -> str:
-    with package.open("rb") as stream:
-        site.run("cat > /root/mailseal.deb", stdin=stream.read())
-    return site.run("DEBIAN_FRONTEND=noninteractive dpkg -i /root/mailseal.deb 2>&1")
-
-
 def _pid(site: Site) -> str:
     return site.run("systemctl show -p MainPID --value mailseal-agent").strip()
 
@@ -75,7 +44,7 @@ def _hash(file: Path) -> str:
 
 
 def test_the_same_files_make_the_same_package(package: Path, tmp_path: Path) -> None:
-    again = _build(tmp_path / "elsewhere", TZ="Asia/Tokyo", LC_ALL="C.UTF-8", USER="somebody")
+    again = build(tmp_path / "elsewhere", TZ="Asia/Tokyo", LC_ALL="C.UTF-8", USER="somebody")
     assert (
         hashlib.sha256(again.read_bytes()).digest() == hashlib.sha256(package.read_bytes()).digest()
     )
@@ -90,13 +59,18 @@ def test_lintian_finds_nothing(package: Path) -> None:
 
 def test_install_upgrade_remove_purge(host: Site, package: Path, newer: Path) -> None:
     site = host
-    _install(site, package)
+    install(site, package)
     # Nothing is started or enabled before it is configured.
     assert site.run("mailseal --version").strip() == "mailseal 0.1.0"
     for unit in ("mailseal-agent", "mailseal-lmtp", "mailseal-sealer"):
         assert site.run(f"systemctl is-active {unit} || true").strip() == "inactive"
         assert site.run(f"systemctl is-enabled {unit} || true").strip() == "disabled"
     assert site.run("stat -c %U:%a /run/mailseal").strip() == "root:755"
+    units = " ".join(f"mailseal-{unit}.service" for unit in _EXPOSURE)
+    said = site.run(f"systemd-analyze security --no-pager {units}")
+    found = re.findall(r"exposure level for mailseal-(\w+).service: ([\d.]+)", said)
+    assert [unit for unit, _ in found] == list(_EXPOSURE)
+    assert [one for one in found if float(one[1]) > _EXPOSURE[one[0]]] == []
     site.run("mailseal init; systemctl enable --now mailseal-agent")
     site.run(f"mailseal enroll {USER} --stdin --unchecked", stdin=b"the password of alice\n")
     site.run(f"echo '# ours' >> {CONF}")
@@ -104,7 +78,7 @@ def test_install_upgrade_remove_purge(host: Site, package: Path, newer: Path) ->
 
     # An upgrade restarts what runs, starts nothing else, and keeps configuration and keyrings.
     before = _pid(site)
-    _install(site, newer)
+    install(site, newer)
     assert _pid(site) not in (before, "0")
     assert site.run("systemctl is-active mailseal-lmtp || true").strip() == "inactive"
     assert site.run(f"tail -1 {CONF}").strip() == "# ours"
@@ -120,7 +94,7 @@ def test_install_upgrade_remove_purge(host: Site, package: Path, newer: Path) ->
     assert site.run(f"sha256sum {STATE}/keys/*.json") == keyring
 
     # After the last user has left, a purge removes everything.
-    _install(site, package)
+    install(site, package)
     site.run("systemctl enable --now mailseal-agent")
     site.run(f"mailseal unenroll {USER} --kicked --force 'all sealed mail of {USER} is lost'")
     assert USER not in site.run("mailseal status")
