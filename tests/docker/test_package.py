@@ -18,7 +18,7 @@ from tests.docker.site import Site
 USER = "alice@example.org"
 STATE = "/var/lib/mailseal"
 CONF = "/etc/mailseal/mailseal.yaml"
-_EXPOSURE = {"agent": 2.5, "lmtp": 3.0, "sealer": 3.0, "replica": 2.5, "web": 2.5}
+_EXPOSURE = {"agent": 2.5, "lmtp": 3.0, "sealer": 3.0, "replica": 2.5, "web": 2.5, "metrics": 2.5}
 """The largest values of `systemd-analyze security`."""
 
 
