@@ -25,6 +25,7 @@ help:
 	@echo 'make install  install below PREFIX=/usr/local, start nothing; make uninstall removes it'
 	@echo 'make deb      build/deb/mailseal_*.deb, for Debian 12 and 13'
 	@echo 'make image    an OCI image with the key agent and the delivery daemon (BASE=debian:13-slim, IMAGE=mailseal)'
+	@echo 'make test-image  run the commands of docs/containers.md with Dovecot 2.3 and 2.4'
 	@echo 'make clean    remove files that the other targets have made here, except .venv'
 
 demo:
@@ -99,6 +100,10 @@ image: deb
 	@cp -p build/deb/mailseal_*.deb build/image/mailseal.deb
 	@cp -p container/Dockerfile build/image
 	docker build -q --build-arg BASE=$(BASE) -t $(IMAGE) build/image
+
+test-image:
+	@tests/bootstrap test
+	MAILSEAL_CONTAINERS=all $(VENV)/python -m pytest tests/docker/test_containers.py
 
 clean:
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -106,6 +106,15 @@ def in_a_namespace(sick: Sick, prepare: str, check: str) -> Result:
     return found
 
 
+def test_a_cache_without_a_place_of_its_own_is_no_pass(sick: Sick) -> None:
+    """It is with the mail, on a disk: the check `dovecot` says so."""
+    assert sick.doctor("--only", "index-cache")[1][0]["level"] == "pass"
+    in_23 = "mail_location = maildir:~/Maildir"
+    sick.dovecot(in_23 if VERSION == "2.3" else "mail_cache_path =")
+    assert sick.doctor("--only", "index-cache")[1] == []
+    assert any("is stored with the mail" in one["text"] for one in sick.new("dovecot"))
+
+
 def test_swap(sick: Sick) -> None:
     swaps = sick.lab.place.path("swaps")
     head = "Filename\tType\tSize\tUsed\tPriority\n"

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from mailseal.admin import shipped
-from mailseal.admin.doctor.check import Check, Outcome, failed, warned
+from mailseal.admin.doctor.check import Check, NotUsed, Outcome, failed, warned
 from mailseal.admin.doctor.site import RESTART_DOVECOT, Site
 from mailseal.admin.dovecot_folders_check import cache_setting
 from mailseal.admin.mail_place import is_in_memory, mounted_on
@@ -19,11 +19,11 @@ _VARIABLE = re.compile(r"/?[^/]*(%[^/]*).*")
 
 def _cache(site: Site) -> Iterator[Outcome]:
     """Where the index cache is; check-config reports if it has no place of its own."""
-    if not site.config.dovecot_is_here:
-        return
     block = site.dovecot("imap")
     folder = _cache_folder(block)
-    if folder and not is_in_memory(_existing(folder)):
+    if not folder:
+        raise NotUsed  # the check `dovecot` reports it: this is not a pass
+    if not is_in_memory(_existing(folder)):
         place = site.config.index.cache or "/run/mailseal/cache"
         yield failed(
             f"the index cache is in {folder}, on a disk: subjects and addresses of sealed mails "
