@@ -86,7 +86,11 @@ def test_install_upgrade_remove_purge(host: Site, package: Path, newer: Path) ->
     assert USER in site.run("mailseal status")
 
     # Removal stops it, keeps the keyrings and says so; a purge refuses while there are any.
+    included = "/etc/dovecot/not-read-by-dovecot"
+    site.run(f"echo '!include /usr/share/mailseal/dovecot-conf/a.conf' > {included}")
     said = site.run("dpkg -r mailseal 2>&1")
+    site.run(f"rm {included}")
+    assert "without them Dovecot does not start again" in said
     assert "the keyrings in /var/lib/mailseal were kept" in said
     assert site.run("systemctl is-active mailseal-agent || true").strip() == "inactive"
     assert site.status("dpkg -P mailseal") != 0
