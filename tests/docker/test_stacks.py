@@ -106,7 +106,9 @@ class Running:
 
     def wait_for_agent(self) -> None:
         """supervisorctl does not wait until it answers."""
-        self.site.wait(lambda: self.site.status("mailseal status") == 0, "the agent answers")
+        self.site.wait(
+            lambda: self.site.status("mailseal status") == 0, "the agent answers", seconds=120
+        )
 
     def leave(self) -> None:
         """What the page says, after all users have left."""
@@ -125,7 +127,7 @@ class Running:
         mail = (self.stack.spam + b"\r\n" if spam else b"") + a_mail(word)
         users = " ".join(f"{name}@example.org" for name in names)
         self.site.run(f'python3 -c "{_SEND}" {users}', stdin=mail)
-        self.site.wait_delivered()
+        self.site.wait_delivered(seconds=120)
         return word
 
     def login(self, name: str) -> Imap:

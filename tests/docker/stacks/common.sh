@@ -66,7 +66,7 @@ started() {
     doveconf -n >/dev/null
     postfix check
     "${1:-systemctl}" start dovecot postfix
-    for _ in $(seq 300); do
+    for _ in $(seq 1200); do
         [ -S /run/dovecot/auth-userdb ] && (: </dev/tcp/127.0.0.1/25) 2>/dev/null && return
         sleep 0.1
     done
