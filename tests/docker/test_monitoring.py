@@ -42,6 +42,16 @@ def waiting(site: Site, name: str = "alice") -> str:
     return word
 
 
+def flushed(site: Site) -> None:
+    """Postfix would try again after some minutes only, if something was not ready yet."""
+
+    def is_empty() -> bool:
+        site.run("postqueue -f")
+        return not site.queue()
+
+    site.wait(is_empty, "the mail is delivered", seconds=120)
+
+
 def test_the_figures_as_the_docs_install_them(site: Site) -> None:
     site.run("cp /etc/mailseal/mailseal.yaml /root/kept.yaml")
     steps = [f"metrics-{step}" for step in METRICS]
@@ -56,7 +66,7 @@ def test_the_figures_as_the_docs_install_them(site: Site) -> None:
         assert said == f"root mailseal-metrics 750\n{files * 2}"
         deliver(site, "alice", a_mail(fresh_word()))
         assert can_read(site, "alice", "cellar")
-        assert figure(site, 'mailseal_deliveries_total{action="sealed",reply="2.0.0"}') == 1
+        assert figure(site, 'mailseal_deliveries_total{action="sealed",reply="2.0.0"}') >= 1
         assert figure(site, 'mailseal_unlocks_total{result="ok"}') >= 1
         assert site.run(commands("do", site.version, ["health"], "monitoring.md")).count("ok") == 2
         assert site.run("mailseal check-config 2>&1").strip().endswith("ok")
@@ -77,7 +87,7 @@ def test_a_daemon_is_down(site: Site) -> None:
     site.run("systemctl stop mailseal-lmtp")
     word = waiting(site)
     assert "lmtp: ok" in book(site, "lmtp-start")
-    site.wait_delivered()
+    flushed(site)
     assert can_read(site, "alice", word)
 
 
@@ -87,8 +97,8 @@ def test_mail_is_deferred_and_logins_fail(site: Site) -> None:
         waiting(site, "carol")
         assert "status=deferred" in book(site, "deferred-why")
     finally:
-        site.run("systemctl start dovecot; postqueue -f")
-    site.wait_delivered()
+        site.run("systemctl start dovecot")
+    flushed(site)
     assert site.status("mailseal health") == 0
     for steps in (("logins-why",), ("sealer-why",), ("full-where", "full-caches", "full-over")):
         book(site, *steps)
@@ -133,7 +143,7 @@ def test_a_user_moves_to_another_host(site: Site) -> None:
     later = waiting(site, "dave")
     book(site, "move-in", user="dave")
     book(site, "move-end", user="dave")
-    site.wait_delivered()
+    flushed(site)
     assert can_read(site, "dave", word)
     assert can_read(site, "dave", later)
     assert later.encode() not in site.read(site.stored("dave")[-1])
