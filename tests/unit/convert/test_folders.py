@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mailseal.admin.conversion import describe
-from mailseal.errors import TemporaryError
+from mailseal.errors import NotConvertible
 from mailseal.mailbox import clear_text, whole
 from mailseal.mailbox.folders import Folder, walk
 from mailseal.mailbox.forms import Seal
@@ -74,7 +74,7 @@ def test_a_mailbox_that_vanishes_is_not_done(sealing: Box, monkeypatch: pytest.M
 def test_a_link_to_a_mailbox_is_refused_with_a_hint(tmp_path: Path) -> None:
     make(tmp_path / "real")
     (tmp_path / "Maildir").symlink_to(tmp_path / "real")
-    with pytest.raises(TemporaryError, match="symbolic link") as caught:
+    with pytest.raises(NotConvertible, match="symbolic link") as caught:
         run(tmp_path / "Maildir")
     assert "its target" in (caught.value.hint or "")
 
