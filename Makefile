@@ -76,7 +76,7 @@ soak-hosts:
 
 test-stacks:
 	@tests/bootstrap test
-	MORE_STACKS=1 $(VENV)/python -m pytest tests/docker/test_stacks.py tests/docker/test_more_stacks.py
+	MORE_STACKS=1 $(VENV)/python -m pytest tests/docker/test_stacks.py tests/docker/test_more_stacks.py tests/docker/test_setup.py
 
 soak-index:
 	@tests/bootstrap test

@@ -147,13 +147,13 @@ def site(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Site:
 # These take long. `make soak-hosts` runs the first one, which installs PostgreSQL, and
 # `make test-stacks` the second one.
 collect_ignore = [] if os.environ.get("SOAK_HOSTS") else ["test_database.py"]
-collect_ignore += [] if os.environ.get("MORE_STACKS") else ["test_more_stacks.py"]
+collect_ignore += [] if os.environ.get("MORE_STACKS") else ["test_more_stacks.py", "test_setup.py"]
 
 _ORDER = (
     "database",
     *("mail", "search", "services", "monitoring", "panel_programs", "sealer", "web"),
-    *("debug_logs", "two_hosts", "kinds", "stacks", "more_stacks", "package", "package_upgrade"),
-    *("containers", "upgrade", "install", "leaving", "native"),
+    *("debug_logs", "two_hosts", "kinds", "stacks", "more_stacks", "setup", "package"),
+    *("package_upgrade", "containers", "upgrade", "install", "leaving", "native"),
 )
 
 

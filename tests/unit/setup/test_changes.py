@@ -59,7 +59,7 @@ class Site:
     def undo(self) -> list[str]:
         journal = Journal(str(self.state))
         with journal.locked():
-            done = [entry.restore() for entry in reversed(journal.entries())]
+            done = [journal.restore(entry) for entry in reversed(journal.entries())]
             if "conflict" not in done:
                 journal.end()
         return done
@@ -137,6 +137,18 @@ def test_a_file_that_somebody_changed_elsewhere_keeps_that_change(site: Site) ->
     site.main.write_bytes(NEW.replace(b"a = 1\n", b"x = 0\na = 1\n"))
     assert site.undo() == ["restored", "kept"]
     assert site.main.read_bytes() == b"x = 0\n" + OLD
+
+
+def test_killed_while_keeping_other_changes(site: Site) -> None:
+
+    def prepare() -> None:
+        site.again()
+        site.apply()
+        site.main.write_bytes(b"x = 0\n" + NEW)
+
+    for _ in before_each_change(prepare, site.undo):
+        assert "conflict" not in site.undo()
+        assert site.main.read_bytes() == b"x = 0\n" + OLD
 
 
 @pytest.mark.parametrize(
@@ -229,9 +241,9 @@ def test_what_is_not_safe_is_not_read(site: Site, spoil: Callable[[Site], None])
 def test_what_becomes_unsafe_is_not_changed_back(site: Site, spoil: Callable[[Site], None]) -> None:
     site.apply()
     spoil(site)
-    entry = site.journal().entries()[0]
+    journal = site.journal()
     with pytest.raises(ConfigError):
-        entry.restore()
+        journal.restore(journal.entries()[0])
     assert site.main.read_bytes() == NEW
 
 

@@ -22,7 +22,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mailseal import durable
@@ -115,8 +115,13 @@ class Entry:
         return Content(data, about["mode"], (about["uid"], about["gid"]), acl)
 
     def state(self) -> str:
-        """ "before", "after", or "changed" by somebody else."""
+        """One of "before", "after", and "changed": by somebody else.
+
+        "before" is also a file in which restore() has kept other changes.
+        """
         found = read(self.path)
+        if found is not None and _hash(found.data) == self._fields.get("kept"):
+            return "before"
         for when in ("after", "before"):
             about = self._fields[when]
             if found is None or about is None:
@@ -133,10 +138,11 @@ class Entry:
             raise Conflict(f"{self.path} was changed by somebody else; it is not changed")
         _write(self.path, after)
 
-    def restore(self) -> str:
+    def restore(self, store: Callable[[], None]) -> str:
         """Change it back.  Returns "restored", "kept" (with other changes), or "conflict".
 
         Changes that somebody has made in other lines are kept.  Of a new file, nothing is kept.
+        `store` writes the manifest, so that this can be run again.
         """
         if os.path.lexists(os.path.dirname(self.path)):
             durable.sweep(self.path)
@@ -154,6 +160,8 @@ class Entry:
             merged = merge.without(found.data, before.data, after.data)
         if merged is None or found is None:
             return "conflict"
+        self._fields["kept"] = _hash(merged)
+        store()
         _write(self.path, dataclasses.replace(found, data=merged))
         return "kept"
 
@@ -268,6 +276,10 @@ class Journal:
         for entry in self.entries():
             if entry.stage == stage:
                 entry.put()
+
+    def restore(self, entry: Entry) -> str:
+        """See Entry.restore()."""
+        return entry.restore(self._store)
 
     def end(self) -> None:
         """Everything is as before: remove folders that were made, and the manifest."""

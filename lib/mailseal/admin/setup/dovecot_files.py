@@ -92,7 +92,7 @@ class Tree:
 
     def auth_blocks(self) -> list[AuthBlock]:
         """In order.  Raises ConfigError if one is not at the top level, or not understood."""
-        found = []
+        found: list[AuthBlock] = []
         inside: list[str] = []
         block: AuthBlock | None = None
         for line in self.lines:
@@ -112,6 +112,8 @@ class Tree:
                 if block is not None and not inside:
                     if block.close.path != line.path:
                         raise ConfigError(f"{line.path}: a {block.kind} in several files")
+                    if any(line == other.close for other in found):
+                        raise ConfigError(f"{line.path} is included twice")
                     found.append(dataclasses.replace(block, close=line))
                     block = None
             elif block is not None and text.strip():

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import tempfile
 import time
@@ -33,6 +34,7 @@ from mailseal.errors import ConfigError, Conflict, MailsealError, TemporaryError
 from mailseal.keys.public import PublicStore
 from mailseal.login import startup
 
+_IN_MEMORY = ("/run/mailseal/cache", "/run/mailseal/tmp")
 _PATIENCE = 30.0
 _PAUSE = 0.1
 
@@ -164,7 +166,7 @@ def undo(journal: Journal, say: Say) -> None:
     for entry in reversed(journal.entries()):
         if _is_kept(entry):
             say(f"{entry.path} has options of yours and is kept")
-        elif entry.restore() == "kept":
+        elif journal.restore(entry) == "kept":
             say(f"{entry.path}: mailseal's lines are removed, your other changes are kept")
     Doveconf().settings()
     if "postfix" in begun:
@@ -178,9 +180,22 @@ def undo(journal: Journal, say: Say) -> None:
             if not was_enabled:
                 machine.output("systemctl", "disable", unit)
             machine.output("systemctl", "restart" if was_active else "stop", unit)
+    if "dovecot" in begun:
+        _empty(_IN_MEMORY)
     if "user" in begun and machine.status("id", journal.get("user")) == 0:
         machine.output("userdel", journal.get("user"))
     journal.end()
+
+
+def _empty(folders: tuple[str, ...]) -> None:
+    """Index caches and temporary files, with parts of mails.  Links are removed, not followed."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(folder):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.unlink(entry.path)
 
 
 def undo_commands(commands: list[Command]) -> list[str]:

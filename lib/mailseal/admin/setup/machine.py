@@ -28,6 +28,16 @@ def status(*command: str) -> int:
     return _run(*command, check=False).returncode
 
 
+def looked_up(*command: str) -> str | None:
+    """The answer of postmap(1); None if there is none.  Raises TemporaryError if the map fails."""
+    done = _run(*command, check=False)
+    if done.returncode == 0:
+        return done.stdout.decode("utf-8", "replace").strip()
+    if said := done.stderr.decode("utf-8", "replace").strip():
+        raise TemporaryError(f"`{shlex.join(command)}` failed: {said.splitlines()[-1]}")
+    return None
+
+
 def run(line: str) -> None:
     """Run a command as it is printed for people."""
     output(*shlex.split(line))

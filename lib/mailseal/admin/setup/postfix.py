@@ -24,6 +24,7 @@ from mailseal.admin.setup.changes import Change, Content, read
 SOCKET = "/run/mailseal/lmtp.sock"
 
 _LDA = re.compile(r"argv=\S*/(dovecot-lda|deliver)\b")
+_MAP = re.compile(r"(?:[^\s,{}]|\{[^{}]*\})+")
 _HERE = re.compile(r"(unix:.+|(inet:)?(127\.0\.0\.1|\[127\.0\.0\.1\]|localhost|\[::1\])(:\w+)?)")
 
 
@@ -125,11 +126,10 @@ def _local(main: dict[str, str], found: Postfix) -> None:
 def _maps(postfix: Postconf, found: Postfix, user: str) -> None:
     """A transport map takes precedence over the setting."""
     domain = user.partition("@")[2]
-    for name in re.findall(r"[^\s,{}]+", postfix.main.get("transport_maps", "")):
+    for name in _MAP.findall(postfix.main.get("transport_maps", "")):
         for key in filter(None, (user, domain, "*")):
-            command = ["postmap", "-c", found.folder, "-q", key, name]
-            if machine.status(*command) == 0:
-                value = machine.output(*command).strip()
+            value = machine.looked_up("postmap", "-c", found.folder, "-q", key, name)
+            if value is not None:
                 found.cannot.append(
                     f"Postfix's transport_maps delivers {key} with {value}, whatever "
                     f"{found.setting} is: remove the entry, or let it return "

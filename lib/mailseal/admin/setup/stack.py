@@ -215,19 +215,26 @@ def _mail(stack: Stack, user: str | None) -> None:
             f"the user database returns the mail location {location}, whose index cache would be "
             "on the disk, with subjects in clear: add :INDEXCACHE=/run/mailseal/cache/%u there"
         )
+    inbox = next((b for b in stack.settings.all("namespace") if b.get("inbox") == "yes"), Block())
+    if inbox.get("location"):
+        stack.cannot.append(
+            "the namespace of INBOX has a location of its own: use mail_location, or add "
+            ":INDEXCACHE=/run/mailseal/cache/%u there and see docs/install.md"
+        )
     if not stack.system_users:
         _owner(stack, account)
 
 
 def _first_user() -> str:
-    """One user; a long list is not read to its end."""
+    """One user, not nobody(8); a long list is not read to its end."""
     command = ["doveadm", "user", "*"]
     environment = {"PATH": search_path()}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
     ) as child:
         assert child.stdout is not None  # noqa: S101
-        name = child.stdout.readline().decode("utf-8", "replace").strip()
+        names = (line.decode("utf-8", "replace").strip() for line in child.stdout)
+        name = next((name for name in names if name != "nobody"), "")
         child.kill()
     return name
 
