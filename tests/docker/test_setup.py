@@ -190,7 +190,7 @@ def test_passwd_file(host: Site, before: str) -> None:
         imap.append("Sent", a_mail(word))
     assert not on_disk(host, word, "/var/mail")
     in_clear(host, "carol@example.org", "/var/mail/vhosts/example.org/carol")
-    with pytest.raises(CommandFailed, match="1 users are enrolled"):
+    with pytest.raises(CommandFailed, match="1 enrolled user: "):
         host.run("mailseal setup --undo")
     # What somebody adds elsewhere in a file is kept.
     host.run("sed -i '1i# ours' /etc/postfix/main.cf")

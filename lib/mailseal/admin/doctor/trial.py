@@ -141,7 +141,7 @@ def _look(roots: list[str], moment: float, marker: str, key_id: bytes) -> Iterat
             is_mails = os.path.basename(folder) in ("cur", "new")
             for name in names:
                 path = os.path.join(folder, name)
-                data = _new_content(path, moment)
+                data = _new_content(path, moment, is_mails)
                 if data is None:
                     continue
                 box = name.startswith(("u.", "m."))
@@ -155,10 +155,15 @@ def _look(roots: list[str], moment: float, marker: str, key_id: bytes) -> Iterat
     yield {"sealed": found.sealed, "foreign": found.foreign, "clear": found.clear}
 
 
-def _new_content(path: str, moment: float) -> bytes | None:
-    """The content of a file that has changed since the moment."""
+def _new_content(path: str, moment: float, is_mail: bool) -> bytes | None:
+    """The content of a file that has changed since the moment.
+
+    A mail has the time when it was received: an older one that a login moves to cur/ has another
+    st_ctime only.
+    """
     try:
-        if os.lstat(path).st_ctime < moment:
+        state = os.lstat(path)
+        if (state.st_mtime if is_mail else state.st_ctime) < moment:
             return None
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

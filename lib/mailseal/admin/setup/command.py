@@ -176,6 +176,7 @@ def _apply(context: Context, journal: Journal) -> int:
 
 
 def _undo(context: Context, journal: Journal) -> int:
+    from mailseal.admin.doctor.check import counted
     from mailseal.admin.setup import flow
     from mailseal.admin.setup.changes import APPLIED
 
@@ -186,7 +187,7 @@ def _undo(context: Context, journal: Journal) -> int:
     number = flow.enrolled(context.config_path)
     if number and journal.state == APPLIED and not context.arguments.although_enrolled:
         raise Conflict(
-            f"{number} users are enrolled: without mailseal nobody can read their sealed mail",
+            f"{counted(number, 'enrolled user')}: without mailseal nobody can read sealed mail",
             hint="see docs/leaving.md; --although-enrolled undoes it anyway, and keeps the keys",
         )
     flow.undo(journal, _silent if as_json else _say)
