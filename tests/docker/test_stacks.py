@@ -33,7 +33,9 @@ fi
 systemctl stop supervisor
 rm -rf /etc/mailseal /run/mailseal /var/lib/mailseal /tmp/docker-mailserver
 rm -f /etc/supervisor/conf.d/*.conf
-if id mailseal >/dev/null 2>&1; then userdel mailseal; fi
+for user in mailseal 5001; do  # 5001: a system user of another test
+    if name=$(getent passwd $user); then userdel "${name%%:*}"; fi
+done
 """
 
 
