@@ -21,18 +21,13 @@ LIMITS
 
 from __future__ import annotations
 
-import argparse
 import ipaddress
-import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from mailseal import config as configuration
 from mailseal import wsgi
 from mailseal.config import Config, socket_address
-from mailseal.daemon import drop_root, notify, open_log, user_ids
-from mailseal.errors import EX_OK, ConfigError, MailsealError, print_error
-from mailseal.logs import INFO
+from mailseal.errors import ConfigError
 
 CONNECTIONS = 100
 TIMEOUT = 5
@@ -42,14 +37,7 @@ _MAX_BODY = 1
 
 def main(argv: list[str], environ: Mapping[str, str]) -> int:
     """Run the server; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="mailseal-metrics", description="figures for Prometheus")
-    parser.add_argument("-c", "--config", default=configuration.DEFAULT_PATH, metavar="FILE")
-    try:
-        run(configuration.load(parser.parse_args(argv).config), environ)
-    except MailsealError as exc:
-        print_error("mailseal-metrics", exc)
-        return exc.exit_status
-    return EX_OK
+    return wsgi.main("mailseal-metrics", "figures for Prometheus", run, argv, environ)
 
 
 def run(config: Config, environ: Mapping[str, str]) -> None:
@@ -60,12 +48,7 @@ def run(config: Config, environ: Mapping[str, str]) -> None:
     require_local(metrics.listen)
     wsgi.require("prometheus-client", "prometheus_client")
     wsgi.require("waitress")
-    uid, gid = user_ids(metrics.user, "metrics.user")
-    os.umask(0o077)
-    log = open_log(config, "mailseal-metrics", (uid, gid))
-    listener = wsgi.listen("metrics", metrics.listen, metrics.socket_group, metrics.socket_mode)
-    if os.geteuid() == 0 and uid != 0:
-        drop_root(uid, gid)
+    log, listener = wsgi.start(config, "metrics", metrics)
     server = wsgi.make_server(
         make(config),
         listener,
@@ -75,15 +58,7 @@ def run(config: Config, environ: Mapping[str, str]) -> None:
         max_body=_MAX_BODY,
         scheme="http",
     )
-    wsgi.stop_on_signals()
-    log.write(INFO, f"listening on {metrics.listen}, uid={os.geteuid()}")
-    notify(environ.get("NOTIFY_SOCKET"), "READY=1")
-    try:
-        server.run()
-    except SystemExit:
-        log.write(INFO, "stopped")
-    finally:
-        server.close()
+    wsgi.serve(server, str(metrics.listen), log, environ)
 
 
 def require_local(listen: str) -> None:

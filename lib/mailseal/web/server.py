@@ -20,17 +20,12 @@ LIMITS
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections.abc import Mapping
 
-from mailseal import config as configuration
 from mailseal import wsgi
 from mailseal.config import Config
-from mailseal.daemon import drop_root, notify, open_log, user_ids
-from mailseal.errors import EX_OK, ConfigError, MailsealError, print_error
+from mailseal.errors import ConfigError
 from mailseal.login import hardening
-from mailseal.logs import INFO
 from mailseal.web.app import MAX_BODY, make
 
 _THREADS = 8
@@ -38,14 +33,7 @@ _THREADS = 8
 
 def main(argv: list[str], environ: Mapping[str, str]) -> int:
     """Run the server; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="mailseal-web", description="mailseal's page for users")
-    parser.add_argument("-c", "--config", default=configuration.DEFAULT_PATH, metavar="FILE")
-    try:
-        run(configuration.load(parser.parse_args(argv).config), environ)
-    except MailsealError as exc:
-        print_error("mailseal-web", exc)
-        return exc.exit_status
-    return EX_OK
+    return wsgi.main("mailseal-web", "mailseal's page for users", run, argv, environ)
 
 
 def run(config: Config, environ: Mapping[str, str]) -> None:
@@ -57,12 +45,7 @@ def run(config: Config, environ: Mapping[str, str]) -> None:
         raise ConfigError(f"option web.path: {web.path} is not a path such as /mailseal")
     for needed in ("flask", "waitress"):
         wsgi.require(needed)
-    uid, gid = user_ids(web.user, "web.user")
-    os.umask(0o077)
-    log = open_log(config, "mailseal-web", (uid, gid))
-    listener = wsgi.listen("web", web.listen, web.socket_group, web.socket_mode)
-    if os.geteuid() == 0 and uid != 0:
-        drop_root(uid, gid)
+    log, listener = wsgi.start(config, "web", web)
     # The command may be sudo; then only the unit decides.
     hardening.forbid_dumps(new_privileges=bool(web.password_command))
     server = wsgi.make_server(
@@ -74,12 +57,4 @@ def run(config: Config, environ: Mapping[str, str]) -> None:
         max_body=MAX_BODY,
         scheme="https",
     )
-    wsgi.stop_on_signals()
-    log.write(INFO, f"listening on {web.listen}, uid={os.geteuid()}")
-    notify(environ.get("NOTIFY_SOCKET"), "READY=1")
-    try:
-        server.run()
-    except SystemExit:
-        log.write(INFO, "stopped")
-    finally:
-        server.close()
+    wsgi.serve(server, str(web.listen), log, environ)
