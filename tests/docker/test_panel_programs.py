@@ -53,7 +53,8 @@ def test_a_panel_changes_both_with_the_line_of_the_docs(panel: Site) -> None:
         )
         with panel.login("alice", second):
             pass
-        panel.run("sleep 1.1")  # Dovecot may compare only whole seconds with its last look
+        # Dovecot looks at a passwd-file at most once a second.
+        panel.run("sleep 1.1")
     assert panel.run("stat -c '%U %G %a' /etc/dovecot/users") == before
 
 

@@ -55,8 +55,8 @@ def write(path: str, user: str, hashed: str) -> None:
 def _make_newer(path: str, before: int) -> None:
     """Let the file's time be at least a second after `before`, in ns.
 
-    Dovecot reads a file of the same size again only if the second of its time differs
-    (db-passwd-file.c).
+    Dovecot looks at the file at most once a second, and reads a file of the same size again only
+    if the second of its time differs (db-passwd-file.c).
     """
     time = max(os.stat(path).st_mtime_ns, before + 1_000_000_000)
     os.utime(path, ns=(time, time), follow_symlinks=False)
