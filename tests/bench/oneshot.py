@@ -10,6 +10,7 @@ import subprocess
 import time
 
 from tests.bench.peers import USER, MailsealPeer
+from tests.lab.process import children
 
 MAIL = b"Subject: x\n\n" + b"0123456789abcdef\n" * 240
 COUNT = 40
@@ -31,9 +32,7 @@ def run(seal: MailsealPeer) -> dict[str, object]:
 
 def workers(seal: MailsealPeer) -> list[int]:
     """Process ids of the workers."""
-    pid = seal.server.pid
-    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as stream:
-        return [int(word) for word in stream.read().split()]
+    return children(seal.server.pid)
 
 
 def memory(pid: int) -> float:

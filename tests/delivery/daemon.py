@@ -25,7 +25,7 @@ from mailseal.crypto.dcrypt import open_sealed
 from mailseal.crypto.eckeys import PrivateKey
 from mailseal.keys.public import PublicStore
 from tests.lab.place import MAIL_UID, free_ports, readable_code
-from tests.lab.process import Server, wait_until
+from tests.lab.process import Server, children, wait_until
 
 HOSTNAME = "mx.example.org"
 
@@ -228,9 +228,7 @@ def running(**delivery: Any) -> Iterator[Daemon]:
 
 def workers(daemon: Daemon) -> list[int]:
     """Their process ids."""
-    path = f"/proc/{daemon.server.pid}/task/{daemon.server.pid}/children"
-    with open(path, encoding="ascii") as stream:
-        return [int(word) for word in stream.read().split()]
+    return children(daemon.server.pid)
 
 
 def eventually(condition: Callable[[], object], seconds: float = 10) -> None:

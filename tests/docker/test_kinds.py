@@ -56,6 +56,18 @@ def arrives(site: Site, address: str) -> str:
     return word
 
 
+def sealed_by_the_owner(sql: Site) -> None:
+    """Enrolls alice of stack/sql: her mail is sealed by the owner of the store, and read."""
+    sql.enroll("alice")
+    word = arrives(sql, "alice@example.org")
+    (path,) = sql.run("find /srv/mail/example.org/alice/box/new -type f").splitlines()
+    assert sql.read(path).startswith(MAGIC)
+    assert sql.run(f"stat -c '%U %G' '{path}'").split() == ["mailowner", "mailgrp"]
+    with sql.login("alice") as imap:
+        with_word(imap.bodies(), word)
+    assert not on_disk(sql, word, "/srv/mail /var/mail")
+
+
 def on_disk(site: Site, word: str, folder: str) -> bool:
     return site.status(f"grep -rq {word} {folder}") == 0
 
@@ -91,14 +103,7 @@ class TestSql:
 
     def test_sealed_by_the_owner_of_the_store(self, sql: Site) -> None:
         sql.run(page_of_sql("do", sql.version, "postfix", "old-caches"))
-        sql.enroll("alice")
-        word = arrives(sql, "alice@example.org")
-        (path,) = sql.run("find /srv/mail/example.org/alice/box/new -type f").splitlines()
-        assert sql.read(path).startswith(MAGIC)
-        assert sql.run(f"stat -c '%U %G' '{path}'").split() == ["mailowner", "mailgrp"]
-        with sql.login("alice") as imap:
-            with_word(imap.bodies(), word)
-        assert not on_disk(sql, word, "/srv/mail /var/mail")
+        sealed_by_the_owner(sql)
 
     def test_what_a_login_saves_is_sealed(self, sql: Site) -> None:
         word = fresh_word()

@@ -16,7 +16,7 @@ import pytest
 from tests.docker.conftest import SUITES
 from tests.docker.page import commands
 from tests.docker.site import CommandFailed, Site, password_of
-from tests.docker.test_kinds import arrives, on_disk
+from tests.docker.test_kinds import arrives, on_disk, sealed_by_the_owner
 from tests.docker.test_mail import MAGIC, a_mail, with_word
 from tests.lab.imap import Imap
 
@@ -204,13 +204,7 @@ def test_sql(host: Site) -> None:
     before = look(host)
     assert "--user ADDRESS" in str(plan(host)["cannot"])  # the database lists no users
     host.run("mailseal setup --apply --user alice@example.org")
-    host.enroll("alice")
-    word = arrives(host, "alice@example.org")
-    (path,) = host.run("find /srv/mail/example.org/alice/box/new -type f").splitlines()
-    assert host.read(path).startswith(MAGIC)
-    assert host.run(f"stat -c '%U %G' '{path}'").split() == ["mailowner", "mailgrp"]
-    with host.login("alice") as imap:
-        with_word(imap.bodies(), word)
+    sealed_by_the_owner(host)
     in_clear(host, "carol@example.org", "/srv/mail/example.org/carol/box")
     host.run("mailseal setup --undo --although-enrolled")
     assert look(host) == before

@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 from collections.abc import Iterator
 
 import pytest
 
-from tests.lab import Lab, LabError
+from tests.lab import Lab
 from tests.lab.process import Server
-from tests.lab.volume import encrypting_volume
+from tests.volumes import volume_or_skip
 
 _numbers = itertools.count(1)
 
@@ -45,25 +44,15 @@ def user(lab: Lab) -> str:
 @pytest.fixture(scope="module")
 def volume() -> Iterator[str]:
     """An empty folder on a file system with fscrypt."""
-    with _encrypting() as folder:
+    with volume_or_skip() as folder:
         yield folder
 
 
 @pytest.fixture(scope="module")
 def fscrypt() -> None:
     """Skip if a file system with fscrypt cannot be made."""
-    with _encrypting(16 << 20):
+    with volume_or_skip(16 << 20):
         pass
-
-
-@contextlib.contextmanager
-def _encrypting(*size: int) -> Iterator[str]:
-    with contextlib.ExitStack() as stack:
-        try:
-            folder = stack.enter_context(encrypting_volume(*size))
-        except LabError as exc:
-            pytest.skip(f"no file system with fscrypt can be made here: {exc}")
-        yield folder
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 
 from tests.lab import Lab
 from tests.lab.place import AGENT_UID
+from tests.lab.process import children
 
 
 def lookup_socket(lab: Lab) -> str:
@@ -16,8 +17,7 @@ def lookup_socket(lab: Lab) -> str:
 
 def lookup_process(lab: Lab) -> int:
     """Its pid: the child of the agent with the agent's uid."""
-    with open(f"/proc/{lab.agent.pid}/task/{lab.agent.pid}/children", encoding="ascii") as stream:
-        found = [int(pid) for pid in stream.read().split()]
+    found = children(lab.agent.pid)
     (pid,) = (pid for pid in found if f"Uid:\t{AGENT_UID}\t" in status_of(pid))
     return pid
 

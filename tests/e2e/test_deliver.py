@@ -30,8 +30,16 @@ def lab() -> Iterator[Lab]:
 
 
 def deliver(lab: Lab, *args: str, stdin: bytes = MAIL, uid: int = MAIL_UID) -> tuple[int, str]:
-    done = subprocess.run(
-        [os.path.join(lab.hooks, "mailseal-deliver"), *args],
+    done = run([os.path.join(lab.hooks, "mailseal-deliver"), *args], stdin=stdin, uid=uid)
+    assert done.stderr == b""
+    return done.returncode, done.stdout.decode()
+
+
+def run(
+    command: list[str], *, stdin: bytes = MAIL, uid: int = MAIL_UID
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        command,
         input=stdin,
         capture_output=True,
         user=uid,
@@ -39,8 +47,6 @@ def deliver(lab: Lab, *args: str, stdin: bytes = MAIL, uid: int = MAIL_UID) -> t
         extra_groups=[],
         cwd="/",
     )
-    assert done.stderr == b""
-    return done.returncode, done.stdout.decode()
 
 
 @pytest.mark.parametrize("daemon", [True, False], ids=["daemon", "alone"])
@@ -76,15 +82,8 @@ def test_one_shot(lab: Lab, user: str, daemon: bool) -> None:
 
 def test_one_shot_imports_little_with_a_daemon(lab: Lab, user: str) -> None:
     """These would take longer than the whole program."""
-    done = subprocess.run(
-        [*PYTHON, os.path.join(lab.hooks, "mailseal-deliver"), "-s", lab.deliver_socket, user],
-        input=MAIL,
-        capture_output=True,
-        user=MAIL_UID,
-        group=MAIL_UID,
-        extra_groups=[],
-        cwd="/",
-    )
+    hook = os.path.join(lab.hooks, "mailseal-deliver")
+    done = run([*PYTHON, hook, "-s", lab.deliver_socket, user])
     assert (done.returncode, done.stdout) == (0, b"")
     loaded = {line.rpartition(b"|")[2].strip().decode() for line in done.stderr.splitlines()}
     assert "mailseal.delivery.dovecot.relay" in loaded

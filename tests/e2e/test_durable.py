@@ -18,6 +18,7 @@ import pytest
 
 from tests.lab import Lab
 from tests.lab.place import MAIL_UID
+from tests.lab.process import children
 from tests.lab.smtp import send
 
 SENDER = "eve@example.net"
@@ -27,12 +28,6 @@ HEADERS = (
     b"Date: Mon, 23 Nov 2026 12:00:00 +0000\r\nMessage-Id: <1@example.net>\r\n\r\n"
 )
 COUNT = 300
-
-
-def _workers(lab: Lab) -> list[int]:
-    path = f"/proc/{lab.delivery.pid}/task/{lab.delivery.pid}/children"
-    with open(path, encoding="ascii") as stream:
-        return [int(word) for word in stream.read().split()]
 
 
 def _mail(number: int) -> bytes:
@@ -54,7 +49,7 @@ def test_kill_9_under_load_loses_nothing(lab: Lab, user: str) -> None:
     while any(feeder.is_alive() for feeder in feeders) or (lab.postfix_queue() and kills < 25):
         assert time.monotonic() < deadline
         time.sleep(random.uniform(0.05, 0.25))
-        if victims := _workers(lab):
+        if victims := children(lab.delivery.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(random.choice(victims), signal.SIGKILL)
                 kills += 1

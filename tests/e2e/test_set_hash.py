@@ -6,11 +6,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import sqlite3
 import struct
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab import clusters
 from tests.lab.databases import TABLE, Mariadb, Postgresql
 from tests.lab.place import readable_code
 
@@ -61,10 +60,8 @@ class Site:
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """A folder that the databases' users can enter."""
-    path = tempfile.mkdtemp(prefix="mailseal-databases-")
-    os.chmod(path, 0o755)
-    yield Path(path)
-    shutil.rmtree(path)
+    with clusters.folder() as path:
+        yield Path(path)
 
 
 @pytest.fixture(scope="module")

@@ -32,24 +32,34 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def at_step(step: int, function: Callable[[], None], *actions: Callable[[int], object]) -> bool:
-    """Run `function`, stop it at this step (counted from 0), and do an action.
-
-    Further actions are done at the following steps.  Returns False if the function has fewer
-    steps.  Its exceptions are printed to standard error.
-    """
+def forked(function: Callable[[], object]) -> int:
+    """Start the function in a process of its own: its pid.  The status is 1 after an exception."""
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            _ptrace(_TRACEME, 0)
-            os.kill(os.getpid(), signal.SIGSTOP)
             function()
             status = 0
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(status)
+    return pid
+
+
+def at_step(step: int, function: Callable[[], None], *actions: Callable[[int], object]) -> bool:
+    """Run `function`, stop it at this step (counted from 0), and do an action.
+
+    Further actions are done at the following steps.  Returns False if the function has fewer
+    steps.  Its exceptions are printed to standard error.
+    """
+
+    def traced() -> None:
+        _ptrace(_TRACEME, 0)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        function()
+
+    pid = forked(traced)
     os.waitpid(pid, 0)
     _ptrace(_SETOPTIONS, pid, _SYSGOOD_EXITKILL)
     for number in itertools.count():

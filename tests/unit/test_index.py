@@ -24,19 +24,15 @@ from mailseal.index.memory import Cached
 from mailseal.login import anvil
 from mailseal.login.caches import Caches
 from mailseal.login.keeper import Keeper
-from tests.lab import LabError
 from tests.lab.dovecot import installed_version
 from tests.lab.place import MAIL_UID, readable_code
-from tests.lab.volume import encrypting_volume
+from tests.volumes import volume_or_skip
 
 
 @pytest.fixture(scope="module")
 def volume() -> Iterator[str]:
-    try:
-        with encrypting_volume(32 << 20) as folder:
-            yield folder
-    except LabError as exc:
-        pytest.skip(f"no file system with fscrypt can be made here: {exc}")
+    with volume_or_skip(32 << 20) as folder:
+        yield folder
 
 
 def test_names_of_folders() -> None:

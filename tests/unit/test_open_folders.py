@@ -25,13 +25,12 @@ from mailseal.keys.sql.feed import Feed
 from mailseal.login import open_folders
 from mailseal.login.indexes import Indexes
 from mailseal.login.open_folders import OpenFolders
-from tests.lab import LabError
 from tests.lab.clusters import Keys
 from tests.lab.place import MAIL_UID
 from tests.lab.process import wait_until
-from tests.lab.volume import encrypting_volume
 from tests.unit.agent_process import AgentProcess, running
 from tests.unit.test_move_store import in_database
+from tests.volumes import volume_or_skip
 
 LOG = logging.getLogger("test")
 KEY = bytes(range(64))
@@ -41,11 +40,8 @@ OTHER = "bob@example.org"
 
 @pytest.fixture(scope="module")
 def volume() -> Iterator[str]:
-    try:
-        with encrypting_volume(64 << 20) as folder:
-            yield folder
-    except LabError as exc:
-        pytest.skip(f"no file system with fscrypt can be made here: {exc}")
+    with volume_or_skip(64 << 20) as folder:
+        yield folder
 
 
 @pytest.fixture
@@ -248,10 +244,7 @@ def hosts(server: Keys, tmp_path: Path) -> Iterator[list[Host]]:
     if os.environ.get("MAILSEAL_VOLUME"):
         pytest.skip("no file system with fscrypt can be made here: MAILSEAL_VOLUME is set")
     with contextlib.ExitStack() as stack:
-        try:
-            volumes = [stack.enter_context(encrypting_volume(32 << 20)) for _ in range(2)]
-        except LabError as exc:
-            pytest.skip(f"no file system with fscrypt can be made here: {exc}")
+        volumes = [stack.enter_context(volume_or_skip(32 << 20)) for _ in range(2)]
         yield [
             Host(
                 stack.enter_context(start(name, volume)),

@@ -20,10 +20,9 @@ from mailseal.index.fscrypt import State
 from mailseal.login.keeper import Keeper
 from mailseal.login.open_folders import OpenFolders
 from mailseal.login.read_ahead import ReadAhead
-from tests.lab import LabError
 from tests.lab.place import MAIL_UID
 from tests.lab.process import wait_until
-from tests.lab.volume import encrypting_volume
+from tests.volumes import volume_or_skip
 
 LOG = logging.getLogger("test")
 KEY = bytes(range(64))
@@ -35,11 +34,8 @@ LIMIT = 64 << 20
 
 @pytest.fixture(scope="module")
 def volume() -> Iterator[str]:
-    try:
-        with encrypting_volume(256 << 20) as folder:
-            yield folder
-    except LabError as exc:
-        pytest.skip(f"no file system with fscrypt can be made here: {exc}")
+    with volume_or_skip(256 << 20) as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.place import let_others_in
+from tests.lab.process import children
 from tests.unit.agent_process import CHEAP, HOOKS, AgentProcess, running
 
 USER = "alice@example.org"
@@ -306,14 +307,14 @@ class TestWhatBecameOfCommand:
             panel.stdin.write(b"pw\nnew\n")
             panel.stdin.close()
             assert panel.stderr.read(1) == b"."
-            (child,) = Path(f"/proc/{panel.pid}/task/{panel.pid}/children").read_text().split()
+            (child,) = children(panel.pid)
             try:
                 panel.send_signal(signal.SIGINT)
                 assert panel.wait(30) == 75
                 assert os.path.exists(f"/proc/{child}")  # it may still change the hash
                 assert both(agent) == (True, True)
             finally:
-                os.kill(int(child), signal.SIGKILL)
+                os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.skipif(shutil.which("php") is None, reason="needs php")

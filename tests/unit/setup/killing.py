@@ -10,9 +10,10 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from tests.unit.steps import forked
 
 _CHANGES = ("open", "write", "fsync", "rename", "unlink", "rmdir", "mkdir", "fchmod", "fchown")
 
@@ -32,18 +33,11 @@ def before_each_change(
 
 
 def _killed_at(number: int, function: Callable[[], object]) -> bool:
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            _count(number)
-            function()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    _, ended = os.waitpid(pid, 0)
+    def counted() -> None:
+        _count(number)
+        function()
+
+    _, ended = os.waitpid(forked(counted), 0)
     if os.WIFSIGNALED(ended):
         assert os.WTERMSIG(ended) == signal.SIGKILL
         return True
