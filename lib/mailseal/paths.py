@@ -77,6 +77,15 @@ def open_folder(path: str) -> Folder:
         raise
 
 
+def is_still(path: str, found: os.stat_result) -> bool:
+    """Whether this path names the same file as before.  Raises OSError, but not if it is gone."""
+    try:
+        now = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (now.st_dev, now.st_ino) == (found.st_dev, found.st_ino)
+
+
 def _entry_is_fixed(folder: os.stat_result, entry: os.stat_result, path: str) -> bool:
     """Whether only root and the caller can replace this name."""
     _refuse_open_to_all(folder, path)

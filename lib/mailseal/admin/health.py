@@ -10,11 +10,11 @@ CONTRACT
 from __future__ import annotations
 
 import contextlib
-import socket
 import sys
 from typing import TYPE_CHECKING
 
 from mailseal.config import Config, socket_address
+from mailseal.delivery.dovecot.lines import dial
 from mailseal.errors import MailsealError
 from mailseal.login.client import AgentClient
 
@@ -66,23 +66,17 @@ def _agent(config: Config) -> str:
 
 def _lmtp(config: Config) -> str:
     for name in config.delivery.listen:
-        address = socket_address(name)
-        family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
-        if family == socket.AF_INET and ":" in address[0]:
-            family = socket.AF_INET6
-        with socket.socket(family) as client:
-            client.settimeout(_TIMEOUT)
-            try:
-                client.connect(address)
+        try:
+            with dial(socket_address(name), _TIMEOUT) as client:
                 if not client.recv(512):
                     return f"closes connections at {name}"
                 with contextlib.suppress(OSError):
                     client.sendall(b"QUIT\r\n")
                     client.recv(512)
-            except TimeoutError:
-                return f"does not answer at {name} within {_TIMEOUT:.0f} s"
-            except OSError as exc:
-                return f"cannot connect to {name}: {exc.strerror}"
+        except TimeoutError:
+            return f"does not answer at {name} within {_TIMEOUT:.0f} s"
+        except OSError as exc:
+            return f"cannot connect to {name}: {exc.strerror}"
     return ""
 
 

@@ -32,6 +32,7 @@ from collections.abc import Iterator
 
 from mailseal import durable
 from mailseal.errors import TemporaryError
+from mailseal.paths import is_still
 
 _STALE = 120.0
 _YOUNG = 2.0
@@ -129,7 +130,7 @@ def _is_left_over(path: str) -> bool:
         left_over = age > _YOUNG and not _runs(int(pid))
     else:
         left_over = age > _STALE
-    return left_over and _is_still(path, found)
+    return left_over and is_still(path, found)
 
 
 def _runs(pid: int) -> bool:
@@ -144,18 +145,10 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def _is_still(path: str, found: os.stat_result) -> bool:
-    try:
-        now = os.stat(path, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return (now.st_dev, now.st_ino) == (found.st_dev, found.st_ino)
-
-
 def _release(path: str, fd: int) -> None:
     try:
         with contextlib.suppress(FileNotFoundError):
-            if _is_still(path, os.fstat(fd)):
+            if is_still(path, os.fstat(fd)):
                 os.unlink(path)
     finally:
         os.close(fd)

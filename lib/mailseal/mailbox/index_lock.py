@@ -30,6 +30,7 @@ from collections.abc import Iterator
 
 from mailseal import durable
 from mailseal.errors import TemporaryError
+from mailseal.paths import is_still
 
 NAME = "dovecot.index.log"
 
@@ -65,10 +66,8 @@ def _locked(log: str) -> int:
                 raise TemporaryError(f"{log} is not a file")
             _wait(fd, log, give_up)
             # Dovecot may have replaced it while we waited.
-            with contextlib.suppress(FileNotFoundError):
-                now = os.stat(log, follow_symlinks=False)
-                if (now.st_dev, now.st_ino) == (found.st_dev, found.st_ino):
-                    return fd
+            if is_still(log, found):
+                return fd
         except BaseException:
             os.close(fd)
             raise

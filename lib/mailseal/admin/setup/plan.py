@@ -98,9 +98,9 @@ def make(config_path: str, *, user: str | None, postfix_config: str | None) -> P
     if plan.cannot:
         return plan
     try:
-        plan.postfix = found = postfix.find(
-            postfix_config, stack.user, system_users=stack.system_users
-        )
+        postconf = Postconf(postfix_config)
+        found = postfix.find(postconf, stack.user, system_users=stack.system_users)
+        plan.postfix = found
         plan.cannot += found.cannot
         if plan.cannot:
             return plan
@@ -108,7 +108,7 @@ def make(config_path: str, *, user: str | None, postfix_config: str | None) -> P
             stack.only_lda = ()
         if stack.system_users and not _is_user(dovecot.RELAY_USER):
             plan.user = dovecot.RELAY_USER
-        yaml = options.change(config_path, stack, Postconf(postfix_config))
+        yaml = options.change(config_path, stack, postconf)
         plan.changes = [*([yaml] if yaml else []), *dovecot.changes(stack), *found.changes]
         plan.changes.sort(key=lambda change: ("mailseal", "dovecot", "postfix").index(change.stage))
     except MailsealError as exc:

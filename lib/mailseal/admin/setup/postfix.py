@@ -48,12 +48,11 @@ class Postfix:
     cannot: list[str]
 
 
-def find(folder: str | None, user: str, *, system_users: bool) -> Postfix:
+def find(postfix: Postconf, user: str, *, system_users: bool) -> Postfix:
     """Look at the running Postfix.  `user`: as stack.py has found it."""
-    postfix = Postconf(folder)
     main = postfix.main
     found = Postfix(main["config_directory"], "", "", False, [], [], [])
-    if folder is None and main.get("multi_instance_directories"):
+    if postfix.folder is None and main.get("multi_instance_directories"):
         found.cannot.append(
             "there are several instances of Postfix: name the one that delivers mail with "
             "`--postfix-config DIR`"

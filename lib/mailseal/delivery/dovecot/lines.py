@@ -41,7 +41,7 @@ class Lines:
         self._buffer = b""
         self._deadline = time.monotonic() + timeout
         try:
-            self._socket = _dial(address, timeout)
+            self._socket = dial(address, timeout)
         except (FileNotFoundError, ConnectionRefusedError) as exc:
             raise NotThere(f"cannot connect: {exc.strerror}") from None
         except OSError as exc:
@@ -99,7 +99,8 @@ def _broken(what: str, exc: OSError) -> Broken:
     return error
 
 
-def _dial(address: str | tuple[str, int], timeout: float) -> socket.socket:
+def dial(address: str | tuple[str, int], timeout: float) -> socket.socket:
+    """Connect to a unix socket or to (host, port).  The timeout, in seconds, stays set."""
     if not isinstance(address, str):
         return socket.create_connection(address, timeout)
     sock = socket.socket(socket.AF_UNIX)
