@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 import threading
+import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,7 +114,8 @@ def test_while_dovecot_has_the_lock_nothing_is_exchanged(
     maildir: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits = threading.Event()
-    monkeypatch.setattr("time.sleep", lambda _: waits.set())
+    clock = types.SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: waits.set())
+    monkeypatch.setattr(index_lock, "time", clock)
     thread = threading.Thread(target=convert, args=(maildir,))
     with held_by_another(maildir / ".Sent" / LOG, how):
         thread.start()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-import time
+import types
 
 import pytest
 
@@ -29,8 +29,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     def sleep(seconds: float) -> None:
         made.slept += seconds
 
-    monkeypatch.setattr(time, "monotonic", lambda: made.now)
-    monkeypatch.setattr(time, "sleep", sleep)
+    # Only for this module: threads that other tests have left behind sleep, too.
+    clock = types.SimpleNamespace(monotonic=lambda: made.now, sleep=sleep)
+    monkeypatch.setattr(pace, "time", clock)
     monkeypatch.setattr(pace, "_others", lambda: made.others)
     monkeypatch.setattr(pace, "_waited", lambda: made.waited)
     return made
