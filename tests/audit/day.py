@@ -105,7 +105,7 @@ class Day:
     def _arrive_while_away(self) -> None:
         for user in (ALICE, SIEVE, EARLIER):
             self._send(user, 3, large=True)
-        # Through Dovecot: deferred if the user was enrolled after the last lookup (userdb_cache).
+        # If Postfix has deferred a mail, it would not try again for minutes.
         for _ in range(20):
             with contextlib.suppress(LabError):
                 self._lab.postfix.wait_empty(timeout=2)

@@ -133,13 +133,12 @@ class OneAccount:
     def __init__(self, account: Account) -> None:
         self.account = account
 
-    def lookup(self, address: str) -> Account:
-        del address
+    def lookup(self, address: str, *, anew: bool = False) -> Account:
+        del address, anew
         return self.account
 
-    def remembered(self, address: str) -> tuple[bool, Account | None]:
+    def remembered(self, address: str) -> None:
         del address
-        return False, None
 
 
 def routed(here: Here, **account: Any) -> Any:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Delivery to one recipient, used by the daemon and by mailseal-deliver without a daemon.
 
-Functions here do not raise: errors are outcomes.
+Functions here do not raise, except MustWait: errors are outcomes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from mailseal.delivery.lmtp.syntax import Address
 from mailseal.delivery.log import DeliveryLog
 from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.outcome import Outcome
-from mailseal.delivery.route import Route, Router
+from mailseal.delivery.route import MustWait, Route, Router
 from mailseal.errors import TemporaryError
 
 
-def route_one(router: Router, address: Address, size: int) -> Route | Outcome:
+def route_one(
+    router: Router, address: Address, size: int, *, may_wait: bool = True
+) -> Route | Outcome:
     """The route of the recipient's mail, or an Outcome if there is none."""
     try:
-        return router.route(address, size)
+        return router.route(address, size, may_wait=may_wait)
+    except MustWait:
+        raise
     except Exception as exc:
         return outcome.of(exc, address)
 

@@ -14,7 +14,8 @@ CONTRACT: FAIL CLOSED
     Mail of an enrolled user is never stored in clear.  Only PublicStore
     decides whether a user is enrolled.  Every result except a certain "no" (None) is
     a temporary failure.  Mail for an enrolled user is relayed only if the reply of
-    Dovecot's userdb shows that Dovecot will seal with this key.
+    Dovecot's userdb shows that Dovecot will seal with this key.  A reply that was kept may be
+    older than the key: then Dovecot is asked again, once for each user and key.
 """
 
 from __future__ import annotations
@@ -68,6 +69,16 @@ class Route:
         return self.account.maildir or ""
 
 
+class MustWait(Exception):
+    """To choose the route, another process must be asked."""
+
+
+class _NotSealed(TemporaryError):
+    """Dovecot's reply does not show that Dovecot would seal with this key."""
+
+    key_id = b""
+
+
 class Router:
     """Decides for one recipient at a time; used by many threads."""
 
@@ -84,21 +95,48 @@ class Router:
         self._uid = os.geteuid()
         service = config.dovecot.quota_socket
         self._quota = QuotaStatus(service, config) if service else None
+        self._asked_again: dict[str, bytes] = {}
+        """User, and id of the key with which Dovecot would not seal, when it was asked again."""
 
-    def is_quick(self, address: Address) -> bool:
-        """Whether route() returns without waiting for another process."""
-        if not self._certain or self._quota is not None:
-            return False  # it may wait for a mount or a service
-        return self._users.remembered(self._split(address)[0])[0]
-
-    def route(self, address: Address, size: int = 0) -> Route:
+    def route(self, address: Address, size: int = 0, *, may_wait: bool = True) -> Route:
         """Choose the route.  Raises the errors in the module's table, otherwise TemporaryError.
 
         `size` is the announced size in bytes, 0 if it is not known.  For relayed mail, Dovecot
-        checks the quota.
+        checks the quota.  With `may_wait=False` it does not wait for another process or a mount,
+        but raises MustWait.
         """
         name, detail = self._split(address)
-        account = self._users.lookup(name)
+        if not may_wait and (not self._certain or self._quota is not None):
+            raise MustWait
+        account = self._users.remembered(name)
+        if account is not None:
+            try:
+                return self._decided(address, name, detail, account, size)
+            except _NotSealed as exc:
+                if self._asked_again.get(name) == exc.key_id:
+                    raise
+        if not may_wait:
+            raise MustWait
+        account = self._users.lookup(name, anew=True)
+        try:
+            return self._decided(address, name, detail, account, size, anew=True)
+        except _NotSealed as exc:
+            if len(self._asked_again) >= 10000:
+                self._asked_again.clear()
+            self._asked_again[name] = exc.key_id
+            raise
+
+    def _decided(
+        self,
+        address: Address,
+        name: str,
+        detail: str,
+        account: Account | None,
+        size: int,
+        *,
+        anew: bool = False,
+    ) -> Route:
+        """The route, with what the user database knows about `name`."""
         if account is None:
             self._require_not_enrolled(name)
             raise NoSuchUser(f"user unknown: {name}")
@@ -113,13 +151,13 @@ class Router:
             if self._quota is not None:
                 self._quota.require_room(account.user, size)
             return Route(address, account, "seal", key, detail, "enrolled")
-        proof = account if self._certain else self._as_dovecot_knows(name, account)
+        proof = account if self._certain else self._as_dovecot_knows(name, account, anew)
         _require_sealing(proof, key, obstacle)
         return Route(address, account, "relay", key, detail, obstacle)
 
-    def _as_dovecot_knows(self, name: str, account: Account) -> Account:
+    def _as_dovecot_knows(self, name: str, account: Account, anew: bool) -> Account:
         """Look up in Dovecot, perhaps on another host, a user that the template knows."""
-        found = self._dovecot.lookup(name)
+        found = self._dovecot.lookup(name, anew=anew)
         if found is None or found.user != account.user:
             theirs = "which does not know this user"
             if found is not None:
@@ -242,7 +280,9 @@ def _require_sealing(account: Account, key: PublicKey, obstacle: str) -> None:
     """Raise if Dovecot's userdb fields do not make mail_crypt seal with `key`."""
     reason = sealing.why_not(account.extra, key)
     if reason is not None:
-        raise TemporaryError(
+        error = _NotSealed(
             f"{account.user} must get mail through Dovecot ({obstacle}), but {reason}",
             hint="see the userdb block in dovecot-conf",
         )
+        error.key_id = key.key_id
+        raise error

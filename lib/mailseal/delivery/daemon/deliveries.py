@@ -13,6 +13,7 @@ CONTRACT
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from mailseal.delivery.group import SealJob, Writers, make_store
 from mailseal.delivery.lmtp.syntax import Address
 from mailseal.delivery.message import Envelope, Message
 from mailseal.delivery.outcome import Outcome
-from mailseal.delivery.route import Route, Router
+from mailseal.delivery.route import MustWait, Route, Router
 
 _LOOKUP_THREADS = 8
 _RELAY_THREADS = 32
@@ -76,8 +77,8 @@ class Deliveries:
 
         None if a lookup is needed first; only then `answer` is called later.
         """
-        if self._router.is_quick(address):
-            return route_one(self._router, address, size)
+        with contextlib.suppress(MustWait):
+            return route_one(self._router, address, size, may_wait=False)
         self.under_way += 1
 
         def ask() -> None:

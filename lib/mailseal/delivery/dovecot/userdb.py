@@ -176,20 +176,20 @@ class Cached:
     def __init__(self, source: Template | DovecotUserdb, seconds: float) -> None:
         self._source = source
         self._seconds = seconds
-        self._kept: dict[str, tuple[float, Account | None]] = {}
+        self._kept: dict[str, tuple[float, Account]] = {}
 
-    def remembered(self, address: str, grace: float = 0) -> tuple[bool, Account | None]:
-        """(known, result) from the cache, also if it is up to `grace` seconds too old."""
+    def remembered(self, address: str) -> Account | None:
+        """The result from the cache; None if it must be looked up."""
         kept = self._kept.get(address)
-        if kept is None or kept[0] + grace < time.monotonic():
-            return False, None
-        return True, kept[1]
+        return None if kept is None or kept[0] < time.monotonic() else kept[1]
 
-    def lookup(self, address: str) -> Account | None:
-        """The result, from the cache or a lookup.  Failures are not kept."""
-        # A lookup just after remembered() has returned True must not wait for Dovecot.
-        known, account = self.remembered(address, 1)
-        if known:
+    def lookup(self, address: str, *, anew: bool = False) -> Account | None:
+        """The result, from the cache or a lookup.  Failures are not kept.
+
+        `anew`: do not use the cache.
+        """
+        account = None if anew else self.remembered(address)
+        if account is not None:
             return account
         account = self._source.lookup(address)
         # "No such user" is not cached, so that new users get mail at once.
