@@ -15,7 +15,8 @@
 --
 --     auth_userdb_lookup(request) is the userdb.  It must be the last one, because it needs
 --     Dovecot's final user name.  It decides how mail is saved:
---       not enrolled      saving in clear is permitted explicitly; otherwise Dovecot refuses it
+--       not enrolled      saving in clear is permitted explicitly; otherwise Dovecot refuses it.  With
+--                         `site_key`: returns that public key instead, and mail is sealed with it
 --       enrolled          returns the public key, and fields that load mail_crypt; it fails if
 --                         another userdb returns fields with which Dovecot would not seal
 --       enrolled, login   the same, but only if the passdb has returned the keys of this user;
@@ -28,9 +29,13 @@
 --     Needs lua-socket.
 --
 -- SETTINGS
---     `lua_settings { socket = …  public = …  timeout = …  only = yes }` in 2.4.  2.3 has no settings
---     for Lua; there `import_environment = $import_environment MAILSEAL_SOCKET=… MAILSEAL_PUBLIC=…
---     MAILSEAL_ONLY=yes`.
+--     `lua_settings { socket = …  public = …  timeout = …  only = yes  site_key = … }` in 2.4.  2.3 has no
+--     settings for Lua; there `import_environment = $import_environment MAILSEAL_SOCKET=…
+--     MAILSEAL_PUBLIC=… MAILSEAL_ONLY=yes MAILSEAL_SITE_KEY=…`.
+--
+--     site_key is for sites that seal the mail of all users with one key of mail_crypt: the PEM file of
+--     its public key.  Dovecot's own settings must not have this key: then a process that has
+--     not asked this userdb cannot seal the mail of an enrolled user with it either.
 --
 -- DIAGNOSTICS
 --     Without a definite result, it returns PASSDB_RESULT_INTERNAL_FAILURE: the client gets a
@@ -55,6 +60,9 @@ local public_dir = os.getenv("MAILSEAL_PUBLIC") or "/var/lib/mailseal/public"
 -- Whether the keyring is the only password check.
 local only = os.getenv("MAILSEAL_ONLY") == "yes"
 
+-- The file with the public key that seals the mail of users who are not enrolled; nil: it is in clear.
+local site_key = os.getenv("MAILSEAL_SITE_KEY")
+
 -- Seconds for one request.  Longer than an unlock can wait for Argon2id in the agent, shorter
 -- than Dovecot's time limit for an auth worker (60 s).
 local timeout = 30
@@ -71,6 +79,7 @@ function script_init(settings)
   socket_path = settings.socket or socket_path
   public_dir = settings.public or public_dir
   only = only or settings.only == "yes"
+  site_key = settings.site_key or site_key
   timeout = tonumber(settings.timeout) or timeout
   return 0
 end
@@ -91,10 +100,25 @@ local function public_field()
   return dovecot_24 and "crypt_global_public_key_file" or "mail_crypt_global_public_key"
 end
 
--- Fields with which Dovecot stores mail in clear.
+-- Fields for users who are not enrolled: Dovecot stores mail in clear, or seals it with the key of the
+-- site.  nil and a sentence if that key cannot be read.
 local function plain_fields()
-  if dovecot_24 then return { crypt_write_algorithm = "" } end
-  return { mail_crypt_save_version = "0" }
+  if not site_key then
+    if dovecot_24 then return { crypt_write_algorithm = "" } end
+    return { mail_crypt_save_version = "0" }
+  end
+  local pem, problem = keys.read_file(site_key)
+  if not pem or not pem:find("^%-%-%-%-%-BEGIN PUBLIC KEY%-%-%-%-%-\n") then
+    return nil, "site_key: " .. (problem or site_key .. " is not a public key in PEM format")
+  end
+  if dovecot_24 then
+    return {
+      crypt_write_algorithm = "aes-256-gcm-sha256",
+      ["*/crypt_write_algorithm"] = "aes-256-gcm-sha256",
+      [public_field()] = "inline:" .. pem,
+    }
+  end
+  return { mail_crypt_save_version = "2", [public_field()] = pem }
 end
 
 -- mail_crypt does not seal mbox.  With a kind of lock that Dovecot does not know, its process ends
@@ -310,7 +334,9 @@ local function lookup(request)
     if given then
       return auth.USERDB_RESULT_INTERNAL_FAILURE, "the login has the keys of another user"
     end
-    return auth.USERDB_RESULT_OK, plain_fields()
+    local fields, problem = plain_fields()
+    if not fields then return auth.USERDB_RESULT_INTERNAL_FAILURE, problem end
+    return auth.USERDB_RESULT_OK, fields
   end
   local why = refusal(request, key, given)
   if why then return auth.USERDB_RESULT_INTERNAL_FAILURE, why end

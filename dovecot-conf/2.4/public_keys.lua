@@ -55,7 +55,7 @@ local function json_string(text)
 end
 
 -- The content of a file; nil if it does not exist, nil and a sentence if it cannot be read.
-local function read_file(path)
+function keys.read_file(path)
   local stream, message, number = io.open(path, "rb")
   if not stream then
     if number == ENOENT then return nil end
@@ -88,9 +88,9 @@ end
 
 -- Seconds since the start of the machine, whatever time namespace this is: CLOCK_BOOTTIME.
 local function uptime()
-  local now = tonumber((read_file("/proc/uptime") or ""):match("^(%d+%.%d+) "))
+  local now = tonumber((keys.read_file("/proc/uptime") or ""):match("^(%d+%.%d+) "))
   local seconds, nanoseconds =
-    (read_file("/proc/self/timens_offsets") or ""):match("boottime%s+(-?%d+)%s+(%d+)")
+    (keys.read_file("/proc/self/timens_offsets") or ""):match("boottime%s+(-?%d+)%s+(%d+)")
   if now and seconds then now = now - tonumber(seconds) - tonumber(nanoseconds) / 1e9 end
   return now
 end
@@ -99,7 +99,7 @@ end
 local function is_current(mark)
   if mark == FOLDER_MARK then return true end
   local boot, till = mark:match(REPLICA_MARK):match("^([0-9a-f-]+) (%d+%.%d+)\n$")
-  if not boot or read_file("/proc/sys/kernel/random/boot_id") ~= boot .. "\n" then return false end
+  if not boot or keys.read_file("/proc/sys/kernel/random/boot_id") ~= boot .. "\n" then return false end
   local now = uptime()
   return now ~= nil and now < tonumber(till)
 end
@@ -109,11 +109,11 @@ function keys.look_up(folder, user)
   local name = file_name(lower)
   if #name > MAX_FILE_NAME then return "long name" end
   local path = folder .. "/" .. name .. ".json"
-  local content, problem = read_file(path)
+  local content, problem = keys.read_file(path)
   if problem then return nil, problem end
   if not content then
     -- In this order: lease, mark, clock.
-    local mark, ill = read_file(folder .. "/mailseal-public-keys")
+    local mark, ill = keys.read_file(folder .. "/mailseal-public-keys")
     local marked, odd = keys.exists(folder .. "/enrolled/" .. name)
     if odd then return nil, odd end
     if marked then return nil, "the public key is missing; run `mailseal repair " .. lower .. "`" end

@@ -20,6 +20,7 @@ from mailseal.admin.verify_result import Result
 from mailseal.delivery.dovecot import settings, userdb
 from mailseal.delivery.dovecot.sealing import is_told_how_to_save
 from mailseal.errors import MailsealError
+from mailseal.keys.public import PublicStore
 from mailseal.mailbox import clear_text
 from mailseal.mailbox.examine import CLEAR, Expected
 from mailseal.mailbox.report import TEXT, UNREADABLE
@@ -171,13 +172,15 @@ def _plain_user(site: Site) -> Iterator[Outcome]:
         )
         return
     fields = account.extra
-    if fields.get("mail_crypt_global_public_key") or fields.get("crypt_global_public_key_file"):
+    named = fields.get("mail_crypt_global_public_key") or fields.get("crypt_global_public_key_file")
+    if PublicStore(site.config.public_dir).lookup(user) is not None:
         yield failed(
             f"{user} has a public key: this user is enrolled", f"run `mailseal status {user}`"
         )
         return
     agent = "" if site.agent_answers else ", and the key agent does not run"
-    yield passed(f"{user} is not enrolled, and is found without a key{agent}")
+    key = "with the key of the site" if named else "without a key"
+    yield passed(f"{user} is not enrolled, and is found {key}{agent}")
 
 
 CHECKS = (
