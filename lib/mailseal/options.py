@@ -231,8 +231,8 @@ class Index:
         optional(size),
         "16M",
         "Largest size that is read from an index folder, in the background, when a login has "
-        "unlocked it: first the index of INBOX.  So the first listing of a session does not wait "
-        "for the disk.  null: nothing is read ahead.",
+        "unlocked it: first the index of INBOX.  So the first listing and the first full-text "
+        "search of a session do not wait for the disk.  null: nothing is read ahead.",
     )
     cache: str | None = option(
         optional(absolute_path),

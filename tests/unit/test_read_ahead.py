@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import logging
 import mmap
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -55,14 +56,17 @@ def keeper(folders: Folders) -> Iterator[Keeper]:
     os.waitpid(made.pid, 0)
 
 
-def fill(folders: Folders, files: dict[str, int]) -> None:
-    """Files as Dovecot makes them: only the owner of the mail can open them.  Then lock it."""
+def fill(folders: Folders, files: Mapping[str, int | bytes]) -> None:
+    """Files as Dovecot makes them: only the owner of the mail can open them.  Then lock it.
+
+    `files`: the contents; a number stands for so many bytes.
+    """
     identifier = folders.unlock(NAME, KEY)
-    for name, size in files.items():
+    for name, data in files.items():
         path = os.path.join(folders.path(NAME), name)
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         with open(path, "wb") as stream:
-            stream.write(os.urandom(size))
+            stream.write(os.urandom(data) if isinstance(data, int) else data)
         os.chmod(path, 0o600)
         for one in (path, os.path.dirname(path)):
             if one != folders.path(NAME):
@@ -71,8 +75,23 @@ def fill(folders: Folders, files: dict[str, int]) -> None:
     assert folders.lock(identifier) is State.ABSENT
 
 
+@contextlib.contextmanager
+def unlocked(folders: Folders) -> Iterator[None]:
+    identifier = folders.unlock(NAME, KEY)
+    try:
+        yield
+    finally:
+        folders.lock(identifier)
+
+
 def resident(path: str) -> float:
     """The part of a file that is in the kernel's memory."""
+    pages = resident_pages(path)
+    return len(pages) / -(-os.stat(path).st_size // mmap.PAGESIZE)
+
+
+def resident_pages(path: str) -> list[int]:
+    """The numbers of a file's pages that are in the kernel's memory."""
     size = os.stat(path).st_size
     pages = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
     fd = os.open(path, os.O_RDONLY)
@@ -85,7 +104,7 @@ def resident(path: str) -> float:
             del first
     finally:
         os.close(fd)
-    return sum(one & 1 for one in pages) / len(pages)
+    return [number for number, one in enumerate(pages) if one & 1]
 
 
 def opened(folders: Folders, keeper: Keeper | None, limit: int = LIMIT) -> OpenFolders:
