@@ -97,6 +97,26 @@ def test_the_text_for_a_full_mailbox_is_configurable(
         assert bool(caught.value.words) == bool(words)
 
 
+def test_a_mail_larger_than_the_whole_quota(tmp_path: Path) -> None:
+    """Dovecot 2.4 sends no text for it; it is full only if a mail of no size fits."""
+    name = str(tmp_path / "quota")
+    config = configuration.parse(f'dovecot: {{quota_socket: "{name}", timeout: 1s}}\n')
+    fits = b"DUNNO"
+
+    def answer(client: socket.socket) -> None:
+        small = b"size=0\n" in client.recv(65536)
+        client.sendall(b"action=" + (fits if small else b"") + b"\n\n")
+
+    with unix_listener(name) as listener:
+        serve(listener, answer)
+        with pytest.raises(MailboxFull) as caught:
+            QuotaStatus(name, config).require_room(USER, 77)
+        assert caught.value.words == "Mailbox is full"
+        fits = b"DEFER_IF_PERMIT later"
+        with pytest.raises(TemporaryError):
+            QuotaStatus(name, config).require_room(USER, 77)
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -10,6 +10,8 @@ ANSWERS
     a 4xx or 5xx code, or REJECT     full; the value of quota_status_overquota.
                                      delivery.over_quota says whether the mail is deferred.
                                      The client gets the text, but not the code.
+    nothing                          2.4: the mail is larger than the whole quota, and
+                                     quota_status_toolarge is not set: full, if a small mail fits
     anything else                    unknown: DEFER_IF_PERMIT is quota-status's reply for an
                                      internal error, x.3.0 means an internal error, and
                                      quota_status_nouser (by default "REJECT Unknown user",
@@ -32,6 +34,7 @@ from mailseal.errors import MailboxFull, MailboxFullRefused, TemporaryError
 _MAX_ANSWER = 65536
 _MAX_WORDS = 200
 _ROOM = ("OK", "DUNNO", "PERMIT")
+_TOO_LARGE = "552 5.2.2 Mailbox is full"
 _ENHANCED = re.compile(r"[245]\.(\d{1,3}\.\d{1,3})(?!\S)")
 
 
@@ -45,12 +48,10 @@ class QuotaStatus:
 
     def require_room(self, user: str, size: int) -> None:
         """Return if `size` bytes fit; with `size` 0, if the mailbox is not full already."""
-        question = (
-            "request=smtpd_access_policy\nprotocol_state=RCPT\nprotocol_name=ESMTP\n"
-            f"recipient={user}\nsize={size}\n\n"
-        )
-        action = self._ask(question.encode())
-        if action.partition(" ")[0].upper() in _ROOM:
+        action = self._ask(user, size)
+        if not action and size and _has_room(self._ask(user, 0)):
+            action = _TOO_LARGE
+        if _has_room(action):
             return
         words = _words_of_full(action)
         if words is None:
@@ -59,11 +60,15 @@ class QuotaStatus:
         error.words = words or None
         raise error
 
-    def _ask(self, question: bytes) -> str:
+    def _ask(self, user: str, size: int) -> str:
+        question = (
+            "request=smtpd_access_policy\nprotocol_state=RCPT\nprotocol_name=ESMTP\n"
+            f"recipient={user}\nsize={size}\n\n"
+        )
         try:
             peer = Lines(self._address, self._timeout, _MAX_ANSWER)
             try:
-                peer.send(question)
+                peer.send(question.encode())
                 while line := peer.line():
                     if line.startswith(b"action="):
                         return line.removeprefix(b"action=").decode("utf-8", "replace").strip()
@@ -72,6 +77,10 @@ class QuotaStatus:
         except Broken as exc:
             raise TemporaryError(f"quota-status: {exc}") from None
         raise TemporaryError("quota-status sent no reply")
+
+
+def _has_room(action: str) -> bool:
+    return action.partition(" ")[0].upper() in _ROOM
 
 
 def _words_of_full(action: str) -> str | None:
