@@ -9,6 +9,10 @@ opened in two sizes.  Measured too: the memory that the index of a user without 
 unlocking and locking: in the agent, for a login that has a session, with the folder locked and
 with the folder open; and in the kernel, with a copy of this index.  Between two rounds nobody is
 logged in and the folder is locked, so each round unlocks it.
+
+Locking drops the index of the sealed mailbox from the kernel's memory, and nothing drops that of
+the mailbox in clear.  So the first full-text search in clear is also measured after its index was
+dropped ("cold"), as on a server whose memory is used for other work.
 """
 
 from __future__ import annotations
@@ -44,6 +48,7 @@ GOALS = {
     "listing": ("ENVELOPE of all mails", 1.2),
     "search": ("search of all subjects", 1.2),
     "first_full_text": ("full-text search, first of a session", 1.5),
+    "cold_full_text": ("the same, the index in clear is cold", 0),
     "full_text": ("full-text search", 1.5),
     "open_small": ("opening a mail of 1.2 KB, with login", 1.5),
     "open_large": ("opening a mail of 50 KB, with login", 1.5),
@@ -155,10 +160,27 @@ def _search_full_text(lab: Lab, user: str) -> dict[str, float]:
     query = f'BODY "{_word(47)}"'.encode()
     with _selected(lab, user) as client:
         first = _search_when_indexed(client, query)
-        return {
-            "first_full_text": first,
-            "full_text": statistics.median(_search(client, query) for _ in range(VIEWS)),
-        }
+        later = statistics.median(_search(client, query) for _ in range(VIEWS))
+    figures = {"first_full_text": first, "cold_full_text": first, "full_text": later}
+    if user == PLAIN:
+        _drop_indexes(lab.maildir(user))
+        with _selected(lab, user) as client:
+            figures["cold_full_text"] = _search(client, query)
+    return figures
+
+
+def _drop_indexes(folder: str) -> None:
+    """Remove Dovecot's indexes below this folder from the kernel's memory, but not the mails."""
+    for where, folders, names in os.walk(folder):
+        if "cur" in folders:
+            folders.remove("cur")
+        for name in names:
+            fd = os.open(os.path.join(where, name), os.O_RDONLY)
+            try:
+                os.fsync(fd)  # what is not written yet would stay
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(fd)
 
 
 @contextlib.contextmanager

@@ -90,4 +90,4 @@ def test_index_benchmark(fscrypt: None, monkeypatch: pytest.MonkeyPatch) -> None
     assert {f"{kind}_{name}" for kind in ("sealed", "plain") for name in names} <= set(figures)
     assert {"login_locked", "lock"} <= set(figures) and figures["idle_memory"] == 0
     if not full_text.missing(installed_version()):
-        assert {"sealed_full_text", "plain_full_text"} <= set(figures)
+        assert {"sealed_full_text", "plain_full_text", "plain_cold_full_text"} <= set(figures)
