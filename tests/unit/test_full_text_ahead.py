@@ -137,6 +137,17 @@ def test_a_version_file() -> None:
     assert glass.below(bytes(BLOCK)) == glass.below(b"") == []
 
 
+@pytest.mark.parametrize("root", [(2**32, 1), (2**70, 0), (5, 10), (5, 2**50)])
+def test_a_root_that_cannot_be(folders: Folders, root: tuple[int, int]) -> None:
+    """It would be an error, or take for ever, in a process that reads for all users."""
+    assert glass.roots(version_file({"postlist": root})) == []
+    fill(folders, {**database(XAPIAN), f"{XAPIAN}/iamglass": version_file({"postlist": root})})
+    with unlocked(folders):
+        path = (NAME, *XAPIAN.split("/"), "iamglass")
+        ahead.read(folders.root, ahead.Piece(path, 0, 100))
+        assert not blocks_read(folders, f"{XAPIAN}/postlist.glass")
+
+
 @given(st.binary(max_size=300), st.binary(max_size=300))
 def test_damage_is_never_an_error(version: bytes, block: bytes) -> None:
     glass.roots(b"\x0f\x0dXapian Glass" + version)

@@ -33,6 +33,7 @@ TABLES = (WORDS, "docdata", "termlist", "position", "spelling", "synonym")
 
 _MAGIC = b"\x0f\x0dXapian Glass"
 _BLOCK_SIZES = (2048, 4096, 8192, 16384, 32768, 65536)
+_BLOCKS, _LEVELS = 1 << 32, 10
 _EMPTY = 1
 
 
@@ -61,7 +62,7 @@ def roots(version_file: bytes) -> list[Root]:
             _, at = _number(version_file, at)
             length, at = _number(version_file, at)
             at += length
-            if size * 2048 not in _BLOCK_SIZES:
+            if size * 2048 not in _BLOCK_SIZES or block >= _BLOCKS or level >> 2 >= _LEVELS:
                 return []
             if not level & _EMPTY:
                 found.append(Root(table, block, level >> 2, size * 2048))
@@ -72,7 +73,7 @@ def roots(version_file: bytes) -> list[Root]:
 
 def below(block: bytes) -> list[int]:
     """The numbers of the blocks below a branch, in the order of their words; none for a leaf."""
-    if len(block) < 11 or not 0 < block[4] < 10:
+    if len(block) < 11 or not 0 < block[4] < _LEVELS:
         return []
     (end,) = struct.unpack_from(">H", block, 9)
     try:
