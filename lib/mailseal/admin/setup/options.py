@@ -59,6 +59,8 @@ def _wanted(stack: Stack, main: dict[str, str]) -> dict[str, Any]:
         found["dovecot.anvil_socket"] = f"{base}/mailseal-anvil"
     if dovecot.uses_quota_status(stack):
         found["dovecot.quota_socket"] = f"{base}/mailseal-quota"
+        if not stack.full_waits:
+            found["delivery.over_quota"] = "reject"
     if dovecot.relays_all(stack):
         found["delivery.sieve"] = "always"
     elif stack.sieve_script and stack.sieve_script != default.delivery.sieve_script:

@@ -50,6 +50,7 @@ class Stack:
     site_sieve    there are Sieve scripts for all users, or scripts not in files
     only_lda      plugins of protocol lda, which delivers now, that protocol lmtp does not load
     quota         "": none; "count": quota-status knows it; else only Dovecot counts it
+    full_waits    mail for a full mailbox is deferred; else it is refused
     """
 
     series: str
@@ -68,6 +69,7 @@ class Stack:
     site_sieve: bool = False
     only_lda: tuple[str, ...] = ()
     quota: str = ""
+    full_waits: bool = False
     cannot: list[str] = dataclasses.field(default_factory=list)
 
     @property
@@ -297,6 +299,9 @@ def _quota(stack: Stack) -> None:
     }
     kinds |= {block.get("driver") or found.get("quota_driver") for block in found.all("quota")}
     stack.quota = "count" if all(kind in _QUOTA_COUNTS for kind in kinds) else ", ".join(kinds)
+    stack.full_waits = any(
+        doveconf.settings(name).get("quota_full_tempfail") == "yes" for name in ("lmtp", "lda")
+    )
 
 
 def require(stack: Stack) -> Account:
