@@ -21,7 +21,7 @@ help:
 	@echo 'make soak     seal, reseal and unseal 5,000 mails while IMAP clients are active'
 	@echo 'make soak-hosts  run two hosts over one database while each part fails in turn (SOAK_SECONDS=600)'
 	@echo 'make soak-index  log users in and out at random for ten minutes while servers are killed'
-	@echo 'make test-stacks  run the commands of all pages in docs/stacks'
+	@echo 'make test-stacks  run the commands of all pages in docs/stacks, and setup on each kind of server'
 	@echo 'make install  install below PREFIX=/usr/local, start nothing; make uninstall removes it'
 	@echo 'make deb      build/deb/mailseal_*.deb, for Debian 12 and 13'
 	@echo 'make image    an OCI image with the key agent and the delivery daemon (BASE=debian:13-slim, IMAGE=mailseal)'
@@ -76,7 +76,7 @@ soak-hosts:
 
 test-stacks:
 	@tests/bootstrap test
-	MORE_STACKS=1 $(VENV)/python -m pytest tests/docker/test_stacks.py tests/docker/test_more_stacks.py tests/docker/test_setup.py
+	MORE_STACKS=1 $(VENV)/python -m pytest tests/docker/test_stacks.py tests/docker/test_more_stacks.py tests/docker/test_setup.py tests/docker/test_whole_stay.py
 
 soak-index:
 	@tests/bootstrap test

@@ -56,7 +56,7 @@ def plan(site: Site, arguments: str = "") -> dict[str, object]:
 
 
 # The host has been a server of other kinds before; see tests/docker/stack.
-_PASSWD_FILE = """
+PASSWD_FILE = """
 cd /etc/dovecot/conf.d
 cp /usr/local/share/stack/%s.conf 90-site.conf
 sed -i 's/^!include auth-/#&/' 10-auth.conf
@@ -67,7 +67,7 @@ postconf -e 'mydestination = localhost' 'virtual_transport = lmtp:unix:private/d
 postconf -X mailbox_command
 systemctl restart dovecot postfix
 """
-_NO_OTHER_USERS = """
+NO_OTHER_USERS = """
 for user in mailowner alice carol mallory; do
     if id $user >/dev/null 2>&1; then userdel -r $user 2>/dev/null; fi
 done
@@ -82,7 +82,7 @@ def host(request: pytest.FixtureRequest, hosts: dict[str, Site]) -> Iterator[Sit
     site = hosts["kinds" + request.param.replace(".", "")]
     site.run("tar -cf /root/before-setup.tar /etc/dovecot /etc/postfix 2>/dev/null")
     site.run("rm -rf /var/lib/mailseal")
-    site.run(_NO_OTHER_USERS + _PASSWD_FILE % SUITES[site.version])
+    site.run(NO_OTHER_USERS + PASSWD_FILE % SUITES[site.version])
     site.run(commands("do", site.version, ["programs"]))
     site.run("cat > /root/add; chmod 700 /root/add", stdin=_ADD.encode())
     site.run("cat > /root/remove; chmod 700 /root/remove", stdin=_REMOVE.encode())
