@@ -8,6 +8,7 @@ and settings are as before.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import re
 import smtplib
@@ -217,7 +218,7 @@ def stay(request: pytest.FixtureRequest, hosts: dict[str, Site], package: Path) 
     yield Stay(site, kind)
     site.run("mailseal setup --undo --although-enrolled 2>/dev/null || true")
     site.run(
-        f"rm -rf /var/lib/mailseal; apt-get purge -qy mailseal; rm /root/mailseal.deb\n{clean}"
+        f"rm -rf /var/lib/mailseal; dpkg -P mailseal || true; rm /root/mailseal.deb\n{clean}"
         "systemctl stop dovecot postfix mariadb postgresql slapd\n"
         "rm -rf /etc/dovecot /etc/postfix\n"
         "tar -C / -xf /root/before-stay.tar; systemctl start dovecot postfix"
@@ -234,10 +235,13 @@ def test_whole_stay(stay: Stay) -> None:
             imap.append("Sent", a_mail(fresh_word()) + BIG)
     refused = {name: stay.refusals(name) for name in names}
     assert all(replies[0].startswith("552 5.2.2") for replies in refused.values()), refused
-    before = set(site.run(_LOOK).splitlines())
+    before = site.run(_LOOK).splitlines()
 
     stay.types("apt-get install -qy /root/mailseal.deb")
-    stay.types(f"mailseal setup --apply {kind.user}")
+    said = stay.types(f"mailseal setup --apply {kind.user}")
+    # It has run doctor.
+    assert "proves with doctor" in said
+    assert set(re.findall(r"^  (?:warn|fail): ([\w-]+): ", said, re.M)) <= OF_THE_MACHINE
     stay.types(f"mailseal enroll {alice}", password=password_of("alice"))
     stay.types(f"mailseal seal {alice}")
     assert len(stay.typed) <= MOST
@@ -266,7 +270,7 @@ def test_whole_stay(stay: Stay) -> None:
     stay.types("mailseal setup --undo")
     stay.types("apt-get purge -qy mailseal")
     assert len(stay.typed) <= MOST
-    assert set(site.run(_LOOK).splitlines()) ^ before == set()
+    assert list(difflib.unified_diff(before, site.run(_LOOK).splitlines(), n=0)) == []
     for word in (*old["alice"], *new, sent):
         assert stay.in_clear(word)
     stay.reads("alice", old["alice"][0], *new, stay.arrives("alice"))
