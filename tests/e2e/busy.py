@@ -6,7 +6,9 @@ with box.busy(clients=3): ...          # flags, copies, moves, expunges, appends
 box.require_as_remembered()            # UIDs, flags, dates, bytes: nothing else, nothing less
 
 Every mail belongs to one client, so that the order of commands on it is known.  A server answers OK
-to a STORE or an EXPUNGE of UIDs that it does not have: so each answer must show the change.
+to a STORE or an EXPUNGE of UIDs that it does not have: so each answer must show the change.  One
+that does not is asked again, for some seconds: a mail that is there again then was only seen late,
+a mail that was lost never comes back under this UID.  Whoever was asked again is in `repeated`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import dataclasses
 import random
 import re
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 from tests.e2e.mails import HEADERS
@@ -39,6 +42,9 @@ class Mail:
 
 
 State = dict[int, Mail]
+
+_PATIENCE = 10.0
+"""Seconds in which the server must show a change."""
 
 
 def fetch_all(imap: Imap, folder: str) -> tuple[bytes, State]:
@@ -69,6 +75,8 @@ class Mailbox:
         self.folders = tuple(folders)
         self.state: dict[str, tuple[bytes, State]] = {}
         self.operations = 0
+        self.repeated: list[str] = []
+        """Commands that were answered with OK, but changed nothing at first."""
         self.read()
 
     def login(self) -> Imap:
@@ -156,9 +164,17 @@ class _Client:
                     self._chance.choice(kinds)(imap, folder)
                     self._box.operations += 1
 
-    @staticmethod
-    def _require(answer: Sequence[bytes], change: bytes) -> None:
-        assert any(re.match(rb"\* \d+ " + change, line) for line in answer), (change, answer)
+    def _change(self, imap: Imap, command: bytes, uid: int, change: bytes) -> None:
+        """Send the command, until its answer shows the change of this mail."""
+        give_up = time.monotonic() + _PATIENCE
+        while True:
+            answer = imap.command(command)
+            if any(re.match(rb"\* \d+ " + change, line) for line in answer):
+                return
+            answer += imap.command(b"UID FETCH %d (FLAGS)" % uid)
+            self._box.repeated.append(f"{command!r}: {answer}")
+            assert time.monotonic() < give_up, self._box.repeated
+            time.sleep(0.5)
 
     def _pick(self, folder: str) -> int | None:
         return self._chance.choice(self.own[folder]) if self.own[folder] else None
@@ -170,8 +186,8 @@ class _Client:
         flags = before = mails[uid].flags
         while flags == before:
             flags = frozenset(self._chance.sample(_FLAGS, 2))
-        answer = imap.command(b"UID STORE %d FLAGS (%s)" % (uid, b" ".join(sorted(flags))))
-        self._require(answer, rb"FETCH \(UID %d " % uid)
+        store = b"UID STORE %d FLAGS (%s)" % (uid, b" ".join(sorted(flags)))
+        self._change(imap, store, uid, rb"FETCH \(UID %d " % uid)
         mails[uid] = dataclasses.replace(mails[uid], flags=flags)
 
     def _copy(self, imap: Imap, folder: str) -> None:
@@ -190,7 +206,7 @@ class _Client:
         mails = self._box.state[folder][1]
         self._arrived(target, int(match[1]), mails[uid])
         if how == b"MOVE":
-            self._require(answer, b"EXPUNGE")
+            assert any(re.match(rb"\* \d+ EXPUNGE", line) for line in answer), answer
             del mails[uid]
             self.own[folder].remove(uid)
 
@@ -202,9 +218,9 @@ class _Client:
     def _expunge(self, imap: Imap, folder: str) -> None:
         if len(self.own[folder]) < 3 or (uid := self._pick(folder)) is None:
             return
-        answer = imap.command(b"UID STORE %d +FLAGS (\\Deleted)" % uid)
-        self._require(answer, rb"FETCH \(UID %d " % uid)
-        self._require(imap.command(b"UID EXPUNGE %d" % uid), b"EXPUNGE")
+        store = b"UID STORE %d +FLAGS (\\Deleted)" % uid
+        self._change(imap, store, uid, rb"FETCH \(UID %d " % uid)
+        self._change(imap, b"UID EXPUNGE %d" % uid, uid, b"EXPUNGE")
         del self._box.state[folder][1][uid]
         self.own[folder].remove(uid)
 
