@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mailseal import durable
+from mailseal import durable, paths
 from mailseal.crypto.eckeys import PrivateKey
 from mailseal.errors import TemporaryError
 from mailseal.mailbox import index_lock, listing, whole
@@ -133,14 +133,13 @@ def test_a_log_that_dovecot_replaces_meanwhile(
     log = maildir / LOG
     newer = log.with_name("dovecot.index.log.newlock")
     newer.write_bytes(b"newer")
-    wait = index_lock._wait
 
-    def replaced(*arguments: object) -> None:
-        wait(*arguments)  # type: ignore[arg-type]
+    def replaced(path: str, found: os.stat_result) -> bool:
         if newer.exists():
             newer.rename(log)
+        return paths.is_still(path, found)
 
-    monkeypatch.setattr(index_lock, "_wait", replaced)
+    monkeypatch.setattr(index_lock, "is_still", replaced)
     with index_lock.held(str(log)) as held:
         assert held and log.stat().st_size == len(b"newer") and is_locked(log, "lockf")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Dovecot's lock of the index of one folder: a lock on its dovecot.index.log.
 
-    with held("/home/a/Maildir/.Sent/dovecot.index.log") as is_held:
+    with held("/home/a/Maildir/.Sent/dovecot.index.log") as is_held:    # or several indexes
         ...                              # no Dovecot lists the folder, or renames or removes a mail
 
 CONTRACT
@@ -41,49 +41,53 @@ _PAUSE = 0.001
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
+class _InUse(Exception):
+    """Another process holds the lock of this file."""
+
+
 @contextlib.contextmanager
-def held(log: str) -> Iterator[bool]:
-    """Hold the lock.  False: there is no such file, and nothing is locked."""
-    with durable.reporting(f"cannot lock {log}"):
-        fd = _locked(log)
-    try:
-        yield fd >= 0
-    finally:
-        if fd >= 0:
-            os.close(fd)
+def held(*logs: str) -> Iterator[bool]:
+    """Hold the locks of all these files.  False: one does not exist, and nothing is locked.
 
-
-def _locked(log: str) -> int:
+    While it waits for one of them, it does not hold the others: Dovecot would have to wait, too.
+    """
     give_up = time.monotonic() + _TIMEOUT
     while True:
-        try:
-            fd = os.open(log, _OPEN)
-        except (FileNotFoundError, NotADirectoryError):
-            return -1
-        try:
+        with contextlib.ExitStack() as files:
+            try:
+                exist = bool(logs) and all(_locked(log, files) for log in logs)
+            except _InUse as exc:
+                if time.monotonic() > give_up:
+                    raise TemporaryError(
+                        f"the lock of {exc} is not free",
+                        hint="a Dovecot process holds it; see Dovecot's log",
+                    ) from None
+            else:
+                if not exist:
+                    files.close()
+                yield exist
+                return
+        time.sleep(_PAUSE)
+
+
+def _locked(log: str, files: contextlib.ExitStack) -> bool:
+    """Lock one file until `files` is closed.  Raises _InUse.  False: it does not exist."""
+    while True:
+        with durable.reporting(f"cannot lock {log}"):
+            try:
+                fd = os.open(log, _OPEN)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            files.callback(os.close, fd)
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 raise TemporaryError(f"{log} is not a file")
-            _wait(fd, log, give_up)
-            # Dovecot may have replaced it while we waited.
+            try:
+                # lock_method decides which of the two Dovecot takes.  Neither affects the other.
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                raise _InUse(log) from None
+            # Dovecot may have replaced it in the meantime.
             if is_still(log, found):
-                return fd
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)
-
-
-def _wait(fd: int, log: str, give_up: float) -> None:
-    while True:
-        with contextlib.suppress(BlockingIOError, PermissionError):
-            # lock_method decides which of the two Dovecot takes.  They do not affect each other.
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        if time.monotonic() > give_up:
-            raise TemporaryError(
-                f"the lock of {log} is not free",
-                hint="a Dovecot process holds it; see Dovecot's log",
-            )
-        time.sleep(_PAUSE)
+                return True

@@ -22,6 +22,7 @@ WHICH LOCK
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -75,10 +76,18 @@ def kept_out(maildir: str, locks: Locks) -> Iterator[None]:
     if is_stable(maildir):
         yield
         return
-    with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(index_lock.held(log)) for log in locks.index_logs]
-        if not held or not all(held):
+    with _not_suspended(), contextlib.ExitStack() as stack:
+        if not stack.enter_context(index_lock.held(*locks.index_logs)):
             # Dovecot could begin to use the missing one now.
-            stack.close()
             stack.enter_context(folder_lock.held(locks.uid_list))
         yield
+
+
+@contextlib.contextmanager
+def _not_suspended() -> Iterator[None]:
+    """Ctrl-Z is obeyed later: Dovecot would have to wait until this process is continued."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTSTP,))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
