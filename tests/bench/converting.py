@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 
 from mailseal.admin.conversion import Conversion
+from mailseal.admin.file_places import Files
 from mailseal.admin.mail_place import Place
 from mailseal.crypto.dcrypt import is_sealed
 from mailseal.crypto.eckeys import PrivateKey
@@ -79,7 +80,7 @@ def _dovecot(crypt: DovecotPeer) -> None:
 
 
 def _seal(crypt: DovecotPeer, key: PrivateKey) -> None:
-    place = Place(crypt.maildir, crypt.home, (MAIL_UID, MAIL_UID))
+    place = Place(Files(crypt.maildir), crypt.home, (MAIL_UID, MAIL_UID))
     jobs = len(os.sched_getaffinity(0))
     entry = Conversion("sealing", jobs=jobs, quiet=True).of(USER, place, Seal(key.public))
     if entry["converted"] != COUNT:

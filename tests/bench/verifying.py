@@ -11,6 +11,7 @@ import os
 import resource
 import time
 
+from mailseal.admin.file_places import Files
 from mailseal.admin.mail_place import Place
 from mailseal.admin.verify_mail import Examination
 from mailseal.admin.verify_result import Result
@@ -45,7 +46,7 @@ def _measure(key: PrivateKey, expected: Expected, count: int, size: int) -> dict
         result = Result("bench", tags=bool(expected.keys))
         owner = (MAIL_UID, MAIL_UID)
         before, began = os.times(), time.monotonic()
-        Examination(result, Place(root, place.path("mail"), owner), expected, JOBS).run([])
+        Examination(result, Place(Files(root), place.path("mail"), owner), expected, JOBS).run([])
         seconds, after = time.monotonic() - began, os.times()
         if result.mails != count or result.counts:
             raise LabError(f"verify saw {result.mails} of {count} mails, found {result.counts}")

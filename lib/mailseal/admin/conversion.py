@@ -21,7 +21,7 @@ from typing import Any
 
 from mailseal.admin import crew
 from mailseal.admin.crew import Message
-from mailseal.admin.mail_place import Place, is_in_memory
+from mailseal.admin.mail_place import Place
 from mailseal.admin.progress import Progress
 from mailseal.admin.verify_result import printable
 from mailseal.errors import NotPermitted, UsageError
@@ -128,8 +128,7 @@ def _clear_text(place: Place, roots: Sequence[str], shred: bool) -> Message:
     places = [(root, True) for root in roots]
     if place.home and not place.home.startswith(place.maildir):
         places.append((place.home, False))
-    if place.index and not is_in_memory(place.index):
-        places.append((place.index, True))
+    places += [(index, True) for index in place.indexes]
     for root, below in places:
         for path, what in clear_text.search(root, below=below):
             if os.path.basename(path) in clear_text.REBUILT and clear_text.remove(

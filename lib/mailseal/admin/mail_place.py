@@ -14,10 +14,11 @@ import dataclasses
 import os
 
 from mailseal.admin import namespaces
+from mailseal.admin.file_places import Files, files_of, others_have_own_index
 from mailseal.config import Config
 from mailseal.daemon import user_ids
 from mailseal.delivery.dovecot import settings, userdb
-from mailseal.delivery.dovecot.location import Account, expand
+from mailseal.delivery.dovecot.location import Account
 from mailseal.doveconf import Block
 from mailseal.errors import NoSuchUser, NotConvertible, TemporaryError
 from mailseal.index.folders import folder_name
@@ -30,37 +31,48 @@ _IN_MEMORY = ("tmpfs", "ramfs")
 class Place:
     """The paths of one user's mail.
 
+    files       the Maildir of INBOX, and Dovecot's files for it
     owner       uid and gid
-    control     folder of the dovecot-uidlist files; empty: the Maildir
-    index       folder of Dovecot's index files; empty: the Maildir
     private     folder of the index for logins (index.folder); empty: there is no other
-    dotlocks    Dovecot locks the index with dotlock files (lock_method)
-    others      Maildirs of other namespaces of the user
+    others      the same for Maildirs of other namespaces of the user
     not_sealed  prefixes of namespaces whose mail mailseal does not seal, and the reasons
     compressed  Dovecot compresses mail when it saves it
     """
 
-    maildir: str
+    files: Files
     home: str
     owner: tuple[int, int]
-    control: str = ""
-    index: str = ""
     compressed: bool = False
     private: str = ""
-    dotlocks: bool = False
-    others: tuple[str, ...] = ()
+    others: tuple[Files, ...] = ()
     not_sealed: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def maildir(self) -> str:
+        """The Maildir of INBOX."""
+        return self.files.maildir
 
     @property
     def maildirs(self) -> tuple[str, ...]:
         """All Maildirs of the user."""
-        return (self.maildir, *self.others)
+        return tuple(files.maildir for files in (self.files, *self.others))
+
+    @property
+    def indexes(self) -> tuple[str, ...]:
+        """Folders of index files outside the Maildirs, and not in memory."""
+        found = (files.index for files in (self.files, *self.others))
+        return tuple(path for path in dict.fromkeys(found) if path and not is_in_memory(path))
 
     def elsewhere(self, root: str) -> Elsewhere:
         """Where Dovecot keeps its files for one of the Maildirs."""
-        ours = root == self.maildir
-        indexes = [(ours and self.index) or root, *([self.private] if self.private else ())]
-        return Elsewhere(self.control if ours else "", () if self.dotlocks else tuple(indexes))
+        known = {files.maildir: files for files in (self.files, *self.others)}
+        files = known.get(root, Files(root))
+        if not files.lockable:
+            return Elsewhere(files.control)
+        # The index for logins belongs to INBOX's namespace only: docs/index-privacy.md.
+        private = self.private if files is self.files else ""
+        indexes = dict.fromkeys(path for path in (files.index or root, private) if path)
+        return Elsewhere(files.control, tuple(indexes))
 
 
 class Places:
@@ -88,43 +100,38 @@ class Places:
                 f"the mail of {user} is not in a Maildir",
                 hint="Dovecot can move it to one: docs/sealing.md, Mail in sdbox and mdbox",
             )
-        return Place(
-            account.maildir,
-            account.home,
-            self._owner(account),
-            self._other("CONTROL", "mail_control_path", account),
-            self._other("INDEX", "mail_index_path", account),
-            _compresses(self._settings),
-            os.path.join(self._indexes, folder_name(user)) if self._indexes else "",
-            self._settings.get("lock_method") == "dotlock",
-            *self._others(account),
-        )
-
-    def _others(self, account: Account) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
         found = namespaces.others(self._settings, account.user, account.home)
         inside = f"{account.maildir}/"
-        own = [one.maildir for one in found if one.maildir]
-        return (
-            tuple(path for path in own if not f"{path}/".startswith(inside)),
+        own = [one.files for one in found if one.files is not None]
+        others = [files for files in own if not f"{files.maildir}/".startswith(inside)]
+        return Place(
+            self._lockable(self._files(account.maildir, account), account),
+            account.home,
+            self._owner(account),
+            _compresses(self._settings),
+            os.path.join(self._indexes, folder_name(user)) if self._indexes else "",
+            tuple(self._lockable(files, account) for files in others),
             tuple((one.prefix, one.why) for one in found if one.why),
         )
+
+    def _files(self, maildir: str, account: Account) -> Files:
+        spaces = self._settings.all("namespace")
+        inbox = next((one for one in spaces if one.get("inbox") == "yes"), Block())
+        found = (account.extra, inbox, self._settings)
+        location = account.extra.get("mail", "")
+        return files_of(maildir, location, found, account.user, account.home)
+
+    def _lockable(self, files: Files, account: Account) -> Files:
+        lockable = files.lockable and self._settings.get("lock_method") != "dotlock"
+        if lockable and others_have_own_index(self._settings, files, account.user, account.home):
+            lockable = False
+        return dataclasses.replace(files, lockable=lockable)
 
     def _owner(self, account: Account) -> tuple[int, int]:
         if account.uid is None:
             return self._mail_owner
         gid = account.extra.get("gid", "")
         return account.uid, int(gid) if gid.isdecimal() else user_ids(str(account.uid), "uid")[1]
-
-    def _other(self, option: str, setting: str, account: Account) -> str:
-        """A path from the mail location (2.3) or a setting (2.4); empty if it is the Maildir."""
-        for word in account.extra.get("mail", "").split(":")[2:]:
-            if word.upper().startswith(f"{option}="):
-                template = word.partition("=")[2]
-                break
-        else:
-            template = account.extra.get(setting) or self._settings.get(setting)
-        path = expand(settings.in_short(template), account.user, account.home) if template else None
-        return "" if path is None or path == account.maildir else path
 
 
 def _compresses(found: Block) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from mailseal.admin.file_places import Files, files_of
 from mailseal.delivery.dovecot import settings
 from mailseal.delivery.dovecot.location import expand
 from mailseal.doveconf import Block
@@ -25,11 +26,16 @@ class Elsewhere:
     """Mail in another namespace."""
 
     prefix: str
-    maildir: str = ""
-    """Empty if it is not a Maildir of the user."""
+    files: Files | None = None
+    """None if it is not a Maildir of the user."""
     why: str = ""
     own: bool = True
     """Whether it is, or may be, mail of this user."""
+
+    @property
+    def maildir(self) -> str:
+        """Empty if it is not a Maildir of the user."""
+        return self.files.maildir if self.files else ""
 
 
 def others(found: Block, user: str, home: str) -> Sequence[Elsewhere]:
@@ -45,7 +51,8 @@ def _of(namespace: Block, found: Block, user: str, home: str) -> Elsewhere | Non
     if (kind := namespace.get("type")) in ("shared", "public"):
         return Elsewhere(prefix, why=f"a {kind} namespace, mail of others", own=False)
     # 2.3 has `mdbox:~/path:OPTIONS`, 2.4 two settings.
-    driver, _, rest = namespace.get("location").partition(":")
+    location = namespace.get("location")
+    driver, _, rest = location.partition(":")
     template = rest.partition(":")[0] or namespace.get("mail_path")
     driver = driver or namespace.get("mail_driver") or found.get("mail_driver") or "maildir"
     if not template or driver == "virtual":
@@ -57,4 +64,4 @@ def _of(namespace: Block, found: Block, user: str, home: str) -> Elsewhere | Non
         return Elsewhere(prefix, why=f"a namespace with an unknown mail location: {template}")
     if path == expand(settings.in_short(template), *_SOMEBODY_ELSE):
         return Elsewhere(prefix, why="a namespace with the same mail for all users", own=False)
-    return Elsewhere(prefix, path)
+    return Elsewhere(prefix, files_of(path, location, (namespace, found), user, home))

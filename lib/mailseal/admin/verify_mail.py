@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from mailseal.admin import crew
 from mailseal.admin.crew import Job, Message
-from mailseal.admin.mail_place import Place, is_in_memory
+from mailseal.admin.mail_place import Place
 from mailseal.admin.verify_result import Result, marks_of, message_of
 from mailseal.errors import TemporaryError
 from mailseal.mailbox import replay, verify
@@ -54,8 +54,9 @@ class Examination:
 
     def _all(self, more: Sequence[str]) -> Iterator[Message]:
         place = self._place
-        yield from self._maildir(place.maildir, place.control)
-        for root in (*place.others, *map(os.path.abspath, more)):
+        for files in (place.files, *place.others):
+            yield from self._maildir(files.maildir, files.control)
+        for root in map(os.path.abspath, more):
             yield from self._maildir(root, "")
         yield from self._as_owner([functools.partial(_texts, place)])
 
@@ -100,6 +101,5 @@ def _texts(place: Place) -> Iterator[Message]:
     reports: list[Iterator[Report]] = []
     if place.home and not place.home.startswith(place.maildir):
         reports.append(verify.texts(place.home, below=False))
-    if place.index and not is_in_memory(place.index):
-        reports.append(verify.texts(place.index))
+    reports += [verify.texts(index) for index in place.indexes]
     return (message_of(report) for found in reports for report in found)

@@ -13,7 +13,8 @@ CONTRACT
 
 LIMITS
     No Dovecot has used the folder with an index on disk: the file does not exist.
-    Dovecot locks in another way, if lock_method is dotlock.
+    Dovecot locks in another way, if lock_method is dotlock.  admin/file_places.py and
+    admin/mail_place.py say where this lock is of use.
 
 FAILURES
     TemporaryError: the lock is not free for three minutes, or the file cannot be opened.

@@ -99,8 +99,8 @@ class Trial:
         if self.account.maildir is None:
             return []
         place = Places(self.config).of(self.user)
-        found = [path for path in (place.index, place.control) if path]
-        return [path for path in found if not is_in_memory(path)]
+        control = place.files.control
+        return [*place.indexes, *([control] if control and not is_in_memory(control) else ())]
 
     def changed_since(self, moment: float, marker: str) -> Written:
         """Which files of the user have changed since then (seconds since 1970)."""
