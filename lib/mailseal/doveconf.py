@@ -12,6 +12,7 @@ FAILURES
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -99,9 +100,18 @@ class Doveconf:
         return self._answers[protocol]
 
     def plugins(self, protocol: str = "") -> set[str]:
-        """The names in mail_plugins."""
+        """The names in mail_plugins.
+
+        The setting may be `</file`: doveconf prints the name of the file, and Dovecot reads it.
+        """
         root = self.settings(protocol)
-        named = set(root.get("mail_plugins").split())
+        named: set[str] = set()
+        for word in root.get("mail_plugins").split():
+            if word.startswith("<"):
+                with contextlib.suppress(OSError), open(word[1:], encoding="utf-8") as stream:
+                    named.update(stream.read().split())
+            else:
+                named.add(word)
         for block in root.all("mail_plugins"):
             named |= {name for name, value in block.settings.items() if value == "yes"}
         return named

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from mailseal.admin.finding import ERROR, WARNING
@@ -20,6 +22,18 @@ def test_mail_crypt_in_each_protocol(check: Check, protocol: str) -> None:
 def test_protocols_that_do_not_run_are_ignored(check: Check) -> None:
     off = "mail_plugins = quota" if VERSION == "2.3" else "mail_plugins {\n mail_crypt = no\n }"
     assert check(f"protocols = imap lmtp\nprotocol pop3 {{\n  {off}\n}}\n") == []
+
+
+@pytest.mark.skipif(VERSION != "2.3", reason="2.4 has a block for mail_plugins")
+def test_names_in_a_file(check: Check, tmp_path: Path) -> None:
+    names = tmp_path / "names"
+    names.write_text("quota mail_crypt")
+    setting = (
+        f"protocol imap {{\n  mail_plugins = <{names}\n  mail_plugins = $mail_plugins acl\n}}\n"
+    )
+    assert check(setting) == []
+    names.write_text("quota")
+    assert [level for level, _ in check(setting)] == [ERROR]
 
 
 def sieve_in(*protocols: str) -> str:
