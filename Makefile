@@ -76,7 +76,7 @@ soak-hosts:
 
 test-stacks:
 	@tests/bootstrap test
-	MORE_STACKS=1 $(VENV)/python -m pytest tests/docker/test_stacks.py tests/docker/test_more_stacks.py tests/docker/test_setup.py tests/docker/test_whole_stay.py
+	MORE_STACKS=1 $(VENV)/python -m pytest tests/docker/test_stacks.py tests/docker/test_more_stacks.py tests/docker/test_mailcow.py tests/docker/test_setup.py tests/docker/test_whole_stay.py
 
 soak-index:
 	@tests/bootstrap test

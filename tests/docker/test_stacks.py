@@ -124,12 +124,17 @@ class Running:
         self.site.run(f"bash -eu {_SCRIPTS}/{self.stack.script}")
 
     def receive(self, *names: str, spam: bool = False) -> str:
+        """A mail to these users, which is delivered; returns a word in it."""
+        word = self.send(*names, spam=spam)
+        self.site.wait_delivered(seconds=120)
+        return word
+
+    def send(self, *names: str, spam: bool = False) -> str:
         """A mail to these users; returns a word in it."""
         word = fresh_word()
         mail = (self.stack.spam + b"\r\n" if spam else b"") + a_mail(word)
         users = " ".join(f"{name}@example.org" for name in names)
         self.site.run(f'python3 -c "{_SEND}" {users}', stdin=mail)
-        self.site.wait_delivered(seconds=120)
         return word
 
     def login(self, name: str) -> Imap:
