@@ -143,8 +143,8 @@ def throughout(lab: Lab, user: str, secret: str, folders: Sequence[str], *, rate
             clear = [path for path in files(lab, user) if not is_sealed(path)]
             assert [path for path in clear if os.path.getsize(path)] == [], entry
             assert lab.mailseal("verify", user).returncode == 0
-    for repeated in box.repeated:
-        warnings.warn(f"asked again: {repeated}", stacklevel=1)
+    for unshown in box.unshown:
+        warnings.warn(f"the answer did not show the change: {unshown}", stacklevel=1)
     return box.operations
 
 
