@@ -6,10 +6,13 @@ with box.busy(clients=3): ...          # flags, copies, moves, expunges, appends
 box.require_as_remembered()            # UIDs, flags, dates, bytes: nothing else, nothing less
 
 Every mail belongs to one client, so that the order of commands on it is known.  A server answers OK
-to a STORE or an EXPUNGE of UIDs that it does not have: so each answer must show the change.  But
-when Dovecot has replaced dovecot.index.log meanwhile (over 1 MB of it), a session can miss the
-changes in the old one ("Missing middle file"), also its own: then the flags are set, but the FETCH
-is missing.  So the client looks at the flags (`unshown`).
+to a STORE or an EXPUNGE of UIDs that it does not have: so each answer must show the change.  Only
+if Dovecot has replaced dovecot.index.log meanwhile (over 1 MB of it), the FETCH can be missing
+("Missing middle file" in its log), and the client looks at the flags.
+
+The clients have all their sessions open at the same time, but only one of them sends a command at
+a time.  If several sessions change one Maildir folder at the same moment, Dovecot 2.3.19 itself
+sometimes restores the flags from before: once in 27,000 commands without any conversion.
 """
 
 from __future__ import annotations
@@ -19,7 +22,6 @@ import dataclasses
 import random
 import re
 import threading
-import time
 from collections.abc import Iterator, Sequence
 
 from tests.e2e.mails import HEADERS
@@ -43,9 +45,6 @@ class Mail:
 
 
 State = dict[int, Mail]
-
-_PATIENCE = 10.0
-"""Seconds in which the server must make a change."""
 
 
 def fetch_all(imap: Imap, folder: str) -> tuple[bytes, State]:
@@ -74,8 +73,8 @@ def _has(answer: Sequence[bytes], uid: int, flags: frozenset[bytes]) -> bool:
     return bool(shown) and shown[-1] - {b"\\Recent"} == flags
 
 
-def _require_expunge(answer: Sequence[bytes]) -> None:
-    assert any(re.match(rb"\* \d+ EXPUNGE", line) for line in answer), answer
+def _shows_expunge(answer: Sequence[bytes]) -> bool:
+    return any(re.match(rb"\* \d+ EXPUNGE", line) for line in answer)
 
 
 class Mailbox:
@@ -86,8 +85,6 @@ class Mailbox:
         self.folders = tuple(folders)
         self.state: dict[str, tuple[bytes, State]] = {}
         self.operations = 0
-        self.unshown: list[str] = []
-        """Commands that were answered with OK, but without the change."""
         self.read()
 
     def login(self) -> Imap:
@@ -127,7 +124,7 @@ class Mailbox:
         """Each client works on mails of its own, in all folders, until the block ends."""
         stop = threading.Event()
         failed: list[BaseException] = []
-        lock = threading.Lock()
+        turn = threading.Lock()
 
         def work(client: _Client) -> None:
             try:
@@ -137,7 +134,7 @@ class Mailbox:
 
         # Before the first of them begins: a client made later would take new mails of the others
         # for its own.
-        made = [_Client(self, number, clients, lock) for number in range(clients)]
+        made = [_Client(self, number, clients, turn) for number in range(clients)]
         threads = [threading.Thread(target=work, args=(client,)) for client in made]
         for thread in threads:
             thread.start()
@@ -155,11 +152,11 @@ class Mailbox:
 
 
 class _Client:
-    def __init__(self, box: Mailbox, number: int, clients: int, lock: threading.Lock) -> None:
+    def __init__(self, box: Mailbox, number: int, clients: int, turn: threading.Lock) -> None:
         self._box = box
         self._number = number
         self._chance = random.Random(number)
-        self._lock = lock
+        self._turn = turn
         self.own = {
             folder: [uid for uid in mails if uid % clients == number]
             for folder, (_, mails) in box.state.items()
@@ -170,23 +167,18 @@ class _Client:
         with self._box.login() as imap:
             while not stop.is_set():
                 folder = self._chance.choice(self._box.folders)
-                imap.select(folder)
+                with self._turn:
+                    imap.select(folder)
                 for _ in range(5):
-                    self._chance.choice(kinds)(imap, folder)
+                    with self._turn:
+                        self._chance.choice(kinds)(imap, folder)
                     self._box.operations += 1
 
     def _store(self, imap: Imap, uid: int, flags: bytes, wanted: frozenset[bytes]) -> None:
-        """Send UID STORE until the server shows that the mail has these flags."""
-        command, give_up = b"UID STORE %d %s" % (uid, flags), time.monotonic() + _PATIENCE
-        answer = imap.command(command)
-        while not _has(answer, uid, wanted):
+        answer = imap.command(b"UID STORE %d %s" % (uid, flags))
+        if not _has(answer, uid, wanted):
             answer += imap.command(b"UID FETCH %d (FLAGS)" % uid)
-            self._box.unshown.append(f"{command!r}: {answer}")
-            if _has(answer, uid, wanted):
-                return
-            assert time.monotonic() < give_up, self._box.unshown
-            time.sleep(0.5)
-            answer = imap.command(command)
+            assert _has(answer, uid, wanted), (uid, flags, answer)
 
     def _pick(self, folder: str) -> int | None:
         return self._chance.choice(self.own[folder]) if self.own[folder] else None
@@ -217,13 +209,12 @@ class _Client:
         mails = self._box.state[folder][1]
         self._arrived(target, int(match[1]), mails[uid])
         if how == b"MOVE":
-            _require_expunge(answer)
+            assert _shows_expunge(answer), answer
             del mails[uid]
             self.own[folder].remove(uid)
 
     def _arrived(self, folder: str, uid: int, mail: Mail) -> None:
-        with self._lock:
-            self._box.state[folder][1][uid] = mail
+        self._box.state[folder][1][uid] = mail
         self.own[folder].append(uid)
 
     def _expunge(self, imap: Imap, folder: str) -> None:
@@ -231,7 +222,8 @@ class _Client:
             return
         flags = self._box.state[folder][1][uid].flags | {b"\\Deleted"}
         self._store(imap, uid, b"+FLAGS (\\Deleted)", flags)
-        _require_expunge(imap.command(b"UID EXPUNGE %d" % uid))
+        answer = imap.command(b"UID EXPUNGE %d" % uid)
+        assert _shows_expunge(answer), answer
         del self._box.state[folder][1][uid]
         self.own[folder].remove(uid)
 
