@@ -11,8 +11,8 @@ if Dovecot has replaced dovecot.index.log meanwhile (over 1 MB of it), the FETCH
 ("Missing middle file" in its log), and the client looks at the flags.
 
 The clients have all their sessions open at the same time, but only one of them sends a command at
-a time.  If several sessions change one Maildir folder at the same moment, Dovecot 2.3.19 itself
-sometimes restores the flags from before: once in 27,000 commands without any conversion.
+a time.  If several sessions change one Maildir folder at the same moment, Dovecot 2.3.19 sometimes
+restores the flags from before, also while nothing is converted: once in 27,000 commands.
 """
 
 from __future__ import annotations
