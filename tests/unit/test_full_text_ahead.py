@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,30 +13,25 @@ from hypothesis import strategies as st
 
 from mailseal.index import ahead, glass
 from mailseal.index.folders import Folders
-from tests.lab.place import MAIL_UID
 from tests.unit.glass_files import BLOCK, branch, table, version_file
-from tests.unit.test_read_ahead import CACHE, LIMIT, NAME, fill, resident_pages, unlocked
-from tests.volumes import volume_or_skip
+from tests.unit.test_read_ahead import (
+    CACHE,
+    LIMIT,
+    NAME,
+    fill,
+    folders,
+    resident_pages,
+    unlocked,
+    volume,
+)
+
+__all__ = ["folders", "volume"]
 
 ROOTS = {"postlist": (40, 2), "docdata": (0, 0), "termlist": (300, 1)}
 WORDS = table(400, {40: branch(2, [7, 90]), 7: branch(1, [60, 50, 61]), 90: branch(1, [55, 54])})
 MAILS = table(400, {300: branch(1, [1, 2, 3])})
 FLATCURVE = ".INBOX/fts-flatcurve/index.1"
 XAPIAN = "xapian-indexes/db_1"
-
-
-@pytest.fixture(scope="module")
-def volume() -> Iterator[str]:
-    with volume_or_skip(256 << 20) as folder:
-        yield folder
-
-
-@pytest.fixture
-def folders(volume: str, tmp_path: Path) -> Folders:
-    root = os.path.join(volume, tmp_path.name)
-    os.mkdir(root)
-    os.chmod(root, 0o2711)
-    return Folders(root, MAIL_UID)
 
 
 def database(folder: str) -> dict[str, int | bytes]:
