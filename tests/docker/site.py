@@ -134,6 +134,19 @@ class Site:
         """Wait until Postfix's queue is empty."""
         self.wait(lambda: not self.queue(), "Postfix's queue is empty", seconds=seconds)
 
+    def wait_flushed(self) -> None:
+        """Wait until the queue is empty, and let Postfix try now.
+
+        It is told again and again: a mail that an older process still delivers after a reload is
+        put off for 60 s (qmgr_active.c).
+        """
+
+        def is_empty() -> bool:
+            self.run("postqueue -f")
+            return not self.queue()
+
+        self.wait(is_empty, "Postfix's queue is empty", seconds=120)
+
     def queue(self) -> list[str]:
         """Queue ids of the mails in Postfix's queue."""
         return re.findall(r"^([0-9A-Za-z]{8,})[*!]? ", self.run("postqueue -p"), re.M)

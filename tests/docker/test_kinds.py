@@ -151,8 +151,8 @@ class TestSystemUsers:
         send(users.smtp, SENDER, ["carol@mail.example.org"], a_mail(word))
         deferred = re.compile(r"to=<carol@mail\.example\.org>.*status=deferred")
         users.wait(lambda: deferred.search(users.log()), "the mail is deferred")
-        users.run(page_of_users("do", users.version, "postfix") + "postqueue -f\n")
-        users.wait_delivered()
+        users.run(page_of_users("do", users.version, "postfix"))
+        users.wait_flushed()
         assert on_disk(users, word, "/home/carol/Maildir/new")
 
     def test_mail_is_sealed_under_the_name_of_the_account(self, users: Site) -> None:

@@ -42,16 +42,6 @@ def waiting(site: Site, name: str = "alice") -> str:
     return word
 
 
-def flushed(site: Site) -> None:
-    """Postfix would try again after some minutes only, if something was not ready yet."""
-
-    def is_empty() -> bool:
-        site.run("postqueue -f")
-        return not site.queue()
-
-    site.wait(is_empty, "the mail is delivered", seconds=120)
-
-
 def test_the_figures_as_the_docs_install_them(site: Site) -> None:
     site.run("cp /etc/mailseal/mailseal.yaml /root/kept.yaml")
     steps = [f"metrics-{step}" for step in METRICS]
@@ -87,7 +77,7 @@ def test_a_daemon_is_down(site: Site) -> None:
     site.run("systemctl stop mailseal-lmtp")
     word = waiting(site)
     assert "lmtp: ok" in book(site, "lmtp-start")
-    flushed(site)
+    site.wait_flushed()
     assert can_read(site, "alice", word)
 
 
@@ -98,7 +88,7 @@ def test_mail_is_deferred_and_logins_fail(site: Site) -> None:
         assert "status=deferred" in book(site, "deferred-why")
     finally:
         site.run("systemctl start dovecot")
-    flushed(site)
+    site.wait_flushed()
     assert site.status("mailseal health") == 0
     for steps in (("logins-why",), ("sealer-why",), ("full-where", "full-caches", "full-over")):
         book(site, *steps)
@@ -146,7 +136,7 @@ def test_a_user_moves_to_another_host(site: Site) -> None:
     later = waiting(site, "dave")
     book(site, "move-in", user="dave")
     book(site, "move-end", user="dave")
-    flushed(site)
+    site.wait_flushed()
     assert can_read(site, "dave", word)
     assert can_read(site, "dave", later)
     assert later.encode() not in site.read(site.stored("dave")[-1])

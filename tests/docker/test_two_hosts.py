@@ -81,8 +81,7 @@ def test_while_the_other_dovecot_does_not_answer(pair: tuple[Site, Site]) -> Non
         assert mx.status(f"grep -rq {word} {MAIL}") == 1
     finally:
         imap.run("systemctl start dovecot")
-        mx.run("postqueue -f")
-    mx.wait_delivered()
+    mx.wait_flushed()
     assert mx.status(f"grep -rq {word} {MAIL}") == 1
     with imap.login("dave") as session:
         with_word(session.bodies("Fruit"), word)
@@ -109,7 +108,7 @@ def test_public_keys_not_mounted(pair: tuple[Site, Site]) -> None:
         assert len(mx.queue()) == 1
     finally:
         mx.run("umount /var/lib/mailseal/public; systemctl restart mailseal-lmtp")
-    mx.wait_delivered()
+    mx.wait_flushed()
     assert mx.status(f"grep -rq {word} {MAIL}") == 1
     with imap.login("alice") as session:
         with_word(session.bodies(), word)
