@@ -23,8 +23,11 @@
 --                         otherwise the login is refused (see refusal())
 --
 --     public_keys.lua reads the public keys of enrolled users from the local store.  key_agent.lua asks
---     the agent, if a password must be checked, and for user names that are too long for a plain file
---     name.  So users who are not enrolled, and all lookups without a password, need no agent.
+--     the agent, if a password must be checked.  So users who are not enrolled, and all lookups without
+--     a password, need no agent.
+--
+--     Both run in auth workers.  In the auth process (2.3: blocking=no) a userdb lookup takes 0.20 ms
+--     instead of 0.25, and a login as long as before; but a slow file system would stop all logins.
 --
 --     Needs lua-socket.
 --
@@ -161,21 +164,10 @@ local function spelled(spki, key_id)
   return dovecot_24 and "inline:" .. key or key
 end
 
--- Ask the agent about a user name that this script does not look up itself.
-local function ask_published(user)
-  local status, fields = ask("lookup", { { "user", user } })
-  if status == "unknown" then return "none" end
-  local key = status == "ok" and fields[public_field()]
-  if key and user:find("[A-Z]") then return nil, keys.NOT_ONE_SPELLING end
-  if key then return "enrolled", key end
-  return nil, status and agent.explain(status, fields) or fields
-end
-
 -- Whether a user is enrolled: "enrolled" and the public key, or "none" if certainly not, or nil
 -- and a sentence for the log.
 local function published(user)
   local state, spki, key_id = keys.look_up(public_dir, user)
-  if state == "long name" then return ask_published(user) end
   if state == "enrolled" then return state, spelled(spki, key_id) end
   return state, spki
 end

@@ -13,13 +13,14 @@
 --                                    store, there is no key file and no enrolled mark, and of a
 --                                    replica the lease is in force (mailseal/keys/lease.py)
 --       "unknown", sentence          the same, but the lease of the replica has ended
---       "long name"                  the file name is shortened with a hash: ask the agent
 --       nil, sentence                everything else: no store, a missing key, a damaged file
 
 local keys = {}
 
--- The longest plain file name.
-local MAX_FILE_NAME = 200
+local sha256 = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "sha256.lua")
+
+-- Longer names of files are cut after PREFIX bytes, and end in a hash.
+local MAX_FILE_NAME, PREFIX = 200, 120
 
 local ENOENT, EACCES = 2, 13
 
@@ -34,7 +35,9 @@ local KEY_FILE = '^{\n "format": "mailseal%-public%-key",\n "version": 1,\n "use
 -- characters), the result is a file name that no key file has.
 local function file_name(user)
   local escaped = user:gsub("[^a-z0-9@_+.-]", function(c) return ("%%%02x"):format(c:byte()) end)
-  return (escaped:gsub("^%.", "%%2e"))
+  escaped = escaped:gsub("^%.", "%%2e")
+  if #escaped <= MAX_FILE_NAME then return escaped end
+  return escaped:sub(1, PREFIX) .. "~" .. sha256(user)
 end
 
 -- In the format of Python's json.dumps.
@@ -107,7 +110,6 @@ end
 function keys.look_up(folder, user)
   local lower = user:gsub("[A-Z]", string.lower)
   local name = file_name(lower)
-  if #name > MAX_FILE_NAME then return "long name" end
   local path = folder .. "/" .. name .. ".json"
   local content, problem = keys.read_file(path)
   if problem then return nil, problem end

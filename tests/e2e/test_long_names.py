@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""User names too long for a plain file name: Dovecot asks the agent about these users."""
+"""User names too long for a plain file name: Lua finds their keys, checkpassword asks the agent."""
 
 from __future__ import annotations
 
@@ -11,9 +11,24 @@ from tests.lab.smtp import send, send_lmtp
 
 DOMAIN = ".".join(["x" * 62] * 3) + ".example.org"
 SEALED, PLAIN = f"sealed@{DOMAIN}", f"plain@{DOMAIN}"
+LUA = "behind-passwd-file"
 
 
-@pytest.mark.parametrize("door", DOORS)
+def test_lua_needs_no_agent_for_mail_and_for_others_logins() -> None:
+    with Lab({SEALED: "password"}, auth=LUA, plain_users={PLAIN: "password"}) as lab:
+        lab.stop_agent()
+        lab.restart_delivery()  # it forgets the results of lookups
+        send(lab.smtp, SENDER, [SEALED, PLAIN], MAIL)
+        lab.wait_delivered()
+        append(lab, PLAIN)
+        with pytest.raises(Refused, match="UNAVAILABLE"):
+            append(lab, SEALED)
+        lab.start_agent()
+        append(lab, SEALED)
+        assert_stored_once(lab)
+
+
+@pytest.mark.parametrize("door", [door for door in DOORS if door != LUA])
 def test_without_the_agent_mail_waits_and_nothing_is_saved_in_clear(door: str) -> None:
     with Lab({SEALED: "password"}, auth=door, plain_users={PLAIN: "password"}) as lab:
         lab.stop_agent()
@@ -33,6 +48,11 @@ def test_without_the_agent_mail_waits_and_nothing_is_saved_in_clear(door: str) -
         lab.wait_delivered()
         for user in (SEALED, PLAIN):
             append(lab, user)
-        assert heads(lab, SEALED) == heads(lab, SEALED, "Sent") == {b"CRYPTED"}
-        assert heads(lab, PLAIN) <= CLEAR and heads(lab, PLAIN, "Sent") == {b"From: <"}
-        assert len(lab.stored(SEALED)) == len(lab.stored(PLAIN)) == 1
+        assert_stored_once(lab)
+
+
+def assert_stored_once(lab: Lab) -> None:
+    """A mail that has arrived and one in Sent, sealed for one user and in clear for the other."""
+    assert heads(lab, SEALED) == heads(lab, SEALED, "Sent") == {b"CRYPTED"}
+    assert heads(lab, PLAIN) <= CLEAR and heads(lab, PLAIN, "Sent") == {b"From: <"}
+    assert len(lab.stored(SEALED)) == len(lab.stored(PLAIN)) == 1

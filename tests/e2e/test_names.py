@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from mailseal.crypto.eckeys import PrivateKey
+from mailseal.keys.public import PublicStore
 from mailseal.login.client import AgentClient
 from tests.e2e.mails import HEADERS
 from tests.lab import Imap, Lab, LabError, Refused
@@ -46,26 +48,32 @@ def test_mail_and_login(any_name: Lab, name: str) -> None:
         assert stream.read(9) == b"CRYPTED\x03\x07"
 
 
-PLAIN_FILE_NAMES = [
-    *ODD[:-1],
+FOUND = [
+    *ODD,
     'quoted"name\\@example.org',
     "\U0001f511@example.org",
     ".@example.org",
     "%2e@example.org",
     "c/../d@example.org",
     "%" * 62 + "@example.org",
+    # Their file names contain a hash, of 2 to 5 blocks of SHA-256; the last one is full or not.
+    *("\u0416" * letters + "x" * rest for letters, rest in [(34, 0), (59, 1), (60, 0), (91, 1)]),
+    *("\u0416" * letters + "x" * rest for letters, rest in [(92, 0), (123, 1), (124, 0), (127, 0)]),
+    ".." + "." * 100 + "\u0416" * 30,
 ]
 
 
 def test_the_key_is_found_without_the_agent(any_name: Lab) -> None:
-    """Lua and checkpassword compute the file name and read the file themselves."""
-    for name in PLAIN_FILE_NAMES:
-        any_name.add_user(name)
+    """Lua computes the file name and reads the file itself."""
+    folder = any_name.place.path("state", "public")
+    store, key = PublicStore(folder), PrivateKey.generate().public
+    for name in FOUND:
+        store.publish(name, key)
     any_name.stop_agent()
     try:
-        for name in PLAIN_FILE_NAMES:
+        for name in FOUND:
             assert b"global_public_key" in any_name.dovecot.doveadm("user", name), name
-        for name in ("%2e%@example.org", "x\U0001f511@example.org", LONGEST):
+        for name in ("%2e%@example.org", "x\U0001f511@example.org", "x" + LONGEST, "\u0416" * 126):
             with pytest.raises(LabError):
                 any_name.dovecot.doveadm("user", name)
     finally:
