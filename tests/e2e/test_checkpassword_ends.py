@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import socketserver
 import threading
 from collections.abc import Iterator
@@ -68,9 +69,11 @@ def test_the_checkpassword_program_ends_in_any_way(helper_lab: Lab, step: str, e
 def test_the_process_for_lookups_answers_in_any_way(helper_lab: Lab, kind: str) -> None:
     """Another one in its place, which is right about the other kind of question."""
     public, answer = helper_lab.place.path("state", "public"), b""
+    clients: list[socket.socket] = []
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
+            clients.append(self.request)
             while line := self.rfile.readline().decode():
                 if line.startswith(f"Lshared/{kind}|") and not answer:
                     return
@@ -95,6 +98,9 @@ def test_the_process_for_lookups_answers_in_any_way(helper_lab: Lab, kind: str) 
                 assert pop3.mail(1).endswith(MAIL[-20:]), f"an empty mail: {answer!r}"
             assert heads(helper_lab, ALICE, "Sent") <= {b"CRYPTED"}, answer
         server.shutdown()
+        for client in clients:  # Dovecot closes an idle connection after a minute
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
     os.unlink(path)
     append(helper_lab, ALICE)
     append(helper_lab, PLAIN)
