@@ -91,6 +91,7 @@ def rotate(context: Context) -> int:
     _require_room(context, user)
     answer = context.ask("rotate", user=user, password=_password(context))
     sys.stdout.write(f"new mail is sealed with key {answer.text('key_id')[:16]}\n")
+    _warn(answer)
     return 0
 
 
@@ -112,6 +113,7 @@ def report_rekey(context: Context, answer: Answer) -> None:
         sys.stderr.write(
             f"mailseal: hint: run `mailseal drop-key {user} KEYID`, then `mailseal rotate {user}`\n"
         )
+    _warn(answer)
     for line in answer.text("gone").splitlines():
         kind, _, label = line.partition(" ")
         sys.stdout.write(f"removed: {kind} slot{f' ({label})' if label else ''}\n")
@@ -119,6 +121,12 @@ def report_rekey(context: Context, answer: Answer) -> None:
             sys.stderr.write(f"mailseal: hint: run `mailseal recovery-code {user}` now\n")
         elif kind == "app":
             sys.stderr.write(f"mailseal: hint: run `mailseal app-password {user} LABEL`\n")
+
+
+def _warn(answer: Answer) -> None:
+    """Other hosts that still seal with an older key pair."""
+    if warning := answer.text("warning"):
+        sys.stderr.write(f"mailseal: warning: {warning}\n")
 
 
 def drop_key(context: Context) -> int:

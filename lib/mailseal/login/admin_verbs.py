@@ -186,7 +186,7 @@ class AdminVerbs:
         public, gone = await self._do(user, f"{what} with rekey", job)
         slot = next(slot for slot in gone if slot.id == slot_id)
         answer = {"kind": slot.kind.encode(), "label": slot.label.encode()}
-        return "ok", answer | _rekeyed(public, [one for one in gone if one is not slot])
+        return "ok", answer | await self._rekeyed(user, public, [s for s in gone if s is not slot])
 
     async def _rekey(self, fields: Fields) -> Answer:
         """With `check` nothing is changed; it only checks whether the change is possible."""
@@ -196,7 +196,16 @@ class AdminVerbs:
             await self._do(user, "rekey (check)", check)
             return "ok", {}
         job = lambda: self._life.rekey(user, password)  # noqa: E731
-        return "ok", _rekeyed(*await self._do(user, "rekey", job))
+        return "ok", await self._rekeyed(user, *await self._do(user, "rekey", job))
+
+    async def _rekeyed(self, user: str, public: PublicKey | None, gone: Sequence[Slot]) -> Fields:
+        """The fields for a rekey: the new key pair, if any, and a line for each removed slot."""
+        lines = "\n".join(f"{slot.kind} {slot.label}".strip() for slot in gone)
+        answer = {"gone": lines.encode()}
+        if public is None:
+            return answer
+        answer["key_id"] = public.key_id.hex().encode()
+        return {**answer, **await self._everywhere.rotated(user)}
 
     async def _drop_key(self, fields: Fields) -> Answer:
         """With `check` nothing is changed; it only checks whether the change is possible."""
@@ -212,7 +221,8 @@ class AdminVerbs:
     async def _rotate(self, fields: Fields) -> Answer:
         user, password = user_of(fields), needed(fields, "password")
         public = await self._do(user, "rotate", lambda: self._life.rotate(user, password))
-        return "ok", {"key_id": public.key_id.hex().encode()}
+        key_id = public.key_id.hex().encode()
+        return "ok", {"key_id": key_id, **await self._everywhere.rotated(user)}
 
     async def _open(self, fields: Fields) -> Answer:
         """The private keys in clear, to open a file; needs the login or an app password."""
@@ -276,10 +286,3 @@ class AdminVerbs:
         found = await self._do(user, "repair", lambda: self._vault.repair(user), quick=True)
         await self._everywhere.enrolled(user)
         return "ok", {"found": found.encode()}
-
-
-def _rekeyed(public: PublicKey | None, gone: Sequence[Slot]) -> Fields:
-    """The fields for a rekey: the new key pair, if any, and a line for each removed slot."""
-    lines = "\n".join(f"{slot.kind} {slot.label}".strip() for slot in gone)
-    answer = {"gone": lines.encode()}
-    return answer if public is None else {**answer, "key_id": public.key_id.hex().encode()}

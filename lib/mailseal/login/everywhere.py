@@ -5,6 +5,8 @@ CONTRACT
     enrolled() returns when no host considers the user not enrolled: each host has confirmed the
     change, or its lease has expired, or it defers the mail.
     key() returns when no host seals with an older key: each host has confirmed the change.
+    rotated() waits as enrolled() does.  Then it says which hosts may still seal with an older key:
+    no error, because the keyring opens that mail too, and a second try would make another pair.
     If the keys are in files, both return at once.
 
 FAILURES
@@ -18,6 +20,7 @@ import time
 
 from mailseal.errors import StoreUnreachable, TemporaryError
 from mailseal.keys.stores import PublicKeys
+from mailseal.login.protocol import Fields
 from mailseal.login.thread_pools import ThreadPools
 
 _LOOK = 0.1
@@ -53,11 +56,23 @@ class Everywhere:
                 "never come back, run `mailseal hosts --forget NAME`",
             )
 
+    async def rotated(self, user: str) -> Fields:
+        """See the contract: a field `warning`, or none."""
+        try:
+            await self._wait(user, _PATIENCE, of_key=False)
+            names = await self._unaware(user, of_key=True)
+        except TemporaryError as exc:
+            return {"warning": f"other hosts may still seal with an older key pair: {exc}".encode()}
+        if not names:
+            return {}
+        text = f"these hosts still seal mail of {user} with an older key pair: {', '.join(names)}"
+        return {"warning": f"{text}; `mailseal hosts` shows when they were seen".encode()}
+
     async def _wait(self, user: str, patience: float, *, of_key: bool) -> str:
         end = time.monotonic() + patience
         while True:
             try:
-                names = await self._pools.quick(lambda: self._public.unaware(user, of_key=of_key))
+                names = await self._unaware(user, of_key=of_key)
             except StoreUnreachable as exc:
                 raise TemporaryError(
                     f"the change is stored, but it is not certain that all hosts know it: {exc}",
@@ -66,3 +81,6 @@ class Everywhere:
             if not names or time.monotonic() > end:
                 return ", ".join(names)
             await asyncio.sleep(_LOOK)
+
+    async def _unaware(self, user: str, *, of_key: bool) -> list[str]:
+        return await self._pools.quick(lambda: self._public.unaware(user, of_key=of_key))

@@ -18,9 +18,10 @@ import logging
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from mailseal.crypto.eckeys import PrivateKey
 from mailseal.errors import (
     AlreadyEnrolled,
     BadPassword,
@@ -53,6 +54,7 @@ _WRONG_FOR, _WRONG_ENTRIES = 5.0, 10000
 # The mechanisms with a password: Dovecot treats IMAP LOGIN and POP3 USER/PASS as PLAIN.
 # With XOAUTH2 and OAUTHBEARER the client sends a token, which is different at the next login.
 _WITH_PASSWORD = (b"PLAIN", b"LOGIN")
+_Keys = tuple[Sequence[PrivateKey], str, bytes]
 
 
 class LoginVerbs:
@@ -157,7 +159,7 @@ class LoginVerbs:
                     return "unknown", {}
                 found = await self.stored.look(user)
             try:
-                named, session, index_key = await self._keys_for(user, fields, found)
+                keys, session, index_key = await self._keys_for(user, fields, found)
             except WrongPassword:
                 result = "wrong"
                 if not behind:
@@ -166,6 +168,7 @@ class LoginVerbs:
             if keyless:
                 result = "ok, no key needed"
                 return await self._public_only(user)
+            named = login_fields(self.version, keys, await self.stored.key_in_use(user, keys))
             result = "ok"
             if self.indexes is not None:
                 named = named + await self.indexes.unlock(user, index_key)
@@ -210,8 +213,8 @@ class LoginVerbs:
             note_enrollment(self.log, keyring)
         return True
 
-    async def _keys_for(self, user: str, fields: Fields, stored: Found) -> tuple[Named, str, bytes]:
-        """Fields for a login, "cached" or "new", and the key of the index folder.
+    async def _keys_for(self, user: str, fields: Fields, stored: Found) -> _Keys:
+        """The keys (oldest first), "cached" or "new", and the key of the index folder.
 
         Raises WrongPassword and others.
         """
@@ -227,7 +230,7 @@ class LoginVerbs:
             await self.stored.check_public(user, [key.public for key in keys], stored)
             self.guesses.note_right(user, remote)
             await self._note_use(user, found[1])
-            return login_fields(self.version, keys), "cached", index_key
+            return keys, "cached", index_key
         if self._known_wrong(mac, revision):
             raise WrongPassword(f"wrong password for {user}")
         shared = self._under_way.get((mac, revision))
@@ -246,7 +249,7 @@ class LoginVerbs:
             raise
         self.guesses.note_right(user, remote)
         await self._note_use(user, unlocked.slot_id)
-        return login_fields(self.version, unlocked.keys), "new", unlocked.index_key
+        return unlocked.keys, "new", unlocked.index_key
 
     async def _note_use(self, user: str, slot_id: str) -> None:
         """Of app passwords, whose ids are short: once a day a small file is written."""
@@ -309,10 +312,9 @@ class LoginVerbs:
 
     async def _public_only(self, user: str) -> Answer:
         """The fields to seal mail but not to open it: for logins that need no key, and lookups."""
-        published = await self.pools.look(lambda: self.vault.published(user))
-        if published is None:
+        if (key := await self.stored.sealing_key(user)) is None:
             return "unknown", {}
-        return "ok", _named(user, public_fields(self.version, published))
+        return "ok", _named(user, public_fields(self.version, key))
 
     async def _lookup(self, fields: Fields) -> Answer:
         try:

@@ -63,8 +63,10 @@ def public_fields(version: str, public: PublicKey) -> Named:
     ]
 
 
-def login_fields(version: str, keys: Sequence[PrivateKey]) -> Named:
+def login_fields(version: str, keys: Sequence[PrivateKey], seals: PublicKey | None = None) -> Named:
     """The fields that open and seal mail.  In `keys` the current pair is last, as in a keyring.
+
+    `seals`: the key for new mail; None: the current one.
 
     Raises TemporaryError if the line would be too long for Dovecot.
     """
@@ -74,7 +76,7 @@ def login_fields(version: str, keys: Sequence[PrivateKey]) -> Named:
         key.dovecot_wrapped(password, salt=number.to_bytes(_SALT_SIZE, "big"))
         for number, key in enumerate(newest_first)
     ]
-    found = _fields(version, newest_first[0].public, wrapped, password.decode())
+    found = _fields(version, seals or newest_first[0].public, wrapped, password.decode())
     if _size(version, found) > LINE_LIMIT:
         raise TemporaryError(
             f"{len(keys)} key pairs do not fit into a login of Dovecot",

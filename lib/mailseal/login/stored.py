@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: MIT
-"""Compares sessions with the store at each login, also while a database is down.
+"""Compares logins with what is stored, also while a database is down.
 
 CONTRACT
     At each login the session is compared with the stored keyring and the public key, so a change
     on any host takes effect.  While the database is down, users who have a session can log in with
     it.  For all others StoreUnreachable is raised: a temporary failure.
+    With keys in a database, this host seals with the key in its copy of the public keys.  The copy
+    may be older than the keyring: just after a rotation on another host, or while mailseal-replica
+    hangs.  Dovecot's userdb reads the copy, and refuses a login with any other key.  Only the agent
+    can know that the key in the copy is one of the user's own; then it is the one that it returns.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from mailseal.crypto.eckeys import PublicKey
-from mailseal.errors import Damaged, StoreUnreachable, TemporaryError
+from mailseal.crypto.eckeys import PrivateKey, PublicKey
+from mailseal.errors import Damaged, MailsealError, StoreUnreachable, TemporaryError
 from mailseal.keys.stores import Revision
 from mailseal.login.indexes import Indexes
 from mailseal.login.sessions import Sessions
@@ -79,6 +85,32 @@ class Stored:
         """Called at every login with a session.  Repairs run in a thread."""
         if found.public is not None and found.public != keys[-1].key_id:
             await self._pools.quick(lambda: self._vault.check_public(user, keys))
+
+    async def key_in_use(self, user: str, keys: Sequence[PrivateKey]) -> PublicKey:
+        """Of these (oldest first), the one with which this host seals."""
+        if self._vault.copy is None:
+            return keys[-1].public
+        copied = await self._pools.look(lambda: self._copied(user))
+        own = [key.public for key in keys]
+        return copied if copied in own else own[-1]
+
+    async def sealing_key(self, user: str) -> PublicKey | None:
+        """The key with which this host seals, without a password.  None as in Vault.published()."""
+        return await self._pools.look(lambda: self._sealing_key(user))
+
+    def _sealing_key(self, user: str) -> PublicKey | None:
+        published = self._vault.published(user)
+        copied = None if published is None else self._copied(user)
+        if copied is None or copied == published:
+            return published
+        return copied if self._vault.load(user).holds(copied.key_id) else published
+
+    def _copied(self, user: str) -> PublicKey | None:
+        """The key in this host's copy.  None if there is none; then the userdb decides."""
+        if self._vault.copy is not None:
+            with contextlib.suppress(MailsealError):
+                return self._vault.copy.lookup(user)
+        return None
 
     async def changed(self, changes: Changed, locked: Names) -> None:
         """End the sessions of these keyrings, which another host's agent has changed.

@@ -86,7 +86,7 @@ class Vault:
     ) -> None:
         self.store = store
         self.public = public
-        self._copy = copy
+        self.copy = copy
         self.curve = curve
         self.cost = cost
         self.version = version
@@ -205,7 +205,7 @@ class Vault:
         lease (keys/lease.py).
         """
         found = self.public.lookup(user)
-        if found is None and self._copy is not None and self._copy.lookup(user) is not None:
+        if found is None and self.copy is not None and self.copy.lookup(user) is not None:
             raise TemporaryError(f"{user} is enrolled in this host's copy of the public keys")
         return found
 
