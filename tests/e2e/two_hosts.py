@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterator, Sequence
 
 from mailseal.login.client import AgentClient, Answer
-from tests.lab import Lab, proxy
+from tests.lab import Lab, clusters, proxy
 from tests.lab.clusters import Keys
+from tests.lab.dovecot import installed_version, series
 from tests.lab.process import Server
 from tests.lab.smtp import send
 
@@ -38,7 +39,14 @@ class Host:
 
 
 @contextlib.contextmanager
-def made(keys: Keys, folder: str, name: str, servers: Sequence[str] = ()) -> Iterator[Host]:
+def made(
+    keys: Keys,
+    folder: str,
+    name: str,
+    servers: Sequence[str] = (),
+    auth: str = "behind-passwd-file",
+    users: Sequence[str] = (),
+) -> Iterator[Host]:
     """A host whose connections to the database, or to each of its `servers`, can be cut."""
     way = f"{folder}/{name}"
     os.mkdir(way)
@@ -54,8 +62,8 @@ def made(keys: Keys, folder: str, name: str, servers: Sequence[str] = ()) -> Ite
     try:
         with Lab(
             {},
-            auth="behind-passwd-file",
-            plain_users={PLAIN: "password"},
+            auth=auth,
+            plain_users=dict.fromkeys((PLAIN, *users), "password"),
             stores=(agent, replica),
             config_extra={"replica.name": name, "replica.lease": LEASE},
         ) as lab:
@@ -64,6 +72,24 @@ def made(keys: Keys, folder: str, name: str, servers: Sequence[str] = ()) -> Ite
         with contextlib.suppress(ProcessLookupError):
             os.kill(server.pid, signal.SIGCONT)
         server.stop()
+
+
+@contextlib.contextmanager
+def pair(users: Sequence[str]) -> Iterator[tuple[Keys, Host, Host]]:
+    """Two hosts over one PostgreSQL.  With Dovecot 2.3, the second one has no Lua.
+
+    Both Dovecots know the users; none of them is enrolled.
+    """
+    second = "behind-passwd-file"
+    if series(installed_version()) == "2.3":
+        second += "-checkpassword"
+    with clusters.folder() as folder, contextlib.ExitStack() as last_first:
+        keys = clusters.postgresql(folder)
+        last_first.callback(keys.server.stop)
+        keys.with_roles()
+        one = last_first.enter_context(made(keys, folder, "one", users=users))
+        two = last_first.enter_context(made(keys, folder, "two", auth=second, users=users))
+        yield keys, one, two
 
 
 def add(hosts: tuple[Host, Host], user: str) -> None:

@@ -268,7 +268,7 @@ def run(config: Config, outside: from_config.Outside | None = None) -> None:
             threading.Thread(target=vault.tidy, name="tidy", daemon=True).start()
             startup.tell_enrollment(config)
         else:
-            database.connection()  # fails now rather than at the first login
+            startup.reach(database, log)
             from mailseal.keys.sql.hosts import Hosts
 
             hosts = Hosts(database)

@@ -18,15 +18,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import socket
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from mailseal import durable, sockets
 from mailseal.config import Config
 from mailseal.crypto.eckeys import PublicKey
 from mailseal.daemon import user_ids
-from mailseal.errors import ConfigError, Damaged, MailsealError, TemporaryError
+from mailseal.errors import ConfigError, Damaged, MailsealError, StoreUnreachable, TemporaryError
 from mailseal.keys import opening
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
@@ -34,6 +36,9 @@ from mailseal.login.local_keys import ENROLL_MARK
 from mailseal.login.notes import Notes
 from mailseal.paths import open_folder
 from mailseal.sockets import made_with
+
+if TYPE_CHECKING:
+    from mailseal.keys.sql.database import Database
 
 BACKLOG = 16
 """Connections that wait until the agent accepts them; clients over this number try again for a
@@ -86,6 +91,18 @@ def require_store(config: Config) -> None:
             f"option state_dir: {config.state_dir} is not a store of keys",
             hint="is its file system mounted? for a new installation, run `mailseal init`",
         )
+
+
+def reach(database: Database, log: logging.Logger) -> None:
+    """Connect to the database.  If it is down, the agent starts nevertheless: until the database
+    answers, its own answers are temporary failures.
+
+    Raises TemporaryError if the database has no tables, or others than this version needs.
+    """
+    try:
+        database.connection()
+    except StoreUnreachable as exc:
+        log.warning("%s; until it answers, logins and changes fail temporarily", exc)
 
 
 def notes(config: Config, owner: tuple[int, int]) -> Notes:
