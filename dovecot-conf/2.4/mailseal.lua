@@ -293,7 +293,7 @@ local function refusal(request, key, given)
   if given == key then return nil end
   if master and master ~= "" then
     if service_of(request) ~= "pop3" then
-      request:log_info("no key: master user <" .. master .. ">")
+      request:log_warning("no key: master user <" .. master .. ">")
       return nil
     end
     return "no POP3 for a master user: Dovecot would return empty mails"
