@@ -117,7 +117,8 @@ class Service:
         except MailsealError as exc:
             if str(exc) != self._problem:
                 self._problem = str(exc)
-                self._log.warning("the copy is not renewed: %s", exc)
+                hint = f" ({exc.hint})" if exc.hint else ""
+                self._log.warning("the copy is not renewed: %s%s", exc, hint)
             time.sleep(_POLL)
 
     def _say(self, text: str) -> None:

@@ -168,14 +168,18 @@ class Database:
         return write
 
     @contextlib.contextmanager
-    def locked(self, name: str) -> Iterator[None]:
-        """See the contract; a thread may take a lock again that it holds."""
+    def locked(self, name: str, refusal: TemporaryError | None = None) -> Iterator[None]:
+        """See the contract; a thread may take a lock again that it holds.
+
+        `refusal` is raised if it stays taken.
+        """
         held: list[str] = self._mine.__dict__.setdefault("held", [])
         if name in held:
             yield
             return
         number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-        connection = self._lock(name, number)
+        refusal = refusal or TemporaryError(f"the keys of {name} are being changed")
+        connection = self._lock(number, refusal)
         held.append(name)
         try:
             yield
@@ -199,13 +203,13 @@ class Database:
         finally:
             held.remove("")
 
-    def _lock(self, name: str, number: int) -> Any:
+    def _lock(self, number: int, refusal: TemporaryError) -> Any:
         for attempt in (1, 2):
             connection = self.connection()
             try:
                 with self._asking(connection), connection.cursor() as cursor:
                     if not self.dialect.lock(cursor, number):
-                        raise TemporaryError(f"the keys of {name} are being changed")
+                        raise refusal
                 return connection
             except StoreUnreachable:
                 if attempt == 2 or self._is_holding:

@@ -16,12 +16,18 @@
 CONTRACT
     migrate() creates the tables for this version, or upgrades them and keeps their content.  It
     may be run again, also after it was interrupted.  Never change a step: add one.
+    migrate() and grant() hold a lock, so of two hosts one waits for the other.  Without it,
+    PostgreSQL refuses one of two equal statements, and an older mailseal sets the version back.
+
+FAILURES
+    TemporaryError: the lock stays taken.  NewerFormat: the tables are of a newer mailseal.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from mailseal.errors import NewerFormat, TemporaryError, UsageError
 from mailseal.keys.sql.database import SCHEMA_VERSION, Database
@@ -46,6 +52,9 @@ _STEPS: tuple[tuple[str, ...], ...] = (
     ),
 )
 
+_LOCK = "\ntables"
+"""No user has this name: it has a control character."""
+
 _KEYS_ROLE = {
     "mailseal_schema": "SELECT",
     "mailseal_state": "SELECT, UPDATE",
@@ -65,6 +74,19 @@ _REPLICA_ROLE = {
 
 def migrate(database: Database) -> int:
     """Create or upgrade the tables; returns the old version, 0 for none.  Accepts any schema."""
+    with _locked(database):
+        return _migrate(database)
+
+
+def _locked(database: Database) -> AbstractContextManager[None]:
+    refusal = TemporaryError(
+        f"the tables in {database.address} are being changed by another host",
+        hint="run `mailseal init --store` again when it has ended there",
+    )
+    return database.locked(_LOCK, refusal)
+
+
+def _migrate(database: Database) -> int:
     types = database.dialect
     _run(
         database,
@@ -75,7 +97,9 @@ def migrate(database: Database) -> int:
     if row is None:
         _run(database, "INSERT INTO mailseal_schema (version) VALUES (0)")
     if found > SCHEMA_VERSION:
-        raise NewerFormat("the tables are of a newer mailseal", hint="upgrade mailseal")
+        raise NewerFormat(
+            f"{database.address} has tables of a newer mailseal", hint="upgrade mailseal"
+        )
     for number, step in enumerate(_STEPS[found:], found + 1):
         for text in step:
             _run(
@@ -95,10 +119,11 @@ def migrate(database: Database) -> int:
 
 def grant(database: Database, keys_role: str, replica_role: str) -> None:
     """Give both roles the rights that they need.  The roles must exist."""
-    for role, rights in ((keys_role, _KEYS_ROLE), (replica_role, _REPLICA_ROLE)):
-        for name in _grantees(database, role):
-            for table, words in rights.items():
-                _run(database, f"GRANT {words} ON {table} TO {name}")
+    with _locked(database):
+        for role, rights in ((keys_role, _KEYS_ROLE), (replica_role, _REPLICA_ROLE)):
+            for name in _grantees(database, role):
+                for table, words in rights.items():
+                    _run(database, f"GRANT {words} ON {table} TO {name}")
 
 
 def _grantees(database: Database, role: str) -> Sequence[str]:
