@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from mailseal.crypto.eckeys import PrivateKey
+from mailseal.crypto.eckeys import CURVES, PrivateKey
 from mailseal.keys.stores import Revision
+from mailseal.login.mailcrypt_fields import login_fields
 from mailseal.login.sessions import MAX_PASSWORDS, Sessions
 
 REVISION = Revision("1-2-3")
@@ -135,3 +138,24 @@ def test_age(sessions: Sessions, clock: Clock) -> None:
     begin(sessions)
     clock.now += 10
     assert sessions.age("alice") == (10, 10)
+
+
+def test_a_login_computes_no_point(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With twenty pairs it would take milliseconds on the agent's event loop."""
+    keys = [PrivateKey.generate(curve) for curve in CURVES for _ in range(2)]
+    mac = sessions.mac("alice", b"pw")
+    sessions.start("alice", mac, REVISION, keys, "abc")
+    found = sessions.find("alice", mac, REVISION)
+    assert found is not None
+    with monkeypatch.context() as without:
+        without.setattr(ec, "derive_private_key", None)
+        without.setattr(serialization, "load_der_public_key", None)
+        fields = dict(login_fields("2.3", found[0].private_keys()))
+    password = fields["mail_crypt_global_private_key_password"].encode()
+    wrapped = [text for text in fields.values() if ":aes-256-ctr:" in text]
+    opened = [PrivateKey.parse(text, password) for text in wrapped]
+    assert [key.scalar for key in opened] == [key.scalar for key in reversed(keys)]
+    seen = found[0].private_keys()
+    assert [key.public.key.public_numbers() for key in seen] == [
+        key.key.public_key().public_numbers() for key in keys
+    ]

@@ -23,6 +23,7 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import functools
 import hashlib
 import hmac
 import os
@@ -81,10 +82,13 @@ class PublicKey:
     """The public key of a pair, which seals."""
 
     curve: Curve
-    # cryptography 38 cannot compare keys, so compare the SPKI
-    key: ec.EllipticCurvePublicKey = dataclasses.field(compare=False)
     spki: bytes
     key_id: bytes
+
+    @functools.cached_property
+    def key(self) -> ec.EllipticCurvePublicKey:
+        """The key object of the cryptography library."""
+        return self.from_spki(self.spki).key
 
     @classmethod
     def of(cls, key: object) -> PublicKey:
@@ -96,7 +100,14 @@ class PublicKey:
             serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint
         )
         spki = _der(0x30, _der(0x30, _EC_PUBLIC_KEY + curve.der) + _der(0x03, b"\0" + point))
-        return cls(curve, key, spki, hashlib.sha256(spki).digest())
+        made = cls.trusted(curve, spki)
+        made.__dict__["key"] = key
+        return made
+
+    @classmethod
+    def trusted(cls, curve: Curve, spki: bytes) -> PublicKey:
+        """From the SPKI of another PublicKey; the point is read when it is needed."""
+        return cls(curve, spki, hashlib.sha256(spki).digest())
 
     @classmethod
     def from_spki(cls, der: bytes) -> PublicKey:
@@ -139,12 +150,33 @@ class PublicKey:
 class PrivateKey:
     """The private key of a pair, which opens.  Its repr shows only the key id."""
 
-    __slots__ = ("curve", "key", "public")
+    def __init__(self, public: PublicKey) -> None:
+        self.public = public
+        self.curve = public.curve
 
-    def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
-        self.key = key
-        self.public = PublicKey.of(key.public_key())
-        self.curve = self.public.curve
+    @classmethod
+    def of(cls, key: ec.EllipticCurvePrivateKey) -> PrivateKey:
+        """Wrap a key object of the cryptography library."""
+        made = cls(PublicKey.of(key.public_key()))
+        made.__dict__["key"] = key
+        return made
+
+    @classmethod
+    def trusted(cls, public: PublicKey, scalar: bytes) -> PrivateKey:
+        """From the numbers of another PrivateKey, which match; no point is computed."""
+        made = cls(public)
+        made.__dict__["scalar"] = scalar
+        return made
+
+    @functools.cached_property
+    def key(self) -> ec.EllipticCurvePrivateKey:
+        """The key object of the cryptography library."""
+        return ec.derive_private_key(int.from_bytes(self.scalar, "big"), self.curve.algorithm)
+
+    @functools.cached_property
+    def scalar(self) -> bytes:
+        """The private number, big-endian, as long as the curve's coordinates."""
+        return self.key.private_numbers().private_value.to_bytes(self.curve.size, "big")
 
     def __repr__(self) -> str:
         return f"<PrivateKey {self.key_id.hex()}>"
@@ -152,14 +184,14 @@ class PrivateKey:
     @classmethod
     def generate(cls, curve: str = "prime256v1") -> PrivateKey:
         """A new key pair on a curve of CURVES.  Took 0.06 ms for P-256."""
-        return cls(ec.generate_private_key(CURVES[curve].algorithm))
+        return cls.of(ec.generate_private_key(CURVES[curve].algorithm))
 
     @classmethod
     def from_scalar(cls, curve: str, scalar: bytes | bytearray) -> PrivateKey:
         """From the private number, big-endian."""
         try:
             number = int.from_bytes(scalar, "big")
-            return cls(ec.derive_private_key(number, CURVES[curve].algorithm))
+            return cls.of(ec.derive_private_key(number, CURVES[curve].algorithm))
         except (ValueError, KeyError):
             raise Damaged("not a private key") from None
 
@@ -167,11 +199,6 @@ class PrivateKey:
     def key_id(self) -> bytes:
         """Id of the pair, 32 bytes."""
         return self.public.key_id
-
-    @property
-    def scalar(self) -> bytes:
-        """The private number, big-endian, as long as the curve's coordinates."""
-        return self.key.private_numbers().private_value.to_bytes(self.curve.size, "big")
 
     def exchange(self, peer: ec.EllipticCurvePublicKey) -> bytes:
         """ECDH: the shared x coordinate, as long as the curve's coordinates."""
@@ -244,10 +271,10 @@ class PrivateKey:
             raise Damaged("not a private key, or a wrong password") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise Damaged("not a private key on P-256, P-384 or P-521")
-        return cls(key)
+        return cls.of(key)
 
     def _mpi(self) -> bytes:
-        number = self.key.private_numbers().private_value
+        number = int.from_bytes(self.scalar, "big")
         raw = number.to_bytes(number.bit_length() // 8 + 1, "big")
         return len(raw).to_bytes(4, "big") + raw
 
