@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from mailseal import database_address
 from mailseal.keys.sql import schema
 from mailseal.keys.sql.database import Database
 from tests.lab.databases import Mariadb, Postgresql
+from tests.lab.place import free_ports
 
 _CREATE = """DO $$ BEGIN
 IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '{0}') THEN CREATE ROLE "{0}" LOGIN;
@@ -86,3 +88,59 @@ def mariadb(folder: str) -> Keys:
     """MariaDB at a unix socket."""
     server = Mariadb(folder)
     return Keys(server, f"mysql://root@/mail?socket={server.connect['unix_socket']}")
+
+
+@dataclasses.dataclass
+class Pair:
+    """A primary with mailseal's tables, its standby, and a URL with both.
+
+    The standby is listed first: it must not be used while it is a standby.
+    """
+
+    first: Postgresql | Mariadb
+    second: Postgresql | Mariadb
+    url: str
+
+    def open(self) -> Database:
+        """A connection to the primary, as a process of its own would have."""
+        return Database(database_address.parse(self.url))
+
+    def count(self, server: Postgresql | Mariadb) -> int:
+        """The number of public keys on one of the servers."""
+        return int(server.sql("SELECT count(*) FROM mailseal_public_keys"))
+
+
+@contextlib.contextmanager
+def postgresql_pair(folder: str) -> Iterator[Pair]:
+    """PostgreSQL at unix sockets."""
+    with contextlib.ExitStack() as running:
+        first = Postgresql(f"{folder}/one", f"{folder}/1", f"{folder}/one.log")
+        running.callback(first.stop)
+        start = "postgresql://postgres@/postgres?host="
+        Keys(first, f"{start}{first.connect['host']}")
+        place = (f"{folder}/two", f"{folder}/2", f"{folder}/two.log")
+        second = Postgresql(*place, standby_of=first)
+        running.callback(second.stop)
+        hosts = f"{second.connect['host']},{first.connect['host']}"
+        yield Pair(first, second, f"{start}{hosts}")
+
+
+@contextlib.contextmanager
+def mariadb_pair(folder: str) -> Iterator[Pair]:
+    """MariaDB at ports of 127.0.0.1.  root may write on a standby, so mailseal has another user."""
+    with contextlib.ExitStack() as running:
+        servers: list[Mariadb] = []
+        ports = free_ports(2)
+        for number, port in enumerate(ports):
+            os.mkdir(f"{folder}/{number}")
+            os.chmod(f"{folder}/{number}", 0o755)
+            primary = servers[0] if servers else None
+            server = Mariadb(f"{folder}/{number}", port=port, standby_of=primary)
+            running.callback(server.stop)
+            if primary is None:
+                keys = Keys(server, f"mysql://root@/mail?socket={server.connect['unix_socket']}")
+                server.sql("CREATE USER mailseal@'127.0.0.1'")
+                schema.grant(keys.open(), "mailseal", "mailseal")
+            servers.append(server)
+        hosts = ",".join(f"127.0.0.1:{port}" for port in reversed(ports))
+        yield Pair(servers[0], servers[1], f"mysql://mailseal@{hosts}/mail")

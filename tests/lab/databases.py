@@ -37,10 +37,10 @@ class Postgresql:
             shutil.chown(path, "postgres", "postgres")
         os.chmod(socket, 0o755)
         if standby_of is None:
-            self._run("initdb", "-D", data, "-A", "trust", "-N", "-E", "UTF8")
+            self.run("initdb", "-D", data, "-A", "trust", "-N", "-E", "UTF8")
         else:
             options = ["-h", standby_of._socket, "-U", "postgres", "-c", "fast", "-R"]
-            self._run("pg_basebackup", "-D", data, *options)
+            self.run("pg_basebackup", "-D", data, *options)
             os.chmod(data, 0o700)
         command = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
         command += [f"{POSTGRES}/postgres", "-D", data, "-k", socket]
@@ -101,36 +101,93 @@ class Postgresql:
         self.sql("ALTER SYSTEM SET synchronous_standby_names = ''")
         self.sql("SELECT pg_reload_conf()")
         self.sql("SELECT pg_promote()")
+        wait_until(lambda: self.sql("SELECT pg_is_in_recovery()") == "f\n", "it is the primary")
+
+    def demote(self) -> None:
+        """Refuse writes from now on, without ending connections, and wait for no standby."""
+        self.sql("ALTER SYSTEM SET synchronous_standby_names = ''")
+        self.sql("ALTER SYSTEM SET default_transaction_read_only = on")
+        self.sql("SELECT pg_reload_conf()")
+        wait_until(lambda: self.sql("SHOW default_transaction_read_only") == "on\n", "read only")
 
     def sql(self, text: str) -> str:
         """The result of a statement: one line for each row, columns separated by a bar."""
-        options = ["-h", self._socket, "-p", str(self._port), "-U", "postgres"]
-        options += ["-qAtX", "-v", "ON_ERROR_STOP=1"]
-        return self._run("psql", *options, "-c", text)
+        options = [*self.options, "-qAtX", "-v", "ON_ERROR_STOP=1"]
+        return self.run("psql", *options, "-c", text)
 
-    def _run(self, program: str, *arguments: str) -> str:
+    @property
+    def options(self) -> list[str]:
+        """Options with which programs connect to the server."""
+        return ["-h", self._socket, "-p", str(self._port), "-U", "postgres"]
+
+    def run(self, program: str, *arguments: str) -> str:
+        """The output of one of PostgreSQL's programs."""
         command = [f"{POSTGRES}/{program}", *arguments]
         return _output(command, user="postgres")
 
 
 class Mariadb:
-    """root may log in at its socket; `connect` has the arguments of pymysql.connect()."""
+    """root may log in at its socket; `connect` has the arguments of pymysql.connect().
 
-    def __init__(self, folder: str) -> None:
+    `port`: it can be replicated, and has this port on 127.0.0.1.  `standby_of`: it is a standby of
+    this one until promote(); then a commit waits until the standby has it.
+    """
+
+    def __init__(
+        self, folder: str, *, port: int | None = None, standby_of: Mariadb | None = None
+    ) -> None:
         self._data, run, temporary = (f"{folder}/maria{end}" for end in ("", "-run", "-tmp"))
         for path in (run, temporary):
             os.mkdir(path)
             shutil.chown(path, "mysql", "mysql")
         os.chmod(run, 0o755)
         self._socket = f"{run}/sock"
+        self._port = port
         common = ["--no-defaults", f"--datadir={self._data}", "--user=mysql"]
         common.append(f"--tmpdir={temporary}")
         _output(["mariadb-install-db", *common, "--auth-root-authentication-method=normal"])
-        command = ["/usr/sbin/mariadbd", *common, f"--socket={self._socket}", "--skip-networking"]
+        command = ["/usr/sbin/mariadbd", *common, f"--socket={self._socket}"]
+        command += ["--skip-networking"] if port is None else _replicated(port)
         self._server = Server("MariaDB", command, f"{folder}/maria.log")
-        self.start()
-        self.sql("CREATE DATABASE mail CHARACTER SET utf8mb4", "")
         self.connect = {"unix_socket": self._socket, "user": "root", "database": "mail"}
+        self.start()
+        if standby_of is None:
+            self.sql("CREATE DATABASE mail CHARACTER SET utf8mb4", "")
+        else:
+            self._follow(standby_of)
+
+    def _follow(self, primary: Mariadb) -> None:
+        """Get all that the primary has ever done, and confirm each commit from then on."""
+        self.sql("SET GLOBAL read_only = ON, rpl_semi_sync_slave_enabled = ON", "")
+        primary.sql("CREATE USER follower@'127.0.0.1'")
+        primary.sql("GRANT REPLICATION SLAVE ON *.* TO follower@'127.0.0.1'")
+        self.sql(
+            f"CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {primary._port}, "
+            "MASTER_USER = 'follower', MASTER_USE_GTID = slave_pos; START SLAVE",
+            "",
+        )
+        clients = "SHOW STATUS LIKE 'Rpl_semi_sync_master_clients'"
+        primary.sql("SET GLOBAL rpl_semi_sync_master_enabled = ON")
+        wait_until(lambda: primary.sql(clients).endswith("\t1\n"), "the standby follows")
+        self._catch_up(primary.sql("SELECT @@gtid_binlog_pos").strip())
+
+    def _catch_up(self, position: str) -> None:
+        assert self.sql(f"SELECT MASTER_GTID_WAIT('{position}', 60)", "") == "0\n"
+
+    def promote(self) -> None:
+        """Make the standby a primary, when it has done all that it has received."""
+        self.sql("STOP SLAVE IO_THREAD", "")
+        self._catch_up(self._slave("Gtid_IO_Pos"))
+        self.sql("STOP SLAVE; RESET SLAVE ALL; SET GLOBAL read_only = OFF", "")
+
+    def demote(self) -> None:
+        """Refuse writes from now on, without ending connections, and wait for no standby."""
+        self.sql("SET GLOBAL rpl_semi_sync_master_enabled = OFF, read_only = ON")
+
+    def _slave(self, field: str) -> str:
+        said = self.run("mariadb", "--vertical", "-e", "SHOW SLAVE STATUS")
+        (found,) = (line for line in said.splitlines() if line.strip().startswith(f"{field}: "))
+        return found.partition(": ")[2]
 
     def start(self) -> None:
         self._server.start(until=[self._socket], timeout=60)
@@ -140,8 +197,28 @@ class Mariadb:
 
     def sql(self, text: str, database: str = "mail") -> str:
         """The result of a statement: one line for each row, columns separated by TAB."""
-        options = ["--no-defaults", "-S", self._socket, "-u", "root", "-BN"]
-        return _output(["mariadb", *options, "-e", text, *([database] if database else [])])
+        return self.run("mariadb", "-BN", "-e", text, *([database] if database else []))
+
+    def run(self, program: str, *arguments: str) -> str:
+        """The output of one of MariaDB's programs, which connects to the server."""
+        options = ["--no-defaults", "-S", self._socket, "-u", "root"]
+        return _output([program, *options, *arguments])
+
+
+def _replicated(port: int) -> list[str]:
+    """Options for a primary and a standby.  A commit waits for the standby without a time limit."""
+    return [
+        f"--port={port}",
+        "--bind-address=127.0.0.1",
+        "--skip-name-resolve",
+        f"--server-id={port}",
+        "--log-bin=changes",
+        "--log-slave-updates",
+        "--sync-binlog=1",
+        "--innodb-flush-log-at-trx-commit=1",
+        "--rpl-semi-sync-master-timeout=4294967295",
+        "--rpl-semi-sync-master-wait-point=AFTER_SYNC",
+    ]
 
 
 def _output(command: list[str], user: str | None = None) -> str:

@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,11 +19,10 @@ from mailseal.crypto.eckeys import PrivateKey
 from mailseal.errors import MailsealError, StoreUnreachable
 from mailseal.keys import opening
 from mailseal.keys.sql import database as database_module
-from mailseal.keys.sql import schema
 from mailseal.keys.sql.database import Database
 from mailseal.keys.stores import KeyStores
-from tests.lab.clusters import Keys
-from tests.lab.databases import Postgresql
+from tests.lab import clusters
+from tests.lab.clusters import Keys, Pair
 from tests.lab.process import children, suspend, wait_until
 from tests.listener import serve, unix_listener
 from tests.unit.replica.host import Host
@@ -35,28 +33,16 @@ in_soak = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def pair() -> Iterator[tuple[Postgresql, Postgresql, str]]:
-    """A primary, its standby, and a URL with both."""
-    with tempfile.TemporaryDirectory(prefix="mailseal-pair-") as folder:
-        os.chmod(folder, 0o755)
-        first = Postgresql(f"{folder}/one", f"{folder}/1", f"{folder}/one.log")
-        url = f"postgresql://postgres@/postgres?host={first.connect['host']}"
-        with contextlib.ExitStack() as running:
-            running.callback(first.stop)
-            schema.migrate(Database(database_address.parse(url), any_schema=True))
-            place = (f"{folder}/two", f"{folder}/2", f"{folder}/two.log")
-            second = Postgresql(*place, standby_of=first)
-            running.callback(second.stop)
-            # The standby is listed first: it must not be used while it is a standby.
-            hosts = f"{second.connect['host']},{first.connect['host']}"
-            yield first, second, f"postgresql://postgres@/postgres?host={hosts}"
+@pytest.fixture(params=["postgresql", pytest.param("mariadb", marks=in_soak)])
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    start = {"postgresql": clusters.postgresql_pair, "mariadb": clusters.mariadb_pair}
+    with clusters.folder() as folder, start[request.param](folder) as found:
+        yield found
 
 
 def test_a_failover_under_load_loses_nothing_that_was_acknowledged(
-    pair: tuple[Postgresql, Postgresql, str], tmp_path: Path
+    pair: Pair, tmp_path: Path
 ) -> None:
-    first, second, url = pair
     acknowledged: dict[str, int] = {}
     failures = 0
     end = threading.Event()
@@ -64,7 +50,7 @@ def test_a_failover_under_load_loses_nothing_that_was_acknowledged(
 
     def change(number: int) -> None:
         nonlocal failures
-        stores = KeyStores(*opening.rows(Database(database_address.parse(url))))
+        stores = KeyStores(*opening.rows(pair.open()))
         n = 0
         while not end.is_set():
             n += 1
@@ -83,11 +69,7 @@ def test_a_failover_under_load_loses_nothing_that_was_acknowledged(
                 failures += 1
                 time.sleep(0.02)
 
-    class Cluster:
-        def open(self) -> Database:
-            return Database(database_address.parse(url))
-
-    host = Host(Cluster(), tmp_path / "public")  # type: ignore[arg-type]
+    host = Host(pair, tmp_path / "public")
 
     def copy() -> None:
         while not end.is_set():
@@ -98,17 +80,18 @@ def test_a_failover_under_load_loses_nothing_that_was_acknowledged(
     threads.append(threading.Thread(target=copy))
     for thread in threads:
         thread.start()
-    wait_until(lambda: len(acknowledged) > 40, "the load runs")
-    first.stop(signal.SIGKILL)
-    before = len(acknowledged)
-    time.sleep(0.5)
-    second.promote()
-    wait_until(lambda: len(acknowledged) > before + 40, "the load continues")
-    end.set()
-    for thread in threads:
-        thread.join()
-    assert failures
-    keyrings, public = opening.rows(Database(database_address.parse(url)))
+    try:
+        wait_until(lambda: len(acknowledged) > 40, "the load runs", timeout=60)
+        pair.first.stop(signal.SIGKILL)
+        before, failures = len(acknowledged), 0
+        wait_until(lambda: failures, "changes fail", timeout=60)
+        pair.second.promote()
+        wait_until(lambda: len(acknowledged) > before + 40, "the load continues", timeout=60)
+    finally:
+        end.set()
+        for thread in threads:
+            thread.join()
+    keyrings, public = opening.rows(pair.open())
     for user, revision in acknowledged.items():
         assert public.lookup(user) is not None
         if revision:
@@ -118,32 +101,24 @@ def test_a_failover_under_load_loses_nothing_that_was_acknowledged(
 
 
 @in_soak
-def test_a_primary_that_becomes_read_only_is_no_longer_used(
-    pair: tuple[Postgresql, Postgresql, str],
-) -> None:
+def test_a_primary_that_becomes_read_only_is_no_longer_used(pair: Pair) -> None:
     """The connection is not broken; the server refuses to write."""
-    first, second, url = pair
-    _, public = opening.rows(Database(database_address.parse(url)))
+    _, public = opening.rows(pair.open())
     key = PrivateKey.generate().public
     public.publish("alice", key)
-    second.promote()
-    first.sql("ALTER SYSTEM SET synchronous_standby_names = ''")
-    first.sql("ALTER SYSTEM SET default_transaction_read_only = on")
-    first.sql("SELECT pg_reload_conf()")
-    wait_until(lambda: first.sql("SHOW default_transaction_read_only") == "on\n", "read only")
-    wait_until(lambda: second.sql("SELECT pg_is_in_recovery()") == "f\n", "promoted")
+    pair.second.promote()
+    pair.first.demote()
     public.publish("bob", key)
-    assert "2" in second.sql("SELECT count(*) FROM mailseal_public_keys")
+    assert (pair.count(pair.first), pair.count(pair.second)) == (1, 2)
 
 
 @in_soak
 def test_a_commit_that_no_standby_confirms_is_not_acknowledged(
-    pair: tuple[Postgresql, Postgresql, str], monkeypatch: pytest.MonkeyPatch
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database_module, "_PATIENCE", 1.0)
-    _, second, url = pair
-    _, public = opening.rows(Database(database_address.parse(url)))
-    second.stop(signal.SIGKILL)
+    _, public = opening.rows(pair.open())
+    pair.second.stop(signal.SIGKILL)
     with pytest.raises(StoreUnreachable):
         public.publish("alice", PrivateKey.generate().public)
 

@@ -12,7 +12,7 @@ from mailseal.keys import lease
 from mailseal.keys.public import PublicStore
 from mailseal.keys.sql.replica import Replica
 from mailseal.login import local_keys
-from tests.lab.clusters import Keys
+from tests.lab.clusters import Keys, Pair
 from tests.unit.store_contract import USER
 
 LOG = logging.getLogger("test")
@@ -34,7 +34,9 @@ class Clock:
 class Host:
     """A host's folder, and its replica."""
 
-    def __init__(self, keys: Keys, folder: Path, name: str = "mx", seconds: int = 30) -> None:
+    def __init__(
+        self, keys: Keys | Pair, folder: Path, name: str = "mx", seconds: int = 30
+    ) -> None:
         self.store = PublicStore(str(folder))
         self.store.prepare(replica=True)
         self.clock = Clock()
