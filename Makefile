@@ -19,7 +19,7 @@ help:
 	@echo 'make bench-capacity-sql  the same with the keys in PostgreSQL; writes build/capacity-sql.json'
 	@echo 'make browser  use the page for users in a real browser; writes pictures to build/web'
 	@echo 'make soak     seal, reseal and unseal 5,000 mails while IMAP clients are active'
-	@echo 'make soak-hosts  run two hosts over one database while each part fails in turn (SOAK_SECONDS=600)'
+	@echo 'make soak-hosts  run several hosts over one database while each part fails in turn (SOAK_SECONDS=600)'
 	@echo 'make soak-index  log users in and out at random for ten minutes while servers are killed'
 	@echo 'make test-stacks  run the commands of all pages in docs/stacks, and setup on each kind of server'
 	@echo 'make install  install below PREFIX=/usr/local, start nothing; make uninstall removes it'
@@ -72,7 +72,7 @@ soak:
 soak-hosts:
 	@tests/bootstrap test
 	PYTHONPATH=lib:. $(VENV)/python -m tests.e2e.hosts_soak
-	SOAK_HOSTS=1 $(VENV)/python -m pytest tests/unit/test_failover.py tests/e2e/test_hosts.py tests/docker/test_database.py
+	SOAK_HOSTS=1 $(VENV)/python -m pytest tests/unit/test_failover.py tests/e2e/test_hosts.py tests/docker/test_database.py tests/docker/test_edge.py
 
 test-stacks:
 	@tests/bootstrap test

@@ -144,14 +144,14 @@ def site(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Site:
 
 
 # In this order: the tests that remove mailseal are the last ones.
-# These take long. `make soak-hosts` runs the first one, which installs PostgreSQL, and
+# These take long. `make soak-hosts` runs the first two, which install PostgreSQL, and
 # `make test-stacks` the others.
 _MORE = ["test_more_stacks.py", "test_mailcow.py", "test_setup.py", "test_whole_stay.py"]
-collect_ignore = [] if os.environ.get("SOAK_HOSTS") else ["test_database.py"]
+collect_ignore = [] if os.environ.get("SOAK_HOSTS") else ["test_database.py", "test_edge.py"]
 collect_ignore += [] if os.environ.get("MORE_STACKS") else _MORE
 
 _ORDER = (
-    "database",
+    *("database", "edge"),
     *("mail", "search", "services", "monitoring", "panel_programs", "sealer", "web"),
     *("debug_logs", "two_hosts", "kinds", "stacks", "more_stacks", "mailcow", "setup"),
     *("whole_stay", "package", "package_upgrade", "containers", "upgrade"),
