@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The tests in tests/e2e and the demo on the other Debian, in a container."""
+"""The tests that run on both Debians, and the demo, on the other Debian, in a container."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.docker.native import COPY, Native
 
 
 def test_end_to_end_suite_on_the_other_debian(native: Native) -> None:
-    """All tests in tests/e2e, with the Dovecot version that this machine does not have.
+    """With the Dovecot, PostgreSQL and MariaDB versions that this machine does not have.
 
     Only tests of features that this version, or this kernel, does not have are skipped, and those
     of `make soak-hosts`, with a reason.
