@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,7 +17,8 @@ from mailseal.keys.sql.database import Database
 from mailseal.keys.sql.transaction import Row
 from tests.lab.clusters import Keys
 from tests.lab.databases import Postgresql
-from tests.lab.place import REPOSITORY
+from tests.lab.place import REPOSITORY, LabError
+from tests.lab.process import wait_until
 from tests.unit.agent_process import AgentProcess
 
 USER = "alice@example.org"
@@ -69,8 +71,12 @@ class Fresh:
             which = "pg_stat_activity WHERE datname = 'upgrade'"
             server.sql(f"SELECT pg_terminate_backend(pid, 60000) FROM {which}")
         else:
-            found = "SELECT id FROM information_schema.processlist WHERE db = 'upgrade'"
-            server.sql("; ".join(f"KILL {number}" for number in server.sql(found).split()))
+            which = "SELECT id FROM information_schema.processlist WHERE db = 'upgrade'"
+            found = set(server.sql(which).split())
+            for number in found:
+                with contextlib.suppress(LabError):  # it has ended
+                    server.sql(f"KILL {number}")
+            wait_until(lambda: not found & set(server.sql(which).split()), "they have ended")
         self._reader.close()
 
     def set_version(self, version: int) -> None:

@@ -62,7 +62,7 @@ def test_a_running_agent_refuses_other_tables(fresh: Fresh, agent: AgentProcess)
         assert f"mailseal: error: {fresh.open().address} {said}\n".encode() in done.stderr
         assert f"mailseal: hint: {hint}\n".encode() in done.stderr
         assert agent.ask("unlock", user=USER.encode(), password=b"pw").status == "temporary"
-        assert f"{said} ({hint})" in agent.log_text()
+        logged(agent, f"{said} ({hint})")
         assert fresh.rows("SELECT name FROM mailseal_keyrings") == []
     fresh.set_version(SCHEMA_VERSION)
     assert agent.run("enroll", USER, stdin=b"pw\n").returncode == 0  # without a restart

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from mailseal.errors import NewerFormat
+from mailseal.errors import NewerFormat, StoreUnreachable
 from mailseal.keys import opening
 from mailseal.keys.sql import schema
 from mailseal.keys.sql.database import SCHEMA_VERSION, Database
@@ -76,6 +76,29 @@ def test_an_upgrade_that_was_killed_is_finished_by_the_next_one(
     assert (fresh.version, fresh.content()) == (code.VERSION, before)
     assert fresh.rows("SELECT made_by FROM mailseal_keyrings") == [("version 1",)]
     assert fresh.rows("SELECT name FROM mailseal_more") == []
+    assert opens(fresh, monkeypatch)
+
+
+def test_an_upgrade_is_finished_after_a_crash_of_the_server(
+    fresh: Fresh, server: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_a_user(fresh)
+    before = fresh.content()
+    database = fresh.open()
+    real = database.statement
+
+    def statement(text: str, *values: object) -> int:
+        if "mailseal_more" in text:
+            server.power_cut()
+        return real(text, *values)
+
+    code.install(monkeypatch.setattr)
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "statement", statement)
+        with pytest.raises(StoreUnreachable):
+            schema.migrate(database)
+    assert schema.migrate(database) == SCHEMA_VERSION
+    assert (fresh.version, fresh.content()) == (code.VERSION, before)
     assert opens(fresh, monkeypatch)
 
 
