@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Run all measurements: a table on stdout, the same in build/bench.json.
 
-python -m tests.bench [ROUNDS]      default 5; needs root, Dovecot and Postfix
+python -m tests.bench [ROUNDS [PART...]]    5 rounds and all parts; needs root, Dovecot and Postfix
 """
 
 from __future__ import annotations
@@ -205,6 +205,8 @@ def main(argv: list[str]) -> int:
         return 1
     print(table(results))
     for name, (run, text) in parts.items():
+        if argv[1:] and name not in argv[1:]:
+            continue
         try:
             results[name] = run()
             print(text(results[name]), flush=True)
