@@ -57,6 +57,12 @@ class Host(Site):
         unit = "postgresql@$(pg_lsclusters -h | cut -d ' ' -f 1)-main"
         self.run(f"systemctl {action} {unit}")
 
+    def wait_synchronous(self) -> None:
+        """From now on, this primary waits for the standby with each commit."""
+        self.do("synchronous")
+        state = "runuser -u postgres -- psql -Atc 'SELECT sync_state FROM pg_stat_replication'"
+        self.wait(lambda: self.run(state).strip() == "sync", "the standby follows")
+
     def postfix_settings(self) -> str:
         return self.run(_SETTINGS)
 
@@ -230,9 +236,7 @@ def _installed(cluster: Cluster) -> None:
     _each(cluster.imap, lambda host: host.do("postgresql"))
     one.do("primary")
     two.do("standby")
-    one.do("synchronous")
-    is_sync = "runuser -u postgres -- psql -Atc 'SELECT sync_state FROM pg_stat_replication'"
-    one.wait(lambda: one.run(is_sync).strip() == "sync", "the standby follows")
+    one.wait_synchronous()
     _each(cluster.imap, _imap)
     for name in (*FIRST, *SECOND):
         home = f"{MAIL}/{name}"

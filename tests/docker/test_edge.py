@@ -87,6 +87,7 @@ def test_after_enroll_no_mx_host_stores_in_clear(cluster: Cluster) -> None:
 
 def test_a_failover_while_mail_arrives(cluster: Cluster) -> None:
     primary, standby = cluster.databases
+    _the_standby_fails(cluster)
     with streams(cluster, "alice", "carol") as running:
         for stream in running:
             stream.wait_for_more()
@@ -111,6 +112,44 @@ def test_a_failover_while_mail_arrives(cluster: Cluster) -> None:
         for stream in running:
             for word in stream.sent[name]:
                 with_word(bodies, word)
+
+
+def _the_standby_fails(cluster: Cluster) -> None:
+    """Leases expire, until the primary does not wait for it any more; then it comes back."""
+    primary, standby = cluster.databases
+    standby.postgresql("stop")
+    for mx in cluster.mx:
+        _wait_expired(mx)
+    primary.do("without-standby")
+    for mx in cluster.mx:
+        _wait_current(mx)
+    standby.postgresql("start")
+    primary.wait_synchronous()
+
+
+def test_an_imap_host_is_down(cluster: Cluster) -> None:
+    """Mail waits for those of its users for whom Dovecot is needed."""
+    theirs = cluster.imap_of("dave")
+    words = {name: fresh_word() for name in ("alice", "bob", "carol", "dave")}
+    theirs.run(
+        "systemctl stop dovecot.socket dovecot.service 2>/dev/null || systemctl stop dovecot"
+    )
+    try:
+        for mx in cluster.mx:
+            for name in ("alice", "carol"):
+                _delivered(mx, name)
+        for name, word in words.items():
+            send(cluster.mx[0].smtp, SENDER, [f"{name}@example.org"], a_mail(word))
+        for name in ("bob", "dave"):
+            _wait_deferred(cluster.mx[0], name)
+        cluster.imap[0].wait(lambda: _all(cluster.bodies("carol"), [words["carol"]]), "carol's")
+        assert cluster.has_in_clear([words["dave"], words["bob"]]) == []
+    finally:
+        theirs.run("systemctl start dovecot")
+    cluster.wait_flushed()
+    for name, word in words.items():
+        assert _all(cluster.bodies(name, "Fruit" if name == "bob" else "INBOX"), [word])
+    assert cluster.has_in_clear([words["alice"], words["bob"]]) == []
 
 
 def test_the_database_is_down(cluster: Cluster) -> None:
@@ -178,9 +217,16 @@ def test_undo_on_an_mx_host(cluster: Cluster) -> None:
     assert with_word(cluster.bodies("alice"), word).endswith(mail)
 
 
+def _has_expired(mx: Host) -> bool:
+    return mx.status("mailseal check-config 2>&1 | grep -q 'is not current'") == 0
+
+
 def _wait_expired(mx: Host) -> None:
-    said = "mailseal check-config 2>&1 | grep -q 'is not current'"
-    mx.wait(lambda: mx.status(said) == 0, "the lease has expired", seconds=90)
+    mx.wait(lambda: _has_expired(mx), "the lease has expired", seconds=90)
+
+
+def _wait_current(mx: Host) -> None:
+    mx.wait(lambda: not _has_expired(mx), "the copy is current", seconds=90)
 
 
 def _wait_deferred(mx: Host, name: str) -> None:
