@@ -72,7 +72,7 @@ class Stored:
     def _look(self, user: str) -> Found:
         revision = self._vault.revision(user)
         if revision is None:
-            return Found(None, self._vault.is_new(user), b"")
+            return Found(None, self._is_new(user), b"")
         try:
             published = self._vault.published(user)
         except StoreUnreachable:
@@ -80,6 +80,15 @@ class Stored:
         except (Damaged, TemporaryError):
             published = None
         return Found(revision, False, published.key_id if published else b"")
+
+    def _is_new(self, user: str) -> bool:
+        """Whether the user is not enrolled.  A database that was lost knows nobody, a copy does."""
+        is_new = self._vault.is_new(user)
+        if is_new and self._vault.copy is not None and self._vault.copy.is_marked(user):
+            raise TemporaryError(
+                f"{user} is enrolled in this host's copy of the public keys, not in the database"
+            )
+        return is_new
 
     async def check_public(self, user: str, keys: list[PublicKey], found: Found) -> None:
         """Called at every login with a session.  Repairs run in a thread."""
