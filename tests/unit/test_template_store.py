@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,9 @@ import pytest
 from mailseal import config as configuration
 from mailseal.delivery.dovecot.template import Template
 from mailseal.errors import TemporaryError
+from tests.lab.place import REPOSITORY, let_others_in
+
+LIB = Path(REPOSITORY) / "lib"
 
 
 def users(home: str) -> Template:
@@ -45,3 +50,57 @@ def test_homes_without_domains(tmp_path: Path) -> None:
     os.mkdir(tmp_path / "home-bob")
     assert here.lookup("alice@example.org") is None
     assert here.lookup("bob@example.org") is not None
+
+
+def test_a_link_to_what_is_not_mounted(tmp_path: Path) -> None:
+    store, second = tmp_path / "store", tmp_path / "second"
+    (second / "example.org" / "alice").mkdir(parents=True)
+    store.mkdir()
+    (store / "example.org").symlink_to(second / "example.org")
+    (store / "example.net").mkdir()
+    (store / "example.net" / "bob").symlink_to(second / "example.org" / "alice")
+    here = users(f"{store}/%d/%n")
+    for user in ("alice@example.org", "bob@example.net"):
+        assert here.lookup(user) is not None
+    for user in ("nobody@example.org", "nobody@example.net"):
+        assert here.lookup(user) is None
+    second.rename(tmp_path / "away")
+    for user in ("alice@example.org", "nobody@example.org", "bob@example.net"):
+        with pytest.raises(TemporaryError, match="leads to no folder"):
+            here.lookup(user)
+    assert here.lookup("nobody@example.net") is None
+
+
+_AS_NOBODY = """
+import os, sys
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+sys.path.insert(0, sys.argv[1])
+from mailseal import config, errors
+from mailseal.delivery.dovecot.template import Template
+here = Template(config.parse(f"delivery: {{userdb: template, home: {sys.argv[2]}/%d/%n}}"))
+try:
+    print(here.lookup("nobody@example.org"))
+except errors.TemporaryError as exc:
+    print(exc)
+"""
+
+
+def test_a_store_that_may_not_be_listed(let_in: Path) -> None:
+    """It can be entered, so users are found; it must have folders before one can be unknown."""
+    store = let_in / "store"
+    store.mkdir()
+    store.chmod(0o711)
+    command = [sys.executable, "-c", _AS_NOBODY, str(LIB), str(store)]
+
+    def answer() -> str:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert "Permission denied" in answer()
+    (store / "example.net").mkdir()
+    assert answer() == "None\n"
+
+
+@pytest.fixture
+def let_in(tmp_path: Path) -> Path:
+    let_others_in(tmp_path)
+    return tmp_path

@@ -10,6 +10,8 @@ from mailseal.delivery.dovecot.location import Account, expand
 from mailseal.errors import BadUserName, TemporaryError
 from mailseal.keys.names import normalise
 
+_MOUNTED = "is the mail store mounted?"
+
 
 class Template:
     """Users with a home as in `delivery.home`: a user exists if the home does.
@@ -30,33 +32,47 @@ class Template:
             maildir = expand(self._maildir, user, home or "")
         except BadUserName:
             return None
-        if home is None or not self._is_folder(home):
+        if home is None or not self._exists(home):
             return None
         return Account(user, home, maildir, None, {}, name=user)
 
-    def _is_folder(self, path: str) -> bool:
-        """Like os.path.isdir(), but raises TemporaryError for errors."""
-        try:
-            os.stat(os.path.join(path, "."))
-        except (FileNotFoundError, NotADirectoryError):
-            self._require_mounted(path)
-            return False
-        except OSError as exc:
-            raise TemporaryError(f"cannot check {path}: {exc.strerror}") from None
-        return True
+    def _exists(self, home: str) -> bool:
+        """Whether this folder exists.  False only if that is certain."""
+        if _is_folder(home):
+            return True
+        missing = home
+        while True:
+            if os.path.islink(missing):
+                raise TemporaryError(f"{missing} leads to no folder", hint=_MOUNTED)
+            above = os.path.dirname(missing)  # the folder of the domain can be missing too
+            if len(above) <= len(self._root) or _is_folder(above):
+                break
+            missing = above
+        if not _has_entries(above):
+            raise TemporaryError(f"{above} is empty", hint=_MOUNTED)
+        return False
 
-    def _require_mounted(self, path: str) -> None:
-        """Refuse if the folder that should contain this one is an empty mount point.
 
-        This is the nearest folder above that exists: that of the domain can be missing.
-        """
-        above = os.path.dirname(path)
-        while len(above) > len(self._root) and not os.path.isdir(above):
-            above = os.path.dirname(above)
-        try:
-            with os.scandir(above) as entries:
-                if next(entries, None) is not None:
-                    return
-        except OSError as exc:
-            raise TemporaryError(f"cannot check {above}: {exc.strerror}") from None
-        raise TemporaryError(f"{above} is empty", hint="is the mail store mounted?")
+def _is_folder(path: str) -> bool:
+    """Like os.path.isdir(), but raises TemporaryError for errors."""
+    try:
+        os.stat(os.path.join(path, "."))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as exc:
+        raise TemporaryError(f"cannot check {path}: {exc.strerror}") from None
+    return True
+
+
+def _has_entries(folder: str) -> bool:
+    """Whether something is in the folder: a mount point is empty while nothing is mounted."""
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is not None
+    except PermissionError as exc:
+        # Who may not list it can count its folders, except on Btrfs: each has a link to it.
+        if os.stat(folder).st_nlink > 2:
+            return True
+        raise TemporaryError(f"cannot check {folder}: {exc.strerror}") from None
+    except OSError as exc:
+        raise TemporaryError(f"cannot check {folder}: {exc.strerror}") from None
