@@ -28,9 +28,11 @@ def test_lua_needs_no_agent_for_mail_and_for_others_logins() -> None:
         assert_stored_once(lab)
 
 
-@pytest.mark.parametrize("door", [door for door in DOORS if door != LUA])
-def test_without_the_agent_mail_waits_and_nothing_is_saved_in_clear(door: str) -> None:
-    with Lab({SEALED: "password"}, auth=door, plain_users={PLAIN: "password"}) as lab:
+@pytest.mark.skipif(len(DOORS) == 1, reason="Dovecot 2.4 has no checkpassword driver")
+def test_without_the_agent_mail_waits_and_nothing_is_saved_in_clear() -> None:
+    with Lab(
+        {SEALED: "password"}, auth=f"{LUA}-checkpassword", plain_users={PLAIN: "password"}
+    ) as lab:
         lab.stop_agent()
         lab.restart_delivery()  # it forgets the results of lookups
         for user in (SEALED, PLAIN):
