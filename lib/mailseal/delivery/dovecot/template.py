@@ -69,10 +69,8 @@ def _has_entries(folder: str) -> bool:
     try:
         with os.scandir(folder) as entries:
             return next(entries, None) is not None
-    except PermissionError as exc:
-        # Who may not list it can count its folders, except on Btrfs: each has a link to it.
-        if os.stat(folder).st_nlink > 2:
-            return True
-        raise TemporaryError(f"cannot check {folder}: {exc.strerror}") from None
     except OSError as exc:
+        # Who may not list it can count its folders, except on Btrfs: each has a link to it.
+        if isinstance(exc, PermissionError) and os.stat(folder).st_nlink > 2:
+            return True
         raise TemporaryError(f"cannot check {folder}: {exc.strerror}") from None
