@@ -64,6 +64,7 @@ bench-capacity:
 bench-capacity-sql:
 	@tests/bootstrap test
 	@$(LAB) -m tests.bench.capacity_sql
+	@$(LAB) -m tests.bench.database_load
 
 soak:
 	@tests/bootstrap test

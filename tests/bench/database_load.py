@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What the agent and mailseal-replica of one host ask of PostgreSQL: transactions, and CPU time.
 
-/usr/bin/python3 -m tests.bench.database_load      needs root and PostgreSQL
+make bench-capacity-sql runs it; it needs root and PostgreSQL.
 
 For the first logins of 400 users, for their logins with a session, and for a host on which
 nothing happens.  The keyrings have the cheapest Argon2id profile, whose time is not the database's.
@@ -20,6 +20,7 @@ from pathlib import Path
 from tests.bench.capacity import Say
 from tests.bench.capacity_sql import SqlSite
 from tests.lab.databases import Postgresql
+from tests.unit.agent_process import HOOKS
 
 _USERS = 400
 _QUIET = 30
@@ -54,7 +55,7 @@ class Meter:
 def run(folder: Path, say: Say) -> None:
     """Print the figures."""
     site = SqlSite(folder / "site", 1000, say)
-    command = ["/usr/bin/python3", "hooks/mailseal-replica", "-c", str(site.agent.config)]
+    command = ["/usr/bin/python3", str(HOOKS / "mailseal-replica"), "-c", str(site.agent.config)]
     replica = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         site.start()
