@@ -215,9 +215,8 @@ def _installed(cluster: Cluster) -> None:
     """Steps 1 to 4 of the page, and two users enrolled."""
     one, two = cluster.imap
     names = "".join(
-        f"{host.ip} {host.name}.example.org{alias}\n"
+        f"{host.ip} {host.name}.example.org {host.name.replace('imap', 'db')}.example.org\n"
         for host in cluster.hosts
-        for alias in (f" {host.name.replace('imap', 'db')}.example.org",)
     )
 
     def programs(host: Host) -> None:
