@@ -7,11 +7,13 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from mailseal.admin.doctor import processes
 from tests.e2e.sick import ALICE, VERSION, Result, Sick
 from tests.e2e.sql_chains import Postgresql
 from tests.e2e.test_doctor import sick, whole
@@ -79,19 +81,30 @@ def test_a_version_that_was_set_is_corrected(sick: Sick) -> None:
     assert sick.new("version") == []
 
 
-def test_a_daemon_that_an_option_needs(sick: Sick) -> None:
-    in_yaml("seal.existing", "at-enrollment")(sick)
-    (found,) = sick.new("other-daemons")
-    assert "mailseal-sealer does not run" in found["text"]
-    assert "`systemctl enable --now mailseal-sealer`" in found["remedy"]
-    lab = sick.lab
-    command = [os.path.join(lab.hooks, "mailseal-sealer"), "-c", lab.config_path]
+def sealer(lab: Lab, config: str) -> Server:
+    command = [os.path.join(lab.hooks, "mailseal-sealer"), "-c", config]
     server = Server("mailseal-sealer", command, lab.place.path("log", "sealer.log"))
     server.start(until=[])
+    return server
+
+
+def test_a_daemon_that_an_option_needs(sick: Sick) -> None:
+    """It runs with this configuration: that of another installation does not count."""
+    in_yaml("seal.existing", "at-enrollment")(sick)
+    another = sick.lab.place.path("state", "another.yaml")
+    shutil.copy(sick.lab.config_path, another)
+    servers = [sealer(sick.lab, another)]
     try:
+        wait_until(lambda: any(processes.running("mailseal-sealer", another)), "a second sealer")
+        (found,) = sick.new("other-daemons")
+        assert f"mailseal-sealer does not run with {sick.lab.config_path}" in found["text"]
+        assert "`systemctl enable --now mailseal-sealer`" in found["remedy"]
+        servers.append(sealer(sick.lab, sick.lab.config_path))
         wait_until(lambda: sick.new("other-daemons") == [], "doctor sees mailseal-sealer")
     finally:
-        server.stop()
+        for server in servers:
+            server.stop()
+        os.unlink(another)
 
 
 def in_a_namespace(sick: Sick, prepare: str, check: str) -> Result:

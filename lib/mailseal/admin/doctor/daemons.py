@@ -69,9 +69,9 @@ def _others(site: Site) -> Iterator[Outcome]:
     if config.metrics.listen:
         needed.append("mailseal-metrics")
     for program in needed:
-        if not any(processes.running(program)):
+        if not any(processes.running(program, config.path)):
             yield failed(
-                f"{program} does not run, but mailseal.yaml has options that need it",
+                f"{program} does not run with {config.path}, which has options that need it",
                 f"run `systemctl enable --now {program}`",
             )
 

@@ -7,6 +7,7 @@ FAILURES
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import pwd
@@ -14,6 +15,8 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+
+from mailseal.config import DEFAULT_PATH
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _TIMEOUT = 5
@@ -56,14 +59,34 @@ def children(parent: int, *programs: str) -> Iterator[int]:
                     yield int(name)
 
 
-def running(program: str) -> Iterator[int]:
-    """The pids of processes that were started as this program, or as a script with this name."""
+def running(program: str, config: str) -> Iterator[int]:
+    """The pids of a program, or of a script with this name, that runs with this configuration.
+
+    One with another configuration belongs to another installation: /proc also has the processes
+    of all containers on this machine.
+    """
+    wanted = os.path.abspath(config)
     for name in os.listdir("/proc"):
         if name.isdecimal():
             with contextlib.suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as stream:
-                words = stream.read(4096).split(b"\0")[:4]
-                if any(os.path.basename(word) == program.encode() for word in words):
-                    yield int(name)
+                words = [os.fsdecode(word) for word in stream.read(4096).split(b"\0")]
+                programs = [os.path.basename(word) for word in words[:4]]
+                if program in programs:
+                    options = words[programs.index(program) + 1 :]
+                    # A relative path counts from the folder of our own configuration.
+                    path = os.path.join(os.path.dirname(wanted), _config_of(options))
+                    if os.path.normpath(path) == wanted:
+                        yield int(name)
+
+
+def _config_of(options: list[str]) -> str:
+    """The configuration that the options of a daemon of mailseal name."""
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("-c", "--config", default=DEFAULT_PATH)
+    try:
+        return str(parser.parse_known_args(options)[0].config)
+    except argparse.ArgumentError:
+        return ""
 
 
 def name_of(uid: int) -> str:
