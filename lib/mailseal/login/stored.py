@@ -5,22 +5,18 @@ CONTRACT
     At each login the session is compared with the stored keyring and the public key, so a change
     on any host takes effect.  While the database is down, users who have a session can log in with
     it.  For all others StoreUnreachable is raised: a temporary failure.
-    With keys in a database, this host seals with the key in its copy of the public keys.  The copy
-    may be older than the keyring: just after a rotation on another host, or while mailseal-replica
-    hangs.  Dovecot's userdb reads the copy, and refuses a login with any other key.  Only the agent
-    can know that the key in the copy is one of the user's own; then it is the one that it returns.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from mailseal.crypto.eckeys import PrivateKey, PublicKey
-from mailseal.errors import Damaged, MailsealError, StoreUnreachable, TemporaryError
+from mailseal.errors import Damaged, StoreUnreachable, TemporaryError
 from mailseal.keys.stores import Revision
+from mailseal.login.host_copy import in_use
 from mailseal.login.indexes import Indexes
 from mailseal.login.sessions import Sessions
 from mailseal.login.thread_pools import ThreadPools
@@ -72,7 +68,10 @@ class Stored:
     def _look(self, user: str) -> Found:
         revision = self._vault.revision(user)
         if revision is None:
-            return Found(None, self._is_new(user), b"")
+            is_new = self._vault.is_new(user)
+            if is_new:
+                self._vault.copy.must_not_know(user)
+            return Found(None, is_new, b"")
         try:
             published = self._vault.published(user)
         except StoreUnreachable:
@@ -81,15 +80,6 @@ class Stored:
             published = None
         return Found(revision, False, published.key_id if published else b"")
 
-    def _is_new(self, user: str) -> bool:
-        """Whether the user is not enrolled.  A database that was lost knows nobody, a copy does."""
-        is_new = self._vault.is_new(user)
-        if is_new and self._vault.copy is not None and self._vault.copy.is_marked(user):
-            raise TemporaryError(
-                f"{user} is enrolled in this host's copy of the public keys, not in the database"
-            )
-        return is_new
-
     async def check_public(self, user: str, keys: list[PublicKey], found: Found) -> None:
         """Called at every login with a session.  Repairs run in a thread."""
         if found.public is not None and found.public != keys[-1].key_id:
@@ -97,11 +87,10 @@ class Stored:
 
     async def key_in_use(self, user: str, keys: Sequence[PrivateKey]) -> PublicKey:
         """Of these (oldest first), the one with which this host seals."""
-        if self._vault.copy is None:
-            return keys[-1].public
-        copied = await self._pools.look(lambda: self._copied(user))
         own = [key.public for key in keys]
-        return copied if copied in own else own[-1]
+        if not self._vault.copy.exists:
+            return own[-1]
+        return in_use(await self._pools.look(lambda: self._vault.copy.key(user)), own)
 
     async def sealing_key(self, user: str) -> PublicKey | None:
         """The key with which this host seals, without a password.  None as in Vault.published()."""
@@ -109,17 +98,10 @@ class Stored:
 
     def _sealing_key(self, user: str) -> PublicKey | None:
         published = self._vault.published(user)
-        copied = None if published is None else self._copied(user)
-        if copied is None or copied == published:
+        copied = None if published is None else self._vault.copy.key(user)
+        if published is None or copied is None or copied == published:
             return published
-        return copied if self._vault.load(user).holds(copied.key_id) else published
-
-    def _copied(self, user: str) -> PublicKey | None:
-        """The key in this host's copy.  None if there is none; then the userdb decides."""
-        if self._vault.copy is not None:
-            with contextlib.suppress(MailsealError):
-                return self._vault.copy.lookup(user)
-        return None
+        return in_use(copied, [*(key.public for key in self._vault.load(user).keys), published])
 
     async def changed(self, changes: Changed, locked: Names) -> None:
         """End the sessions of these keyrings, which another host's agent has changed.

@@ -44,6 +44,7 @@ from mailseal.keys.slot import Derive, Slot
 from mailseal.keys.slots import kind_of
 from mailseal.keys.stores import KeyringStore, KeyStores, PublicKeys, Revision
 from mailseal.login import mailcrypt_fields
+from mailseal.login.host_copy import HostCopy
 from mailseal.login.publication import Publication
 
 
@@ -86,7 +87,7 @@ class Vault:
     ) -> None:
         self.store = store
         self.public = public
-        self.copy = copy
+        self.copy = HostCopy(copy)
         self.curve = curve
         self.cost = cost
         self.version = version
@@ -199,14 +200,10 @@ class Vault:
         return self.store.load(user)
 
     def published(self, user: str) -> PublicKey | None:
-        """The key that seals new mail.  None only if the user is certainly not enrolled.
-
-        A database that was cut off may answer, and not know it.  So the copy must agree: it has a
-        lease (keys/lease.py).
-        """
+        """The key that seals new mail.  None only if the user is certainly not enrolled."""
         found = self.public.lookup(user)
-        if found is None and self.copy is not None and self.copy.lookup(user) is not None:
-            raise TemporaryError(f"{user} is enrolled in this host's copy of the public keys")
+        if found is None:
+            self.copy.must_not_know(user, certainly=True)
         return found
 
     def revision(self, user: str) -> Revision | None:
