@@ -25,7 +25,7 @@ from mailseal.crypto.dcrypt import open_sealed
 from mailseal.crypto.eckeys import PrivateKey
 from mailseal.keys.public import PublicStore
 from tests.lab.place import MAIL_UID, free_ports, readable_code
-from tests.lab.process import Server, children, wait_until
+from tests.lab.process import PATIENCE, Server, children, wait_until
 
 HOSTNAME = "mx.example.org"
 
@@ -231,7 +231,7 @@ def workers(daemon: Daemon) -> list[int]:
     return children(daemon.server.pid)
 
 
-def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
+def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     wait_until(condition, "the condition is true", timeout=seconds)
 
 

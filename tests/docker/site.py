@@ -98,7 +98,7 @@ class Site:
     def wait_booted(self) -> None:
         """Wait until systemd has started everything."""
         state = ""
-        for _ in range(120):
+        for _ in range(600):
             state = self.run("systemctl is-system-running || true", check=False).strip()
             if state in ("running", "degraded"):
                 break
@@ -130,7 +130,7 @@ class Site:
         script = f"mailseal enroll {name}@example.org --stdin || [ $? = 65 ]"
         self.run(script, stdin=password)
 
-    def wait_delivered(self, *, seconds: float = 60) -> None:
+    def wait_delivered(self, *, seconds: float = 120) -> None:
         """Wait until Postfix's queue is empty."""
         self.wait(lambda: not self.queue(), "Postfix's queue is empty", seconds=seconds)
 
@@ -151,7 +151,7 @@ class Site:
         """Queue ids of the mails in Postfix's queue."""
         return re.findall(r"^([0-9A-Za-z]{8,})[*!]? ", self.run("postqueue -p"), re.M)
 
-    def wait(self, true: Callable[[], object], what: str, *, seconds: float = 30) -> None:
+    def wait(self, true: Callable[[], object], what: str, *, seconds: float = 120) -> None:
         end = time.monotonic() + seconds
         while not true():
             if time.monotonic() > end:

@@ -59,12 +59,12 @@ class Postgresql:
     def start(self) -> None:
         """Returns when statements are answered: before, connections are accepted and refused."""
         self._server.start(until=[f"{self._socket}/.s.PGSQL.{self._port}"])
-        for attempt in range(100):
+        for attempt in range(600):
             try:
                 self.sql("SELECT 1")
                 return
             except LabError as exc:
-                if not any(w in str(exc) for w in ("starting up", "recovery")) or attempt == 99:
+                if not any(w in str(exc) for w in ("starting up", "recovery")) or attempt == 599:
                     raise
                 subprocess.run(["sleep", "0.1"], check=True)
 

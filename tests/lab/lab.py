@@ -33,7 +33,7 @@ from tests.lab.dovecot import Dovecot, Wanted
 from tests.lab.imap import Imap
 from tests.lab.place import AGENT_UID, MAIL_UID, REPLICA_UID, LabError, Place, free_ports
 from tests.lab.postfix import Postfix
-from tests.lab.process import Server, wait_until
+from tests.lab.process import PATIENCE, Server, wait_until
 
 ALICE = "alice@example.org"
 BOB = "bob@example.org"
@@ -281,7 +281,7 @@ class Lab:
         """The queue ids of the mails in Postfix's queue."""
         return self.postfix.queue()
 
-    def wait_delivered(self, *, timeout: float = 30) -> None:
+    def wait_delivered(self, *, timeout: float = PATIENCE) -> None:
         """Wait until Postfix's queue is empty; otherwise LabError with the reason."""
         try:
             self.postfix.wait_empty(timeout=timeout)

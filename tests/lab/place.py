@@ -15,8 +15,10 @@ FAILURES
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import random
@@ -25,6 +27,7 @@ import socket
 import stat
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 MAIL_UID = 60601
@@ -33,6 +36,8 @@ REPLICA_UID = 60605
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _TMPFS = ("/dev/shm", "/run")
 _MARK = "lab.json"
+_BLOCK = 400
+"""Ports for one process: a port is used again after some 100 labs."""
 
 
 class LabError(Exception):
@@ -188,21 +193,44 @@ def free_ports(count: int) -> list[int]:
     """Free ports on 127.0.0.1.
 
     They are below the kernel's range for outgoing connections, so that no client in
-    the lab can use one before the server does.
+    the lab can use one before the server does.  Other test runs on this machine get others,
+    also while a server of ours is stopped.
+    """
+    found: list[int] = []
+    for _ in range(_BLOCK):
+        port = next(_own_ports())
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise LabError(f"there are no {count} free ports near {port}")
+
+
+@functools.cache
+def _own_ports() -> Iterator[int]:
+    """The ports of a block that is this process's alone until it ends, again and again.
+
+    An abstract socket is the lock of a block: it is in the same network namespace as the
+    ports, and the kernel removes it with the process.
     """
     with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as stream:
         first_outgoing = int(stream.read().split()[0])
-    found: list[int] = []
-    while len(found) < count:
-        port = random.randrange(10000, max(first_outgoing, 12000))
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in found:
-            found.append(port)
-    return found
+    blocks = list(range(10000, max(first_outgoing, 20000) - _BLOCK, _BLOCK))
+    random.SystemRandom().shuffle(blocks)
+    for first in blocks:
+        lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            lock.bind(f"\0mailseal-tests-ports-{first}")
+        except OSError:
+            lock.close()
+            continue
+        _locks.append(lock)
+        return itertools.cycle(range(first, first + _BLOCK))
+    raise LabError("other test runs use all ports")
+
+
+_locks: list[socket.socket] = []
 
 
 def _own_folder(directory: str) -> str:

@@ -20,7 +20,7 @@ import subprocess
 from collections.abc import Mapping
 
 from tests.lab.place import REPOSITORY, LabError, Place
-from tests.lab.process import Address, Server, wait_until
+from tests.lab.process import PATIENCE, Address, Server, wait_until
 
 _MASTER = """\
 127.0.0.1:{port} inet n - n - - smtpd
@@ -186,7 +186,7 @@ class Postfix:
         """Try to deliver all mails in the queue now."""
         self._command("postqueue", "-c", self.config, "-f")
 
-    def wait_empty(self, *, timeout: float = 30) -> None:
+    def wait_empty(self, *, timeout: float = PATIENCE) -> None:
         """Wait until every mail is delivered or bounced."""
         wait_until(lambda: not self.queue(), "Postfix's queue is empty", timeout=timeout)
 

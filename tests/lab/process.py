@@ -22,6 +22,9 @@ from tests.lab.place import LabError
 
 Address = str | tuple[str, int]
 
+PATIENCE = 90
+"""Seconds until a wait fails: other test runs may need both processors for long."""
+
 
 class Server:
     """A server in the foreground, whose output goes to a log file."""
@@ -53,7 +56,7 @@ class Server:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def start(self, *, until: Sequence[Address], timeout: float = 20) -> None:
+    def start(self, *, until: Sequence[Address], timeout: float = PATIENCE) -> None:
         """Start it; returns when all addresses in `until` accept connections."""
         if self.running:
             return
@@ -79,7 +82,7 @@ class Server:
                     raise LabError(f"{self.name} does not answer at {address}{self._log_end()}")
                 time.sleep(0.01)
 
-    def stop(self, sig: signal.Signals = signal.SIGTERM, *, timeout: float = 15) -> int | None:
+    def stop(self, sig: signal.Signals = signal.SIGTERM, *, timeout: float = 30) -> int | None:
         """End the server and all its children; returns the leader's exit status."""
         if self._process is None:
             return None
@@ -190,7 +193,7 @@ class Logs(Protocol):
         ...
 
 
-def logged(source: Logs, text: str, *, timeout: float = 20) -> None:
+def logged(source: Logs, text: str, *, timeout: float = PATIENCE) -> None:
     """Wait until a log has this text: Dovecot writes its log a moment after it has answered."""
     deadline = time.monotonic() + timeout
     while text not in (found := source.log_text()):
@@ -199,7 +202,7 @@ def logged(source: Logs, text: str, *, timeout: float = 20) -> None:
         time.sleep(0.02)
 
 
-def wait_until(condition: Callable[[], object], what: str, *, timeout: float = 20) -> None:
+def wait_until(condition: Callable[[], object], what: str, *, timeout: float = PATIENCE) -> None:
     """Poll a condition until it is true; LabError with `what` after the time limit."""
     deadline = time.monotonic() + timeout
     while not condition():
