@@ -11,19 +11,27 @@ from typing import Any
 
 from mailseal.crypto import kdf
 from mailseal.errors import WrongPassword
+from mailseal.keys import opening
 from mailseal.keys.keystore import Keystore
 from mailseal.keys.public import PublicStore
+from mailseal.keys.sql.database import Database
 from mailseal.login.vault import Vault
 
 CHEAP = kdf.PROFILES["insecure-testing"]
 USER = "alice@example.org"
 
 
-def open_vault(folder: Path, **options: Any) -> Vault:
+def open_vault(folder: Path, *, database: Database | None = None, **options: Any) -> Vault:
     """The vault of one process: a second one for this folder shares only the files.
 
+    With a `database`, the folder has only the copy of the public keys, for a Replica.
     `options` go to Vault: `derive`, `clock`.
     """
+    if database is not None:
+        copy = PublicStore(str(folder / "public"))
+        copy.prepare(replica=True)
+        keyrings, keys = opening.rows(database)
+        return Vault(keyrings, keys, curve="prime256v1", cost=CHEAP, copy=copy, **options)
     store, public = Keystore(str(folder / "keys")), PublicStore(str(folder / "public"))
     store.prepare()
     public.prepare()

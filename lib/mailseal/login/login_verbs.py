@@ -21,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mailseal.crypto.eckeys import PrivateKey
+from mailseal.crypto.eckeys import PrivateKey, PublicKey
 from mailseal.errors import (
     AlreadyEnrolled,
     BadPassword,
@@ -36,6 +36,7 @@ from mailseal.keys.names import normalise
 from mailseal.keys.password_slot import MAX_OPENING, check_password
 from mailseal.keys.stores import Revision
 from mailseal.login.guesses import Guesses, Try
+from mailseal.login.host_copy import in_use
 from mailseal.login.indexes import Indexes
 from mailseal.login.mailcrypt_fields import Named, login_fields, public_fields
 from mailseal.login.notes import Notes
@@ -54,7 +55,8 @@ _WRONG_FOR, _WRONG_ENTRIES = 5.0, 10000
 # The mechanisms with a password: Dovecot treats IMAP LOGIN and POP3 USER/PASS as PLAIN.
 # With XOAUTH2 and OAUTHBEARER the client sends a token, which is different at the next login.
 _WITH_PASSWORD = (b"PLAIN", b"LOGIN")
-_Keys = tuple[Sequence[PrivateKey], str, bytes]
+_Keys = tuple[Sequence[PrivateKey], str, bytes, PublicKey]
+"""Oldest first; "cached" or "new"; the key of the index folder; the key that seals new mail."""
 
 
 class LoginVerbs:
@@ -159,7 +161,7 @@ class LoginVerbs:
                     return "unknown", {}
                 found = await self.stored.look(user)
             try:
-                keys, session, index_key = await self._keys_for(user, fields, found)
+                keys, session, index_key, seals = await self._keys_for(user, fields, found)
             except WrongPassword:
                 result = "wrong"
                 if not behind:
@@ -167,8 +169,8 @@ class LoginVerbs:
                 return self._stale(user)
             if keyless:
                 result = "ok, no key needed"
-                return await self._public_only(user)
-            named = login_fields(self.version, keys, await self.stored.key_in_use(user, keys))
+                return "ok", _named(user, public_fields(self.version, seals))
+            named = login_fields(self.version, keys, seals)
             result = "ok"
             if self.indexes is not None:
                 named = named + await self.indexes.unlock(user, index_key)
@@ -214,10 +216,7 @@ class LoginVerbs:
         return True
 
     async def _keys_for(self, user: str, fields: Fields, stored: Found) -> _Keys:
-        """The keys (oldest first), "cached" or "new", and the key of the index folder.
-
-        Raises WrongPassword and others.
-        """
+        """Raises WrongPassword and others."""
         password, remote = fields.get("password", b""), _shown(fields, "remote")
         # Wrong passwords are not counted if another passdb has accepted the password.
         guesses = None if "behind" in fields else self.guesses
@@ -227,10 +226,10 @@ class LoginVerbs:
         found = self.sessions.find(user, mac, revision)
         if found is not None:
             keys, index_key = found[0].private_keys(), bytes(found[0].index)
-            await self.stored.check_public(user, [key.public for key in keys], stored)
+            await self.stored.check_public(user, publics := [key.public for key in keys], stored)
             self.guesses.note_right(user, remote)
             await self._note_use(user, found[1])
-            return keys, "cached", index_key
+            return keys, "cached", index_key, in_use(stored.copied, publics)
         if self._known_wrong(mac, revision):
             raise WrongPassword(f"wrong password for {user}")
         shared = self._under_way.get((mac, revision))
@@ -249,7 +248,7 @@ class LoginVerbs:
             raise
         self.guesses.note_right(user, remote)
         await self._note_use(user, unlocked.slot_id)
-        return unlocked.keys, "new", unlocked.index_key
+        return unlocked.keys, "new", unlocked.index_key, unlocked.seals
 
     async def _note_use(self, user: str, slot_id: str) -> None:
         """Of app passwords, whose ids are short: once a day a small file is written."""
@@ -258,7 +257,7 @@ class LoginVerbs:
         notes = self.notes
         if notes.note_use(user, slot_id):
             with contextlib.suppress(TemporaryError):
-                await self.pools.quick(lambda: notes.save(user))
+                await self.pools.local(lambda: notes.save(user))
 
     def _unlocked(
         self,

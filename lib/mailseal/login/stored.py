@@ -3,24 +3,34 @@
 
 CONTRACT
     At each login the session is compared with the stored keyring and the public key, so a change
-    on any host takes effect.  While the database is down, users who have a session can log in with
-    it.  For all others StoreUnreachable is raised: a temporary failure.
+    on any host takes effect.  While the database is down or does not answer, users who have a
+    session can log in with it, and logins that need no key get the key in this host's copy.
+    For all others StoreUnreachable is raised: a temporary failure.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from mailseal.crypto.eckeys import PrivateKey, PublicKey
-from mailseal.errors import Damaged, StoreUnreachable, TemporaryError
+from mailseal.crypto.eckeys import PublicKey
+from mailseal.errors import AgentUnavailable, Damaged, StoreUnreachable, TemporaryError
 from mailseal.keys.stores import Revision
 from mailseal.login.host_copy import in_use
 from mailseal.login.indexes import Indexes
 from mailseal.login.sessions import Sessions
 from mailseal.login.thread_pools import ThreadPools
 from mailseal.login.vault import Vault
+
+_T = TypeVar("_T")
+_PATIENCE, _LESS = 5.0, 0.5
+"""Seconds that a login waits for an answer that it can do without.  The second one is for the time
+after such a login has waited in vain."""
+_SLOW = 30.0
+"""The largest length of this time."""
 
 if TYPE_CHECKING:
     from mailseal.keys.sql.feed import Names
@@ -37,6 +47,8 @@ class Found(NamedTuple):
     public: bytes | None
     """The id of the published key.  Empty if it is missing or damaged; None while the database is
     down."""
+    copied: PublicKey | None
+    """See HostCopy.key()."""
 
 
 class Stored:
@@ -55,15 +67,18 @@ class Stored:
         self._pools = pools
         self._log = log
         self._indexes = indexes
+        self._slow_until = 0.0
 
     async def look(self, user: str) -> Found:
         """What is stored of the user.  All in one job: each one takes 0.15 ms, a stat() 0.01 ms."""
         try:
-            return await self._pools.look(lambda: self._look(user))
+            has_session = self._sessions.revision(user) is not None
+            return await self._ask(lambda: self._look(user), briefly=has_session)
         except StoreUnreachable:
+            copied = await self._copied(user)
             if (revision := self._sessions.revision(user)) is None:
                 raise
-            return Found(revision, False, None)
+            return Found(revision, False, None, copied)
 
     def _look(self, user: str) -> Found:
         revision = self._vault.revision(user)
@@ -71,30 +86,51 @@ class Stored:
             is_new = self._vault.is_new(user)
             if is_new:
                 self._vault.copy.must_not_know(user)
-            return Found(None, is_new, b"")
+            return Found(None, is_new, b"", None)
         try:
-            published = self._vault.published(user)
+            key = self._vault.published(user)
+            published = key.key_id if key else b""
         except StoreUnreachable:
-            return Found(revision, False, None)
-        except (Damaged, TemporaryError):
             published = None
-        return Found(revision, False, published.key_id if published else b"")
+        except (Damaged, TemporaryError):
+            published = b""
+        return Found(revision, False, published, self._vault.copy.key(user))
+
+    async def _ask(self, job: Callable[[], _T], *, briefly: bool) -> _T:
+        """Ask the store.  Raises StoreUnreachable.
+
+        `briefly`: without an answer the login goes on, so it does not wait for long: not for
+        a database that hangs, and not behind others who wait for it.
+        """
+        seconds = None
+        if briefly and self._vault.copy.exists:
+            seconds = _LESS if time.monotonic() < self._slow_until else _PATIENCE
+        try:
+            async with asyncio.timeout(seconds):
+                found = await self._pools.look(job)
+        except (TimeoutError, AgentUnavailable):
+            if seconds is None:
+                raise
+            if seconds == _PATIENCE:
+                self._slow_until = time.monotonic() + _SLOW
+            raise StoreUnreachable("the database does not answer") from None
+        self._slow_until = 0.0
+        return found
 
     async def check_public(self, user: str, keys: list[PublicKey], found: Found) -> None:
         """Called at every login with a session.  Repairs run in a thread."""
         if found.public is not None and found.public != keys[-1].key_id:
             await self._pools.quick(lambda: self._vault.check_public(user, keys))
 
-    async def key_in_use(self, user: str, keys: Sequence[PrivateKey]) -> PublicKey:
-        """Of these (oldest first), the one with which this host seals."""
-        own = [key.public for key in keys]
-        if not self._vault.copy.exists:
-            return own[-1]
-        return in_use(await self._pools.look(lambda: self._vault.copy.key(user)), own)
-
     async def sealing_key(self, user: str) -> PublicKey | None:
         """The key with which this host seals, without a password.  None as in Vault.published()."""
-        return await self._pools.look(lambda: self._sealing_key(user))
+        copied = await self._copied(user)
+        try:
+            return await self._ask(lambda: self._sealing_key(user), briefly=copied is not None)
+        except StoreUnreachable:
+            if copied is None:
+                raise
+            return copied
 
     def _sealing_key(self, user: str) -> PublicKey | None:
         published = self._vault.published(user)
@@ -102,6 +138,12 @@ class Stored:
         if published is None or copied is None or copied == published:
             return published
         return in_use(copied, [*(key.public for key in self._vault.load(user).keys), published])
+
+    async def _copied(self, user: str) -> PublicKey | None:
+        """HostCopy.key(), without waiting for others who ask the database."""
+        if not self._vault.copy.exists:
+            return None
+        return await self._pools.local(lambda: self._vault.copy.key(user))
 
     async def changed(self, changes: Changed, locked: Names) -> None:
         """End the sessions of these keyrings, which another host's agent has changed.

@@ -7,7 +7,8 @@ CONTRACT
               have a pool of their own, because anybody can send them
     quick()   file operations without Argon2id
     wait()    a question to another server, for example Dovecot
-    look()    a lookup for a login, at the priority of the event loop
+    look()    a lookup for a login, at the priority of the event loop; it may ask a database
+    local()   reads or writes small files of this host for a login, and asks no database
 
     Many wrong passwords fill only the pool of run().  Status requests and
     changes continue.  If a pool and its queue are full, the next job raises
@@ -68,6 +69,7 @@ class ThreadPools:
         self._panels = _Pool("panels", 1, _CHANGES_WAITING, memory_kib // parallel)
         self._quick = _Pool("requests", _QUICK_AT_ONCE, _QUICK_WAITING, memory_kib // parallel)
         self._looks = _Pool("lookups", _QUICK_AT_ONCE, _LOOKS_WAITING, 0, polite=False)
+        self._local = _Pool("files", _QUICK_AT_ONCE, _LOOKS_WAITING, 0, polite=False)
         self._asking = _Pool("questions to Dovecot", _ASKING_AT_ONCE, _ASKING_WAITING, 0)
 
     async def run(self, job: Callable[[], _T]) -> _T:
@@ -81,6 +83,10 @@ class ThreadPools:
     async def look(self, job: Callable[[], _T]) -> _T:
         """Do a lookup for a login: one or two stat calls."""
         return await self._looks.run(job)
+
+    async def local(self, job: Callable[[], _T]) -> _T:
+        """Read or write small files of this host for a login, however long a database takes."""
+        return await self._local.run(job)
 
     async def wait(self, job: Callable[[], _T]) -> _T:
         """Ask another server, and wait for its answer."""
@@ -102,8 +108,8 @@ class ThreadPools:
 
     def stop(self) -> None:
         """Wait for running jobs; cancel those that have not started."""
-        pools = (self._logins, self._changes, self._panels, self._quick, self._looks, self._asking)
-        for pool in pools:
+        for_files = (self._quick, self._looks, self._local)
+        for pool in (self._logins, self._changes, self._panels, *for_files, self._asking):
             pool.stop()
 
 

@@ -44,7 +44,7 @@ from mailseal.keys.slot import Derive, Slot
 from mailseal.keys.slots import kind_of
 from mailseal.keys.stores import KeyringStore, KeyStores, PublicKeys, Revision
 from mailseal.login import mailcrypt_fields
-from mailseal.login.host_copy import HostCopy
+from mailseal.login.host_copy import HostCopy, in_use
 from mailseal.login.publication import Publication
 
 
@@ -56,6 +56,8 @@ class Unlocked:
     keys: Sequence[PrivateKey]
     slot_id: str
     index_key: bytes
+    seals: PublicKey
+    """The one of the keys with which this host seals mail at the end of unlock()."""
     settled: bool = True
     """False during a password change: then the next login may decide which password stays."""
 
@@ -114,12 +116,13 @@ class Vault:
         keyring, stamp = self._load_for_password(user, password)
         opened = keyring.unlock(password, derive=self.derive)
         try:
-            self.check_public(user, [key.public for key in opened.keys])
+            self.check_public(user, own := [key.public for key in opened.keys])
             if opened.slot.kind == "login" and self._tidy(opened, drop_other=vouched):
                 saved = self._save_tidied(opened, keyring)
                 stamp, keyring = saved or stamp, opened.keyring if saved else keyring
             settled = opened.slot.kind != "login" or keyring.pending is None
-            return Unlocked(stamp, opened.keys, opened.slot.id, opened.index_key(), settled)
+            seals = in_use(self.copy.key(user), own)
+            return Unlocked(stamp, opened.keys, opened.slot.id, opened.index_key(), seals, settled)
         finally:
             opened.wipe()
 

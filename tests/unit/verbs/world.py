@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 from mailseal.crypto import kdf
+from mailseal.keys.sql.database import Database
 from mailseal.login.admin_verbs import AdminVerbs
 from mailseal.login.login_verbs import LoginVerbs
 from mailseal.login.policy import Policy
@@ -24,11 +25,11 @@ LOG = logging.getLogger("test.service")
 class World:
     """The verbs, with a stopped clock and a count of derivations."""
 
-    def __init__(self, folder: Path, policy: Policy) -> None:
+    def __init__(self, folder: Path, policy: Policy, database: Database | None = None) -> None:
         self.derivations = 0
         self.now = 0.0
         self.pools = ThreadPools(parallel=2, queue=8, memory_kib=1024)
-        self.vault = open_vault(folder, derive=self.derive)
+        self.vault = open_vault(folder, database=database, derive=self.derive)
         self.sessions = Sessions(idle=60, absolute=600, clock=lambda: self.now)
         verbs = AdminVerbs(self.vault, self.sessions, self.pools, LOG).verbs
         self.service = LoginVerbs(
