@@ -10,7 +10,7 @@ the kernel (SO_PEERCRED) and answers only root.  The agent asks Dovecot's userdb
 CONTRACT
     not enrolled                      the userdb's answer, unchanged
     enrolled, with session and
-      unlocked index folder           the userdb's answer, the keys, and the index folder
+      unlocked index folder           the userdb's answer, a login's key fields, and the folder
     enrolled, otherwise               FAIL: nothing is indexed, and searches read the mails
     The service must be indexer-worker.  Only lookups (USER) are answered.
     begin() asks Dovecot to index INBOX in the background.  It never fails, and the login does not
@@ -34,6 +34,7 @@ from mailseal.config import Config
 from mailseal.errors import BadUserName, ConfigError, MailsealError, TemporaryError
 from mailseal.keys.names import normalise
 from mailseal.login.callers import uid_of
+from mailseal.login.host_copy import in_use
 from mailseal.login.indexes import Indexes
 from mailseal.login.login_verbs import LoginVerbs
 from mailseal.login.mailcrypt_fields import LINE_LIMIT, Named, login_fields
@@ -57,8 +58,7 @@ class Indexer:
         self, config: Config, listener: socket.socket, service: LoginVerbs, indexes: Indexes
     ) -> None:
         self._listener = listener
-        self._vault, self._sessions = service.vault, service.sessions
-        self._pools, self._indexes = service.pools, indexes
+        self._sessions, self._stored, self._indexes = service.sessions, service.stored, indexes
         self._version, self._log = service.version, service.log
         self._userdb = config.dovecot.userdb_socket
         self._dovecot = config.dovecot.indexer_socket
@@ -174,17 +174,19 @@ class Indexer:
             user = normalise(name.encode())
         except BadUserName:
             return list(answer)  # cannot be enrolled
-        if await self._pools.look(lambda: self._vault.published(user)) is None:
+        found = await self._stored.look(user)
+        if found.is_new:
             return list(answer)
         if _SERVICE.isdisjoint(question):
             raise TemporaryError("only Dovecot's service indexer-worker gets keys here")
-        revision = await self._pools.look(lambda: self._vault.revision(user))
         # No await from here on, so the state does not change before the answer is written.
-        session = self._sessions.peek(user, revision)
+        session = self._sessions.peek(user, found.revision)
         index = self._indexes.fields_if_open(user)
         if session is None or index is None:
             raise TemporaryError("no session, so no key; the next login indexes the mail")
-        named: Named = [*login_fields(self._version, session.private_keys()), *index]
+        keys = session.private_keys()
+        seals = in_use(found.copied, [key.public for key in keys])
+        named: Named = [*login_fields(self._version, keys, seals), *index]
         ours = {name for name, _ in named}
         others = [field for field in answer if field.partition("=")[0] not in ours]
         return [*others, *(f"{name}={value}" for name, value in named)]

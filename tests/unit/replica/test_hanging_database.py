@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Logins of an agent whose database hangs, and how many jobs a login is."""
+"""Logins of an agent whose database hangs or whose copy is older, and the indexer's questions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -15,12 +16,15 @@ from typing import Any, TypeVar
 
 import pytest
 
-from mailseal import database_address
+from mailseal import config, database_address
 from mailseal.crypto import kdf
+from mailseal.errors import TemporaryError
 from mailseal.keys.public import PublicStore
 from mailseal.keys.sql.database import Database
 from mailseal.keys.sql.replica import Replica
 from mailseal.login import stored
+from mailseal.login.indexer import Indexer
+from mailseal.login.indexes import Indexes
 from mailseal.login.policy import Policy
 from mailseal.login.protocol import Fields
 from mailseal.login.thread_pools import ThreadPools
@@ -161,3 +165,57 @@ def test_a_first_login_gets_the_pair_of_its_end(site: Site) -> None:
     new = asyncio.run(site.answer("unlock", LOGIN))[KEY]
     copied = site.vault.copy.key(USER.decode())
     assert copied is not None and new.decode() == copied.dovecot_string() != old.decode()
+
+
+class Unlocked(Indexes):
+    """An index folder that is unlocked."""
+
+    def fields_if_open(self, user: str) -> list[tuple[str, str]]:
+        return [("index", user)]
+
+
+@pytest.fixture
+def indexer(site: Site, tmp_path: Path) -> Iterator[Callable[[], dict[str, str]]]:
+    """What the agent adds to the answer of Dovecot's userdb."""
+    asked = "service=indexer-worker"
+    options = tmp_path / "mailseal.yaml"
+    options.write_text("{}\n")
+
+    async def nobody() -> set[str]:
+        return set()
+
+    with socket.socket() as listener:
+        indexes = Unlocked(None, None, nobody, lock_after=60, log=LOG)
+        made = Indexer(config.load(str(options)), listener, site.service, indexes)
+
+        def ask() -> dict[str, str]:
+            fields = asyncio.run(made._completed(USER.decode(), ["home=/x"], [asked]))
+            return dict(field.split("=", 1) for field in fields)
+
+        yield ask
+
+
+def test_the_indexer_gets_the_fields_of_a_login(
+    site: Site, indexer: Callable[[], dict[str, str]]
+) -> None:
+    """Also on a host whose copy is older than the keyring."""
+    site.rotate()
+    for newer in (False, True):
+        if newer:
+            site.replica.step()
+        login = asyncio.run(site.answer("unlock", LOGIN))
+        found = indexer()
+        assert found[KEY] == login[KEY].decode() and found["home"] == "/x"
+        assert f"{KEY[:-10]}private_key2" in found, "both pairs are there for reading"
+
+
+def test_the_indexer_gets_nothing_of_a_session_that_another_host_has_ended(
+    site: Site, indexer: Callable[[], dict[str, str]]
+) -> None:
+    assert KEY in indexer()
+    site.rotate()
+    with pytest.raises(TemporaryError, match="no session"):
+        indexer()
+    site.keys.empty()
+    with pytest.raises(TemporaryError, match="in this host's copy"):
+        indexer()
