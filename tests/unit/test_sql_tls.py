@@ -107,6 +107,7 @@ def test_password_and_certificate(where: Where, folder: Path, tmp_path: Path) ->
     wrong = opening.database(where(ca), str(secret), any_schema=True)
     with pytest.raises(StoreUnreachable) as failure:
         wrong.row("SELECT 1")
+    assert "does not let mailseal log in" in str(failure.value)
     assert "another secret" not in str(failure.value)
     secret.chmod(0o644)
     with pytest.raises(ConfigError, match="everybody can read"):

@@ -15,10 +15,13 @@ from mailseal.admin import shipped
 from mailseal.admin.finding import Finding, error, warning
 from mailseal.config import Config
 from mailseal.daemon import user_ids
-from mailseal.errors import ConfigError, TemporaryError
+from mailseal.errors import AgentUnavailable, ConfigError, NotPermitted, TemporaryError
 
 _TIMEOUT = 5
 """Time limit in seconds to connect to a socket."""
+
+_DATABASE_TIMEOUT = 30
+"""The same for a question that the agent asks its database."""
 
 
 _NAMED = {
@@ -74,10 +77,28 @@ def store(config: Config) -> Iterator[Finding]:
     # Only root and agent.user may read it.
     if not config.dovecot_is_here or os.geteuid() != 0:
         return
+    if config.keys.store != opening.FILES:
+        yield from _database(config)
     try:
         startup.require_store(config)
     except TemporaryError as exc:
         yield error(f"{exc}; {exc.hint}")
+
+
+def _database(config: Config) -> Iterator[Finding]:
+    """What is wrong with the database.  The agent is asked, which is another user than root."""
+    from mailseal.login.client import AgentClient
+
+    # If it does not answer, sockets() says so.
+    with (
+        contextlib.suppress(AgentUnavailable, NotPermitted),
+        AgentClient(config.agent.socket, _DATABASE_TIMEOUT) as agent,
+    ):
+        answer = agent.request("hosts")
+        if answer.status == "error":
+            hint = answer.text("hint")
+            text = "; ".join(filter(None, (answer.text("message"), hint)))
+            yield error(f"mailseal-agent: {text}", hint)
 
 
 def public_files(config: Config) -> Iterator[Finding]:

@@ -108,7 +108,8 @@ def _init_store(context: Context) -> int:
     store = context.arguments.store or config.keys.store
     if store == opening.FILES:
         raise UsageError("keys.store is files", hint="see docs/several-hosts.md")
-    database = opening.database(store, config.keys.store_password, any_schema=True)
+    option = None if context.arguments.store else "keys.store"
+    database = opening.database(store, config.keys.store_password, any_schema=True, option=option)
     found = schema.migrate(database)
     roles = [
         opening.role(url, user)

@@ -33,7 +33,7 @@ def stores(config: Config) -> tuple[KeyringStore, PublicKeys, Database | None]:
     """Keyrings and public keys for the agent, and their database."""
     if config.keys.store == FILES:
         return *files(config), None
-    found = database(config.keys.store, config.keys.store_password)
+    found = database(config.keys.store, config.keys.store_password, option="keys.store")
     return *rows(found), found
 
 
@@ -51,13 +51,30 @@ def rows(found: Database) -> tuple[KeyringStore, PublicKeys]:
     return SqlKeyrings(found), SqlPublicKeys(found, Hosts(found))
 
 
-def database(store: str, password_file: str | None, *, any_schema: bool = False) -> Database:
-    """The database with this address."""
+def database(
+    store: str, password_file: str | None, *, any_schema: bool = False, option: str | None = None
+) -> Database:
+    """The database with this address, which is in this option."""
     from mailseal.database_address import parse
     from mailseal.keys.sql.database import Database
 
     password = None if password_file is None else _password(password_file)
-    return Database(parse(store), password=password, any_schema=any_schema)
+    return Database(
+        parse(store),
+        password=password,
+        any_schema=any_schema,
+        if_refused=option and _if_refused(option, password_file),
+    )
+
+
+def _if_refused(option: str, password_file: str | None) -> str:
+    section = option.partition(".")[0]
+    if password_file is None:
+        return (
+            f"check the user in {option}; if the database asks for a password, set "
+            f"{section}.store_password"
+        )
+    return f"check the user in {option}, and the password in {password_file}"
 
 
 def role(store: str, user: str) -> str:
@@ -75,7 +92,8 @@ def for_replica(config: Config) -> Database:
             "option keys.store: it is files, so there is nothing to copy",
             hint="mailseal-replica is for keys in a database: see docs/several-hosts.md",
         )
-    return database(store, config.replica.store_password)
+    option = "replica.store" if config.replica.store else "keys.store"
+    return database(store, config.replica.store_password, option=option)
 
 
 def _password(path: str) -> str:

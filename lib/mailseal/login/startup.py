@@ -102,7 +102,13 @@ def reach(database: Database, log: logging.Logger) -> None:
     try:
         database.connection()
     except StoreUnreachable as exc:
-        log.warning("%s; until it answers, logins and changes fail temporarily", exc)
+        tell_unreachable(log, exc, "until it answers, logins and changes fail temporarily")
+
+
+def tell_unreachable(log: logging.Logger, exc: MailsealError, until_then: str) -> None:
+    """Log that the database cannot be used.  If there is a hint, it does not end by itself."""
+    level = logging.ERROR if exc.hint else logging.WARNING
+    log.log(level, "%s%s; %s", exc, f" ({exc.hint})" if exc.hint else "", until_then)
 
 
 def notes(config: Config, owner: tuple[int, int]) -> Notes:

@@ -22,6 +22,7 @@ from mailseal.keys.sql.database import Database
 from mailseal.keys.sql.feed import Feed, Names, Position
 from mailseal.keys.sql.hosts import Hosts
 from mailseal.keys.stores import KeyringStore, Revision
+from mailseal.login.startup import tell_unreachable
 
 _EVERY = 1.0
 _TIDY = 3600.0
@@ -67,7 +68,7 @@ class Watch:
                 self._database.wait(_EVERY)
             except MailsealError as exc:
                 if not self._is_down:
-                    self._log.warning("%s; users with a session can still log in", exc)
+                    tell_unreachable(self._log, exc, "users with a session can still log in")
                 self._is_down = True
                 time.sleep(_EVERY)
 

@@ -60,7 +60,9 @@ class Database:
         *,
         password: str | None = None,
         any_schema: bool = False,
+        if_refused: str | None = None,
     ) -> None:
+        """`if_refused`: the hint if the server does not let this user in."""
         self.address = address
         self.dialect = dialect_of(address)
         self._password = password
@@ -69,7 +71,8 @@ class Database:
         self._patience = Patience(_PATIENCE)
         self._trying = threading.Lock()
         self._down_until: float | None = None
-        self._why = ""
+        self._why = StoreUnreachable("")
+        self._if_refused = if_refused
         self.own_locks: set[bytes] = set()  # stamps; feed.py removes them
 
     def rows(self, text: str, *values: Any) -> list[Row]:
@@ -255,7 +258,7 @@ class Database:
         if self._down_until is None:
             return self._try()
         if time.monotonic() < self._down_until or not self._trying.acquire(blocking=False):
-            raise StoreUnreachable(self._why)
+            raise StoreUnreachable(str(self._why), hint=self._why.hint)
         try:
             return self._try()
         finally:
@@ -266,9 +269,14 @@ class Database:
             connection = self.dialect.connect(self.address, self._password)
         except Exception as exc:
             first = (str(exc).strip() or type(exc).__name__).splitlines()[0]
-            self._why = f"cannot reach the database {self.address}: {first}"
             self._down_until = time.monotonic() + _PAUSE
-            raise StoreUnreachable(self._why) from None
+            if self.dialect.refuses(exc):
+                user = self.address.user_name
+                what = f"the database {self.address} does not let {user} log in: {first}"
+                self._why = StoreUnreachable(what, hint=self._if_refused)
+            else:
+                self._why = StoreUnreachable(f"cannot reach the database {self.address}: {first}")
+            raise StoreUnreachable(str(self._why), hint=self._why.hint) from None
         self._down_until = None
         try:
             self._check_schema(connection)

@@ -50,6 +50,10 @@ class Dialect(Protocol):
         """The meaning of an exception of the driver."""
         ...
 
+    def refuses(self, exc: Exception) -> bool:
+        """Whether connect() failed because the server does not let this user in."""
+        ...
+
     def fileno(self, connection: Any) -> int:
         """The file descriptor of the connection's socket."""
         ...

@@ -28,6 +28,9 @@ _READ_ONLY = (1290, 1792, 1836)
 # Lock wait time-out, deadlock, max_statement_time, interrupted.
 _BUSY = (1205, 1213, 1969, 1317)
 
+# Wrong user, password, database, plugin or host; an expired password; a locked account.
+_REFUSED = (1044, 1045, 1049, 1130, 1524, 1698, 1820, 1862, 4151)
+
 
 class _NotThePrimary(pymysql.err.OperationalError):  # type: ignore[misc]
     pass
@@ -55,7 +58,8 @@ class Mariadb:
             try:
                 return self._connect({**place, **given})
             except (pymysql.err.OperationalError, OSError) as exc:
-                failure = exc
+                if failure is None or not self.refuses(failure):
+                    failure = exc
         raise failure or _NotThePrimary
 
     def _connect(self, given: dict[str, Any]) -> Any:
@@ -89,6 +93,9 @@ class Mariadb:
         if code in _READ_ONLY or isinstance(exc, lost):
             return Meaning.LOST
         return Meaning.OTHER
+
+    def refuses(self, exc: Exception) -> bool:
+        return bool(exc.args) and exc.args[0] in _REFUSED
 
     def fileno(self, connection: Any) -> int:
         return int(connection._sock.fileno())

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 from typing import Any
 
@@ -27,6 +28,14 @@ _KEEPALIVE = {
     "keepalives_count": 3,
     "tcp_user_timeout": STATEMENT_WITHIN * 1000,
 }
+
+
+# libpq has no code for the failure of a connection.  A server that speaks another language is
+# not recognised; then the error has its text only.
+_REFUSED = re.compile(
+    r'authentication failed|no password supplied|pg_hba\.conf|(role|database) ".*" does not exist|'
+    r"permission denied for database|is not permitted to log in"
+)
 
 
 class Postgresql:
@@ -55,7 +64,8 @@ class Postgresql:
             try:
                 return self._connect({**given, **place})
             except psycopg.OperationalError as exc:
-                failure = exc
+                if failure is None or not self.refuses(failure):
+                    failure = exc
         raise failure or psycopg.OperationalError
 
     def _connect(self, given: dict[str, Any]) -> Any:
@@ -93,6 +103,9 @@ class Postgresql:
             psycopg.errors.ReadOnlySqlTransaction,
         )
         return Meaning.LOST if isinstance(exc, lost) else Meaning.OTHER
+
+    def refuses(self, exc: Exception) -> bool:
+        return _REFUSED.search(str(exc)) is not None
 
     def fileno(self, connection: Any) -> int:
         return int(connection.fileno())

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""A database that does not let mailseal log in: what the log and check-config say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mailseal.errors import StoreUnreachable
+from mailseal.keys import opening
+from tests.lab.clusters import Keys
+from tests.lab.process import logged, wait_until
+from tests.unit.agent_process import AgentProcess, running
+from tests.unit.test_move_store import in_database
+
+SECRET = "a secret of the database"
+
+
+def other(keys: Keys, user: str) -> str:
+    """The address with a user whom the database does not know."""
+    start, _, rest = keys.url.partition("://")
+    return f"{start}://{user}@{rest.partition('@')[2]}"
+
+
+def findings(agent: AgentProcess) -> list[str]:
+    done = agent.run("check-config", "--no-sockets", "--json")
+    return [found["text"] for found in json.loads(done.stdout)["findings"]]
+
+
+def test_the_log_and_check_config_name_the_user_and_the_option(
+    server: Keys, tmp_path: Path
+) -> None:
+    password = tmp_path / "password"
+    password.write_text(SECRET)
+    password.chmod(0o600)
+    url = other(server, "nobody")
+    options = in_database(server).replace(server.url, url)
+    options = options.replace("store:", f"store_password: {password}, store:")
+    with running(tmp_path, options) as agent:
+        hint = f"check the user in keys.store, and the password in {password}"
+        logged(agent, "does not let nobody log in")
+        logged(agent, "users with a session can still log in", timeout=60)
+        lines = [line for line in agent.log_text().splitlines() if "not let nobody" in line]
+        assert len(lines) == 2 and all("error" in x.lower() and hint in x for x in lines), lines
+        (found,) = [text for text in findings(agent) if "nobody" in text]
+        assert found.startswith("mailseal-agent: the database ") and found.endswith(hint)
+        answer = agent.ask("unlock", user=b"alice@example.org", password=b"pw")
+        assert answer.status == "temporary" and hint in answer.text("reason")
+        assert SECRET not in agent.log_text() + found + answer.text("reason")
+
+
+def test_check_config_is_content_with_a_database_that_answers(
+    postgresql: Keys, tmp_path: Path
+) -> None:
+    postgresql.empty()
+    with running(tmp_path, in_database(postgresql)) as agent:
+        wait_until(lambda: agent.ask("hosts").status == "ok", "the agent is connected")
+        assert not [x for x in findings(agent) if x.startswith("mailseal-agent:")]
+    # Without the agent the check of the sockets has something to say, this one has not.
+    assert not [x for x in findings(agent) if x.startswith("mailseal-agent:")]
+
+
+def test_a_password_that_is_needed_is_asked_for(server: Keys) -> None:
+    with pytest.raises(StoreUnreachable) as failure:
+        opening.database(other(server, "nobody"), None, option="replica.store").row("SELECT 1")
+    assert failure.value.hint and "set replica.store_password" in failure.value.hint
