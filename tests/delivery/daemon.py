@@ -142,13 +142,13 @@ class Daemon:
         with open(self.log_path, encoding="utf-8") as stream:
             return stream.read()
 
-    def connect(self, timeout: float = 10, path: str = "") -> Client:
+    def connect(self, timeout: float = PATIENCE, path: str = "") -> Client:
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(timeout)
         sock.connect(path or self.socket)
         return Client(sock)
 
-    def connect_tcp(self, timeout: float = 10) -> Client:
+    def connect_tcp(self, timeout: float = PATIENCE) -> Client:
         return Client(socket.create_connection(self.tcp, timeout))
 
     def __enter__(self) -> Daemon:

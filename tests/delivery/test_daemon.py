@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.delivery.daemon import ALICE, Daemon, eventually, running, workers
+from tests.lab.process import PATIENCE
 
 
 def test_a_killed_worker_is_replaced_and_logged() -> None:
@@ -104,7 +105,7 @@ def test_hup_with_a_wrong_configuration_changes_nothing(change: dict[str, Any]) 
 def test_a_wrong_configuration_does_not_start() -> None:
     with contextlib.closing(Daemon({"delivery": {"workers": 200}})) as daemon:
         hook = daemon.server.command
-        done = subprocess.run(hook, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(hook, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 78
     assert done.stdout == ""
     assert re.fullmatch(
@@ -121,7 +122,9 @@ def test_in_a_folder_of_another_user_root_follows_no_link(what: str) -> None:
             stream.write("root's own")
         os.chmod(secret, 0o600)
         os.symlink(secret, daemon.socket if what == "socket" else daemon.log_path)
-        done = subprocess.run(daemon.server.command, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(
+            daemon.server.command, capture_output=True, text=True, timeout=PATIENCE
+        )
         assert done.returncode == 78, done.stderr
         state = os.stat(secret)
         assert (state.st_uid, state.st_gid, state.st_mode & 0o777) == (0, 0, 0o600)
@@ -140,7 +143,7 @@ def _started_by_systemd(daemon: Daemon) -> None:
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notify.bind(daemon.path("notify"))
     os.chmod(daemon.path("notify"), 0o777)
-    notify.settimeout(20)
+    notify.settimeout(PATIENCE)
     # LISTEN_PID must be the daemon's process id, so the process itself sets it.
     start = "import os,sys; os.dup2(int(sys.argv[1]),3); os.environ['LISTEN_PID']=str(os.getpid());"
     start += "os.execv(sys.argv[2],sys.argv[2:])"
@@ -160,7 +163,7 @@ def _started_by_systemd(daemon: Daemon) -> None:
         assert notify.recv(1000) == b"READY=1"
         process.send_signal(signal.SIGTERM)
         assert notify.recv(1000) == b"STOPPING=1"
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
     finally:
         process.kill()
         notify.close()

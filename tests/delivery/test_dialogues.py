@@ -9,7 +9,7 @@
 <eof                           the server closes the connection
 close                          the client closes the connection
 wait seconds
-soon                           from here on, lines must arrive within a second
+drip                           a letter every 0.8 s, until the server says something
 delivered N                    number of mails in all Maildirs (default at the end: 0)
 """
 
@@ -19,8 +19,10 @@ import contextlib
 import fnmatch
 import glob
 import os
+import select
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -29,10 +31,14 @@ from tests.delivery.daemon import Client, Daemon
 FILES = sorted(glob.glob(os.path.join(os.path.dirname(__file__), "dialogues", "*.txt")))
 
 
+IDLE = ("idle", "slow-drip")
+
+
 @pytest.fixture(scope="module")
-def daemon() -> Iterator[Daemon]:
+def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    """The parameter: its timeout.  Only dialogues about silence have a short one."""
     settings = {
-        "idle_timeout": "2s",
+        "idle_timeout": request.param,
         "message_limit": "64K",
         "in_flight_limit": "4M",
         "recipient_limit": 3,
@@ -57,7 +63,21 @@ def _send(client: Client, data: bytes) -> None:
         client.send(data)
 
 
-@pytest.mark.parametrize("path", FILES, ids=[os.path.basename(f)[:-4] for f in FILES])
+def _drip(client: Client, where: str) -> None:
+    for _ in range(60):
+        _send(client, b"a")
+        if select.select([client.socket], [], [], 0.8)[0]:
+            return
+    pytest.fail(f"{where}: the server waits for more")
+
+
+def _cases() -> Iterator[Any]:
+    for path in FILES:
+        name = os.path.basename(path)[:-4]
+        yield pytest.param("2s" if name.startswith(IDLE) else "60s", path, id=name)
+
+
+@pytest.mark.parametrize(("daemon", "path"), _cases(), indirect=["daemon"])
 def test_dialogue(daemon: Daemon, path: str) -> None:
     for old in daemon.everything_delivered():
         os.unlink(old)
@@ -85,8 +105,8 @@ def test_dialogue(daemon: Daemon, path: str) -> None:
             assert got == "", f"{where}: got {got!r}"
         elif word == "close":
             client.close()
-        elif word == "soon":
-            client.socket.settimeout(1)
+        elif word == "drip":
+            _drip(client, where)
         elif word == "wait":
             time.sleep(float(rest))
         elif word == "delivered":

@@ -160,5 +160,5 @@ def test_a_group_or_user_that_is_missing_is_a_clear_error(option: str, error: st
     with contextlib.closing(Daemon({"delivery": {"workers": 1}})) as daemon:
         daemon.settings["delivery"][option] = "no-such-name"
         daemon.write_config()
-        done = subprocess.run(daemon.server.command, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(daemon.server.command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (78, f"mailseal-lmtp: error: {error}")

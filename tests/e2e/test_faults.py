@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.mails import HEADERS
 from tests.lab import Imap, Lab, Pop3, Refused
-from tests.lab.process import wait_until
+from tests.lab.process import PATIENCE, wait_until
 from tests.lab.smtp import send, send_lmtp
 
 SENDER = "eve@example.net"
@@ -208,7 +208,7 @@ def test_a_damaged_keyring_is_no_wrong_password(lab: Lab, user: str) -> None:
 def test_a_stop_finishes_accepted_mail(lab: Lab, user: str) -> None:
     for _ in range(20):
         send(lab.smtp, SENDER, [user], MAIL)
-    status = lab.delivery.stop()
+    status = lab.delivery.stop(timeout=PATIENCE)
     lab.start_delivery()
     lab.wait_delivered()
     assert status == 0

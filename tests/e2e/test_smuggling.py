@@ -96,6 +96,7 @@ def test_commands_after_the_true_end_are_executed(lab: Lab, user: str) -> None:
 
 def test_through_postfix_no_mail_is_split_that_postfix_took_as_one(lab: Lab, user: str) -> None:
     """However Postfix treats false ends, exactly the mails in its queue arrive."""
+    lab.postfix.wait_logged()
     before = len(re.findall(r"message-id=", lab.postfix.log_text()))
     with smtplib.SMTP(*lab.smtp, local_hostname="client.example.net") as client:
         client.ehlo()

@@ -33,7 +33,7 @@ from tests.lab.dovecot import Dovecot, Wanted
 from tests.lab.imap import Imap
 from tests.lab.place import AGENT_UID, MAIL_UID, REPLICA_UID, LabError, Place, free_ports
 from tests.lab.postfix import Postfix
-from tests.lab.process import PATIENCE, Server, wait_until
+from tests.lab.process import PATIENCE, Server, interrupted_later, wait_until
 
 ALICE = "alice@example.org"
 BOB = "bob@example.org"
@@ -72,14 +72,15 @@ class Lab:
     def __init__(self, users: Mapping[str, str] | None = None, **options: Any) -> None:
         self.options = Options(**options)
         self.users: dict[str, str] = dict({ALICE: "password"} if users is None else users)
-        self.place = Place.make(self.options.directory)
-        # If the caller ends before it enters the lab.
-        atexit.register(self.place.remove)
-        try:
-            self._prepare()
-        except BaseException:
-            self.place.remove()
-            raise
+        with interrupted_later():
+            self.place = Place.make(self.options.directory)
+            # If the caller ends before it enters the lab.
+            atexit.register(self.place.remove)
+            try:
+                self._prepare()
+            except BaseException:
+                self.place.remove()
+                raise
 
     def _prepare(self) -> None:
         # First, so that a later lab in this folder has the users even if this one is killed.
@@ -171,11 +172,12 @@ class Lab:
     def start(self) -> None:
         """Start all servers and enroll the users."""
         try:
-            subprocess.run(
-                [os.path.join(self.hooks, "mailseal"), "-c", self.config_path, "init"],
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
+            with interrupted_later():
+                subprocess.run(
+                    [os.path.join(self.hooks, "mailseal"), "-c", self.config_path, "init"],
+                    check=True,
+                    stdout=subprocess.DEVNULL,
+                )
             if self.options.stores is not None:
                 self.start_replica()
             self.start_agent()

@@ -12,6 +12,7 @@ postfix-conf/ are run with this configuration, as a postmaster would run them.
 from __future__ import annotations
 
 import grp
+import itertools
 import os
 import pwd
 import re
@@ -99,6 +100,9 @@ _QUEUE = [
     "saved",
     "trace",
 ]
+
+
+_marks = itertools.count(1)
 
 
 class Postfix:
@@ -189,6 +193,13 @@ class Postfix:
     def wait_empty(self, *, timeout: float = PATIENCE) -> None:
         """Wait until every mail is delivered or bounced."""
         wait_until(lambda: not self.queue(), "Postfix's queue is empty", timeout=timeout)
+        self.wait_logged()
+
+    def wait_logged(self) -> None:
+        """Wait until all lines so far are in the log: postlogd writes them in their order."""
+        mark = f"mark {next(_marks)}"
+        self._command("postlog", "-c", self.config, "-t", "lab", mark)
+        wait_until(lambda: f": {mark}\n" in self.log_text(), "postlogd has written all lines")
 
     def log_text(self) -> str:
         try:

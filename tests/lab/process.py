@@ -15,7 +15,7 @@ import socket
 import subprocess
 import time
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from tests.lab.place import LabError
@@ -60,7 +60,8 @@ class Server:
         """Start it; returns when all addresses in `until` accept connections."""
         if self.running:
             return
-        with open(self.log_path, "ab") as log:
+        # Otherwise a process could be left that nobody knows.
+        with interrupted_later(), open(self.log_path, "ab") as log:
             self._process = subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,
@@ -82,7 +83,7 @@ class Server:
                     raise LabError(f"{self.name} does not answer at {address}{self._log_end()}")
                 time.sleep(0.01)
 
-    def stop(self, sig: signal.Signals = signal.SIGTERM, *, timeout: float = 30) -> int | None:
+    def stop(self, sig: signal.Signals = signal.SIGTERM, *, timeout: float = 15) -> int | None:
         """End the server and all its children; returns the leader's exit status."""
         if self._process is None:
             return None
@@ -123,10 +124,31 @@ def interrupt_on_signals() -> None:
     def interrupt(_number: int, _frame: types.FrameType | None) -> None:
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)
+        if _Later.blocks:
+            _Later.is_due = True
+            return
         raise KeyboardInterrupt
 
     for number in numbers:
         signal.signal(number, interrupt)
+
+
+class _Later:
+    blocks = 0
+    is_due = False
+
+
+@contextlib.contextmanager
+def interrupted_later() -> Iterator[None]:
+    """A signal during the block ends the program after it, as interrupt_on_signals() says."""
+    _Later.blocks += 1
+    try:
+        yield
+    finally:
+        _Later.blocks -= 1
+        if _Later.is_due and not _Later.blocks:
+            _Later.is_due = False
+            raise KeyboardInterrupt
 
 
 def accepts(address: Address) -> bool:
@@ -170,10 +192,10 @@ def suspend(pid: int) -> None:
     kill(2) returns earlier: on a busy machine, a thread would still answer the next request.
     """
     os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: _states(pid) <= set("TtZX"), f"process {pid} has stopped")
+    wait_until(lambda: states(pid) <= set("TtZX"), f"process {pid} has stopped")
 
 
-def _states(pid: int) -> set[str]:
+def states(pid: int) -> set[str]:
     """The states of all threads, as in proc(5)."""
     found = set()
     for task in os.listdir(f"/proc/{pid}/task"):
