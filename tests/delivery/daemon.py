@@ -160,8 +160,8 @@ class Daemon:
         self.close()
 
     def close(self) -> None:
-        """Stop the daemon, if it runs, and remove the folder."""
-        self.server.stop()
+        """Stop the daemon, if it runs, and remove the folder.  It does not wait for clients."""
+        self.server.stop(timeout=5)
         shutil.rmtree(self.dir, ignore_errors=True)
 
 

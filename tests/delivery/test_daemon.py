@@ -49,7 +49,7 @@ def test_a_stop_finishes_the_transaction_and_begins_no_other_one() -> None:
         assert busy.line().startswith("250 2.0.0")
         assert busy.line() == "421 4.3.2 mx.example.org is shutting down, try again"
         assert busy.line() == ""
-        assert daemon.server.stop() == 0
+        assert daemon.server.stop(timeout=PATIENCE) == 0
         assert len(daemon.mails(ALICE)) == 1
         assert not os.path.exists(daemon.socket)
 

@@ -77,7 +77,7 @@ def _cases() -> Iterator[Any]:
         yield pytest.param("2s" if name.startswith(IDLE) else "60s", path, id=name)
 
 
-@pytest.mark.parametrize(("daemon", "path"), _cases(), indirect=["daemon"])
+@pytest.mark.parametrize(("daemon", "path"), list(_cases()), indirect=["daemon"])
 def test_dialogue(daemon: Daemon, path: str) -> None:
     for old in daemon.everything_delivered():
         os.unlink(old)

@@ -12,7 +12,7 @@ from tests.docker.page import commands
 from tests.docker.site import MAIL, Site, password_of
 from tests.docker.test_install import assert_as_before
 from tests.docker.test_mail import a_mail, deliver, fresh_word
-from tests.lab.imap import Imap, Refused
+from tests.lab.imap import Imap
 
 PAGE = "leaving.md"
 FOLDERS = ("INBOX", "Sent", "Work")
@@ -41,11 +41,14 @@ def left(site: Site) -> Iterator[Site]:
 
 def _live(site: Site, name: str) -> None:
     with site.login(name) as imap:
+        # Before anything is saved.  Then Debian's Dovecot 2.4 starts its indexer, which may open a
+        # folder that is only half made, and make the rest: CREATE says ALREADYEXISTS, also without
+        # mailseal, twice in 1,000 times.
+        listed = b"".join(imap.command(b'LIST "" "*"'))
         for folder in FOLDERS[1:]:
-            try:
+            if folder.encode() not in listed:
                 imap.command(b"CREATE " + folder.encode())
-            except Refused as exc:  # 2.4 said it once of a folder that was not in its LIST
-                assert "ALREADYEXISTS" in str(exc)
+        for folder in FOLDERS[1:]:
             imap.append(folder, a_mail(fresh_word()))
         imap.append("Work", a_mail(fresh_word()) + b"0123456789\r\n" * 20_000)
         imap.select()
