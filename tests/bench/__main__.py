@@ -125,16 +125,18 @@ def table(results: dict[str, Any]) -> str:
 def recipients_table(found: dict[str, dict[str, float]]) -> str:
     """The figures of tests.bench.recipients."""
     lines = ["", f"{recipients.RECIPIENTS} different recipients, 4 KB; a lookup that is not cached"]
-    plain = found["rates"]["plain"]
-    for name, rate in found["rates"].items():
-        server, _, file = name.partition("_")
-        wanted = recipients.GOALS.get(server)
-        line = f"{name:24} {rate:6.0f} mails a second"
-        if wanted:
-            line += f", {rate / plain:.2f} of a plain Dovecot   wanted {wanted}"
-        if server != "mailseal":
-            line += f";  lookup {found['lookup_ms'][file or 'plain']:.2f} ms"
-        lines.append(line)
+    for kind, text in recipients.KINDS.items():
+        lines.append(f"{text}:")
+        plain = found[kind]["plain"]
+        for name, rate in found[kind].items():
+            server, _, file = name.partition("_")
+            wanted = recipients.GOALS.get(server)
+            line = f"{name:24} {rate:6.0f} mails a second"
+            if wanted:
+                line += f", {rate / plain:.2f} of a plain Dovecot   wanted {wanted}"
+            if server != "mailseal" and kind == "rates":
+                line += f";  lookup {found['lookup_ms'][file or 'plain']:.2f} ms"
+            lines.append(line)
     return "\n".join(lines)
 
 

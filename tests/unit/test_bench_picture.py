@@ -45,6 +45,18 @@ def test_ratios() -> None:
     assert bars["mailseal seal, beside doveadm copy"] == (3.0, 4.0)
 
 
+def test_mailboxes_in_use() -> None:
+    """Compared with Dovecot alone in the same pass, not with its rate for new mailboxes."""
+    found = results()
+    rates = {"plain": 200, "dovecot_lua": 190, "mailseal_lua": 250, "mailseal_checkpassword": 100}
+    found["recipients"]["rates_in_use"] = rates
+    bars = {bar.label: (bar.value, bar.wanted) for bar in picture.speeds(found)}
+    assert bars["mailseal-lmtp, 2,000 mailboxes in use, Lua"] == (1.25, 1.2)
+    assert bars["mailseal-lmtp, 2,000 mailboxes in use, checkpassword"] == (0.5, 1.2)
+    assert bars["Dovecot's LMTP, 2,000 mailboxes in use, Lua"] == (0.95, 0.95)
+    assert bars["mailseal-lmtp, 2,000 recipients, Lua"] == (1.3, 1.2)
+
+
 def test_only_the_logins_that_were_measured() -> None:
     found = results(repeated_login_added_lua_ms=(3.4, 3.0), peak_mib=(1.0, 2.0))
     assert picture.logins(found) == [
