@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from tests.lab import Lab
 from tests.lab.place import AGENT_UID
-from tests.lab.process import children
+from tests.lab.process import children, wait_until
 
 
 def lookup_socket(lab: Lab) -> str:
@@ -17,9 +18,16 @@ def lookup_socket(lab: Lab) -> str:
 
 def lookup_process(lab: Lab) -> int:
     """Its pid: the child of the agent with the agent's uid."""
-    found = children(lab.agent.pid)
-    (pid,) = (pid for pid in found if f"Uid:\t{AGENT_UID}\t" in status_of(pid))
-    return pid
+    found: list[int] = []
+
+    def is_there() -> bool:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # another one has ended
+            mark = f"Uid:\t{AGENT_UID}\t"
+            found[:] = [pid for pid in children(lab.agent.pid) if mark in status_of(pid)]
+        return len(found) == 1
+
+    wait_until(is_there, "the process for lookups runs")
+    return found[0]
 
 
 def status_of(pid: int) -> str:

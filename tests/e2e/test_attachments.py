@@ -10,6 +10,7 @@ import pytest
 from tests.e2e.keyless import DOORS, PLAIN, SENDER, SERIES
 from tests.e2e.test_unsealable import save_in_every_way
 from tests.lab import ALICE, Imap, Lab
+from tests.lab.process import logged
 from tests.lab.search import search_folder
 from tests.lab.smtp import send_lmtp
 
@@ -65,7 +66,7 @@ def test_attachments_of_enrolled_users_are_never_in_files_of_their_own(
             ends = [body.endswith(MAIL[-1000:]) for body in imap.bodies()]
         assert sorted(ends) == [False] * 4 + [True] * (len(saved) + (code == 250))
         if SERIES == "2.3":
-            assert "/mail_crypt_cannot_seal_attachments/" in lab.dovecot.log_text()
+            logged(lab.dovecot, "/mail_crypt_cannot_seal_attachments/")
 
         enrolled = lab.mailseal("enroll", PLAIN, "--stdin", stdin=b"password\n")
         assert enrolled.returncode == 75 and b"attachments" in enrolled.stderr

@@ -18,7 +18,7 @@ import pytest
 
 from tests.lab import Lab
 from tests.lab.place import MAIL_UID
-from tests.lab.process import children
+from tests.lab.process import children, wait_until
 from tests.lab.smtp import send
 
 SENDER = "eve@example.net"
@@ -45,7 +45,7 @@ def test_kill_9_under_load_loses_nothing(lab: Lab, user: str) -> None:
     for feeder in feeders:
         feeder.start()
     kills = 0
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 600
     while any(feeder.is_alive() for feeder in feeders) or (lab.postfix_queue() and kills < 25):
         assert time.monotonic() < deadline
         time.sleep(random.uniform(0.05, 0.25))
@@ -53,7 +53,7 @@ def test_kill_9_under_load_loses_nothing(lab: Lab, user: str) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(random.choice(victims), signal.SIGKILL)
                 kills += 1
-    lab.wait_delivered(timeout=180)
+    lab.wait_delivered(timeout=600)
     assert kills >= 5
     got: dict[int, list[bytes]] = collections.defaultdict(list)
     for body in lab.inbox(user):
@@ -100,10 +100,7 @@ def test_a_full_disk_defers_until_there_is_space(lab: Lab, user: str) -> None:
         mail = _mail(1) + b"x" * 70 + b"\r\n" + (b"0123456789" * 7 + b"\r\n") * 5000
         send(lab.smtp, SENDER, [user], mail)
         refused = rf"to=<{user}>.*dsn=4.3.1, status=deferred .*452 4.3.1 .* insufficient storage"
-        deadline = time.monotonic() + 20
-        while not re.search(refused, lab.postfix.log_text()):
-            assert time.monotonic() < deadline, "the condition never became true"
-            time.sleep(0.05)
+        wait_until(lambda: re.search(refused, lab.postfix.log_text()), "it is deferred")
         assert len(lab.postfix_queue()) == 1
         assert lab.stored(user) == []
         assert os.listdir(os.path.join(lab.maildir(user), "tmp")) == []

@@ -26,7 +26,7 @@ _ASK = """
 import socket, sys
 path, question = sys.argv[1:]
 s = socket.socket(socket.AF_UNIX)
-s.settimeout(10)
+s.settimeout(60)
 s.connect(path)
 s.sendall(b"VERSION\\t1\\t0\\n" + question.encode() + b"\\n")
 got = b""

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from tests.lab import Lab
-from tests.lab.process import Server, wait_until
+from tests.lab.process import Server, suspend, wait_until
 
 
 def _health(lab: Lab, *names: str) -> tuple[int, list[str]]:
@@ -21,7 +21,7 @@ def _health(lab: Lab, *names: str) -> tuple[int, list[str]]:
 def _while_frozen(server: Server, lab: Lab, name: str) -> tuple[int, list[str]]:
     pids = server.pids()
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+        suspend(pid)
     try:
         return _health(lab, name)
     finally:

@@ -145,8 +145,14 @@ def test_killed_imap_process_leaves_nothing_open(index_lab: Lab, user: str) -> N
     _deliver(index_lab, user, f"{WORD} 1")
     imap = index_lab.login(user)
     assert _subjects(imap) == [f"{WORD} 1"]
-    for line in index_lab.dovecot.doveadm("who", "-1", user).decode().splitlines()[1:]:
-        os.kill(int(line.split()[2]), signal.SIGKILL)
+
+    def pids() -> list[int]:
+        lines = index_lab.dovecot.doveadm("who", "-1", user).decode().splitlines()[1:]
+        return [int(line.split()[2]) for line in lines]
+
+    wait_until(pids, "anvil knows the session")
+    for pid in pids():
+        os.kill(pid, signal.SIGKILL)
     _wait_locked(index_lab, user)
     with index_lab.login(user) as again:
         assert _subjects(again) == [f"{WORD} 1"]

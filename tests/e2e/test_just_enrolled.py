@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 
@@ -10,7 +12,7 @@ import pytest
 
 from tests.lab import Imap, Lab
 from tests.lab.dovecot import installed_version, series
-from tests.lab.place import MAIL_UID
+from tests.lab.place import MAIL_UID, LabError
 from tests.lab.process import logged
 from tests.lab.smtp import send, send_lmtp
 
@@ -80,7 +82,14 @@ def test_mail_just_after_enrolling_and_rotating_does_not_wait(lab: Lab) -> None:
 def test_dovecot_is_not_asked_for_each_mail_that_it_would_not_seal(lab: Lab) -> None:
     """It does not use mailseal's userdb.  It is asked once for each new key."""
 
+    marks = itertools.count(1)
+
     def lookups() -> int:
+        # Dovecot's auth logs in order: when it has logged this one, it has logged all before it.
+        mark = f"mark{next(marks)}@example.org"
+        with contextlib.suppress(LabError):  # there is no such user
+            lab.dovecot.doveadm("user", mark)
+        logged(lab.dovecot, mark)
         lines = lab.dovecot.log_text().splitlines()
         return sum("master in: USER" in line and USER in line for line in lines)
 

@@ -22,7 +22,7 @@ from tests.e2e.mails import HEADERS
 from tests.lab import ALICE, Imap, Lab, Pop3, Refused
 from tests.lab.dovecot import installed_version, series, snippet
 from tests.lab.place import free_ports
-from tests.lab.process import suspend
+from tests.lab.process import suspend, wait_until
 from tests.lab.smtp import send
 
 SENDER = "eve@example.net"
@@ -143,7 +143,9 @@ def test_a_master_user_gets_no_key_and_the_log_says_so(lab: Life) -> None:
         imap.append("Sent", MAIL)
         with pytest.raises(Refused):
             imap.body(1)
-    assert "no key: master user <root>" in lab.dovecot.log_text()[mark:]
+    wait_until(
+        lambda: "no key: master user <root>" in lab.dovecot.log_text()[mark:], "it is logged"
+    )
     assert {first_bytes(path) for path in lab.stored(ALICE, "Sent")} == {b"CRYPTED"}
     with pytest.raises(Refused):
         Pop3(lab.pop3, f"{ALICE}*root", "master password")

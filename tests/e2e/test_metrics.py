@@ -36,8 +36,8 @@ def site() -> Iterator[tuple[Lab, Metrics]]:
 
 def test_deliveries_by_action_and_reply(site: tuple[Lab, Metrics]) -> None:
     lab, metrics = site
+    wait_until(lambda: metrics.value("mailseal_lmtp_workers") == 3, "all workers run")
     before = metrics.scrape()
-    assert before.value("mailseal_lmtp_workers") == 3
     for _ in range(3):
         send(lab.smtp, SENDER, [ALICE, PLAIN], MAIL)
     lab.wait_delivered()
@@ -79,11 +79,11 @@ def test_unlocks_by_result(site: tuple[Lab, Metrics]) -> None:
     unknown = more.pop(("unknown",), 0)
     assert unknown in (0, 1)
     assert more == {("ok",): 2, ("stale",): 1, ("wrong",): 1}
-    wait_until(lambda: metrics.value("mailseal_sessions") == 1, "there is one session", timeout=60)
+    wait_until(lambda: metrics.value("mailseal_sessions") == 1, "there is one session")
     wait_until(
         lambda: (metrics.value("mailseal_argon2_jobs_total", pool="logins") or 0) >= 3,
         "jobs are counted",
-        timeout=60,
+        timeout=180,
     )
 
 
@@ -97,7 +97,7 @@ def test_keyrings_by_slots_and_pairs(site: tuple[Lab, Metrics]) -> None:
     os.chown(broken, os.stat(os.path.dirname(broken)).st_uid, -1)
     lab.restart_agent()
     counted = "mailseal_keyrings_counted_timestamp_seconds"
-    wait_until(lambda: metrics.value(counted), "the keyrings are counted", timeout=60)
+    wait_until(lambda: metrics.value(counted), "the keyrings are counted")
     found = metrics.scrape()
     assert found.value("mailseal_keyrings", slots="2") == 1  # alice
     assert found.value("mailseal_keyrings_by_pairs", pairs="2") == 1
@@ -114,14 +114,14 @@ def test_a_daemon_that_is_down_and_a_worker_that_dies(site: tuple[Lab, Metrics])
         worker = int(stream.read().split()[0])
     os.kill(worker, signal.SIGKILL)
     wait_until(
-        lambda: metrics.value("mailseal_lmtp_worker_deaths_total") == 1, "it is counted", timeout=60
+        lambda: metrics.value("mailseal_lmtp_worker_deaths_total") == 1,
+        "it is counted",
+        timeout=180,
     )
-    wait_until(
-        lambda: metrics.value("mailseal_lmtp_workers") == 3, "there is another one", timeout=60
-    )
+    wait_until(lambda: metrics.value("mailseal_lmtp_workers") == 3, "there is another one")
     lab.delivery.signal(signal.SIGHUP)
-    wait_until(lambda: "configuration reloaded" in lab.log_text(), "new workers run", timeout=60)
-    wait_until(lambda: metrics.value("mailseal_lmtp_workers") == 3, "the old ended", timeout=60)
+    wait_until(lambda: "configuration reloaded" in lab.log_text(), "new workers run")
+    wait_until(lambda: metrics.value("mailseal_lmtp_workers") == 3, "the old ended")
     assert [code for code, _ in send_lmtp(lab.lmtp, SENDER, [ALICE], MAIL)] == [250]
     after = metrics.value("mailseal_deliveries_total", action="sealed", reply="2.0.0")
     assert after == (before or 0) + 1
@@ -133,7 +133,7 @@ def test_a_daemon_that_is_down_and_a_worker_that_dies(site: tuple[Lab, Metrics])
         assert found.value("mailseal_sessions") is None
     finally:
         lab.start_agent()
-    wait_until(lambda: metrics.value("mailseal_up", daemon="agent") == 1, "it runs", timeout=60)
+    wait_until(lambda: metrics.value("mailseal_up", daemon="agent") == 1, "it runs")
 
 
 def test_mail_that_the_sealer_has_sealed(site: tuple[Lab, Metrics]) -> None:

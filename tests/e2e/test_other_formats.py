@@ -7,7 +7,6 @@ import base64
 import os
 import re
 import subprocess
-import time
 
 import pytest
 
@@ -18,6 +17,7 @@ from tests.e2e.mails import of_size
 from tests.lab import Imap, Lab
 from tests.lab.dovecot import installed_version, series
 from tests.lab.place import REPOSITORY
+from tests.lab.process import accepts, wait_until
 
 USER, SECRET = "old@example.org", "password"
 FOLDERS = ("INBOX", "Work", "Work/2024")
@@ -59,7 +59,6 @@ def _do(lab: Lab, step: str) -> None:
     script = re.sub(r"^doveadm ", f"doveadm -c {lab.dovecot.config} ", script, flags=re.M)
     done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    time.sleep(1)  # `doveadm reload` does not wait
 
 
 def _live(imap: Imap) -> None:
@@ -105,11 +104,11 @@ def test_dovecot_moves_it_to_a_maildir(kind: str) -> None:
         assert bool(os.path.isdir(os.path.join(lab.home(USER), "apart"))) == bool(apart)
         lab.dovecot.write_config(_settings("nobody") + before)
         _do(lab, "last-copy")
-        with pytest.raises(OSError):
-            Imap(lab.imap, USER, SECRET)
+        # `doveadm reload` does not wait
+        wait_until(lambda: not accepts(lab.imap), "nobody can log in")
         lab.dovecot.write_config(_location(lab, "maildir", "~/Maildir") + _settings("separator"))
         lab.dovecot.doveadm("reload")
-        time.sleep(1)
+        wait_until(lambda: accepts(lab.imap), "users can log in again")
         box.require_as_remembered()
         with Imap(lab.imap, USER, SECRET) as imap:
             assert sorted(imap.command(b'LSUB "" "*"')[:-1]) == subscribed

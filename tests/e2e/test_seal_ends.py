@@ -33,9 +33,9 @@ def test_interrupted_with_ctrl_c_and_continued(lab: Lab) -> None:
         stdout=subprocess.PIPE,
         process_group=0,
     ) as running:
-        wait_until(lambda: any(map(is_sealed, files(lab, USER))), "a mail is sealed", timeout=120)
+        wait_until(lambda: any(map(is_sealed, files(lab, USER))), "a mail is sealed", timeout=300)
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-        _, said = running.communicate(timeout=120)
+        _, said = running.communicate(timeout=300)
     assert running.returncode == 130
     assert said == b"mailseal: interrupted: run the command again, and it continues\n"
     assert not all(map(is_sealed, files(lab, USER)))

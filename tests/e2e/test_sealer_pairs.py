@@ -51,6 +51,6 @@ def test_only_mail_of_strangers_is_left(lab: Lab, sealer: Server) -> None:
         stream.write(dcrypt.seal(key, b"Subject: strange\n\n"))
     os.chown(strange, model.st_uid, model.st_gid)
     sealer.start(until=[])
-    wait_until(lambda: existing(lab).get("phase") == "done", "all mail was sealed", timeout=60)
+    wait_until(lambda: existing(lab).get("phase") == "done", "all mail was sealed", timeout=300)
     found = existing(lab)
     assert (found["done"], found["left"]) == (3, 1)

@@ -19,7 +19,8 @@ from tests.lab.process import Server
 from tests.lab.smtp import send
 
 MAGIC = b"CRYPTED\x03\x07"
-LEASE = 5
+LEASE = 10
+"""Seconds: longer than a busy machine stands still, and not too long to wait for its end."""
 LONG_LEASE = 60
 PLAIN = "plain@example.org"
 

@@ -53,6 +53,9 @@ class Front:
     def __exit__(self, *_: object) -> None:
         self._server.stop()
 
+    def pids(self) -> list[int]:
+        return self._server.pids()
+
     def _write(self, name: str, text: str) -> str:
         path = os.path.join(self.folder, name)
         with open(path, "w", encoding="utf-8") as stream:

@@ -29,17 +29,14 @@ socket.socket(socket.AF_UNIX).connect(sys.argv[1])
 """
 
 
-def workers(group: str) -> list[str]:
-    """The processes with this group."""
-    gid = grp.getgrnam(group).gr_gid
-    return [one.name for one in Path("/proc").iterdir() if one.name.isdigit() and gid == _gid(one)]
+def workers(front: Front) -> list[int]:
+    """The processes of this web server with its group; other test runs have some, too."""
+    gid = grp.getgrnam(front.group).gr_gid
+    return [pid for pid in front.pids() if gid == _gid(pid)]
 
 
-def _gid(process: Path) -> int:
-    try:
-        status = (process / "status").read_text()
-    except OSError:
-        return -1
+def _gid(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("\nGid:")[2].split()[1])
 
 
@@ -56,7 +53,7 @@ def test_another_application_of_the_same_user_has_no_access(site: Site, kind: st
             browser = http.client.HTTPSConnection("127.0.0.1", front.port, context=context)
             browser.request("GET", "/mailseal/")
             assert b"Mail password" in browser.getresponse().read()
-            memory = [f"/proc/{number}/mem" for number in workers(GROUP)]
+            memory = [f"/proc/{number}/mem" for number in workers(front)]
             assert memory
             webmail = subprocess.run(
                 ["/usr/bin/python3", "-c", REACH, site.web_socket, *memory],

@@ -42,7 +42,7 @@ def test_looking_by_itself_is_no_use() -> None:
 def test_the_progress_does_not_keep_a_session_open(site: Site, user: str) -> None:
     """The sealer does not run here, so the work goes on and the page loads itself again."""
     site.enroll(user, old_mail=b"1")
-    site.configure_web(**{"web.idle_timeout": "2s"})
+    site.configure_web(**{"web.idle_timeout": "6s"})
     try:
         tab = Tab(site.web_socket)
         page = tab.sign_in(user)
