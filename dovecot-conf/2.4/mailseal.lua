@@ -298,8 +298,12 @@ local function refusal(request, key, given)
     end
     return "no POP3 for a master user: Dovecot would return empty mails"
   end
+  if given then
+    return "the login has another key than this host seals with: a userdb has changed the name, "
+      .. "or the user got a new key pair just now"
+  end
   return "the login of an enrolled user came without the user's key: is mailseal's passdb "
-    .. "asked, and before any userdb changes the name?"
+    .. "asked, and before any userdb changes the name? Or was the user enrolled just now?"
 end
 
 -- The replica of the public keys cannot say whether the user is enrolled.  Mail for the user waits.
@@ -324,7 +328,9 @@ local function lookup(request)
   if state == "none" then
     if only then return auth.USERDB_RESULT_USER_UNKNOWN, "not enrolled" end
     if given then
-      return auth.USERDB_RESULT_INTERNAL_FAILURE, "the login has the keys of another user"
+      return auth.USERDB_RESULT_INTERNAL_FAILURE,
+        "the login has a key, but the user is not enrolled on this host: a userdb has changed the "
+        .. "name, or the user was enrolled or unenrolled just now"
     end
     local fields, problem = plain_fields()
     if not fields then return auth.USERDB_RESULT_INTERNAL_FAILURE, problem end

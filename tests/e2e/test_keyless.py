@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.keyless import CLEAR, DOORS, MAIL, PLAIN, SENDER, SERIES, append, heads
-from tests.lab import ALICE, Imap, Lab, LabError, Pop3, Refused
+from tests.lab import ALICE, BOB, Imap, Lab, LabError, Pop3, Refused
 from tests.lab.dovecot import snippet
 from tests.lab.process import logged
 from tests.lab.smtp import send
@@ -96,7 +96,8 @@ def freeze(lab: Lab, number: signal.Signals) -> None:
 @contextlib.contextmanager
 def renaming(door: str, names: dict[str, str]) -> Iterator[Lab]:
     """A lab whose userdb, but not its passdb, changes user names."""
-    lab = Lab(auth=None, plain_users={PLAIN: "password", ALIAS: "password"})
+    enrolled = {ALICE: "password", BOB: "password"}
+    lab = Lab(enrolled, auth=None, plain_users={PLAIN: "password", ALIAS: "password"})
     passdb_file = lab.dovecot.wanted.users_file
     userdb_file = lab.place.path("dovecot", "renamed")
     users = {**lab.users, **lab.options.plain_users}
@@ -136,8 +137,16 @@ def test_an_enrolled_alias_of_a_plain_user(door: str) -> None:
     with renaming(door, {ALICE: PLAIN}) as lab:
         with pytest.raises(Refused):
             append(lab, ALICE)
-        logged(lab.dovecot, "has the keys of another user")
+        logged(lab.dovecot, "has a key, but the user is not enrolled on this host")
         assert heads(lab, PLAIN, "Sent") == set()
+
+
+def test_an_enrolled_alias_of_an_enrolled_user(door: str) -> None:
+    with renaming(door, {ALICE: BOB}) as lab:
+        with pytest.raises(Refused):
+            append(lab, ALICE)
+        logged(lab.dovecot, "has another key than this host seals with")
+        assert heads(lab, BOB, "Sent") == set()
 
 
 # In 2.4, `mail_plugins=` replaces the list: see test_fields_that_undo_sealing_refuse_the_login.

@@ -62,7 +62,10 @@ def answer(lookup: Lookup, published: str | None, *, behind: bool) -> dict[str, 
         if not behind:
             return None
         if lookup.key:
-            raise TemporaryError("the login has the keys of another user")
+            raise TemporaryError(
+                "the login has a key, but the user is not enrolled on this host: a userdb has "
+                "changed the name, or the user was enrolled or unenrolled just now"
+            )
         return PLAIN
     if why := _refusal(lookup, published):
         raise TemporaryError(why)
@@ -80,7 +83,12 @@ def _refusal(lookup: Lookup, published: str) -> str:
         if lookup.service != "pop3":
             return ""
         return "no POP3 for a master user: Dovecot would return empty mails"
+    if lookup.key:
+        return (
+            "the login has another key than this host seals with: a userdb has changed the name, "
+            "or the user got a new key pair just now"
+        )
     return (
         "the login of an enrolled user came without the user's key: is mailseal's passdb asked, "
-        "and before any userdb changes the name?"
+        "and before any userdb changes the name? Or was the user enrolled just now?"
     )
