@@ -81,6 +81,8 @@ def docker_compose_project_name() -> str:
 @pytest.fixture(scope="session")
 def docker_setup(images: None) -> list[str]:
     os.environ["MAILSEAL_REPOSITORY"] = REPOSITORY
+    # Of docker-compose, in seconds.  Nine containers start at the same time.
+    os.environ["COMPOSE_HTTP_TIMEOUT"] = "600"
     os.environ["MAILSEAL_OTHER"] = SUITES[other()]
     return ["up -d"]
 

@@ -54,7 +54,7 @@ class Site:
             ["docker", "exec", "-i", "-w", SOURCE, self.container, "bash", "-euc", script],
             input=stdin,
             capture_output=True,
-            timeout=300,
+            timeout=900,
         )
         if check and done.returncode:
             said = (done.stdout + done.stderr).decode(errors="replace")[-2000:]
@@ -66,7 +66,7 @@ class Site:
         return subprocess.run(
             ["docker", "exec", "-w", SOURCE, self.container, "bash", "-euc", script],
             capture_output=True,
-            timeout=300,
+            timeout=900,
         ).returncode
 
     def address(self, inside: int) -> tuple[str, int]:
@@ -174,8 +174,15 @@ class Site:
         ).stdout
 
     def log(self) -> str:
-        """The complete journal."""
-        return self.run("journalctl --no-pager -o short-iso")
+        """The complete journal, with all that was logged until now."""
+        return self.run("journalctl --sync; journalctl --no-pager -o short-iso")
+
+    def files_with(self, word: str, *folders: str) -> list[str]:
+        """The files in these folders with a word.  Some may be removed meanwhile: no failure."""
+        place = " ".join(folders)
+        said = self.run(f"ls -d {place} >/dev/null; grep -rl {word} {place} 2>&1 || true")
+        gone = re.compile("grep: .*: No such file or directory")
+        return [line for line in said.splitlines() if not gone.fullmatch(line)]
 
 
 def password_of(name: str) -> str:

@@ -31,6 +31,7 @@ def debugging(site: Site) -> Iterator[list[str]]:
         yield lines
     finally:
         site.run("rm /etc/dovecot/conf.d/99-test.conf; systemctl restart dovecot")
+        site.run("journalctl --sync")
         log = site.run(f"journalctl --no-pager -t dovecot -t mailseal-agent --since '{since}'")
         lines += log.replace("\\t", "\t").splitlines()
 

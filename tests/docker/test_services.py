@@ -92,7 +92,7 @@ def test_an_agent_that_hangs_or_dies_is_restarted(site: Site, signal: str) -> No
             and site.status("systemctl is-active --quiet mailseal-agent") == 0
         ),
         "the agent is started anew",
-        seconds=60,
+        seconds=180,
     )
     with site.login("alice"):
         pass

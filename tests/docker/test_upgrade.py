@@ -78,4 +78,4 @@ def test_mail_sealed_under_2_3_is_read_under_2_4(moved: tuple[Site, Site, str]) 
         bodies = imap.bodies()
     with_word(bodies, after)
     with_word(bodies, word)
-    assert new.status(f"grep -rqE '{word}|{after}' {MAIL}") == 1
+    assert new.files_with(f"-e {word} -e {after}", MAIL) == []

@@ -53,12 +53,12 @@ def test_the_page_as_the_docs_install_it(site: Site) -> None:
         site.wait(
             lambda: (call(site, "/state")["old_mail"] or {}).get("phase") == "done",
             "the older mail is sealed",
-            seconds=60,
+            seconds=300,
         )
         with site.login("carol") as imap:
             imap.bodies()
         call(site, "/leave")
-        site.wait(lambda: not call(site, "/state")["enrolled"], "carol has left", seconds=60)
+        site.wait(lambda: not call(site, "/state")["enrolled"], "carol has left", seconds=300)
         assert site.status(f"mailseal status {USER}") == 67
         with site.login("carol") as imap:
             imap.bodies()

@@ -81,7 +81,7 @@ def run(
     with contextlib.suppress(BrokenPipeError):
         os.write(in_write, data)
     os.close(in_write)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=120)
     reply = b""
     while chunk := os.read(out_read, 65536):
         reply += chunk

@@ -170,7 +170,7 @@ class KeyringStoreContract(Contract):
             other.start()
             other.join(0.3)
             assert other.is_alive() and store.load(USER) == first
-        other.join(10)
+        other.join(120)
         assert store.load(USER).revision == 1
 
     def test_damage_is_reported_and_can_be_replaced(self, store: KeyringStore) -> None:

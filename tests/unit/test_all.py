@@ -65,7 +65,7 @@ def run(tree: Path) -> Run:
 )
 def test_status_and_summary(tree: Path, run: Run, first: str, second: str, status: int) -> None:
     process = run(first, second)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=180)
     assert process.returncode == status, said
     begun = "".join((tree / f"began-{part}").read_text() for part in "12")
     folders = {path.name for path in (tree / "tests").iterdir() if path.is_dir()}
@@ -81,7 +81,7 @@ def test_a_folder_in_no_part_is_an_error(tree: Path, run: Run) -> None:
     (tree / "tests" / "new").mkdir()
     (tree / "tests" / "new" / "test_x.py").touch()
     process = run(PASSED, PASSED)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=180)
     assert process.returncode == 1
     assert said == "mailseal: error: no part of tests/all has tests/new\n"
     assert not (tree / "began-1").exists()
@@ -93,7 +93,7 @@ def test_a_signal_ends_both_parts(tree: Path, run: Run, number: signal.Signals) 
     process = run(ends, ends)
     wait_until(lambda: all((tree / f"waits-{part}").exists() for part in "12"), "both run")
     os.kill(process.pid, number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=180)
     assert process.returncode == 130
     assert all((tree / f"ended-{part}").exists() for part in "12")
 
@@ -105,7 +105,7 @@ def test_a_tmp_that_is_closed_to_other_users_is_an_error(tree: Path) -> None:
         ["unshare", "-m", "sh", "-c", f"{mounts} && exec /mnt/tests/all"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert done.returncode == 1
     assert done.stderr.splitlines() == [

@@ -81,12 +81,12 @@ def test_a_failover_under_load_loses_nothing_that_was_acknowledged(
     for thread in threads:
         thread.start()
     try:
-        wait_until(lambda: len(acknowledged) > 40, "the load runs", timeout=60)
+        wait_until(lambda: len(acknowledged) > 40, "the load runs", timeout=180)
         pair.first.stop(signal.SIGKILL)
         before, failures = len(acknowledged), 0
-        wait_until(lambda: failures, "changes fail", timeout=60)
+        wait_until(lambda: failures, "changes fail", timeout=180)
         pair.second.promote()
-        wait_until(lambda: len(acknowledged) > before + 40, "the load continues", timeout=60)
+        wait_until(lambda: len(acknowledged) > before + 40, "the load continues", timeout=180)
     finally:
         end.set()
         for thread in threads:

@@ -131,7 +131,7 @@ def test_a_slow_reader_of_standard_error_delays_nothing() -> None:
     lib = os.path.dirname(os.path.dirname(logs.__file__))
     read, write = os.pipe()
     try:
-        subprocess.run([sys.executable, "-c", code, lib], stderr=write, timeout=30, check=True)
+        subprocess.run([sys.executable, "-c", code, lib], stderr=write, timeout=120, check=True)
         os.close(write)
         assert os.read(read, 1 << 20).endswith(b"x\n")
     finally:

@@ -47,7 +47,7 @@ def path(public: str, tmp_path: Path) -> Iterator[str]:
 
 def connected(path: str) -> socket.socket:
     client = socket.socket(socket.AF_UNIX)
-    client.settimeout(10)
+    client.settimeout(60)
     client.connect(path)
     return client
 

@@ -119,7 +119,7 @@ def test_unknown_sessions_keep_folders_open_for_a_bounded_time(root: str) -> Non
         assert state(folders) is State.ABSENT
         await indexes.stop()
 
-    asyncio.run(asyncio.wait_for(steps(), 30))
+    asyncio.run(asyncio.wait_for(steps(), 120))
 
 
 def test_an_answer_of_anvil_counts_at_once(root: str) -> None:
@@ -144,7 +144,7 @@ def test_an_answer_of_anvil_counts_at_once(root: str) -> None:
         await indexes.stop()
         assert state(folders, OTHER) is State.ABSENT, "nobody would lock it after the end"
 
-    asyncio.run(asyncio.wait_for(steps(), 30))
+    asyncio.run(asyncio.wait_for(steps(), 120))
 
 
 def test_a_file_system_that_does_not_answer(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_a_file_system_that_does_not_answer(root: str, monkeypatch: pytest.Monke
             runs.cancel()
         await indexes.stop()
 
-    asyncio.run(asyncio.wait_for(steps(), 30))
+    asyncio.run(asyncio.wait_for(steps(), 120))
 
 
 def test_a_folder_that_is_unlocked_after_the_end(
@@ -189,7 +189,7 @@ def test_a_folder_that_is_unlocked_after_the_end(
         assert await indexes.unlock(USER, KEY) == []
         await indexes.stop()
 
-    asyncio.run(asyncio.wait_for(steps(), 30))
+    asyncio.run(asyncio.wait_for(steps(), 120))
     folders.answers.set()
     for thread in threading.enumerate():
         if thread.name.startswith("indexes"):

@@ -51,7 +51,7 @@ import socket, sys
 for line in sys.stdin:
     try:
         s = socket.socket(socket.AF_UNIX)
-        s.settimeout(20)
+        s.settimeout(120)
         s.connect(sys.argv[1])
         s.sendall(line.encode())
         print((s.makefile().readline() or "nothing").split()[0])
@@ -188,7 +188,7 @@ for _ in range(int(sys.argv[2])):
 cut = 0
 for s in held:
     s.setblocking(False)
-deadline = time.monotonic() + 20
+deadline = time.monotonic() + 120
 while cut < int(sys.argv[3]) and time.monotonic() < deadline:
     for s in held[:]:
         try:

@@ -230,7 +230,7 @@ def test_a_process_that_does_not_answer(folders: Folders, keeper: Keeper) -> Non
         index._ahead._thread.shutdown(wait=True)  # type: ignore[union-attr]
 
     try:
-        asyncio.run(asyncio.wait_for(login(), 30))
+        asyncio.run(asyncio.wait_for(login(), 120))
     finally:
         os.kill(keeper.pid, signal.SIGCONT)
 

@@ -49,7 +49,7 @@ def test_it_waits_for_whoever_holds_the_keyring(
         other.join(0.3)
         assert other.is_alive()
         assert vault.store.raw(USER) == before
-    other.join(10)
+    other.join(120)
     assert not other.is_alive()
     vault.open(USER, b"then")
 
@@ -74,13 +74,13 @@ def test_nothing_slips_in_between_its_look_and_its_write(
 
     def overwrite(keyring: Keyring) -> None:
         other.start()
-        begun.wait(10)
+        begun.wait(120)
         other.join(0.5)
         real(keyring)
 
     monkeypatch.setattr(vault.store, "overwrite", overwrite)
     assert Lifecycle(vault).restore(USER, backup, force=True) == "another one"
-    other.join(10)
+    other.join(120)
     published = vault.public.lookup(USER)
     if name == "unenroll":  # it was the last one
         assert (failed, published, vault.store.users()) == ([], None, [])

@@ -36,7 +36,7 @@ def test_the_queue_is_limited(pools: ThreadPools) -> None:
     gate = threading.Event()
 
     async def crowd() -> list[object]:
-        jobs = [asyncio.ensure_future(pools.run(lambda: gate.wait(10))) for _ in range(9)]
+        jobs = [asyncio.ensure_future(pools.run(lambda: gate.wait(120))) for _ in range(9)]
         await asyncio.sleep(0.1)
         gate.set()
         results: list[object] = list(await asyncio.gather(*jobs, return_exceptions=True))
@@ -53,15 +53,17 @@ def test_memory_is_bounded_whatever_a_slot_asks_for(
     pools: ThreadPools, monkeypatch: pytest.MonkeyPatch, memory_kib: int, at_once: int
 ) -> None:
     running = most = 0
-    lock = threading.Lock()
+    changed = threading.Condition()
 
     def derive(*_: object) -> bytes:
         nonlocal running, most
-        with lock:
+        with changed:
             running += 1
             most = max(most, running)
-        time.sleep(0.05)
-        with lock:
+            changed.notify_all()
+            changed.wait_for(lambda: most >= at_once, 60)
+        time.sleep(0.05)  # one more could begin
+        with changed:
             running -= 1
         return b""
 
@@ -84,7 +86,7 @@ def test_many_logins_do_not_delay_other_jobs(pools: ThreadPools) -> None:
     cost = kdf.Profile("x", 64, 1, 1)
 
     def login() -> None:
-        gate.wait(30)
+        gate.wait(120)
         done.append("login")
 
     async def crowd() -> None:
@@ -108,7 +110,7 @@ def test_panels_do_not_delay_an_administrator(pools: ThreadPools) -> None:
     done: list[str] = []
 
     def slow() -> None:
-        gate.wait(30)
+        gate.wait(120)
         done.append("panel")
 
     async def crowd() -> None:
@@ -119,7 +121,7 @@ def test_panels_do_not_delay_an_administrator(pools: ThreadPools) -> None:
             await pools.change(slow)
         asked_by_panel.set(False)
         try:
-            await asyncio.wait_for(pools.change(lambda: done.append("admin")), 30)
+            await asyncio.wait_for(pools.change(lambda: done.append("admin")), 120)
         finally:
             gate.set()
             await asyncio.gather(*panels)

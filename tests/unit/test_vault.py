@@ -33,7 +33,7 @@ def test_two_passwd_at_once_one_wins(vault: Vault) -> None:
 
     def together(password: bytes, salt: bytes, cost: kdf.Profile, size: int) -> bytes:
         if password in (b"new 0", b"new 1"):
-            barrier.wait(10)  # both have opened the keyring with the old password
+            barrier.wait(120)  # both have opened the keyring with the old password
         return real(password, salt, cost, size)
 
     vault.derive = together

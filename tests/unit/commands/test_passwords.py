@@ -90,7 +90,7 @@ def test_passwords_that_end_with_nul(enrolled: AgentProcess) -> None:
     assert process.stdin is not None
     process.stdin.write(b"pw\0new\0")
     process.stdin.flush()
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0
     process.stdin.close()
     assert opens(enrolled, b"new") and not opens(enrolled, b"pw")
 
@@ -112,7 +112,7 @@ def test_on_a_terminal_a_new_password_is_asked_for_twice(agent: AgentProcess) ->
             while seen.count(b": ") < number:
                 seen += os.read(master, 1024)
             os.write(master, line + b"\n")
-        status = process.wait(20)
+        status = process.wait(120)
         assert not any(line in seen for line in lines), "passwords are not echoed"
         os.close(master)
         return status

@@ -64,7 +64,7 @@ def test_a_lease_starts_before_the_request(
     monkeypatch.setattr(Feed, "now", slow)
     host.replica.step()
     until = lease.Lease(host.store.folder).until()
-    assert until == pytest.approx(began + 30, abs=5)
+    assert until == pytest.approx(began + 30, abs=15)
 
 
 def test_a_lease_ends(host: Host) -> None:
