@@ -151,7 +151,7 @@ def test_mail_that_the_sealer_has_sealed(site: tuple[Lab, Metrics]) -> None:
         wait_until(
             lambda: (metrics.value("mailseal_conversion_users", state="done") or 0) >= 3,
             "all users' mail is sealed and counted",
-            timeout=120,
+            timeout=400,
         )
         found = metrics.scrape()
         assert found.value("mailseal_up", daemon="sealer") == 1

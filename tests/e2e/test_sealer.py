@@ -59,7 +59,7 @@ def state(lab: Lab, user: str) -> dict[str, Any]:
 
 
 def wait(what: Callable[[], object]) -> None:
-    wait_until(what, "mailseal-sealer has done it", timeout=300)
+    wait_until(what, "mailseal-sealer has done it", timeout=400)
 
 
 def enroll(lab: Lab, user: str) -> None:

@@ -233,7 +233,7 @@ def as_user(uid: int) -> Iterator[None]:
 
 
 def wait(
-    what: Callable[[], object], why: str = "the condition is true", timeout: float = 180
+    what: Callable[[], object], why: str = "the condition is true", timeout: float = 400
 ) -> None:
     wait_until(what, why, timeout=timeout)
 
