@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from tests.e2e.test_lua import edit
 from tests.lab import ALICE, BOB, Imap, Lab, Refused
 from tests.lab.dovecot import installed_version, series
 from tests.lab.process import suspend
@@ -63,7 +64,10 @@ def test_a_login_with_a_session_does_not_wait_for_wrong_passwords(auth: str) -> 
 def test_an_agent_that_hangs_is_noticed_by_enrolled_users_only() -> None:
     """It must not hold all auth workers: the others log in while the first one waits."""
     users = {PLAIN: "password"}
-    with Lab(auth="behind-passwd-file", plain_users=users, dovecot_extra=ONE_PROCESS) as lab:
+    made = Lab(auth="behind-passwd-file", plain_users=users, dovecot_extra=ONE_PROCESS)
+    # The first login must wait until all others have begun.  Dovecot's auth waits for 60 s.
+    edit(made, "local timeout = 30", "local timeout = 55")
+    with made as lab:
         with lab.login():  # Dovecot 2.4's auth learns the limit of workers from its first one
             pass
         assert crowd(lab, STUCK) == ["ok"] * STUCK

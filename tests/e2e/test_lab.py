@@ -168,7 +168,12 @@ def test_not_root() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)  # other users may not be able to read the checkout
         for name in ("lib", "tests"):
-            shutil.copytree(os.path.join(REPOSITORY, name), os.path.join(folder, name))
+            shutil.copytree(
+                os.path.join(REPOSITORY, name),
+                os.path.join(folder, name),
+                # Another test run may write them just now.
+                ignore=shutil.ignore_patterns("__pycache__"),
+            )
         expected = "the lab must run as root"
         _refused(expected, {}, cwd=folder, user=65534, group=65534, extra_groups=[])
 
