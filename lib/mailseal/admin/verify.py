@@ -106,10 +106,22 @@ def run(context: Context) -> int:
                 f"mailseal: WARNING: {result.counts[CHANGED]} mails of {result.user} were changed "
                 "after they were sealed: somebody wrote to the mail store, or a disk is faulty\n"
             )
+        if result.counts[FOREIGN]:
+            _tell_foreign(result)
     if arguments.json:
         json.dump({"users": [result.as_json() for result in results]}, sys.stdout, indent=1)
         sys.stdout.write("\n")
     return EX_FOUND if any(result.counts for result in results) else 0
+
+
+def _tell_foreign(result: Result) -> None:
+    """After the restore of an older keyring, nothing else names this mail before it is opened."""
+    sys.stderr.write(
+        f"mailseal: WARNING: {result.counts[FOREIGN]} mails of {result.user} are sealed to a key "
+        "that is not in the keyring: the user cannot read them\n"
+        "mailseal: hint: if the keyring was restored from an older backup or dump, look for a "
+        f"newer backup, and run `mailseal restore --force FILE {result.user}`\n"
+    )
 
 
 def _chosen(context: Context) -> list[dict[str, Any]]:

@@ -112,7 +112,7 @@ def _problem(fd: int, name: str, expected: Expected, seen: Seen) -> tuple[str, s
             raise Damaged("a sealed mail is truncated")
         seen.mark = info.records[0].wrapped[:MARK_SIZE]
         if expected.key_ids.isdisjoint(info.key_ids):
-            return FOREIGN, f"is sealed to a key that is not the user's: {_short(info.key_ids)}"
+            return FOREIGN, f"is sealed to a key that is not in the keyring: {_short(info.key_ids)}"
         mine = [record for record in info.records if record.key_id in expected.key_ids]
         if any(record.key_type != dcrypt.KEY_TYPE_EC for record in mine):
             raise Damaged("a sealed mail with a damaged key record")
