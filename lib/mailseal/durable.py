@@ -144,16 +144,36 @@ def replace(
     owner: tuple[int, int] | None = None,
     acl: bytes | None = None,
     alone: bool = False,
+    temporary: str | None = None,
     sync: bool = True,
 ) -> None:
     """Replace the content of `path` atomically: readers see the old bytes or the new ones.
 
-    Without `sync` a crash may leave anything, until sync_file_system().
+    `temporary` + LEFT_OVER is the name of the temporary file, if the caller has called
+    sweep(temporary).  Without `sync` a crash may leave anything, until sync_file_system().
     """
-    temporary = path + LEFT_OVER if alone else _temporary_of(path)
-    if alone:
+    if temporary is not None:
+        temporary += LEFT_OVER
+    elif alone:
         sweep(path)
+        temporary = path + LEFT_OVER
+    else:
+        temporary = _temporary_of(path)
     _replace_all({path: (temporary, data)}, mode, owner, acl, sync=sync)
+
+
+def make_empty(path: str, *, mode: int = 0o600) -> bool:
+    """Make an empty file, without sync.  Returns False if the name exists."""
+    with reporting(f"cannot write {path}"):
+        try:
+            fd = open_new(path, mode)
+        except FileExistsError:
+            return False
+        try:
+            os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
+    return True
 
 
 def replace_together(files: Mapping[str, bytes], *, mode: int = 0o600) -> None:

@@ -26,7 +26,7 @@ from mailseal.crypto import kdf
 from mailseal.crypto.eckeys import PrivateKey, PublicKey
 from mailseal.keys.keyring import Keyring, Opened
 from mailseal.keys.names import file_name
-from mailseal.keys.public import PublicStore
+from mailseal.keys.public import PublicStore, encode
 from mailseal.login.client import AgentClient
 from tests.unit.agent_process import CHEAP, AgentProcess
 
@@ -133,14 +133,14 @@ def users_from(start: int) -> Iterator[tuple[str, PublicKey, Keyring | None]]:
 
 
 def _fill(folder: Path, start: int) -> None:
-    store = PublicStore(str(folder / "state" / "public"))
+    public = folder / "state" / "public"
     keyrings = folder / "state" / "keys"
-    changes = []
     for user, key, keyring in users_from(start):
+        name = file_name(user)
         if keyring is not None:
-            (keyrings / f"{file_name(user)}.json").write_bytes(keyring.encode())
-        changes.append((user, key, True))
-    store.take(changes)
+            (keyrings / f"{name}.json").write_bytes(keyring.encode())
+        (public / "enrolled" / name).touch()
+        (public / f"{name}.json").write_bytes(encode(user, key))
 
 
 def _timed(call: Callable[[], object]) -> float:

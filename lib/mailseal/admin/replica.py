@@ -81,6 +81,8 @@ class Service:
             name=config.replica.name or socket.gethostname(),
             seconds=config.replica.lease,
             log=self._log,
+            # For a whole copy, which may take longer than WatchdogSec.
+            progress=lambda: self._say("WATCHDOG=1"),
         )
         self._problem = ""
         self._renewed = float("-inf")

@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
 FORMAT = "mailseal-public-key"
 VERSION = 1
-_LEAVING = b"is being unenrolled\n"
+LEAVING = b"is being unenrolled\n"
 _FIELDS = {"format", "version", "user", "key_id", "spki"}
-_MAX_FILE = 16384
+MAX_FILE = 16384
 # An entry holds about 1 KB, so 20 MB at most.
 _CACHE_ENTRIES = 20000
 
@@ -134,7 +134,7 @@ class PublicStore:
     def suspend(self, user: str) -> None:
         """Remove the key but not the mark: mail is deferred until publish() or withdraw()."""
         name = file_name(user)
-        durable.replace(self._mark_path(name), _LEAVING, mode=0o644, alone=True)
+        durable.replace(self._mark_path(name), LEAVING, mode=0o644, alone=True)
         durable.remove(self._key_path(name))
 
     def unaware(self, user: str, *, of_key: bool) -> list[str]:
@@ -178,27 +178,6 @@ class PublicStore:
             raise durable.error_of(exc, f"cannot tell whether {user} is enrolled") from None
         return True
 
-    def take(self, changes: Iterable[tuple[str, PublicKey | None, bool]]) -> None:
-        """Many changes at a time, synced together: user, key, and whether the mark stays.
-
-        After a crash some are done and others not, and files may be empty; then do them again.
-        """
-        for user, key, marked in changes:
-            name = file_name(user)
-            path, mark = self._key_path(name), self._mark_path(name)
-            if key is not None:
-                durable.replace(mark, b"", mode=0o644, alone=True, sync=False)
-                data = encode(normalise(user), key)
-                durable.replace(path, data, mode=0o644, alone=True, sync=False)
-                continue
-            if marked:
-                durable.replace(mark, _LEAVING, mode=0o644, alone=True, sync=False)
-            durable.remove(path, sync=False)
-            if not marked:
-                durable.remove(mark, sync=False)
-            self._cache.pop(name, None)
-        durable.sync_file_system(self.folder)
-
     def has_file(self, user: str) -> bool:
         """Whether there is a key file, in whatever state."""
         return os.path.lexists(self._key_path(file_name(user)))
@@ -215,7 +194,7 @@ class PublicStore:
 
     def take_key_away(self, name: str) -> None:
         """Make lookup() raise TemporaryError for users with this file name."""
-        durable.replace(self._mark_path(name), _LEAVING, mode=0o644, alone=True)
+        durable.replace(self._mark_path(name), LEAVING, mode=0o644, alone=True)
         durable.remove(self._key_path(name))
 
     def users(self) -> list[str]:
@@ -264,7 +243,7 @@ class PublicStore:
             try:
                 if not stat.S_ISREG(os.fstat(fd).st_mode):
                     raise Damaged(f"{path} is not a file")
-                return os.read(fd, _MAX_FILE)
+                return os.read(fd, MAX_FILE)
             finally:
                 os.close(fd)
 
@@ -291,15 +270,11 @@ def decode(data: bytes, user: str) -> PublicKey:
 
 
 def encode(user: str, key: PublicKey) -> bytes:
-    """The content of a key file."""
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "user": user,
-        "key_id": key.key_id.hex(),
-        "spki": key.spki.hex(),
-    }
-    return json.dumps(content, indent=1).encode() + b"\n"
+    """The content of a key file: json.dumps() with indent=1, which takes six times as long."""
+    return (
+        f'{{\n "format": "{FORMAT}",\n "version": {VERSION},\n "user": {json.dumps(user)},\n'
+        f' "key_id": "{key.key_id.hex()}",\n "spki": "{key.spki.hex()}"\n}}\n'
+    ).encode()
 
 
 def _fields(data: bytes) -> dict[str, Any]:

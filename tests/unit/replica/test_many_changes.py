@@ -11,8 +11,8 @@ import pytest
 
 from mailseal.errors import MailsealError
 from mailseal.keys import opening
+from mailseal.keys.copying import Change, Copying
 from mailseal.keys.names import file_name
-from mailseal.keys.public import PublicStore
 from mailseal.keys.sql import replica as replica_module
 from mailseal.keys.stores import PublicKeys
 from tests.lab.clusters import Keys
@@ -26,14 +26,14 @@ def test_many_changes_at_once_with_concurrent_changes(
     users = [f"user{number}@example.org" for number in range(35)]
     for user in users:
         public.publish(user, key())
-    real = PublicStore.take
+    real = Copying.take
     latest = key()
 
-    def take(self: PublicStore, changes: list[object]) -> None:
-        real(self, changes)  # type: ignore[arg-type]
+    def take(self: Copying, changes: list[Change]) -> None:
+        real(self, changes)
         public.publish(users[30], latest)
 
-    monkeypatch.setattr(PublicStore, "take", take)
+    monkeypatch.setattr(Copying, "take", take)
     host.replica.step()
     assert host.store.users() == sorted(users)
     assert host.store.lookup(users[30]) == latest

@@ -26,25 +26,27 @@ import contextlib
 import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from mailseal import durable
-from mailseal.crypto.eckeys import PublicKey
-from mailseal.errors import BadUserName, Damaged, MailsealError, NewerFormat, TemporaryError
+from mailseal.errors import BadUserName, Damaged, NewerFormat, TemporaryError
 from mailseal.keys import lease
+from mailseal.keys.copying import Change, Copying
 from mailseal.keys.names import normalise, user_of_file
 from mailseal.keys.public import PublicStore, decode
 from mailseal.keys.sql.database import Database
 from mailseal.keys.sql.feed import Feed, Position
 from mailseal.keys.sql.public import ENROLLED, WITHDRAWN
+from mailseal.keys.sql.transaction import Row
 
-_PAGE = 10_000
-"""Users for each sync of the file system: it takes a second, and more where others write too."""
+_PAGE = 5_000
+"""Users in memory at a time: 10 MB."""
+
+_PAGES_AT_ONCE = 20
+"""Pages for each sync of the file system: it takes a second, and more where others write too."""
 
 _FEW = 8
 """Up to this number, changes are synced one by one; more are synced together."""
-
-_Change = tuple[str, PublicKey | None, bool]
 
 
 class Replica:
@@ -59,10 +61,15 @@ class Replica:
         seconds: int,
         log: logging.Logger,
         now: Callable[[], float] | None = None,
+        progress: Callable[[], None] = lambda: None,
     ) -> None:
+        """`progress` is called after each page of users."""
         self._database = database
         self._feed = Feed(database)
         self._store = store
+        self._files = Copying(store.folder)
+        self._is_synced = False  # a process that was killed may have written files
+        self._progress = progress
         self._name = name
         self._seconds = seconds
         self._log = log
@@ -94,8 +101,9 @@ class Replica:
                 )
             self._position = Position()
         now = self._feed.now()
-        known = self._copy()
-        if whole:
+        known: set[str] | None = None if not whole or self._files.is_empty() else set()
+        self._copy(known)
+        if known is not None:
             self._doubt_strangers(known)
         if self._stored() != on_disk:
             raise TemporaryError(f"{self._store.folder} was restored or changed just now")
@@ -158,9 +166,20 @@ class Replica:
             )
         )
 
-    def _copy(self) -> set[str]:
-        """Write all changes to disk; returns the users whose keys were changed."""
-        seen: set[str] = set()
+    def _copy(self, known: set[str] | None) -> None:
+        """Write all changes to disk, and add their users to `known`."""
+        for count, rows in enumerate(self._pages(), 1):
+            changes = [change for row in rows if (change := self._change(*row[:3])) is not None]
+            self._take([change for change in changes if not self._files.has(change)])
+            if known is not None:
+                known.update(change.user for change in changes)
+            if not self._is_synced and (count % _PAGES_AT_ONCE == 0 or len(rows) < _PAGE):
+                self._files.sync()
+                self._is_synced = True
+            self._progress()
+
+    def _pages(self) -> Iterator[list[Row]]:
+        """All rows since the position on disk; the last page is not full, and may be empty."""
         after = self._position.number
         while True:
             rows = self._database.rows(
@@ -169,50 +188,36 @@ class Replica:
                 after,
                 _PAGE,
             )
-            changes = [c for row in rows if (c := self._change(*row[:3])) is not None]
-            self._take([change for change in changes if not self._has(change)])
-            seen.update(user for user, _, _ in changes)
+            yield rows
             if len(rows) < _PAGE:
-                return seen
+                return
             after = int(rows[-1][3])
 
-    def _change(self, name: bytes, state: str, body: bytes | None) -> _Change | None:
+    def _change(self, name: bytes, state: str, body: bytes | None) -> Change | None:
         try:
             user = normalise(bytes(name))
         except BadUserName:
             self._log.error("the database has a user whose name is not allowed")
             return None
         if state == WITHDRAWN:
-            return user, None, False
+            return Change(user, None, False)
         if state != ENROLLED or body is None:
-            return user, None, True
+            return Change(user, None, True)
         try:
-            return user, decode(bytes(body), user), True
+            decode(bytes(body), user)
         except (Damaged, NewerFormat) as exc:
             self._log.error("%s; mail for this user is deferred", exc)
-            return user, None, True
+            return Change(user, None, True)
+        return Change(user, bytes(body), True)
 
-    def _has(self, change: _Change) -> bool:
-        user, key, marked = change
-        try:
-            if key is None:
-                return self._store.is_suspended(user) if marked else self._is_gone(user)
-            if not self._store.has_file(user):  # as for all users of a new host
-                return False
-            return self._store.lookup(user) == key and not self._store.is_suspended(user)
-        except MailsealError:
-            return False
-
-    def _is_gone(self, user: str) -> bool:
-        return not self._store.is_marked(user) and not self._store.has_file(user)
-
-    def _take(self, changes: list[_Change]) -> None:
+    def _take(self, changes: list[Change]) -> None:
         if len(changes) > _FEW:
-            self._store.take(changes)
+            self._is_synced = False
+            self._files.take(changes)
             return
-        for user, key, marked in changes:
-            if key is not None:
-                self._store.publish(user, key)
+        for user, data, marked in changes:
+            if data is not None:
+                self._store.publish(user, decode(data, user))
             elif marked:
                 self._store.suspend(user)
             else:
