@@ -71,7 +71,7 @@ def dump(keys: Keys, tmp_path: Path) -> str:
 def load(keys: Keys, path: str) -> None:
     server = keys.server
     if isinstance(server, Postgresql):
-        clean = ["--clean", "--if-exists", "-d", "postgres"]
+        clean = ["--clean", "--if-exists", "--single-transaction", "-d", "postgres"]
         server.run("pg_restore", *clean, *server.options, path)
     else:
         server.sql(f"source {path}")
