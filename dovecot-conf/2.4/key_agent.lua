@@ -7,26 +7,30 @@
 --     Sends one line to the agent's unix socket and reads one line: words separated by one space,
 --     `name=value` with the value in lower-case hex.  Needs lua-socket.
 
-local socket = require "socket"
+-- Not "socket": that is 20 KB more in memory.  Dovecot collects the garbage after each call, and this takes
+-- longer the more there is.
+local socket = require "socket.core"
 local socket_unix = require "socket.unix"
 
 local agent = {}
 
 local MAX_REQUEST, MAX_ANSWER = 65536, 4 * 1024 * 1024
 
--- A table instead of a function in gsub: three times as fast, for the 500 bytes of an answer.
-local HEX, BYTE = {}, {}
-for number = 0, 255 do
-  local hex, byte = ("%02x"):format(number), string.char(number)
-  HEX[byte], BYTE[hex] = hex, byte
+-- Tables of all bytes would be faster for long values, but slow down all calls: see above.
+local function to_hex(bytes)
+  return (("%02x"):rep(#bytes):format(bytes:byte(1, -1)))
 end
 
-local function to_hex(bytes)
-  return (bytes:gsub(".", HEX))
-end
+-- Seven bytes at a time, as many as fit into a positive integer.
+local SEVEN = ("%x"):rep(14)
+
+local function seven(hex) return (">I7"):pack(tonumber(hex, 16)) end
+
+local function one(hex) return string.char(tonumber(hex, 16)) end
 
 local function from_hex(hex)
-  return (hex:gsub("..", BYTE))
+  local whole = #hex - #hex % #SEVEN
+  return hex:sub(1, whole):gsub(SEVEN, seven) .. hex:sub(whole + 1):gsub("..", one)
 end
 
 -- Parse an answer.  Returns status and fields, or nil if it is not complete and valid.

@@ -28,25 +28,22 @@ local K = {
   0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
 }
 
-local function rotated(word, bits)
-  return (word >> bits | word << (32 - bits)) & 0xffffffff
-end
-
--- Section 6.2.2: the next state after a block of 64 bytes.
+-- Section 6.2.2: the next state after a block of 64 bytes.  A word that is written twice into 64 bits is
+-- rotated by a shift; bits above the lower 32 are removed from the sums.
 local function compressed(state, block)
   local w = { (">" .. ("I4"):rep(16)):unpack(block) }
   for t = 17, 64 do
     local early, late = w[t - 15], w[t - 2]
-    local s0 = rotated(early, 7) ~ rotated(early, 18) ~ early >> 3
-    local s1 = rotated(late, 17) ~ rotated(late, 19) ~ late >> 10
+    local early2, late2 = early | early << 32, late | late << 32
+    local s0 = early2 >> 7 ~ early2 >> 18 ~ early >> 3
+    local s1 = late2 >> 17 ~ late2 >> 19 ~ late >> 10
     w[t] = (w[t - 16] + s0 + w[t - 7] + s1) & 0xffffffff
   end
   local a, b, c, d, e, f, g, h = table.unpack(state)
   for t = 1, 64 do
-    local s1 = rotated(e, 6) ~ rotated(e, 11) ~ rotated(e, 25)
-    local first = h + s1 + (e & f ~ ~e & g) + K[t] + w[t]
-    local s0 = rotated(a, 2) ~ rotated(a, 13) ~ rotated(a, 22)
-    local second = s0 + (a & b ~ a & c ~ b & c)
+    local e2, a2 = e | e << 32, a | a << 32
+    local first = h + (e2 >> 6 ~ e2 >> 11 ~ e2 >> 25) + (e & f ~ ~e & g) + K[t] + w[t]
+    local second = (a2 >> 2 ~ a2 >> 13 ~ a2 >> 22) + (a & b ~ a & c ~ b & c)
     a, b, c, d, e, f, g, h = (first + second) & 0xffffffff, a, b, c, (d + first) & 0xffffffff, e, f, g
   end
   local sums = {}
