@@ -73,7 +73,7 @@ soak:
 soak-hosts:
 	@tests/bootstrap test
 	PYTHONPATH=lib:. $(VENV)/python -m tests.e2e.hosts_soak
-	SOAK_HOSTS=1 $(VENV)/python -m pytest tests/unit/test_failover.py tests/e2e/test_hosts.py tests/docker/test_database.py tests/docker/test_edge.py
+	SOAK_HOSTS=1 $(VENV)/python -m pytest tests/unit/test_failover.py tests/e2e/test_hosts.py tests/docker/test_database.py tests/docker/test_edge.py tests/docker/test_edge_soak.py
 
 test-stacks:
 	@tests/bootstrap test

@@ -146,14 +146,15 @@ def site(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Site:
 
 
 # In this order: the tests that remove mailseal are the last ones.
-# These take long. `make soak-hosts` runs the first two, which install PostgreSQL, and
+# These take long. `make soak-hosts` runs the first three, which install PostgreSQL, and
 # `make test-stacks` the others.
+_HOSTS = ["test_database.py", "test_edge.py", "test_edge_soak.py"]
 _MORE = ["test_more_stacks.py", "test_mailcow.py", "test_setup.py", "test_whole_stay.py"]
-collect_ignore = [] if os.environ.get("SOAK_HOSTS") else ["test_database.py", "test_edge.py"]
+collect_ignore = [] if os.environ.get("SOAK_HOSTS") else _HOSTS
 collect_ignore += [] if os.environ.get("MORE_STACKS") else _MORE
 
 _ORDER = (
-    *("database", "edge"),
+    *("database", "edge", "edge_soak"),
     *("mail", "search", "services", "monitoring", "panel_programs", "sealer", "web"),
     *("debug_logs", "two_hosts", "kinds", "stacks", "more_stacks", "mailcow", "setup"),
     *("whole_stay", "package", "package_upgrade", "containers", "upgrade"),
