@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,11 @@ def other(keys: Keys, user: str) -> str:
     return f"{start}://{user}@{rest.partition('@')[2]}"
 
 
-def findings(agent: AgentProcess) -> list[str]:
+def findings(agent: AgentProcess) -> list[tuple[str, str]]:
+    """What is said about the database, and what to do."""
     done = agent.run("check-config", "--no-sockets", "--json")
-    return [found["text"] for found in json.loads(done.stdout)["findings"]]
+    found = json.loads(done.stdout)["findings"]
+    return [(f["text"], f["remedy"]) for f in found if f["text"].startswith("mailseal-agent: ")]
 
 
 def test_the_log_and_check_config_name_the_user_and_the_option(
@@ -44,8 +47,9 @@ def test_the_log_and_check_config_name_the_user_and_the_option(
         logged(agent, "users with a session can still log in", timeout=60)
         lines = [line for line in agent.log_text().splitlines() if "not let nobody" in line]
         assert len(lines) == 2 and all("error" in x.lower() and hint in x for x in lines), lines
-        (found,) = [text for text in findings(agent) if "nobody" in text]
-        assert found.startswith("mailseal-agent: the database ") and found.endswith(hint)
+        ((found, remedy),) = findings(agent)
+        assert "does not let nobody log in" in found and found.endswith(hint)
+        assert "`systemctl restart mailseal-agent`" in remedy, "it has read the password already"
         answer = agent.ask("unlock", user=b"alice@example.org", password=b"pw")
         assert answer.status == "temporary" and hint in answer.text("reason")
         assert SECRET not in agent.log_text() + found + answer.text("reason")
@@ -57,9 +61,16 @@ def test_check_config_is_content_with_a_database_that_answers(
     postgresql.empty()
     with running(tmp_path, in_database(postgresql)) as agent:
         wait_until(lambda: agent.ask("hosts").status == "ok", "the agent is connected")
-        assert not [x for x in findings(agent) if x.startswith("mailseal-agent:")]
+        assert findings(agent) == []
+        postgresql.server.stop(signal.SIGKILL)
+        try:
+            ((found, remedy),) = findings(agent)
+        finally:
+            postgresql.server.start()
+        assert "the database" in found or "the connection" in found, found
+        assert remedy.startswith("start the database")
     # Without the agent the check of the sockets has something to say, this one has not.
-    assert not [x for x in findings(agent) if x.startswith("mailseal-agent:")]
+    assert findings(agent) == []
 
 
 def test_a_password_that_is_needed_is_asked_for(server: Keys) -> None:

@@ -24,6 +24,9 @@ _DATABASE_TIMEOUT = 30
 """The same for a question that the agent asks its database."""
 
 
+_IF_REFUSED = "correct it as the line says, then run `systemctl restart mailseal-agent`"
+_IF_DOWN = "start the database; the messages of the agent: `journalctl -t mailseal-agent -n 20`"
+
 _NAMED = {
     "agent.socket": "agent.login_users",
     "dovecot.anvil_socket": "agent.user",
@@ -98,7 +101,7 @@ def _database(config: Config) -> Iterator[Finding]:
         if answer.status == "error":
             hint = answer.text("hint")
             text = "; ".join(filter(None, (answer.text("message"), hint)))
-            yield error(f"mailseal-agent: {text}", hint)
+            yield error(f"mailseal-agent: {text}", _IF_REFUSED if hint else _IF_DOWN)
 
 
 def public_files(config: Config) -> Iterator[Finding]:

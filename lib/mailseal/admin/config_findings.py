@@ -39,7 +39,7 @@ FAMILIES = (
     ),
     Family(
         "store",
-        "there is a store for keys",
+        "there is a store for keys, and the agent can use it",
         "run `mailseal init` if this is a new installation; otherwise mount its file system",
         lambda config, _: access_check.store(config),
     ),
