@@ -131,14 +131,23 @@ class Site:
         self.run(script, stdin=password)
 
     def wait_delivered(self, *, seconds: float = 120) -> None:
-        """Wait until Postfix's queue is empty."""
-        self.wait(lambda: not self.queue(), "Postfix's queue is empty", seconds=seconds)
+        """Wait until Postfix's queue is empty.
+
+        Postfix is asked to look at its incoming queue, as when new mail arrives: a mail is put off
+        there for 60 s if the delivery agent still has it, and otherwise up to 300 s.
+        """
+
+        def is_empty() -> bool:
+            self.run("postkick public qmgr I")
+            return not self.queue()
+
+        self.wait(is_empty, "Postfix's queue is empty", seconds=seconds)
 
     def wait_flushed(self) -> None:
         """Wait until the queue is empty, and let Postfix try now.
 
         It is told again and again: a mail that an older process still delivers after a reload is
-        put off for 60 s (qmgr_active.c).
+        put off for 60 s (qmgr_active.c).  This does not wait for that time.
         """
 
         def is_empty() -> bool:

@@ -27,7 +27,7 @@ _MASTER = """\
 127.0.0.1:{port} inet n - n - - smtpd
 pickup    unix n - n 60    1 pickup
 cleanup   unix n - n -     0 cleanup
-qmgr      unix n - n 300   1 qmgr
+qmgr      unix n - n 1     1 qmgr
 rewrite   unix - - n -     - trivial-rewrite
 bounce    unix - - n -     0 bounce
 defer     unix - - n -     0 bounce
@@ -45,7 +45,9 @@ scache    unix - - n -     1 scache
 postlog   unix-dgram n - n - 1 postlogd
 """
 
-# Short delays, so that deferred mail is tried again during a test.
+# Short delays, so that deferred mail is tried again during a test.  But not in the same second: if
+# a delivery agent still has the queue file, the queue manager puts it into the incoming queue for
+# 60 s (qmgr_active.c).  It looks there only when new mail arrives, or at the interval in master.cf.
 _MAIN = """\
 compatibility_level = 3.6
 queue_directory = {dir}/postfix/queue
@@ -76,7 +78,7 @@ maillog_file_prefixes = {dir}/log
 maximal_queue_lifetime = 1h
 bounce_queue_lifetime = 1h
 queue_run_delay = 1s
-minimal_backoff_time = 1s
+minimal_backoff_time = 2s
 maximal_backoff_time = 2s
 transport_retry_time = 1s
 in_flow_delay = 0
