@@ -214,11 +214,11 @@ class Load:
                 return
 
     def _change(self, users: Sequence[User]) -> None:
-        changes = (self._passwd, self._passwd, self._app_password, self._lock)
+        changes = itertools.cycle((self._passwd, self._app_password, self._passwd, self._lock))
         while not self._end.wait(0.5):
             with _one_of([user for user in users if user.enrolled]) as user:
                 if user is not None:
-                    random.choice(changes)(user)
+                    next(changes)(user)
 
     def _passwd(self, user: User) -> None:
         new = f"{user.name} {fresh_word()}"
