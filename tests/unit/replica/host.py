@@ -31,6 +31,13 @@ class Clock:
         return lease.Clock().now() + self.ahead
 
 
+class Stopped(Clock):
+    """A clock that only the test moves."""
+
+    def now(self) -> float:
+        return self.ahead
+
+
 class Host:
     """A host's folder, and its replica."""
 

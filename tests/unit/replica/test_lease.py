@@ -17,7 +17,7 @@ from mailseal.keys.sql.hosts import Hosts, with_margin
 from mailseal.keys.sql.public import SqlPublicKeys
 from mailseal.keys.stores import PublicKeys
 from tests.lab.clusters import Keys
-from tests.unit.replica.host import OTHER, Clock, Host, key
+from tests.unit.replica.host import OTHER, Host, Stopped, key
 from tests.unit.store_contract import USER
 
 
@@ -137,7 +137,7 @@ def test_enrollment_waits_for_each_host_or_until_its_lease_expires(
     server: Keys, tmp_path: Path
 ) -> None:
     one, two = (Host(server, tmp_path / name, name) for name in ("one", "two"))
-    clock = Clock()
+    clock = Stopped()
     database = server.open()
     hosts = Hosts(database, clock.now)
     public = SqlPublicKeys(database, hosts)
