@@ -138,7 +138,7 @@ class Site:
         """
 
         def is_empty() -> bool:
-            self.run("postkick public qmgr I")
+            self.run("postkick public qmgr I || true")  # it may be busy; it is asked again
             return not self.queue()
 
         self.wait(is_empty, "Postfix's queue is empty", seconds=seconds)
