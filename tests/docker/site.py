@@ -138,8 +138,10 @@ class Site:
         """
 
         def is_empty() -> bool:
+            if not self.queue():
+                return True
             self.run("postkick public qmgr I || true")  # it may be busy; it is asked again
-            return not self.queue()
+            return False
 
         self.wait(is_empty, "Postfix's queue is empty", seconds=seconds)
 
