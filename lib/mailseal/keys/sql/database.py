@@ -35,7 +35,7 @@ from mailseal.errors import (
     TemporaryError,
 )
 from mailseal.keys.sql.dialect import STATEMENT_WITHIN, Meaning
-from mailseal.keys.sql.drivers import dialect_of
+from mailseal.keys.sql.drivers import dialect_of, why_not
 from mailseal.keys.sql.patience import Patience
 from mailseal.keys.sql.transaction import Row, Write, new_stamp
 
@@ -71,8 +71,7 @@ class Database:
         self._patience = Patience(_PATIENCE)
         self._trying = threading.Lock()
         self._down_until: float | None = None
-        self._why = StoreUnreachable("")
-        self._if_refused = if_refused
+        self._why, self._hint, self._if_refused = "", if_refused, if_refused
         self.own_locks: set[bytes] = set()  # stamps; feed.py removes them
 
     def rows(self, text: str, *values: Any) -> list[Row]:
@@ -258,7 +257,7 @@ class Database:
         if self._down_until is None:
             return self._try()
         if time.monotonic() < self._down_until or not self._trying.acquire(blocking=False):
-            raise StoreUnreachable(str(self._why), hint=self._why.hint)
+            raise StoreUnreachable(self._why, hint=self._hint)
         try:
             return self._try()
         finally:
@@ -268,15 +267,9 @@ class Database:
         try:
             connection = self.dialect.connect(self.address, self._password)
         except Exception as exc:
-            first = (str(exc).strip() or type(exc).__name__).splitlines()[0]
             self._down_until = time.monotonic() + _PAUSE
-            if self.dialect.refuses(exc):
-                user = self.address.user_name
-                what = f"the database {self.address} does not let {user} log in: {first}"
-                self._why = StoreUnreachable(what, hint=self._if_refused)
-            else:
-                self._why = StoreUnreachable(f"cannot reach the database {self.address}: {first}")
-            raise StoreUnreachable(str(self._why), hint=self._why.hint) from None
+            self._why, self._hint = why_not(self.dialect, self.address, exc, self._if_refused)
+            raise StoreUnreachable(self._why, hint=self._hint) from None
         self._down_until = None
         try:
             self._check_schema(connection)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Chooses the dialect of a database, and imports its driver."""
+"""Chooses the dialect of a database, imports its driver, and says why there is no connection."""
 
 from __future__ import annotations
 
@@ -24,3 +24,14 @@ def dialect_of(address: Address) -> Dialect:
             f"option keys.store: {address.kind} needs the package {package}",
             hint=f"apt-get install {package}",
         ) from None
+
+
+def why_not(
+    dialect: Dialect, address: Address, exc: Exception, if_refused: str | None
+) -> tuple[str, str | None]:
+    """Why connect() has failed, and what to do; `if_refused`: if the user was not let in."""
+    first = (str(exc).strip() or type(exc).__name__).splitlines()[0]
+    if dialect.refuses(exc):
+        who = address.user_name
+        return f"the database {address} does not let {who} log in: {first}", if_refused
+    return f"cannot reach the database {address}: {first}", None
