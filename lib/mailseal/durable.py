@@ -162,20 +162,6 @@ def replace(
     _replace_all({path: (temporary, data)}, mode, owner, acl, sync=sync)
 
 
-def make_empty(path: str, *, mode: int = 0o600) -> bool:
-    """Make an empty file, without sync.  Returns False if the name exists."""
-    with reporting(f"cannot write {path}"):
-        try:
-            fd = open_new(path, mode)
-        except FileExistsError:
-            return False
-        try:
-            os.fchmod(fd, mode)
-        finally:
-            os.close(fd)
-    return True
-
-
 def replace_together(files: Mapping[str, bytes], *, mode: int = 0o600) -> None:
     """As replace() with `alone` for each, in this order, but all are written before the first name.
 

@@ -87,7 +87,7 @@ class Copying:
 
     def _mark(self, mark: str) -> None:
         # An empty file has no half: it needs no temporary name.
-        if not durable.make_empty(mark, mode=0o644) and _content(mark) != b"":
+        if not _make_empty(mark, 0o644) and _content(mark) != b"":
             self._replace(mark, b"")
 
     def _replace(self, path: str, data: bytes) -> None:
@@ -110,3 +110,17 @@ def _content(path: str) -> bytes | None:
         return None
     except OSError:
         return _UNREADABLE
+
+
+def _make_empty(path: str, mode: int) -> bool:
+    """Make an empty file, without sync.  Returns False if the name exists."""
+    with durable.reporting(f"cannot write {path}"):
+        try:
+            fd = durable.open_new(path, mode)
+        except FileExistsError:
+            return False
+        try:
+            os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
+    return True
