@@ -63,8 +63,8 @@ def dump(keys: Keys, tmp_path: Path) -> str:
         server.run("pg_dump", "-Fc", "-f", path, *server.options, "postgres")
     else:
         path = str(tmp_path / "dump")
-        with open(path, "w", encoding="utf-8") as stream:
-            stream.write(server.run("mariadb-dump", "--single-transaction", "mail"))
+        # Bytes, as with `>`: stamps are not text.
+        server.run("mariadb-dump", "--single-transaction", f"--result-file={path}", "mail")
     return path
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mailseal.config import parse
 from mailseal.errors import StoreUnreachable
 from mailseal.keys import opening
 from tests.lab.clusters import Keys
@@ -73,7 +74,34 @@ def test_check_config_is_content_with_a_database_that_answers(
     assert findings(agent) == []
 
 
-def test_a_password_that_is_needed_is_asked_for(server: Keys) -> None:
+@pytest.mark.parametrize("section", ["keys", "replica"])
+def test_a_password_that_is_needed_is_asked_for(server: Keys, section: str) -> None:
+    """mailseal-replica has a password of its own, also with the address in keys.store."""
+    database = opening.for_replica(parse(f"{section}: {{store: '{other(server, 'nobody')}'}}"))
     with pytest.raises(StoreUnreachable) as failure:
-        opening.database(other(server, "nobody"), None, option="replica.store").row("SELECT 1")
-    assert failure.value.hint and "set replica.store_password" in failure.value.hint
+        database.row("SELECT 1")
+    hint = failure.value.hint or ""
+    assert f"check the user in {section}.store;" in hint
+    assert hint.endswith("set replica.store_password")
+
+
+def test_a_database_that_comes_back_without_the_user(postgresql: Keys, tmp_path: Path) -> None:
+    """The log has both reasons, one after the other, and each of them once."""
+    postgresql.empty()
+    url, _ = postgresql.with_roles()
+    server = postgresql.server
+    with running(tmp_path, in_database(postgresql).replace(postgresql.url, url)) as agent:
+        wait_until(lambda: agent.ask("hosts").status == "ok", "the agent is connected")
+        server.sql("ALTER ROLE mailseal RENAME TO another")
+        try:
+            server.stop(signal.SIGKILL)
+            try:
+                logged(agent, "cannot reach the database", timeout=60)
+            finally:
+                server.start()
+            logged(agent, "does not let mailseal log in", timeout=60)
+        finally:
+            server.sql("ALTER ROLE another RENAME TO mailseal")
+        logged(agent, "the database answers again", timeout=60)
+        lines = [x for x in agent.log_text().splitlines() if "does not let mailseal" in x]
+        assert len(lines) == 1 and "check the user in keys.store" in lines[0], lines

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import logging
 import os
 import signal
 import socket
@@ -120,7 +121,8 @@ class Service:
             if str(exc) != self._problem:
                 self._problem = str(exc)
                 hint = f" ({exc.hint})" if exc.hint else ""
-                self._log.warning("the copy is not renewed: %s%s", exc, hint)
+                level = logging.ERROR if exc.hint else logging.WARNING
+                self._log.log(level, "the copy is not renewed: %s%s", exc, hint)
             time.sleep(_POLL)
 
     def _say(self, text: str) -> None:

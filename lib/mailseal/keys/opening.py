@@ -52,9 +52,17 @@ def rows(found: Database) -> tuple[KeyringStore, PublicKeys]:
 
 
 def database(
-    store: str, password_file: str | None, *, any_schema: bool = False, option: str | None = None
+    store: str,
+    password_file: str | None,
+    *,
+    any_schema: bool = False,
+    option: str | None = None,
+    section: str = "keys",
 ) -> Database:
-    """The database with this address, which is in this option."""
+    """The database with this address, which is in this option.
+
+    `section`: the section of mailseal.yaml with store_password.
+    """
     from mailseal.database_address import parse
     from mailseal.keys.sql.database import Database
 
@@ -63,12 +71,11 @@ def database(
         parse(store),
         password=password,
         any_schema=any_schema,
-        if_refused=option and _if_refused(option, password_file),
+        if_refused=option and _if_refused(option, section, password_file),
     )
 
 
-def _if_refused(option: str, password_file: str | None) -> str:
-    section = option.partition(".")[0]
+def _if_refused(option: str, section: str, password_file: str | None) -> str:
     if password_file is None:
         return (
             f"check the user in {option}; if the database asks for a password, set "
@@ -93,7 +100,7 @@ def for_replica(config: Config) -> Database:
             hint="mailseal-replica is for keys in a database: see docs/several-hosts.md",
         )
     option = "replica.store" if config.replica.store else "keys.store"
-    return database(store, config.replica.store_password, option=option)
+    return database(store, config.replica.store_password, option=option, section="replica")
 
 
 def _password(path: str) -> str:

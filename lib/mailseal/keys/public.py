@@ -192,10 +192,16 @@ class PublicStore:
             found |= {entry.removesuffix(end) for entry in entries if entry.endswith(end)}
         return sorted(n for n in found - names if not n.endswith(durable.LEFT_OVER))
 
-    def take_key_away(self, name: str) -> None:
-        """Make lookup() raise TemporaryError for users with this file name."""
+    def take_key_away(self, name: str) -> bool:
+        """Make lookup() raise TemporaryError for users with this file name.
+
+        Returns False if it does already.
+        """
+        if not os.path.lexists(self._key_path(name)) and os.path.lexists(self._mark_path(name)):
+            return False
         durable.replace(self._mark_path(name), LEAVING, mode=0o644, alone=True)
         durable.remove(self._key_path(name))
+        return True
 
     def users(self) -> list[str]:
         """See listing.users().  Needs read permission on the folder."""

@@ -51,7 +51,7 @@ class Watch:
         self._feed = Feed(database)
         self._hosts = Hosts(database)
         self._position: Position | None = None
-        self._is_down = False
+        self._problem = ""
         self._tidied = 0.0
 
     def start(self) -> None:
@@ -62,14 +62,15 @@ class Watch:
         while True:
             try:
                 self.look()
-                if self._is_down:
+                if self._problem:
                     self._log.info("the database answers again")
-                self._is_down = False
+                self._problem = ""
                 self._database.wait(_EVERY)
             except MailsealError as exc:
-                if not self._is_down:
+                # A database that is set up again may not know the user any more.
+                if (problem := f"{exc}; {exc.hint}") != self._problem:
                     tell_unreachable(self._log, exc, "users with a session can still log in")
-                self._is_down = True
+                self._problem = problem
                 time.sleep(_EVERY)
 
     def look(self) -> None:

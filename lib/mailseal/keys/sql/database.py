@@ -71,7 +71,8 @@ class Database:
         self._patience = Patience(_PATIENCE)
         self._trying = threading.Lock()
         self._down_until: float | None = None
-        self._why, self._hint, self._if_refused = "", if_refused, if_refused
+        self._why: tuple[str, str | None] = ("", None)  # and what to do
+        self._if_refused = if_refused
         self.own_locks: set[bytes] = set()  # stamps; feed.py removes them
 
     def rows(self, text: str, *values: Any) -> list[Row]:
@@ -257,7 +258,7 @@ class Database:
         if self._down_until is None:
             return self._try()
         if time.monotonic() < self._down_until or not self._trying.acquire(blocking=False):
-            raise StoreUnreachable(self._why, hint=self._hint)
+            raise StoreUnreachable(self._why[0], hint=self._why[1])
         try:
             return self._try()
         finally:
@@ -267,9 +268,10 @@ class Database:
         try:
             connection = self.dialect.connect(self.address, self._password)
         except Exception as exc:
+            # First the reason, which other threads read while the database is down.
+            self._why = why_not(self.dialect, self.address, exc, self._if_refused)
             self._down_until = time.monotonic() + _PAUSE
-            self._why, self._hint = why_not(self.dialect, self.address, exc, self._if_refused)
-            raise StoreUnreachable(self._why, hint=self._hint) from None
+            raise StoreUnreachable(self._why[0], hint=self._why[1]) from None
         self._down_until = None
         try:
             self._check_schema(connection)

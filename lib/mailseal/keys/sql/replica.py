@@ -63,7 +63,7 @@ class Replica:
         now: Callable[[], float] | None = None,
         progress: Callable[[], None] = lambda: None,
     ) -> None:
-        """`progress` is called after each page of users."""
+        """`progress` is called after each page of users, and each user who is doubted."""
         self._database = database
         self._feed = Feed(database)
         self._store = store
@@ -93,13 +93,15 @@ class Replica:
 
     def _step(self, began: float) -> None:
         on_disk = self._position = self._stored()
-        whole = not self._sign_of_life()
-        if whole:
-            if self._position.number:
-                self._log.error(
-                    "the database has lost changes that this host has: comparing all public keys"
-                )
-            self._position = Position()
+        whole = not self._sign_of_life() or not on_disk.number
+        if whole and on_disk.number:
+            self._log.error(
+                "the database has lost changes that this host has: comparing all public keys"
+            )
+            # If this is interrupted, some files are those of the older database.  Then the newer
+            # one may come back, and this position would be right again.
+            on_disk = self._position = Position()
+            self._write_position()
         now = self._feed.now()
         known: set[str] | None = None if not whole or self._files.is_empty() else set()
         self._copy(known)
@@ -108,12 +110,7 @@ class Replica:
         if self._stored() != on_disk:
             raise TemporaryError(f"{self._store.folder} was restored or changed just now")
         self._position = now
-        durable.replace(
-            self._path("position"),
-            f"{now.number} {now.stamp.hex()}\n".encode(),
-            mode=0o644,
-            alone=True,
-        )
+        self._write_position()
         is_true = lease.lua_reads_this_clock()
         lease.write(self._store.folder, began + self._seconds if is_true else None)
         self._confirm()
@@ -225,12 +222,13 @@ class Replica:
 
     def _doubt_strangers(self, known: set[str]) -> None:
         for name in self._store.strangers(known):
-            self._store.take_key_away(name)
-            self._log.error(
-                "user=<%s> is enrolled here and not in the database: mail is deferred; restore the "
-                "keyring from a backup, or enroll and unenroll the user",
-                user_of_file(name) or name,
-            )
+            if self._store.take_key_away(name):
+                self._log.error(
+                    "user=<%s> is enrolled here and not in the database: mail is deferred; restore "
+                    "the keyring from a backup, or enroll and unenroll the user",
+                    user_of_file(name) or name,
+                )
+            self._progress()
 
     def _read_id(self) -> str:
         """The id of this host's row: a new one after each boot, and for another name.
@@ -246,6 +244,11 @@ class Replica:
         made = secrets.token_hex(16)
         durable.replace(path, f"{made}{whose}".encode(), mode=0o644, alone=True)
         return made
+
+    def _write_position(self) -> None:
+        at = self._position
+        line = f"{at.number} {at.stamp.hex()}\n".encode()
+        durable.replace(self._path("position"), line, mode=0o644, alone=True)
 
     def _stored(self) -> Position:
         """The position on disk: somebody may restore the folder while the service runs."""
