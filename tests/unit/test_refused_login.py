@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 
 import pytest
 
-from mailseal.config import parse
+from mailseal.admin import access_check
+from mailseal.config import load, parse
 from mailseal.errors import StoreUnreachable
 from mailseal.keys import opening
 from tests.lab.clusters import Keys
-from tests.lab.process import logged, wait_until
+from tests.lab.process import logged, suspend, wait_until
 from tests.unit.agent_process import AgentProcess, running
 from tests.unit.test_move_store import in_database
 
@@ -72,6 +74,23 @@ def test_check_config_is_content_with_a_database_that_answers(
         assert remedy.startswith("start the database")
     # Without the agent the check of the sockets has something to say, this one has not.
     assert findings(agent) == []
+
+
+def test_an_agent_that_waits_for_its_database_is_reported(
+    postgresql: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It accepts connections, so the check of its socket is content."""
+    postgresql.empty()
+    monkeypatch.setattr(access_check, "_DATABASE_TIMEOUT", 1)
+    with running(tmp_path, in_database(postgresql)) as agent:
+        config = load(str(agent.config))
+        wait_until(lambda: agent.ask("hosts").status == "ok", "the agent is connected")
+        suspend(agent.pid)
+        try:
+            found = [x.text for x in access_check.store(config)]
+        finally:
+            os.kill(agent.pid, signal.SIGCONT)
+    assert any("did not answer in time: does the database answer?" in text for text in found)
 
 
 @pytest.mark.parametrize("section", ["keys", "replica"])

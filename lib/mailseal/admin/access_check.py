@@ -92,16 +92,17 @@ def _database(config: Config) -> Iterator[Finding]:
     """What is wrong with the database.  The agent is asked, which is another user than root."""
     from mailseal.login.client import AgentClient
 
-    # If it does not answer, sockets() says so.
-    with (
-        contextlib.suppress(AgentUnavailable, NotPermitted),
-        AgentClient(config.agent.socket, _DATABASE_TIMEOUT) as agent,
-    ):
-        answer = agent.request("hosts")
-        if answer.status == "error":
-            hint = answer.text("hint")
-            text = "; ".join(filter(None, (answer.text("message"), hint)))
-            yield error(f"mailseal-agent: {text}", _IF_REFUSED if hint else _IF_DOWN)
+    try:
+        with AgentClient(config.agent.socket, _DATABASE_TIMEOUT) as agent:
+            answer = agent.request("hosts")
+    except (AgentUnavailable, NotPermitted) as exc:
+        if exc.hint is None:  # otherwise there is no agent, or no access to it: see sockets()
+            yield error(f"mailseal-agent: {exc}: does the database answer?", _IF_DOWN)
+        return
+    if answer.status == "error":
+        hint = answer.text("hint")
+        text = "; ".join(filter(None, (answer.text("message"), hint)))
+        yield error(f"mailseal-agent: {text}", _IF_REFUSED if hint else _IF_DOWN)
 
 
 def public_files(config: Config) -> Iterator[Finding]:
