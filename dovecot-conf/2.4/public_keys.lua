@@ -57,15 +57,6 @@ local function json_string(text)
   return '"' .. table.concat(parts) .. '"'
 end
 
--- A public key on P-256, in hex, in the older format of Dovecot: 1, OpenSSL's number of the curve, the
--- point, and a hash of the point.  Other keys: nil.
-local P_256 = "^3039301306072a8648ce3d020106082a8648ce3d030107032200(0[23]%x+)$"
-
-function keys.older_format(spki)
-  local point = spki:match(P_256)
-  return point and "1\t415\t" .. point .. "\t" .. sha256(point:upper())
-end
-
 -- The content of a file; nil if it does not exist, nil and a sentence if it cannot be read.
 function keys.read_file(path)
   local stream, message, number = io.open(path, "rb")

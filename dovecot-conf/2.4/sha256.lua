@@ -4,8 +4,8 @@
 --     sha256.lua - SHA-256 in hex, for public_keys.lua
 --
 -- DESCRIPTION
---     FIPS 180-4.  It gets user names and public keys, nothing secret.  Debian has no package with it for
---     all versions of Lua that Dovecot uses (5.3 and 5.4).
+--     FIPS 180-4.  Only names of files are made with it, nothing secret.  Debian has no package with it
+--     for all versions of Lua that Dovecot uses (5.3 and 5.4).
 
 -- Section 5.3.3: the first 32 bits of the fractions of the square roots of the first 8 primes.
 local START = {
