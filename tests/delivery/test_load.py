@@ -204,8 +204,9 @@ def _fill(daemon: Daemon, client: Client) -> int:
     """Send until the daemon does not read any more; returns the number of bytes."""
     (worker,) = workers(daemon)
     client.socket.settimeout(0.5)
-    sent = 0
+    sent, end = 0, time.monotonic() + PATIENCE
     while sent < 19 << 20:
+        assert time.monotonic() < end, "the worker neither reads nor waits"
         try:
             sent += client.socket.send(b"0123456789abcdef\r\n" * 1000)
         except TimeoutError:

@@ -109,7 +109,7 @@ class Faults:
     def _worker(self, host: Host, unit: str) -> None:
         """mailseal-lmtp starts another one."""
         children = f"pgrep -P $({_main(unit)})"
-        before = len(host.run(children).split())
+        before = len(host.run(f"{children} || true").split())
         old = self._kill(host, f"{children} | shuf -n 1")
 
         def again() -> bool:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from tests.docker.edge import Host
-from tests.docker.site import password_of
+from tests.docker.site import CommandFailed, password_of
 from tests.docker.test_mail import SENDER, a_mail, fresh_word
 from tests.lab.imap import Imap, Refused
 from tests.lab.smtp import Rejected, send
@@ -139,7 +139,7 @@ class Load:
             self.mails.append(mail)
             self._send(mail, at)
             self._count("mails")
-            while not number % 50 and len(at.queue()) > _FULL and not self._end.wait(1):
+            while not number % 50 and _queued(at) > _FULL and not self._end.wait(1):
                 pass
 
     def _send(self, mail: Mail, at: Host) -> None:
@@ -265,9 +265,16 @@ class Load:
         return bool(status), said
 
 
+def _queued(at: Host) -> int:
+    """The number of mails in the queue; 0 while Postfix was killed."""
+    with contextlib.suppress(CommandFailed):
+        return len(at.queue())
+    return 0
+
+
 @contextlib.contextmanager
 def _one_of(users: Sequence[User]) -> Iterator[User | None]:
-    """A user with whom nobody else does anything; None if it is just not so."""
+    """A user with whom nobody else does anything; None if there is none now."""
     user = random.choice(users) if users else None
     if user is None or not user.lock.acquire(blocking=False):
         yield None

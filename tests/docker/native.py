@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 
 from tests.docker.site import SOURCE, Site
@@ -36,7 +37,9 @@ class Native:
             f"tar -C {SOURCE} -c --exclude=./.venv --exclude=./.git --exclude=./build"
             f" --exclude=__pycache__ . | tar -C {COPY} -x"
         )
-        command = f"exec python3 -m pytest {' '.join(RUNS)} -q -rs -p no:cacheprovider 2>&1"
+        command = (
+            f"exec python3 -m pytest {' '.join(RUNS)} -q -rs --maxfail=15 -p no:cacheprovider 2>&1"
+        )
         self._process = subprocess.Popen(
             ["docker", "exec", "-w", COPY, site.container, "bash", "-c", command],
             stdout=subprocess.PIPE,
@@ -44,8 +47,11 @@ class Native:
         )
 
     def wait(self, seconds: float) -> str:
-        """Wait for the end; returns the output of pytest."""
-        return self._process.communicate(timeout=seconds)[0]
+        """Wait for the end, and end it after this time; returns the output of pytest."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.communicate(timeout=seconds)[0]
+        self._process.kill()
+        return self._process.communicate()[0]
 
     def stop(self) -> None:
         """End it; the container is removed next."""

@@ -133,8 +133,8 @@ class Site:
     def wait_delivered(self, *, seconds: float = 120) -> None:
         """Wait until Postfix's queue is empty.
 
-        Postfix is asked to look at its incoming queue, as when new mail arrives: a mail is put off
-        there for 60 s if the delivery agent still has it, and otherwise up to 300 s.
+        A mail that a delivery agent still has waits in the incoming queue for 60 s.  The queue
+        manager looks there every 300 s, so it is asked to look now, as when new mail arrives.
         """
 
         def is_empty() -> bool:
@@ -189,11 +189,22 @@ class Site:
         return self.run("journalctl --sync; journalctl --no-pager -o short-iso")
 
     def files_with(self, word: str, *folders: str) -> list[str]:
-        """The files in these folders with a word.  Some may be removed meanwhile: no failure."""
+        """The files in these folders with a word.
+
+        A file that vanishes may have been renamed into a folder that was searched already, so the
+        search begins again.
+        """
         place = " ".join(folders)
-        said = self.run(f"ls -d {place} >/dev/null; grep -rl {word} {place} 2>&1 || true")
         gone = re.compile("grep: .*: No such file or directory")
-        return [line for line in said.splitlines() if not gone.fullmatch(line)]
+        for _ in range(20):
+            said = self.run(
+                f"ls -d {place} >/dev/null; grep -rl {word} {place} 2>&1 || [ $? -le 2 ]"
+            )
+            lines = said.splitlines()
+            if not any(gone.fullmatch(line) for line in lines):
+                assert not any(line.startswith("grep: ") for line in lines), said
+                return lines
+        raise CommandFailed(f"files in {place} vanish during each search")
 
 
 def password_of(name: str) -> str:

@@ -89,6 +89,8 @@ def soak(
     problems = load.problems + wait_settled(cluster)
     lost, twice, unexplained = Arrived(load.mails, faults).count()
     clear = in_clear(cluster, [mail.word for mail in load.mails if mail.sealed])
+    if not in_clear(cluster, [m.word for m in load.mails if not m.sealed and m.accepted]):
+        problems.append("the search for mail in clear finds nothing, so it proves nothing")
     bounced = sum(int(_grep(mx, "status=bounced")) for mx in cluster.mx)
     killed = Counter(kill.part for kill in faults.kills)
     sealed = sum(mail.sealed for mail in load.mails)
@@ -246,15 +248,18 @@ def in_clear(cluster: Cluster, words: Iterable[str]) -> list[str]:
     for host in cluster.hosts:
         host.run(f"cat > {_WORDS}", stdin="\n".join(words).encode())
         places = "/" if host is not cluster.imap[0] else f"/ {MAIL}"
-        files = f"find {places} -xdev -type f -newer {_BEGAN} -print0"
-        script = f"{files} | xargs -0r grep -slaF -f {_WORDS} || [ $? = 123 ]; rm {_WORDS}"
+        files = f"find {places} -xdev -ignore_readdir_race -type f -newer {_BEGAN} -print0"
+        script = (
+            f"set -o pipefail; [ -e {_BEGAN} ]; "
+            f"{files} | xargs -0r grep -slaF -f {_WORDS} || [ $? = 123 ]; rm {_WORDS}"
+        )
         found += [f"{host.name}: {path}" for path in host.run(script).splitlines()]
     return found
 
 
 def _grep(host: Host, word: str) -> str:
     """How often a word is in the log."""
-    return host.run(f"journalctl --no-pager -o cat | grep -c {word} || true")
+    return host.run(f"journalctl --sync; journalctl --no-pager -o cat | grep -c {word} || true")
 
 
 def _list(counts: Counter[str]) -> str:

@@ -15,7 +15,7 @@ def test_end_to_end_suite_on_the_other_debian(native: Native) -> None:
     Only tests of features that this version, or this kernel, does not have are skipped, and those
     of `make soak-hosts`, with a reason.
     """
-    said = native.wait(2400)
+    said = native.wait(2400)  # a run that hangs is ended; then its output shows where
     summary = said.strip().splitlines()[-1]
     # "211 passed, 2 skipped in 90.11s (0:01:30)", and nothing failed, no error
     match = re.match(r"(\d+) passed(, \d+ skipped)?(, \d+ warnings?)? in ", summary)

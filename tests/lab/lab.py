@@ -177,6 +177,7 @@ class Lab:
                     [os.path.join(self.hooks, "mailseal"), "-c", self.config_path, "init"],
                     check=True,
                     stdout=subprocess.DEVNULL,
+                    timeout=120,
                 )
             if self.options.stores is not None:
                 self.start_replica()

@@ -36,7 +36,10 @@ def workers(front: Front) -> list[int]:
 
 
 def _gid(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:  # it has ended
+        return -1
     return int(status.partition("\nGid:")[2].split()[1])
 
 

@@ -37,7 +37,7 @@ from tests.unit.verbs.world import USER, World
 _T = TypeVar("_T")
 
 KEY = "mail_crypt_global_public_key"
-LONG = 3600.0
+LONG = 300.0
 LOGIN: Fields = {"user": USER, "password": b"pw", "behind": b"1"}
 KEYLESS: Fields = {**LOGIN, "service": b"submission"}
 
@@ -78,13 +78,14 @@ class Site(World):
         newcomer: Fields = {"user": b"new@example.org", "password": b"pw", "behind": b"1"}
         ask = self.service.answer
         waiting = [asyncio.create_task(ask("unlock", newcomer, admin=True)) for _ in range(4)]
-        while self.pools._looks.use.taken < len(waiting):
-            await asyncio.sleep(0)
+        async with asyncio.timeout(60):
+            while self.pools._looks.use.taken < len(waiting):
+                await asyncio.sleep(0.01)
         return waiting
 
     def _connected(self, both: threading.Barrier) -> None:
         self.vault.revision("nobody@example.org")
-        both.wait()
+        both.wait(60)
 
 
 @pytest.fixture
