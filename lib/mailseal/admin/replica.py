@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import logging
 import os
 import signal
 import socket
@@ -120,9 +119,7 @@ class Service:
         except MailsealError as exc:
             if str(exc) != self._problem:
                 self._problem = str(exc)
-                hint = f" ({exc.hint})" if exc.hint else ""
-                level = logging.ERROR if exc.hint else logging.WARNING
-                self._log.log(level, "the copy is not renewed: %s%s", exc, hint)
+                startup.tell_unreachable(self._log, exc, "the copy is not renewed: %s")
             time.sleep(_POLL)
 
     def _say(self, text: str) -> None:

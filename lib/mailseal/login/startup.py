@@ -102,13 +102,16 @@ def reach(database: Database, log: logging.Logger) -> None:
     try:
         database.connection()
     except StoreUnreachable as exc:
-        tell_unreachable(log, exc, "until it answers, logins and changes fail temporarily")
+        tell_unreachable(log, exc, "%s; until it answers, logins and changes fail temporarily")
 
 
-def tell_unreachable(log: logging.Logger, exc: MailsealError, until_then: str) -> None:
-    """Log that the database cannot be used.  If there is a hint, it does not end by itself."""
+def tell_unreachable(log: logging.Logger, exc: MailsealError, sentence: str) -> None:
+    """Log that the database cannot be used: `sentence` with %s for the reason.
+
+    If there is a hint, it does not end by itself.
+    """
     level = logging.ERROR if exc.hint else logging.WARNING
-    log.log(level, "%s%s; %s", exc, f" ({exc.hint})" if exc.hint else "", until_then)
+    log.log(level, sentence, f"{exc} ({exc.hint})" if exc.hint else exc)
 
 
 def notes(config: Config, owner: tuple[int, int]) -> Notes:

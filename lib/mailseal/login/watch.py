@@ -69,7 +69,7 @@ class Watch:
             except MailsealError as exc:
                 # A database that is set up again may not know the user any more.
                 if (problem := f"{exc}; {exc.hint}") != self._problem:
-                    tell_unreachable(self._log, exc, "users with a session can still log in")
+                    tell_unreachable(self._log, exc, "%s; users with a session can still log in")
                 self._problem = problem
                 time.sleep(_EVERY)
 

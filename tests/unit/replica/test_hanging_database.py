@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -27,14 +27,11 @@ from mailseal.login.indexer import Indexer
 from mailseal.login.indexes import Indexes
 from mailseal.login.policy import Policy
 from mailseal.login.protocol import Fields
-from mailseal.login.thread_pools import ThreadPools
 from tests.lab import clusters, proxy
 from tests.lab.clusters import Keys
 from tests.lab.process import Server, suspend
 from tests.unit.replica.host import LOG
-from tests.unit.verbs.world import USER, World
-
-_T = TypeVar("_T")
+from tests.unit.verbs.world import USER, World, count_jobs
 
 KEY = "mail_crypt_global_public_key"
 LONG = 300.0
@@ -138,18 +135,7 @@ def test_a_login_with_a_session_does_not_wait_for_the_database(
 
 
 def test_a_login_with_a_session_is_one_job(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs: list[str] = []
-    for name in ("look", "local", "quick", "run", "change", "wait"):
-        real = getattr(ThreadPools, name)
-
-        async def counted(
-            self: ThreadPools, job: Callable[[], _T], name: str = name, real: Any = real
-        ) -> _T:
-            jobs.append(name)
-            found: _T = await real(self, job)
-            return found
-
-        monkeypatch.setattr(ThreadPools, name, counted)
+    jobs = count_jobs(monkeypatch)
     assert site.login(b"pw", behind=b"1") == "ok"
     assert jobs == ["look"]
 

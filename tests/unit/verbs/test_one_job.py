@@ -3,16 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import pytest
 
-from mailseal.login.thread_pools import ThreadPools
 from tests.unit.vaults import folder_of
-from tests.unit.verbs.world import World
-
-_T = TypeVar("_T")
+from tests.unit.verbs.world import World, count_jobs
 
 
 @pytest.mark.parametrize("behind", [{}, {"behind": b"1"}])
@@ -20,19 +14,7 @@ def test_a_login_with_a_session_is_one_job(
     enrolled: World, monkeypatch: pytest.MonkeyPatch, behind: dict[str, bytes]
 ) -> None:
     assert enrolled.login(b"pw", **behind) == "ok"
-    jobs: list[str] = []
-
-    for name in ("look", "quick", "run", "change", "wait"):
-        real = getattr(ThreadPools, name)
-
-        async def counted(
-            self: ThreadPools, job: Callable[[], _T], name: str = name, real: Any = real
-        ) -> _T:
-            jobs.append(name)
-            found: _T = await real(self, job)
-            return found
-
-        monkeypatch.setattr(ThreadPools, name, counted)
+    jobs = count_jobs(monkeypatch)
     assert enrolled.login(b"pw", **behind) == "ok"
     assert jobs == ["look"]
     assert enrolled.derivations == 1

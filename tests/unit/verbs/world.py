@@ -5,7 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
 
 from mailseal.crypto import kdf
 from mailseal.keys.sql.database import Database
@@ -17,9 +21,28 @@ from mailseal.login.sessions import Sessions
 from mailseal.login.thread_pools import ThreadPools
 from tests.unit.vaults import open_vault
 
+_T = TypeVar("_T")
+
 CHEAP = kdf.PROFILES["insecure-testing"]
 USER = b"alice@example.org"
 LOG = logging.getLogger("test.service")
+
+
+def count_jobs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The jobs that threads get from now on, by the name of their pool's method."""
+    jobs: list[str] = []
+    for name in ("look", "local", "quick", "run", "change", "wait"):
+        real = getattr(ThreadPools, name)
+
+        async def counted(
+            self: ThreadPools, job: Callable[[], _T], name: str = name, real: Any = real
+        ) -> _T:
+            jobs.append(name)
+            found: _T = await real(self, job)
+            return found
+
+        monkeypatch.setattr(ThreadPools, name, counted)
+    return jobs
 
 
 class World:
